@@ -1,0 +1,273 @@
+"""The content of a report as plain data, in the order in which the page and the text show it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import identity, prose
+from analysis.cells import SETTING, missing_seeds, order_of
+from analysis.figures import Figure
+from analysis.figures.overview import far_off, metric_title, with_bars
+from analysis.format import count, number
+from analysis.load import Study
+from analysis.verdicts import Verdicts, commands
+
+
+def collect(study: Study, cells: pd.DataFrame, found: Verdicts, figures: Sequence[Figure]) -> dict[str, Any]:
+    """Everything that the templates show, in the order of the page."""
+    series = sorted(set(cells["series"]), key=order_of)
+    results = cells[~cells["tuning"].astype(bool)]
+    return {
+        "study": study.name,
+        "answer": prose.answer(study, cells, found),
+        "facts": facts(study, results),
+        "series": {name: i for i, name in enumerate(series)},
+        "rows": _rows(results),
+        "many": {
+            key: results[key].nunique() > 1
+            for key in ("dataset", "model", "targets", "lr", "split", "metric")
+        },
+        "metric": _one(results, metric_title),
+        "settings": _by_setting(figures),
+        "trouble": trouble(study, cells, found),
+        "notes": notes(study),
+        "environment": environment(study),
+        "runs": runs(study, cells),
+        "next_steps": commands(study, cells, found),
+        "comparisons": comparisons(found),
+        "figures": {figure.name: figure.spec for figure in figures},
+    }
+
+
+def _one(results: pd.DataFrame, name: Any) -> str:
+    names = {name(row) for _, row in results.drop_duplicates(list(SETTING)).iterrows()}
+    return names.pop() if len(names) == 1 else "Primary metric"
+
+
+def _by_setting(figures: Sequence[Figure]) -> list[dict[str, Any]]:
+    names = list(dict.fromkeys(figure.setting for figure in figures))
+    return [
+        {
+            "name": name,
+            **{
+                kind: [f for f in figures if f.setting == name and f.kind == kind]
+                for kind in ("forest", "rank", "cost", "rates", "curves", "coverage")
+            },
+        }
+        for name in names
+    ]
+
+
+def facts(study: Study, results: pd.DataFrame) -> list[tuple[str, str]]:
+    """The study in a few pairs of label and value."""
+    runs = study.runs
+    seeds = sorted(set(runs["seed"]))
+    ranks = sorted(runs["r"].dropna().unique())
+    rows = [study.records[i].get("data") or {} for i in runs["run_id"][:1]]
+    size = ", ".join(
+        f"{count(rows[0][f'{s}_rows'])} {s}"
+        for s in ("train", "validation", "test")
+        if rows and f"{s}_rows" in rows[0]
+    )
+    data = " · ".join(sorted(runs["dataset"].unique()))
+    pairs = [
+        (
+            "Runs",
+            f"{len(study.completed)} completed of {len(runs) + len(study.unfinished) + len(study.problems)}",
+        ),
+        ("Variants", " · ".join(sorted(runs["variant"].unique(), key=order_of))),
+        ("Ranks", " · ".join(f"{r:g}" for r in ranks)),
+        ("Targets", " · ".join(sorted(runs["targets"].dropna().unique()))),
+        (
+            "Seeds",
+            f"{len(seeds)} ({', '.join(map(str, seeds[:12]))}{', …' if len(seeds) > 12 else ''})"
+            if seeds
+            else "",
+        ),
+        ("Model", " · ".join(sorted(runs["model"].unique()))),
+        ("Data", f"{data} ({size})" if size and runs["dataset"].nunique() == 1 else data),
+    ]
+    return [(label, value) for label, value in pairs if value]
+
+
+def _ranges(results: pd.DataFrame) -> dict[tuple, tuple[float, float]]:
+    """The range of each setting's metric, for the small scale in the table."""
+    out = {}
+    for key, group in results.groupby(list(SETTING), dropna=False):
+        values = group[~far_off(with_bars(group))][["mean", "low", "high"]].to_numpy(float)
+        if np.isfinite(values).any():
+            out[key] = (np.nanmin(values), np.nanmax(values))
+    return out
+
+
+def _rows(results: pd.DataFrame) -> list[dict[str, Any]]:
+    ranges = _ranges(results)
+    return [_row(row, ranges) for _, row in results.iterrows()]
+
+
+def _row(row: pd.Series, ranges: Mapping[tuple, tuple[float, float]]) -> dict[str, Any]:
+    """One line of the results and cost tables: (text, value to sort by) where both are needed."""
+    low, high = ranges.get(tuple(row[list(SETTING)]), (np.nan, np.nan))
+    place = lambda v: 50.0 if high == low else round(min(100, max(0, 100 * (v - low) / (high - low))), 1)  # noqa: E731
+    known = {
+        key: (None if pd.isna(row[key]) else float(row[key]))
+        for key in (
+            "r",
+            "lr",
+            "mean",
+            "sd",
+            "validation",
+            "trainable_parameters",
+            "share",
+            "step_ms",
+            "tokens_per_second",
+            "peak_bytes",
+            "adapter_bytes",
+            "train_seconds",
+            "loss",
+        )
+    }
+    strip = None
+    if row["n"]:
+        strip = {"at": place(row["mean"])}
+        if not np.isnan(row["low"]):
+            strip |= {"from": place(row["low"]), "to": place(row["high"])}
+    return known | {
+        "series": row["series"],
+        "dataset": row["dataset"],
+        "model": row["model"],
+        "targets": row["targets"] if isinstance(row["targets"], str) else "",
+        "n": int(row["n"]),
+        "seeds": row["seeds"],
+        "final": bool(row["final"]),
+        "rates": int(row["rates"]),
+        "strip": strip,
+        "diverged": row["diverged"],
+        "failed": row["failed"],
+        "cell": row["cell_key"],
+        "metric": f"{row['split']} {row['metric']}",
+        "interval": "" if np.isnan(row["low"]) else f"{number(row['low'])} to {number(row['high'])}",
+    }
+
+
+def trouble(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Everything that is not a completed run, under headings: (heading, [(run or cell, what)])."""
+    groups: list[tuple[str, list[tuple[str, str]]]] = []
+    names = {
+        "diverged": "Diverged: counted as results, with no metric",
+        "oom": "Out of memory",
+        "failed": "Failed",
+        "preempted": "Interrupted before the end",
+    }
+    for status, heading in names.items():
+        ids = study.runs.loc[study.runs["status"] == status, "run_id"]
+        groups.append((heading, [(run_id, _error(study.records[run_id])) for run_id in ids]))
+    groups.append(
+        ("Begun, without a record", [(name, "still running or killed") for name in study.unfinished])
+    )
+    groups.append(
+        ("Left out or corrected", [(run, what) for run, what in [*study.problems, *found.problems]])
+    )
+    lacking = missing_seeds(cells) if len(cells) else []
+    groups.append(
+        (
+            "Seeds that other cells have and these lack",
+            [(cell, "seed " + ", ".join(map(str, s))) for cell, s in lacking],
+        )
+    )
+    lone = dict.fromkeys((left.cell["cell_key"], left.why) for left in found.unmatched)
+    groups.append(("Cells that could not be compared", list(lone)))
+    return [(heading, entries) for heading, entries in groups if entries]
+
+
+def _error(record: Mapping[str, Any]) -> str:
+    error = record.get("error") or {}
+    if isinstance(error, str):
+        return error
+    return ": ".join(str(error[key]) for key in ("type", "message") if error.get(key)) or "no reason recorded"
+
+
+def notes(study: Study) -> list[tuple[str, int]]:
+    """Deviations and notes of the runs, each once, with the number of runs that carry it."""
+    seen: dict[str, int] = {}
+    for record in study.records.values():
+        for text in dict.fromkeys([*(record.get("deviations") or []), *(record.get("notes") or [])]):
+            seen[str(text)] = seen.get(str(text), 0) + 1
+    return sorted(seen.items(), key=lambda item: (-item[1], item[0]))
+
+
+def environment(study: Study) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Where results came from: (what, [(value, runs)]), more than one value meaning a mixed study."""
+    seen: dict[str, dict[str, int]] = {}
+    for record in study.records.values():
+        env, data = record.get("env") or {}, record.get("data") or {}
+        commit = (
+            f"{env['git_sha']}{' with uncommitted changes' if env.get('dirty') else ''}"
+            if env.get("git_sha")
+            else None
+        )
+        pairs = {
+            "commit": commit,
+            "code": env.get("code_sha256"),
+            **{key: env.get(key) for key in ("device", "host", "python", "threads")},
+        }
+        pairs |= dict(env.get("versions") or {})
+        name = identity.dataset(record["spec"])
+        pairs |= {f"{name}, {key[:-7]} data": value for key, value in data.items() if key.endswith("_sha256")}
+        for key, value in pairs.items():
+            if value is not None:
+                counts = seen.setdefault(key, {})
+                counts[str(value)] = counts.get(str(value), 0) + 1
+    return [
+        (key, sorted(counts.items(), key=lambda item: (-item[1], item[0]))) for key, counts in seen.items()
+    ]
+
+
+def comparisons(found: Verdicts) -> dict[str, Any]:
+    """The table of comparisons, and what a reader of its p values must know."""
+    rows = []
+    table = found.table
+    for _, row in table.iterrows():
+        known = {key: None if pd.isna(row[key]) else float(row[key]) for key in
+                 ("difference", "ci_low", "ci_high", "p", "p_adjusted", "p_equivalent", "sign_flip", "sign_flip_floor",
+                  "smallest_detectable")}  # fmt: skip
+        rank = (
+            "all" if row["r"] == "all" else "" if row["r"] is None or pd.isna(row["r"]) else f"{row['r']:g}"
+        )
+        rows.append(known | {"variant": row["variant"], "baseline": row["baseline"], "rank": rank, "n": int(row["n_seeds"]),
+                             "dataset": row["dataset"], "model": row["model"], "targets": row["targets"] or "",
+                             "stack": row["stack"], "verdict": row["verdict"], "why": row["why"] or "", "overall": bool(row["overall"]),
+                             "unit": prose.unit(row), "mcnemar": ", ".join(f"{p:.2g}" for p in row["mcnemar"] or ())})  # fmt: skip
+    sizes = {bool(key): int(part["p_adjusted"].notna().sum()) for key, part in table.groupby("overall")}
+    many = {key: table[key].nunique() > 1 for key in ("dataset", "model", "targets", "stack")}
+    return {"rows": rows, "many": many, "margin": found.margin, "baseline": found.baseline, "families": sizes}
+
+
+def runs(study: Study, cells: pd.DataFrame) -> dict[str, Any]:
+    """The runs for the page's run browser: what runs of a cell share is kept once, under `cells`."""
+    place = {run_id: i for i, ids in enumerate(cells["run_ids"]) for run_id in ids}
+    shared = []
+    for row in cells.itertuples():
+        record = study.records[row.run_ids[0]]
+        spec = {key: value for key, value in record["spec"].items() if key != "seed"}
+        shared.append({"name": row.series, "spec": spec, "key": row.cell_key})
+    items = []
+    for run_id, record in study.records.items():
+        spec, item = (
+            record["spec"],
+            {"id": run_id, "cell": place[run_id], "seed": record["spec"]["seed"], "status": record["status"]},
+        )
+        item |= {
+            "command": identity.command(spec),
+            "metrics": record.get("metrics") or {},
+            "cost": record.get("cost") or {},
+        }
+        extra = {
+            "error": _error(record) if record.get("error") else None,
+            "phase": record.get("phase"),
+            "notes": [*(record.get("deviations") or []), *(record.get("notes") or [])],
+        }
+        items.append(item | {key: value for key, value in extra.items() if value})
+    return {"cells": shared, "runs": items}

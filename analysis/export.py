@@ -1,0 +1,113 @@
+"""Tables for other programs: CSV that no spreadsheet takes for formulas, and Parquet."""
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from analysis import tex
+from analysis.load import Study
+from analysis.verdicts import Verdicts
+
+RESULTS = (
+    "dataset",
+    "model",
+    "metric",
+    "split",
+    "variant",
+    "series",
+    "targets",
+    "r",
+    "alpha",
+    "lr",
+    "scale",
+    "n",
+    "seeds",
+    "mean",
+    "sd",
+    "low",
+    "high",
+    "validation",
+    "loss",
+    "trainable_parameters",
+    "share",
+    "step_ms",
+    "tokens_per_second",
+    "peak_bytes",
+    "adapter_bytes",
+    "train_seconds",
+    "diverged",
+    "failed",
+    "tuning",
+    "final",
+    "rates",
+    "cell_key",
+    "stack",
+)
+RUNS = (
+    "run_id",
+    "status",
+    "phase",
+    "variant",
+    "r",
+    "alpha",
+    "targets",
+    "model",
+    "dataset",
+    "lr",
+    "seed",
+    "metric",
+    "split",
+    "score",
+    "validation",
+    "loss",
+    "trainable_parameters",
+    "share",
+    "step_ms",
+    "tokens_per_second",
+    "peak_bytes",
+    "adapter_bytes",
+    "train_seconds",
+    "device",
+    "cell_key",
+    "stack",
+)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def tables(study: Study, cells: pd.DataFrame, found: Verdicts, folder: Path) -> None:
+    """Write verdicts.csv and .tex, results.csv, .parquet and .tex (one row per cell), and runs.csv (one row per run)."""
+    write = lambda name, text: (folder / name).write_text(text, encoding="utf-8", newline="")  # noqa: E731
+    write("verdicts.csv", csv_text(found.csv()))
+    write("verdicts.tex", tex.verdicts(found))
+    write("results.tex", tex.results(cells))
+    results = cells[list(RESULTS)].assign(seeds=[" ".join(map(str, seeds)) for seeds in cells["seeds"]])
+    write("results.csv", csv_text(results))
+    write("runs.csv", csv_text(study.runs[list(RUNS)]))
+    table = pa.Table.from_pandas(results.infer_objects(), preserve_index=False).replace_schema_metadata(None)
+    pq.write_table(table, folder / "results.parquet")
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A table as CSV: numbers at full precision, unknown values empty, text never read as a formula."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(table.columns)
+    for row in table.itertuples(index=False):
+        writer.writerow([_cell(value) for value in row])
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, str):
+        return "'" + value if value.startswith(_FORMULA) else value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return int(value)
+    return value

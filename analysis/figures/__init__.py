@@ -1,0 +1,231 @@
+"""Figures: one Altair definition each, shown in the page and written as SVG, PDF and PNG from the same definition."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from analysis.cells import SETTING, order_of
+from analysis.figures import curves, evidence, overview
+from analysis.load import Study
+
+WIDTH, HEIGHT = 560, 340  # of an exported single panel
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure: `name` is its file name, `spec` its Vega-Lite definition without any theme."""
+
+    name: str
+    kind: str
+    setting: str
+    title: str
+    caption: str
+    spec: dict[str, Any]
+    label: str = ""  # in a choice between figures of one kind
+
+    @property
+    def stem(self) -> str:
+        """The title up to what the figures of a choice differ in."""
+        return self.title[: self.title.lower().rfind(self.label.lower())].rstrip()
+
+
+def slug(*parts: str) -> str:
+    """A file name from free text."""
+    return "-".join(re.sub(r"[^a-z0-9]+", "_", part.lower()).strip("_") for part in parts if part)
+
+
+def setting_name(row: pd.Series) -> str:
+    """A setting in words: what was learned by which model and how it is judged."""
+    return f"{row['dataset']} · {row['model']} · {overview.metric_title(row).lower()}"
+
+
+def overview_figures(study: Study, cells: pd.DataFrame) -> list[Figure]:
+    """All figures of the first part of the report, setting by setting."""
+    final = cells[cells["final"] & (cells["n"] > 0)]
+    domain = sorted(final["series"].unique(), key=order_of)
+    settings = list(final.groupby(list(SETTING), sort=True, dropna=False))
+    out: list[Figure] = []
+    for _, group in settings:
+        row = group.iloc[0]
+        tag = slug(row["dataset"], row["model"]) if len(settings) > 1 else ""
+        barred = overview.with_bars(group)
+        far = overview.far_off(barred)
+        names = ", ".join(f"{cell['series']} ({cell['mean']:.3f})" for _, cell in barred[far].iterrows())
+        aside = f" Too far off to be drawn here: {names}." if names else ""
+        out += _setting_figures(study, barred[~far], domain, tag, setting_name(row), aside)
+        out += _curve_figures(study, barred, domain, tag, setting_name(row))
+    return out
+
+
+def _setting_figures(
+    study: Study, cells: pd.DataFrame, domain: list[str], tag: str, setting: str, aside: str
+) -> list[Figure]:
+    title = overview.metric_title(cells.iloc[0])
+    out = []
+    for targets, group in by_targets(cells):
+        where = _where(targets)
+        runs = study.completed.reindex([i for ids in group["run_ids"] for i in ids]).dropna(
+            subset=["run_id", "r"]
+        )
+        runs = runs.assign(
+            series=runs["cell_key"].map(group.drop_duplicates("cell_key").set_index("cell_key")["series"])
+        )
+        chart = overview.by_rank(group, runs, domain)
+        out.append(
+            _figure(
+                slug("metric_by_rank", tag, targets),
+                "rank",
+                setting,
+                f"{title} against rank{where}",
+                _bars(group) + aside,
+                chart,
+            )
+        )
+    for axis, (name, _) in overview.COSTS.items():
+        if (cells[axis] > 0).any():
+            text = f"Labels are ranks. The dashed line joins the cells that no other cell beats in both respects. {_bars(cells)}{aside}"
+            chart = overview.by_cost(cells, domain, axis)
+            file = slug(f"metric_by_{axis}", tag)
+            out.append(
+                _figure(
+                    file, "cost", setting, f"{title} against {name[0].lower()}{name[1:]}", text, chart, name
+                )
+            )
+    return out
+
+
+def _curve_figures(
+    study: Study, cells: pd.DataFrame, domain: list[str], tag: str, setting: str
+) -> list[Figure]:
+    out = []
+    for targets, group in by_targets(cells):
+        ids = [i for keys in group["run_ids"] for i in keys]
+        table = curves.frame(group, curves.histories(study, ids))
+        if len(table):
+            where = _where(targets)
+            text = "Lines: training loss; marks: validation loss. Training loss is taken on batches, before each step."
+            text += " Bands run from the lowest to the highest seed." if (table["size"] > 1).any() else ""
+            chart = curves.loss_curves(table, domain)
+            out.append(
+                _figure(
+                    slug("loss_curves", tag, targets),
+                    "curves",
+                    setting,
+                    f"Loss during training{where}",
+                    text,
+                    chart,
+                )
+            )
+    return out
+
+
+def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> list[Figure]:
+    """The figures behind the verdicts, setting by setting.
+
+    Args:
+        cells: all cells of the study.
+        verdicts: the table of its comparisons.
+    """
+    if cells.empty:
+        return []
+    domain = sorted(set(cells["series"]), key=order_of)
+    results = cells[~cells["tuning"].astype(bool) & cells["metric"].notna()]
+    settings = list(results.groupby(["dataset", "model", "metric"], sort=True))
+    out: list[Figure] = []
+    for (dataset, model, metric), group in settings:
+        tag = slug(dataset, model) if len(settings) > 1 else ""
+        setting = setting_name(group.sort_values("n", ascending=False).iloc[0])
+        here = cells[(cells["dataset"] == dataset) & (cells["model"] == model)]
+        rows = verdicts[
+            (verdicts["dataset"] == dataset) & (verdicts["model"] == model) & verdicts["p_adjusted"].notna()
+        ]
+        out += _forests(rows, domain, tag, setting)
+        points = evidence.rate_points(here)
+        for targets, part in by_targets(points) if len(points) else []:
+            text = "A ring marks the rate that was chosen, on validation. A peak on the edge of the grid may lie beyond it."
+            title, chart = (
+                f"Validation against learning rate{_where(targets)}",
+                evidence.rate_curves(part, domain),
+            )
+            out.append(_figure(slug("learning_rates", tag, targets), "rates", setting, title, text, chart))
+        final = group[group["final"]]
+        for targets, part in by_targets(final):
+            text = "Completed seeds of those that any cell here has."
+            chart = evidence.coverage(part)
+            out.append(
+                _figure(
+                    slug("coverage", tag, targets),
+                    "coverage",
+                    setting,
+                    f"What was run{_where(targets)}",
+                    text,
+                    chart,
+                )
+            )
+    return out
+
+
+def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> list[Figure]:
+    out = []
+    for (targets, stack), part in rows.groupby(["targets", "stack"], sort=True, dropna=False):
+        part = part if len(part) <= evidence.FOREST_ROWS else part[part["overall"]]
+        far = evidence.far_off(part)
+        names = ", ".join(f"{evidence.row_name(row)} ({row['difference']:+.3f})" for _, row in part[far].iterrows())
+        row = part.iloc[0]
+        text = (
+            "Means over paired seeds with 95% intervals; filled marks are decided. "
+            f"Shaded: differences of less than {row['margin']:g}, the margin."
+        )
+        text += f" Too far off to be drawn here: {names}." if names else ""
+        apart = [str(name) for name, key in ((targets, "targets"), (stack, "stack")) if rows[key].nunique() > 1]
+        metric = str(row["metric"]).rsplit("/", 1)[-1].replace("_", " ")
+        title = f"Differences from {row['baseline']}{_where(', '.join(apart))}"
+        chart = evidence.forest(part[~far], domain, metric)
+        out.append(_figure(slug("differences", tag, *apart), "forest", setting, title, text, chart))
+    return out
+
+
+def _where(targets: str) -> str:
+    return f", {targets}" if targets else ""
+
+
+def by_targets(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The cells per choice of targets; methods without targets are shown beside each."""
+    free = cells[cells["targets"].isna()]
+    groups = [(str(name), group) for name, group in cells.groupby("targets", sort=True)]
+    if not groups:
+        return [("", free)]
+    many = len(groups) > 1
+    return [(name if many else "", pd.concat([group, free])) for name, group in groups]
+
+
+def _bars(cells: pd.DataFrame) -> str:
+    """What the error bars of these cells mean, in words."""
+    seeds = "95% t intervals over seeds" if cells["low"].notna().any() else ""
+    few = cells["low"].isna() & cells["bar_low"].notna()
+    rows = cells.loc[few, "test_rows"].max()
+    sampling = (
+        f"what the choice of {rows:,.0f} test examples alone leaves open (95%); seed noise comes on top"
+        if few.any()
+        else ""
+    )
+    if seeds and sampling:
+        return f"Bars: {seeds}; for cells with fewer than three seeds {sampling}."
+    return (
+        f"Bars: {seeds or sampling}."
+        if seeds or sampling
+        else "No error bars: too few seeds to estimate any."
+    )
+
+
+def _figure(
+    name: str, kind: str, setting: str, title: str, caption: str, chart: alt.TopLevelMixin, label: str = ""
+) -> Figure:
+    spec = chart.to_dict()
+    spec.pop("config", None)
+    if "facet" not in spec:
+        spec = {"height": HEIGHT} | spec | {"width": "container"}
+    return Figure(name, kind, setting, title, caption, spec, label)

@@ -1,0 +1,101 @@
+"""Training curves: the loss of every final cell against the step, validation beside training, one panel per rank."""
+
+from collections.abc import Mapping, Sequence
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from analysis.load import Study
+from experiments.record import read_history
+
+POINTS = 60  # per curve: more cannot be seen
+
+
+def histories(study: Study, run_ids: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+    """The training and validation loss of each run, as arrays (points, 2) of step and loss, thinned for drawing."""
+    out = {}
+    for run_id in run_ids:
+        rows = read_history(study.path(run_id).history)
+        out[run_id] = {
+            name: thin(_column(rows, key))
+            for name, key in (("training", "loss"), ("validation", "validation/loss"))
+        }
+    return out
+
+
+def _column(rows: Sequence[Mapping[str, float]], key: str) -> np.ndarray:
+    """The pairs (step, value) of one column; a step that a resumed run logged again counts once, as logged last."""
+    pairs = {
+        row["step"]: row[key] for row in rows if isinstance(row, Mapping) and key in row and "step" in row
+    }
+    return np.array(sorted(pairs.items()), float).reshape(-1, 2)
+
+
+def thin(curve: np.ndarray, points: int = POINTS) -> np.ndarray:
+    """A curve (n, 2) as at most `points` averages over equal stretches of it."""
+    if len(curve) <= points:
+        return curve
+    return np.array([part.mean(axis=0) for part in np.array_split(curve, points)])
+
+
+def frame(cells: pd.DataFrame, curves: Mapping[str, Mapping[str, np.ndarray]]) -> pd.DataFrame:
+    """One row per cell, split and step: the mean over seeds with the lowest and highest seed."""
+    parts = []
+    for _, cell in cells.iterrows():
+        for split in ("training", "validation"):
+            runs = [curves[i][split] for i in cell["run_ids"] if i in curves and len(curves[i][split])]
+            if not runs:
+                continue
+            table = pd.DataFrame(np.concatenate(runs), columns=["step", "loss"]).groupby("step")["loss"]
+            table = table.agg(["mean", "min", "max", "size"]).reset_index()
+            parts.append(table.assign(split=split, series=cell["series"], rank=rank_name(cell["r"])))
+    columns = ["step", "mean", "min", "max", "size", "split", "series", "rank"]
+    return pd.concat(parts)[columns].round(5) if parts else pd.DataFrame(columns=columns)
+
+
+def rank_name(r: float) -> str:
+    """The panel that a rank belongs to."""
+    return "no rank" if pd.isna(r) else f"rank {r:g}"
+
+
+def loss_curves(table: pd.DataFrame, domain: list[str]) -> alt.FacetChart:
+    """Lines for training, marks for validation, a band between the lowest and the highest seed.
+
+    Args:
+        table: what `frame` returns.
+        domain: all series of the study.
+    """
+    ranks = sorted(
+        table["rank"].unique(),
+        key=lambda name: (name == "no rank", float(name.split()[-1]) if name != "no rank" else 0),
+    )
+    scale = alt.Scale(domain=domain)
+    color = alt.Color("series:N", scale=scale, sort=domain)
+    base = alt.Chart().encode(
+        x=alt.X("step:Q", title="Step", axis=alt.Axis(tickCount=4, format="~s")), color=color
+    )
+    y = alt.Y("mean:Q", title="Loss", scale=alt.Scale(zero=False))
+    tips = [
+        "series:N",
+        "rank:N",
+        "split:N",
+        "step:Q",
+        alt.Tooltip("mean:Q", title="loss", format=".4f"),
+        alt.Tooltip("size:Q", title="seeds"),
+    ]
+    train, valid = "datum.split == 'training'", "datum.split == 'validation'"
+    layers = [
+        base.mark_line(strokeWidth=1.5, opacity=0.8).encode(y=y).transform_filter(train),
+        base.mark_point(filled=True, size=55, opacity=1)
+        .encode(y=y, shape=alt.Shape("series:N", scale=scale, sort=domain), tooltip=tips)
+        .transform_filter(valid),
+    ]
+    if (table["size"] > 1).any():
+        band = base.mark_area(opacity=0.12).encode(y=alt.Y("min:Q", title="Loss"), y2="max:Q")
+        layers.insert(0, band.transform_filter(train))
+    return (
+        alt.layer(*layers, data=table)
+        .properties(width=220, height=220)
+        .facet(facet=alt.Facet("rank:N", sort=ranks, title=None), columns=min(3, len(ranks)))
+    )

@@ -1,0 +1,218 @@
+"""The figures behind the verdicts: paired differences, learning-rate curves, and what was run."""
+
+import altair as alt
+import pandas as pd
+
+from analysis.figures.curves import rank_name
+
+STATES = {
+    "all seeds": "#2f78b0",
+    "some seeds": "#7fb0d6",
+    "failed or diverged": "#d9722b",
+    "not run": "#b4bcc6",
+}
+FOREST_ROWS = 40  # beyond it, only the overall comparisons are drawn
+
+
+def forest(table: pd.DataFrame, domain: list[str], metric: str) -> alt.LayerChart:
+    """Paired differences with their intervals; the shaded band is the margin, filled marks are decided.
+
+    Args:
+        table: comparisons of one setting that have an interval.
+        domain: all series of the study.
+        metric: the metric's name in the axis title.
+    """
+    frame = table.assign(
+        row=[row_name(row) for _, row in table.iterrows()],
+        decided=table["verdict"].isin(["better", "worse", "equivalent"]),
+        series=table["variant"],
+        rank=table["r"].astype(str),
+    )
+    keep = [
+        "row",
+        "series",
+        "rank",
+        "difference",
+        "ci_low",
+        "ci_high",
+        "p_adjusted",
+        "n_seeds",
+        "n_examples",
+        "verdict",
+        "decided",
+    ]
+    base = alt.Chart(frame[keep]).encode(
+        y=alt.Y(
+            "row:N",
+            sort=list(frame["row"]),
+            title=None,
+            axis=alt.Axis(grid=False, labelLimit=260, domain=False),
+        ),
+        color=alt.Color("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=None),
+    )
+    against = table["baseline"].iloc[0]
+    title = f"Difference in {metric} from {against}; to the right is better"
+    x = alt.X("ci_low:Q", title=title, axis=alt.Axis(grid=True))
+    margin = float(table["margin"].iloc[0])
+    band = alt.Chart(pd.DataFrame({"low": [-margin], "high": [margin]})).mark_rect(
+        opacity=0.13, color="#8a94a3"
+    )
+    zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(strokeWidth=1.2).encode(x="at:Q")
+    tips = ["series:N", "rank:N", "verdict:N", alt.Tooltip("difference:Q", format="+.4f")]
+    tips += [
+        alt.Tooltip("ci_low:Q", title="from", format="+.4f"),
+        alt.Tooltip("ci_high:Q", title="to", format="+.4f"),
+    ]
+    tips += [alt.Tooltip("p_adjusted:Q", title="adjusted p", format=".3g")]
+    tips += [alt.Tooltip("n_seeds:Q", title="seeds"), alt.Tooltip("n_examples:Q", title="examples")]
+    point = base.encode(x="difference:Q", tooltip=tips)
+    return alt.layer(
+        band.encode(x=alt.X("low:Q", title=title), x2="high:Q"),
+        zero,
+        base.mark_rule(strokeWidth=2, opacity=0.75).encode(x=x, x2="ci_high:Q"),
+        point.transform_filter("datum.decided").mark_point(filled=True, size=80, opacity=1),
+        point.transform_filter("!datum.decided").mark_point(filled=False, size=70, opacity=1),
+        base.mark_text(align="left", dx=8).encode(x=alt.value("width"), text="verdict:N"),
+    ).properties(height=max(60, 24 * len(frame)))
+
+
+def far_off(table: pd.DataFrame) -> pd.Series:
+    """Comparisons of methods without a rank that lie so far out that drawing them would flatten all others."""
+    ranked = table[table["variant_r"].notna()]
+    reach = ranked[["ci_low", "ci_high"]].abs().to_numpy().max() if len(ranked) else float("inf")
+    return table["variant_r"].isna() & (table["difference"].abs() > 2 * reach)
+
+
+def row_name(row: pd.Series) -> str:
+    """A comparison as a row of the figure: "dora · all ranks"."""
+    rank = (
+        ""
+        if row["r"] is None or row["r"] != row["r"]
+        else " · all ranks"
+        if row["r"] == "all"
+        else f" · r {row['r']:g}"
+    )
+    return f"{row['variant']}{rank}"
+
+
+def rate_points(cells: pd.DataFrame) -> pd.DataFrame:
+    """Validation by learning rate for every group that tried several: from the tuning runs where there are any."""
+    many = cells[(cells["rates"] > 1) & cells["validation"].notna()]
+    parts = []
+    for _, group in many.groupby(["group_key", "stack"], sort=False):
+        tuning = group[group["tuning"].astype(bool)]
+        curve = tuning if tuning["lr"].nunique() > 1 else group[~group["tuning"].astype(bool)]
+        final = group.loc[group["final"].astype(bool), "lr"]
+        at = final.iloc[0] if len(final) else curve.loc[best(curve), "lr"]
+        ends = (curve["lr"].min(), curve["lr"].max())
+        parts.append(
+            curve.assign(chosen=curve["lr"] == at, edge=(curve["lr"] == at) & curve["lr"].isin(ends))
+        )
+    return pd.concat(parts) if parts else many.assign(chosen=False, edge=False)
+
+
+def best(curve: pd.DataFrame) -> int:
+    """The row of the best validation result."""
+    return (-curve["validation"] if (curve["goal"] == "min").any() else curve["validation"]).idxmax()
+
+
+def rate_curves(points: pd.DataFrame, domain: list[str]) -> alt.FacetChart:
+    """Validation against learning rate, one panel per rank; rings mark the chosen rate, a cross one on the grid's edge.
+
+    Args:
+        points: rows of `rate_points` in one setting.
+        domain: all series of the study.
+    """
+    frame = points.assign(rank=[rank_name(r) for r in points["r"]])
+    frame = frame[["series", "rank", "lr", "validation", "n", "chosen", "edge"]]
+    ranks = list(dict.fromkeys(frame.sort_values("rank", key=lambda c: points["r"])["rank"]))
+    scale = alt.Scale(domain=domain)
+    title = f"Validation {points['metric'].iloc[0]}".replace("_", " ")
+    base = alt.Chart().encode(
+        x=alt.X(
+            "lr:Q",
+            title="Learning rate",
+            scale=alt.Scale(type="log", nice=False),
+            axis=alt.Axis(format="~e", tickCount=4),
+        ),
+        y=alt.Y("validation:Q", title=title, scale=alt.Scale(zero=False)),
+        color=alt.Color("series:N", scale=scale, sort=domain),
+    )
+    tips = [
+        "series:N",
+        "rank:N",
+        "lr:Q",
+        alt.Tooltip("validation:Q", format=".4f"),
+        alt.Tooltip("n:Q", title="seeds"),
+        "edge:N",
+    ]
+    layers = alt.layer(
+        base.mark_line(opacity=0.6),
+        base.mark_point(filled=True, size=40, opacity=1).encode(
+            shape=alt.Shape("series:N", scale=scale, sort=domain), tooltip=tips
+        ),
+        base.mark_point(filled=False, size=190, opacity=1, shape="circle").transform_filter("datum.chosen"),
+        base.mark_text(text="edge", dy=-16, fontWeight=600).transform_filter("datum.edge"),
+        data=frame,
+    )
+    panel = layers.properties(width=220, height=220)
+    return panel.facet(facet=alt.Facet("rank:N", sort=ranks, title=None), columns=min(3, len(ranks)))
+
+
+def coverage(cells: pd.DataFrame) -> alt.LayerChart:
+    """Which cells were run: done seeds of wanted seeds, by series and rank.
+
+    Args:
+        cells: the results (no tuning) of one setting and one choice of targets, the final cell of each group.
+    """
+    wanted = len({seed for seeds in cells["seeds_tried"] for seed in seeds})
+    series, ranks = list(dict.fromkeys(cells["series"])), sorted(cells["r"].dropna().unique())
+    names = [f"{r:g}" for r in ranks] + (["no rank"] if cells["r"].isna().any() else [])
+    rows = {(c["series"], "no rank" if pd.isna(c["r"]) else f"{c['r']:g}"): c for _, c in cells.iterrows()}
+    table = []
+    for name in series:
+        own = {rank for who, rank in rows if who == name}
+        for rank in names:
+            cell = rows.get((name, rank))
+            if cell is None and (rank == "no rank" or own == {"no rank"}):
+                continue
+            table.append({"series": name, "rank": rank, **_state(cell, wanted)})
+    base = alt.Chart(pd.DataFrame(table)).encode(
+        x=alt.X(
+            "rank:O",
+            sort=names,
+            title="Rank r",
+            axis=alt.Axis(labelAngle=0, orient="top", ticks=False, domain=False),
+        ),
+        y=alt.Y("series:N", sort=series, title=None, axis=alt.Axis(grid=False, labelLimit=260)),
+    )
+    colour = alt.Color("state:N", scale=alt.Scale(domain=list(STATES), range=list(STATES.values())))
+    tips = ["series:N", "rank:N", "state:N", "completed:Q", "diverged:Q", "failed:Q"]
+    return alt.layer(
+        base.mark_rect(cornerRadius=4, stroke="#ffffff00", strokeWidth=4, opacity=0.92).encode(
+            color=colour, tooltip=tips
+        ),
+        base.mark_text(fontWeight=600, fontSize=12).encode(
+            text="text:N",
+            color=alt.condition(
+                "datum.state == 'some seeds' || datum.state == 'not run'",
+                alt.value("#12202e"),
+                alt.value("white"),
+            ),
+        ),
+    ).properties(height=max(60, 34 * len(series)))
+
+
+def _state(cell: pd.Series | None, wanted: int) -> dict:
+    if cell is None:
+        return {"state": "not run", "text": "–", "completed": 0, "diverged": 0, "failed": 0}
+    bad = int(cell["diverged"] + cell["failed"])
+    state = "failed or diverged" if bad else "all seeds" if cell["n"] >= wanted else "some seeds"
+    text = f"{int(cell['n'])}/{wanted}"
+    return {
+        "state": state,
+        "text": text,
+        "completed": int(cell["n"]),
+        "diverged": int(cell["diverged"]),
+        "failed": int(cell["failed"]),
+    }

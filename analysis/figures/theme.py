@@ -1,0 +1,83 @@
+"""How every figure looks: one configuration for light pages and paper, one for dark pages, a palette made for both.
+
+The first colour is neutral and goes to the baseline; the others are told apart with any common colour vision (after Okabe
+and Ito, shifted for contrast on each ground), and no figure relies on colour alone: shapes or dashes repeat it.
+"""
+
+LIGHT = (
+    "#4a5260",
+    "#0072b2",
+    "#cc4a00",
+    "#00805e",
+    "#a8498c",
+    "#8a6a00",
+    "#1a9cc4",
+    "#7a4fd0",
+    "#b23a48",
+    "#5b7a1f",
+)
+DARK = (
+    "#b6bfcc",
+    "#5ab4f0",
+    "#ff9052",
+    "#45cfa0",
+    "#eb9bd2",
+    "#e6c14d",
+    "#86e0f7",
+    "#b99cff",
+    "#ff8f9b",
+    "#b4d66a",
+)
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
+DASHES = ([1, 0], [6, 2], [2, 2], [8, 2, 2, 2], [4, 4], [10, 3], [1, 3])
+FONT = "Inter, 'Segoe UI', 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif"
+
+
+def config(*, dark: bool = False, columns: int = 6) -> dict:
+    """The Vega-Lite configuration of one theme; `columns` is for the legend."""
+    ink, soft, grid = ("#e7eaef", "#a3acba", "#2b323c") if dark else ("#1c2330", "#5c6675", "#e6e9ee")
+    text = {
+        "labelColor": soft,
+        "titleColor": ink,
+        "labelFont": FONT,
+        "titleFont": FONT,
+        "labelFontSize": 12,
+        "titleFontSize": 12.5,
+        "titleFontWeight": 600,
+    }
+    return {
+        "background": "transparent" if dark else None,
+        "font": FONT,
+        "range": {"category": list(DARK if dark else LIGHT), "symbol": list(SHAPES)},
+        "view": {"stroke": None},
+        "axis": text
+        | {"gridColor": grid, "domainColor": grid, "tickColor": grid, "titlePadding": 10, "labelPadding": 6},
+        "axisX": {"grid": False},
+        "axisY": {
+            "ticks": False,
+            "domain": False,
+            "titleAnchor": "end",
+            "titleAngle": 0,
+            "titleAlign": "left",
+            "titleY": -14,
+            "titleX": 0,
+            "titleBaseline": "bottom",
+        },
+        "legend": text
+        | {
+            "orient": "top",
+            "title": None,
+            "symbolSize": 80,
+            "symbolStrokeWidth": 2,
+            "columnPadding": 16,
+            "symbolOpacity": 1,
+            "columns": columns,
+            "offset": 34,
+            "labelLimit": 260,
+        },
+        "header": text | {"title": None, "labelFontWeight": 600, "labelColor": ink},
+        "text": {"font": FONT, "color": soft, "fontSize": 11.5},
+        "rule": {"color": soft},
+        "line": {"strokeWidth": 2},
+        "point": {"strokeWidth": 1.6},
+    }

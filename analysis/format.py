@@ -1,0 +1,56 @@
+"""Numbers as people read them; an unknown one is a dash, never a zero."""
+
+import math
+
+DASH = "–"
+
+
+def _unknown(value: float | None) -> bool:
+    return value is None or math.isnan(value)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A metric: 0.717."""
+    return DASH if _unknown(value) else f"{value:.{digits}f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference: +0.021."""
+    return DASH if _unknown(value) else f"{value:+.3f}"
+
+
+def pvalue(value: float | None) -> str:
+    """A p value: .0123, or <.001."""
+    if _unknown(value):
+        return DASH
+    return "<.001" if value < 0.001 else f"{value:.2g}" if value < 0.9995 else "1"
+
+
+def count(value: float | None) -> str:
+    """A whole number with separators: 78,733."""
+    return DASH if _unknown(value) else f"{value:,.0f}"
+
+
+def percent(value: float | None) -> str:
+    """A share with three significant digits: 0.346%."""
+    return DASH if _unknown(value) else f"{100 * value:.3g}%"
+
+
+def amount(value: float | None, unit: str = "") -> str:
+    """A measured amount in the unit that reads best: bytes as kB, MB or GB, seconds as s or min, others with 3 digits."""
+    if _unknown(value):
+        return DASH
+    if unit == "B":
+        for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+            if value >= size:
+                return f"{value / size:.3g} {name}" if value / size < 1000 else f"{value / size:,.0f} {name}"
+        return f"{value:.0f} B"
+    if unit == "s":
+        return (
+            f"{value:.1f} s"
+            if value < 120
+            else f"{value / 60:.1f} min"
+            if value < 7200
+            else f"{value / 3600:.1f} h"
+        )
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

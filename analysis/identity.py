@@ -1,0 +1,150 @@
+"""What makes two runs comparable: the names of cells, peers and stacks, and the command that repeats a run.
+
+cell    everything but the seed: runs of one cell differ by chance alone
+peers   cells that differ only in what defines a variant (its parts, options and tuned rates)
+stack   the code, package versions, hardware and data that produced a result; results of two stacks are not pooled
+"""
+
+import hashlib
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_NOT_CELL = ("seed", "study", "tracker")
+_OF_VARIANT = ("variant", "method", "variant_axes", "variant_options", "lr")
+_NUISANCE = ("threads",)  # of train: changes no result
+_SHORT = ("variant", "r", "alpha", "targets", "model", "dataset", "lr", "seed", "study")
+
+
+def text(value: Any) -> str:
+    """A spec value as people write it: lists joined, whole floats without a point."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(text, value))
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def model(spec: Mapping[str, Any]) -> str:
+    """The model's name as people know it."""
+    options = spec.get("model_options") or {}
+    return str(options.get("name") or options.get("path") or spec["model"])
+
+
+def dataset(spec: Mapping[str, Any]) -> str:
+    """The data's name as people know it: two csv files are two datasets."""
+    options = spec.get("dataset_options") or {}
+    name, path = spec["dataset"], options.get("path")
+    return f"{name}:{str(path).rsplit('/', 1)[-1]}" if path else str(name)
+
+
+def scale(spec: Mapping[str, Any]) -> float | None:
+    """The s of s BA that the run used, or None where there is no such thing."""
+    rule, r, alpha = (spec.get("variant_axes") or {}).get("scaling"), spec.get("r"), spec.get("alpha")
+    if not r or alpha is None:
+        return None
+    return {"alpha_over_r": alpha / r, "alpha_over_sqrt_r": alpha / math.sqrt(r)}.get(rule or "")
+
+
+def flat(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The spec with dotted keys; lists become text."""
+    out: dict[str, Any] = {}
+    for key, value in spec.items():
+        if isinstance(value, Mapping):
+            out |= flat(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = text(value) if isinstance(value, list | tuple) else value
+    return out
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _without(spec: Mapping[str, Any], keys: tuple[str, ...], train: tuple[str, ...]) -> dict[str, Any]:
+    kept = {key: value for key, value in spec.items() if key not in keys}
+    if isinstance(kept.get("train"), Mapping):
+        kept["train"] = {key: value for key, value in kept["train"].items() if key not in train}
+    return kept
+
+
+def cell_key(content: Mapping[str, Any]) -> str:
+    """A readable name with a hash of everything but the seed (and of the metric that judges)."""
+    spec = content["spec"]
+    parts = [
+        spec["variant"],
+        f"r{spec['r']}" if "r" in spec else "",
+        text(spec.get("targets", "")),
+        spec["dataset"],
+    ]
+    readable = "-".join(str(part).replace("/", "_") for part in parts if part)[:60]
+    return f"{readable}-{_hash(_without(spec, _NOT_CELL, _NUISANCE), content.get('primary'))[:8]}"
+
+
+def joint_key(series: str, cell: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """A readable name for several cells taken together, over their ranks."""
+    parts = (series, "rall", cell["targets"], cell["dataset"])
+    return f"{'-'.join(str(part).replace('/', '_') for part in parts)[:60]}-{_hash(sorted(keys))[:8]}"
+
+
+def group_key(content: Mapping[str, Any]) -> str:
+    """The same for cells that differ in their learning rate alone, between which tuning chooses."""
+    return _hash(_without(content["spec"], (*_NOT_CELL, "lr"), _NUISANCE), content.get("primary"))[:12]
+
+
+def peer_key(content: Mapping[str, Any]) -> str:
+    """The same for two cells that may be compared as variants: all that a variant does not bring along is equal."""
+    spec = _without(
+        content["spec"], (*_NOT_CELL, *_OF_VARIANT, "r", "alpha", "targets"), (*_NUISANCE, "head_lr")
+    )
+    return _hash(spec, content.get("primary"))[:12]
+
+
+def stack(content: Mapping[str, Any]) -> str:
+    """A short hash of code, versions, hardware and data; "unknown" parts count as equal to each other only."""
+    return _hash(stack_parts(content))[:8]
+
+
+def stack_parts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a stack by name, for saying in which of them two runs differ."""
+    env, data = content.get("env") or {}, content.get("data") or {}
+    code = env.get("code_sha256") or env.get("git_sha")
+    parts = {"code": code, "device": env.get("device")}
+    parts |= {f"{name} version": version for name, version in (env.get("versions") or {}).items()}
+    return parts | {
+        key.replace("_sha256", " data"): value for key, value in data.items() if key.endswith("_sha256")
+    }
+
+
+def command(spec: Mapping[str, Any], **several: Sequence[Any]) -> str:
+    """The command that repeats a run, with every key spelled out.
+
+    Args:
+        spec: the resolved spec of the run.
+        several: values of short keys that take the place of the spec's, for a sweep, e.g. seed=(0, 1, 2).
+    """
+    given = {key: spec[key] for key in _SHORT if key in spec} | several
+    words = [f"{key}={','.join(map(_value, v)) if key in several else _value(v)}" for key, v in given.items()]
+    groups = {
+        "variant_axes": "variant",
+        "variant_options": "variant",
+        "model_options": "model",
+        "dataset_options": "dataset",
+        "train": "train",
+    }
+    for part, group in groups.items():
+        for key, value in (spec.get(part) or {}).items():
+            words.append(f"{group}.{key}={_value(value)}")
+    return f"python run.py {'-m ' if several else ''}" + " ".join(shlex.quote(word) for word in words)
+
+
+def _value(value: Any) -> str:
+    """A value in the grammar of the command line: text that the grammar could misread is quoted."""
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_value, value)) + "]"
+    plain = text(value) if not isinstance(value, float) else repr(value)
+    if isinstance(value, str) and not all(c.isalnum() or c in "_-./:+%" for c in value):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return plain

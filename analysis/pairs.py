@@ -1,0 +1,163 @@
+"""Which cells are compared with which: variant against baseline, all else equal, seeds in common.
+
+Two cells are peers when only what defines a variant sets them apart: same data, model, training, targets, rank and alpha,
+same stack. Over ranks (`r` = "all") a seed contributes its mean over the ranks, so that a seed counts once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from analysis.load import Study
+from analysis.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One comparison: cells of the variant and of the baseline, rank by rank."""
+
+    variant: list[pd.Series]
+    baseline: list[pd.Series]
+    over_ranks: bool = False
+
+    @property
+    def r(self) -> float | str | None:
+        """The rank of the comparison, "all" over ranks, None where neither has one."""
+        if self.over_ranks:
+            return "all"
+        rank = self.baseline[0]["r"]
+        return None if pd.isna(rank) else float(rank)
+
+    @property
+    def alpha(self) -> float | None:
+        """The alpha that all its cells share, if they do."""
+        values = {cell["alpha"] for cell in self.baseline}
+        value = values.pop() if len(values) == 1 else np.nan
+        return None if pd.isna(value) else float(value)
+
+
+@dataclass
+class Paired:
+    """What a pair has in common: differences per seed and, where scores allow it, per example; positive is better."""
+
+    seeds: list[int]
+    by_seed: np.ndarray  # (S,)
+    by_example: np.ndarray | None = None  # (S, N)
+    scores: list[tuple[np.ndarray, np.ndarray]] = field(
+        default_factory=list
+    )  # per rank: variant (S, N), baseline (S, N)
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """A cell that no cell of the baseline can be compared with."""
+
+    cell: pd.Series
+    why: str
+
+
+def pairs(cells: pd.DataFrame, baseline: str) -> tuple[list[Pair], list[Unmatched]]:
+    """All comparisons of a study with `baseline` (a variant's or a series' name), and the cells left over."""
+    found: list[Pair] = []
+    left: list[Unmatched] = []
+    final = cells[cells["final"].astype(bool)]
+    for _, group in final.groupby(["peer_key", "stack"], sort=False):
+        plain = group[group["series"] == baseline]
+        plain = plain if len(plain) else group[group["variant"] == baseline]
+        others = group.drop(plain.index)
+        doubles = plain[plain.duplicated(["targets", "r", "alpha"], keep=False)]
+        if len(doubles):
+            names = " / ".join(sorted(set(doubles["series"])))
+            left += [
+                Unmatched(row, f"more than one baseline fits: {names}. Name one with --baseline")
+                for _, row in others.iterrows()
+            ]
+            continue
+        for _, rows in others.groupby("series", sort=False):
+            for targets, sides in _sides(rows, plain):
+                matched, rest = _matched(
+                    sides, plain[plain["targets"].isna() if targets is None else plain["targets"] == targets]
+                )
+                found += matched
+                left += rest
+    return found, left
+
+
+def _sides(rows: pd.DataFrame, plain: pd.DataFrame) -> Iterator[tuple[str | None, pd.DataFrame]]:
+    """A series' cells per choice of targets; a method without targets meets every choice of the baseline's."""
+    free = rows[rows["targets"].isna()]
+    for targets in sorted(rows["targets"].dropna().unique()):
+        yield targets, rows[rows["targets"] == targets]
+    if len(free):
+        for targets in sorted(plain["targets"].dropna().unique()) or [None]:
+            yield targets, free
+
+
+def _matched(rows: pd.DataFrame, plain: pd.DataFrame) -> tuple[list[Pair], list[Unmatched]]:
+    by_place = {(row["r"], row["alpha"]): row for _, row in plain.iterrows()}
+    singles: list[Pair] = []
+    left: list[Unmatched] = []
+    for _, row in rows.iterrows():
+        if pd.isna(row["r"]):
+            singles += [Pair([row], [other]) for other in by_place.values()]
+        elif (row["r"], row["alpha"]) in by_place:
+            singles.append(Pair([row], [by_place[row["r"], row["alpha"]]]))
+        else:
+            left.append(Unmatched(row, _why(row, plain)))
+    if len(rows) and rows["r"].isna().all() and not by_place:
+        left.append(Unmatched(rows.iloc[0], "the baseline was not run in this setting"))
+    return singles + _over_ranks(singles), left
+
+
+def _why(row: pd.Series, plain: pd.DataFrame) -> str:
+    if plain.empty:
+        return f"the baseline was not run on targets {row['targets']} in this setting and on this stack"
+    if row["r"] in set(plain["r"]):
+        return f"the baseline was run at rank {row['r']:g} with another alpha"
+    return f"the baseline was not run at rank {row['r']:g}"
+
+
+def _over_ranks(singles: list[Pair]) -> list[Pair]:
+    """The comparison over ranks, where at least two ranks can be compared; one per alpha where ranks repeat."""
+    ranks = [pair.r for pair in singles]
+    groups = [singles] if len(set(ranks)) == len(ranks) else []
+    if not groups:
+        groups = [[p for p in singles if p.alpha == a] for a in sorted({p.alpha or 0.0 for p in singles})]
+    return [
+        Pair([p.variant[0] for p in group], [p.baseline[0] for p in group], True)
+        for group in groups
+        if len(group) > 1
+    ]
+
+
+def paired(pair: Pair, study: Study, predictions: Predictions) -> Paired:
+    """The differences of a pair over the seeds that both sides completed at every rank that has any."""
+    runs = [
+        (v["by_seed"], b["by_seed"]) for v, b in zip(pair.variant, pair.baseline, strict=True)
+    ]
+    runs = [(v, b) for v, b in runs if set(v) & set(b)]
+    if not runs:
+        return Paired([], np.empty(0))
+    seeds = sorted(set.intersection(*[set(v) & set(b) for v, b in runs]))
+    sign = -1.0 if pair.baseline[0]["goal"] == "min" else 1.0
+    score = lambda side: np.array([study.scores[side[seed]] for seed in seeds], float)  # noqa: E731
+    found = Paired(seeds, sign * np.mean([score(v) - score(b) for v, b in runs], axis=0))
+    sides = [(_examples(v, seeds, predictions), _examples(b, seeds, predictions)) for v, b in runs]
+    known = [ids for side in sides for _, ids in side]
+    if seeds and len(set(known)) == 1 and known[0] is not None:
+        found.scores = [(v[0], b[0]) for v, b in sides]
+        found.by_example = sign * np.mean([v - b for v, b in found.scores], axis=0)
+    return found
+
+
+def _examples(
+    side: dict[int, str], seeds: list[int], predictions: Predictions
+) -> tuple[np.ndarray, str | None]:
+    """The scores (S, N) of one side and the hash of its examples; the hash is None where any run has none to offer."""
+    found = [predictions.of(side[seed]) for seed in seeds]
+    known = [scores for scores in found if scores is not None]
+    if not known or len(known) < len(found) or len({scores.ids for scores in known}) > 1:
+        return np.empty((0, 0)), None
+    return np.array([scores.values for scores in known]), known[0].ids

@@ -1,0 +1,92 @@
+"""python -m analysis.report runs/STUDY: from the records of a study to one page, its tables and its figures.
+
+    runs/STUDY/report/
+        report.html      the page: one file that opens from disk and fetches nothing
+        report.md        the same in text
+        verdicts.csv     one row per comparison with the baseline, also as verdicts.tex
+        results.csv      one row per cell, also as results.parquet and results.tex
+        runs.csv         one row per run
+        figures/         every figure as SVG, PDF and PNG
+
+The report holds nothing but what the records say: equal records give equal bytes, whenever and wherever it is built.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis import export, images, page
+from analysis.cells import cells as cells_of
+from analysis.content import collect
+from analysis.figures import evidence_figures, overview_figures
+from analysis.load import read
+from analysis.verdicts import verdicts
+from experiments.errors import UserError
+from experiments.files import explained
+
+
+def build(
+    study_folder: Path | str,
+    *,
+    baseline: str = "lora",
+    margin: float = 0.01,
+    pool: bool = False,
+    images_too: bool = True,
+) -> Path:
+    """Write the report of a study, whatever state it is in, and return the path of its page.
+
+    Args:
+        study_folder: runs/STUDY, holding one folder per run.
+        baseline: the variant that the others are compared with.
+        margin: differences below it do not matter, in units of the metric.
+        pool: take results of different code, versions, hardware or data for comparable.
+        images_too: whether to write every figure as SVG, PDF and PNG beside the page.
+    """
+    study = read(Path(study_folder), pool=pool)
+    cells = cells_of(study)
+    found = verdicts(study, cells, baseline=baseline, margin=margin)
+    figures = overview_figures(study, cells) + evidence_figures(cells, found.table)
+    content = collect(study, cells, found, figures)
+    folder = study.folder / "report"
+    with explained(folder):
+        folder.mkdir(exist_ok=True)
+        export.tables(study, cells, found, folder)
+        (folder / "report.md").write_text(page.markdown(content), encoding="utf-8")
+        (folder / "report.html").write_text(page.html(content), encoding="utf-8")
+        if images_too:
+            images.write(figures, folder / "figures", longest=max(map(len, content["series"]), default=0))
+    return folder / "report.html"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.report", description="Write the report of a study."
+    )
+    parser.add_argument("study", type=Path, help="the folder that holds the runs, e.g. runs/demo")
+    parser.add_argument("--baseline", default="lora", help="the variant to compare with (default: lora)")
+    parser.add_argument("--margin", type=_margin, default=0.01, help="what does not matter (default: 0.01)")
+    parser.add_argument("--pool", action="store_true", help="compare across code, versions, hardware, data")
+    parser.add_argument(
+        "--no-images", action="store_true", help="leave out the SVG, PDF and PNG files of the figures"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        given = {"baseline": options.baseline, "margin": options.margin, "pool": options.pool}
+        print(build(options.study, **given, images_too=not options.no_images))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _margin(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no positive number")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""Statistics of one comparison: pure functions on arrays, shapes in the signatures, a generator where chance is used.
+
+The headline is `two_way`: seeds and test examples are crossed random effects, and both count as noise.
+
+    d_si = mu + a_s + b_i + e_si        s = 1..S seeds, i = 1..N examples, d = variant - baseline
+    A = N sum_s (d_s. - d..)^2 / (S-1)              B = S sum_i (d_.i - d..)^2 / (N-1)
+    E = sum_si (d_si - d_s. - d_.i + d..)^2 / ((S-1)(N-1))
+    Var(d..) is estimated by (A + C) / (SN),  C = max(B - E, 0)
+
+The half-width is sqrt((t_{S-1}^2 A + t_{N-1}^2 C) / (SN)): each part of the variance brings the t quantile of its own degrees
+of freedom (modified large-sample intervals, Graybill and Wang 1980). With C = 0 it is the paired t interval over seeds. The more
+usual single quantile with Satterthwaite's degrees of freedom covers 92.2% where it should cover 95% at 3 seeds, when seeds make
+most of the noise and examples a little of it; this one covers at least 94.9% at 3, 5 and 10 seeds wherever it was tried.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, special
+from scipy import stats as sp
+
+FEWEST_SEEDS = 3
+POWER = 0.8
+LEAST = -300.0  # the log of the smallest p that is told from zero
+
+
+def quantile(alpha: float, df: float) -> float:
+    """What |t| exceeds with probability `alpha`."""
+    return float(-special.stdtrit(df, alpha / 2))
+
+
+class Noise(NamedTuple):
+    """The squared standard error of a mean difference in its two parts, with the degrees of freedom of each."""
+
+    seeds: float
+    seeds_df: float
+    examples: float = 0.0
+    examples_df: float = 1.0
+
+    @property
+    def se(self) -> float:
+        """The standard error."""
+        return float(np.sqrt(self.seeds + self.examples))
+
+    def half_width(self, alpha: float = 0.05) -> float:
+        """Half the width of the interval that misses the mean with probability `alpha`."""
+        seeds, examples = quantile(alpha, self.seeds_df), quantile(alpha, self.examples_df)
+        return float(np.sqrt(seeds**2 * self.seeds + examples**2 * self.examples))
+
+
+class Difference(NamedTuple):
+    """A mean difference with its interval; `n_examples` is 0 where only seeds were counted as noise."""
+
+    mean: float
+    low: float
+    high: float
+    noise: Noise
+    n_seeds: int
+    n_examples: int
+
+    @property
+    def p(self) -> float:
+        """Two-sided p of no difference."""
+        return p_value(self.mean, self.noise)
+
+
+def two_way(d: np.ndarray, *, level: float = 0.95) -> Difference:
+    """Mean of paired differences d (S seeds, N examples), S >= 2, N >= 2, both seen as samples of many."""
+    S, N = d.shape
+    mean, over_examples, over_seeds = d.mean(), d.mean(axis=1), d.mean(axis=0)
+    A = N * np.square(over_examples - mean).sum() / (S - 1)
+    B = S * np.square(over_seeds - mean).sum() / (N - 1)
+    E = np.square(d - over_examples[:, None] - over_seeds[None] + mean).sum() / ((S - 1) * (N - 1))
+    noise = Noise(_zero(A / (S * N)), S - 1, _zero(max(B - E, 0.0) / (S * N)), N - 1)
+    return _difference(float(mean), noise, S, N, level)
+
+
+def one_way(d: np.ndarray, *, level: float = 0.95) -> Difference:
+    """Mean of paired differences d (S,), with seeds as the only noise: the test set is taken as it is."""
+    noise = Noise(_zero(d.var(ddof=1) / len(d)), len(d) - 1)
+    return _difference(float(d.mean()), noise, len(d), 0, level)
+
+
+def _zero(variance: float) -> float:
+    """The variance, with rounding dust taken for the zero that it is."""
+    return float(variance) if variance > 1e-30 else 0.0
+
+
+def _difference(mean: float, noise: Noise, S: int, N: int, level: float) -> Difference:
+    half = noise.half_width(1 - level)
+    return Difference(mean, mean - half, mean + half, noise, S, N)
+
+
+def p_value(mean: float, noise: Noise) -> float:
+    """Two-sided p of a mean of zero: the smallest alpha whose interval around `mean` leaves zero out."""
+    if noise.se == 0:
+        return 1.0 if mean == 0 else 0.0
+    if noise.examples == 0:
+        return float(2 * special.stdtr(noise.seeds_df, -abs(mean) / noise.se))
+    excess = lambda log_alpha: noise.half_width(np.exp(log_alpha)) - abs(mean)  # noqa: E731
+    if mean == 0:
+        return 1.0
+    return float(np.exp(optimize.brentq(excess, LEAST, 0.0, xtol=1e-9))) if excess(LEAST) > 0 else 0.0
+
+
+def equivalence_p(mean: float, noise: Noise, margin: float) -> float:
+    """TOST: the p of the hypothesis that the true difference is at least `margin` away from zero."""
+    sides = []
+    for distance in (margin + mean, margin - mean):
+        p = p_value(distance, noise)
+        sides.append(p / 2 if distance > 0 else 1 - p / 2)
+    return max(sides)
+
+
+def smallest_detectable(noise: Noise, *, alpha: float = 0.05, power: float = POWER) -> float:
+    """The smallest true difference that a repetition of this comparison would show with the given power."""
+    if noise.se == 0:
+        return 0.0
+    wide = noise.half_width(alpha) / noise.se
+    df = noise.seeds_df
+    if noise.examples > 0:
+        excess = lambda k: quantile(alpha, k) - wide  # noqa: E731
+        df = 1e6 if excess(1e6) >= 0 else optimize.brentq(excess, noise.seeds_df / 2, 1e6)
+    return detectable_in_se(df, alpha=alpha, power=power) * noise.se
+
+
+def detectable_in_se(df: float, *, alpha: float = 0.05, power: float = POWER) -> float:
+    """The true mean, in standard errors, that a two-sided t test finds with the given power."""
+    critical = quantile(alpha, df)
+    missed = lambda shift: special.nctdtr(df, shift, critical) - (1 - power)  # noqa: E731
+    return float(optimize.brentq(missed, 0.0, critical + 6))
+
+
+def detectable(n: int, sd: float, *, alpha: float = 0.05, power: float = POWER) -> float:
+    """The smallest difference that n paired seeds can show, for a standard deviation `sd` of paired differences."""
+    return detectable_in_se(n - 1, alpha=alpha, power=power) * sd / np.sqrt(n)
+
+
+def seeds_needed(effect: float, sd: float, *, most: int = 1000) -> int | None:
+    """The smallest number of paired seeds that shows `effect` with power 0.8; None when `most` do not."""
+    return next((n for n in range(FEWEST_SEEDS, most + 1) if detectable(n, sd) <= abs(effect)), None)
+
+
+def sign_flip(d: np.ndarray, *, rng: np.random.Generator, draws: int = 20_000) -> tuple[float, float]:
+    """Exact sign-flip test on the seeds' mean differences d (S,): (p, the lowest p that S seeds can reach).
+
+    All 2^S sign patterns are counted up to S = 16; beyond that `draws` random ones.
+    """
+    S = len(d)
+    if S <= 16:
+        signs = 1 - 2 * (np.arange(2**S)[:, None] >> np.arange(S) & 1)
+        means = np.abs(signs @ d)
+        return float((means >= np.abs(d.sum()) * (1 - 1e-12)).mean()), 2.0 / 2**S
+    means = np.abs(rng.choice([-1, 1], size=(draws, S)) @ d)
+    return float(((means >= np.abs(d.sum()) * (1 - 1e-12)).sum() + 1) / (draws + 1)), 1 / (draws + 1)
+
+
+def mcnemar(variant: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Exact McNemar test per seed on 0/1 scores (S, N), (S, N): p (S,). Seeds are never pooled."""
+    gained, lost = (variant > baseline).sum(axis=1), (variant < baseline).sum(axis=1)
+    return np.minimum(1.0, 2 * special.bdtr(np.minimum(gained, lost), gained + lost, 0.5))
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's adjusted p values of a family p (m,), in the order given."""
+    m = len(p)
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate((m - np.arange(m)) * p[order])
+    adjusted = np.empty(m)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
+
+
+def t_interval(x: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
+    """Student's interval for the mean of x (n,), n >= 2."""
+    half = quantile(1 - level, len(x) - 1) * sp.sem(x)
+    return float(x.mean() - half), float(x.mean() + half)
+
+
+def wilson(k: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval for a share of k among n examples: what the choice of test examples alone leaves open."""
+    z = sp.norm.isf((1 - level) / 2)
+    p, denominator = k / n, 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / denominator
+    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / denominator
+    return float(centre - half), float(centre + half)

@@ -1,0 +1,177 @@
+"""Verdicts: what the paired evidence says about each variant beside the baseline.
+
+Rules, in this order, on p values adjusted by Holm's method within a family:
+
+    fewer than 3 paired seeds                                 no verdict
+    p of no difference < .05                                  better or worse, by the sign of the difference
+    p of a difference of at least the margin < .05 (TOST)     equivalent
+    otherwise                                                 inconclusive
+
+A variant with more failed or diverged runs than the baseline is never better. Two families: the overall comparisons, one per
+variant and setting, which the answer rests on, and the comparisons at single ranks behind them. TOST is adjusted apart.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import identity, stats
+from analysis.cells import order_of
+from analysis.load import Problem, Study
+from analysis.pairs import Pair, Unmatched, paired, pairs
+from analysis.predictions import Predictions
+from experiments.errors import UserError, did_you_mean
+
+COLUMNS = (
+    "dataset", "model", "metric", "targets", "alpha", "r", "cell_key", "variant", "baseline", "n_seeds", "difference",
+    "ci_low", "ci_high", "p", "p_adjusted", "margin", "smallest_detectable", "verdict",
+)  # fmt: skip
+ALPHA = 0.05
+
+
+@dataclass
+class Verdicts:
+    """All comparisons of a study: `table` has COLUMNS first and the evidence behind them after."""
+
+    baseline: str
+    margin: float
+    table: pd.DataFrame
+    unmatched: list[Unmatched] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def overall(self) -> pd.DataFrame:
+        """One row per variant and setting: over ranks where there are several."""
+        return self.table[self.table["overall"]]
+
+    def csv(self) -> pd.DataFrame:
+        """The table as verdicts.csv has it."""
+        return self.table[list(COLUMNS)]
+
+
+def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margin: float = 0.01) -> Verdicts:
+    """Compare every variant of a study with the baseline.
+
+    Args:
+        study: the records.
+        cells: what `analysis.cells.cells` makes of them.
+        baseline: the variant (or the series, where a variant has several) to compare with.
+        margin: differences below it do not matter, in units of the metric.
+    """
+    names = set(cells["variant"]) | set(cells["series"])
+    if baseline != "lora" and baseline not in names:
+        known = ", ".join(sorted(set(cells["series"])))
+        raise UserError(
+            f"no run of the baseline {baseline!r} in {study.folder}.{did_you_mean(baseline, names)} There are: {known}."
+        )
+    found, unmatched = pairs(cells, baseline)
+    predictions = Predictions(study)
+    stacks = cells["stack"].nunique() > 1
+    rows = [_row(pair, study, predictions, margin, stacks) for pair in found]
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *_EVIDENCE])
+    table = table.astype(dict.fromkeys(_NUMBERS, "float64"))
+    table["overall"] = pd.Series(_overall(table), table.index, dtype=bool)
+    table = _sorted(table)
+    table["p_equivalent"] = np.nan
+    for _, family in table.groupby("overall"):
+        for name, p in (("p_adjusted", family["p"]), ("p_equivalent", family["p_tost"])):
+            known = p.notna()
+            table.loc[p.index[known], name] = stats.holm(p[known].to_numpy(float))
+            table.loc[p.index, f"{name}_family"] = int(known.sum())
+    table["verdict"] = [_verdict(row) for _, row in table.iterrows()]
+    return Verdicts(baseline, margin, table, unmatched, predictions.problems)
+
+
+_NUMBERS = ("alpha", "difference", "ci_low", "ci_high", "p", "p_adjusted", "smallest_detectable", "p_tost", "se", "sd_seeds",
+            "sign_flip", "sign_flip_floor", "variant_r")  # fmt: skip
+_EVIDENCE = (
+    "key", "p_tost", "se", "sd_seeds", "n_examples", "seeds", "sign_flip", "sign_flip_floor", "mcnemar", "failed",
+    "failed_baseline", "variant_r", "stack", "why", "cells", "split",
+)  # fmt: skip
+
+
+def _row(pair: Pair, study: Study, predictions: Predictions, margin: float, stacks: bool) -> dict[str, Any]:
+    """One comparison with its evidence, before the adjustment."""
+    variant, plain = pair.variant[0], pair.baseline[0]
+    common = paired(pair, study, predictions)
+    n = len(common.seeds)
+    keys = [cell["cell_key"] for cell in pair.variant]
+    key = keys[0] if len(keys) == 1 else identity.joint_key(variant["series"], plain, keys)
+    row: dict[str, Any] = dict.fromkeys((*COLUMNS, *_EVIDENCE)) | {
+        "dataset": plain["dataset"], "model": plain["model"],
+        "metric": plain["metric"] if plain["split"] != "validation" else f"validation/{plain['metric']}",
+        "targets": plain["targets"], "alpha": pair.alpha, "r": pair.r, "variant": variant["series"], "baseline": plain["series"],
+        "cell_key": f"{key}@{plain['stack']}" if stacks else key, "n_seeds": n, "margin": margin, "seeds": tuple(common.seeds),
+        "difference": float(common.by_seed.mean()) if n else None, "variant_r": variant["r"], "stack": plain["stack"],
+        "key": (plain["peer_key"], plain["stack"], plain["targets"], variant["series"]), "split": plain["split"],
+        "failed": sum(int(c["failed"] + c["diverged"]) for c in pair.variant),
+        "failed_baseline": sum(int(c["failed"] + c["diverged"]) for c in pair.baseline),
+        "cells": tuple((c["cell_key"], c["stack"]) for c in (*pair.variant, *pair.baseline)), "n_examples": 0,
+    }  # fmt: skip
+    if n < stats.FEWEST_SEEDS:
+        return row | {"why": f"{n} paired seeds; a verdict needs at least {stats.FEWEST_SEEDS}"}
+    found = stats.one_way(common.by_seed) if common.by_example is None else stats.two_way(common.by_example)
+    if found.noise.se == 0 and found.mean != 0:
+        return row | {
+            "why": "all seeds differ by exactly the same amount, so their noise cannot be estimated: do the seeds work?"
+        }
+    flip, floor = stats.sign_flip(common.by_seed, rng=np.random.default_rng(0))
+    binary = all(set(np.unique(side)) <= {0.0, 1.0} for scores in common.scores for side in scores)
+    return row | {
+        "difference": found.mean, "ci_low": found.low, "ci_high": found.high, "p": found.p, "se": found.noise.se,
+        "p_tost": stats.equivalence_p(found.mean, found.noise, margin), "n_examples": found.n_examples,
+        "smallest_detectable": stats.smallest_detectable(found.noise), "sign_flip": flip, "sign_flip_floor": floor,
+        "sd_seeds": float(common.by_seed.std(ddof=1)),
+        "mcnemar": tuple(stats.mcnemar(*common.scores[0])) if binary and len(common.scores) == 1 else (),
+    }  # fmt: skip
+
+
+def _overall(table: pd.DataFrame) -> list[bool]:
+    """Which rows stand for a variant in a setting: the one over ranks, or the only one there is."""
+    over = set(table.loc[table["r"] == "all", "key"])
+    return [r == "all" or key not in over for r, key in zip(table["r"], table["key"], strict=True)]
+
+
+def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+    """Setting by setting, variant by variant, the overall comparison before those at single ranks."""
+    text = table[["dataset", "model", "targets", "stack"]].fillna("").itertuples(index=False)
+    rank = [-1.0 if r == "all" or r is None else float(r) for r in table["r"]]
+    keys = [(*place, order_of(v), r) for place, v, r in zip(text, table["variant"], rank, strict=True)]
+    return table.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
+
+
+def _verdict(row: pd.Series) -> str:
+    if pd.isna(row["p_adjusted"]):
+        return ""
+    if row["p_adjusted"] < ALPHA and row["difference"] < 0:
+        return "worse"
+    if row["p_adjusted"] < ALPHA and row["failed"] <= row["failed_baseline"]:
+        return "better"
+    return "equivalent" if row["p_equivalent"] < ALPHA else "inconclusive"
+
+
+def commands(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[str]:
+    """The commands that bring every comparison without a verdict to three paired seeds."""
+    wanted = {
+        key
+        for _, row in found.table.iterrows()
+        if row["n_seeds"] < stats.FEWEST_SEEDS
+        for key in row["cells"]
+    }
+    chosen = cells[[key in wanted for key in zip(cells["cell_key"], cells["stack"], strict=True)]]
+    seeds = sorted({seed for tried in chosen["seeds_tried"] for seed in tried})
+    extra = (seed for seed in range(10_000) if seed not in seeds)
+    seeds = seeds + [next(extra) for _ in range(stats.FEWEST_SEEDS - len(seeds))]
+    groups: dict[str, list[dict]] = {}
+    for ids in chosen["run_ids"]:
+        spec = study.records[ids[0]]["spec"]
+        rest = {key: value for key, value in spec.items() if key not in ("r", "seed")}
+        groups.setdefault(identity.command(rest), []).append(spec)
+    out = []
+    for specs in groups.values():
+        several = {"seed": seeds}
+        ranks = sorted({spec["r"] for spec in specs if "r" in spec})
+        out.append(identity.command(specs[0], **({"r": ranks} if ranks else {}), **several))
+    return out

@@ -1,0 +1,69 @@
+"""Which examples a run sees at which step: a function of (seed, step), so it never depends on the variant or on a resume."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from variants import generator
+
+
+@dataclass
+class Order:
+    """An endless stream of shuffled epochs over `rows` examples, drawn from the stream "order" of the run's seed."""
+
+    seed: int
+    rows: int
+    _epochs: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def take(self, step: int, size: int) -> Tensor:
+        """The `size` row numbers of step `step` (counted from 0). A batch may span two epochs."""
+        positions = range(step * size, (step + 1) * size)
+        return torch.stack([self._epoch(p // self.rows)[p % self.rows] for p in positions])
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if epoch not in self._epochs:
+            for old in [e for e in self._epochs if e < epoch - 1]:
+                del self._epochs[old]
+            self._epochs[epoch] = torch.randperm(self.rows, generator=generator(self.seed, "order", epoch))
+        return self._epochs[epoch]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of K runs, run-major: the rows of run k are k*n .. (k+1)*n - 1."""
+
+    input_ids: Tensor  # (K*n, T)
+    attention_mask: Tensor  # (K*n, T)
+    labels: Tensor  # (K*n,) classes, or (K*n, T) token ids with -100 where no loss is due
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(
+            *(t.to(device, non_blocking=True) for t in (self.input_ids, self.attention_mask, self.labels))
+        )
+
+
+def gather(encoded, rows: Tensor, length: int | None = None) -> Batch:
+    """The given rows of an encoded split, cut to `length` columns if one is stated (padding only is cut)."""
+    labels = encoded.labels[rows]
+    return Batch(
+        encoded.input_ids[rows][:, :length],
+        encoded.attention_mask[rows][:, :length],
+        labels[:, :length] if labels.dim() == 2 else labels,
+    )
+
+
+def by_length(encoded, *, size: int, step: int = 16) -> list[tuple[Tensor, int]]:
+    """Rows grouped for evaluation into batches of about equal length: (row numbers, columns).
+
+    A row's length class is its own length rounded up to a multiple of `step`, whatever stands beside it, so its result does
+    not depend on the batch.
+    """
+    longest = encoded.input_ids.shape[1]
+    lengths = encoded.attention_mask.sum(1)
+    classes = ((lengths + step - 1) // step * step).clamp(1, longest)
+    batches = []
+    for length in classes.unique().tolist():
+        rows = (classes == length).nonzero()[:, 0]
+        batches += [(part, int(length)) for part in rows.split(size)]
+    return batches

@@ -1,0 +1,1 @@
+"""Measurements that anyone can repeat: `python -m experiments.bench step|overhead|...`. Nothing here decides a test."""

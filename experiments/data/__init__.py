@@ -1,0 +1,132 @@
+"""Tasks: from dataset=<name> to tensors. One module per family of tasks, found because its file is here.
+
+To add a dataset, write two files:
+
+    experiments/data/<name>.py   source(options) -> str     a cheap hash of what is read (files, versions)
+                                 read(options) -> RawTask   the rows as text, checked, in their three splits
+    conf/dataset/<name>.yaml     name: <name>, and every option with its default; max_length among them
+
+Both functions get the options of the yaml as the user set them. `read` is called once per content: what it
+returns is cached under the hash that `source` gives. Its rows go through `Rows`, which orders and hashes
+them, and `carve`, which splits by a hash of the text what comes in one piece. Mistakes are raised as
+`experiments.errors.UserError`. The kinds of task are "classification" and "causal"; how each becomes
+tensors stands in `_encode`. Modules whose names begin with "_" are parts, not datasets.
+
+`python -m experiments.data <name> [key=value ...]` shows a dataset: its sizes, classes, some examples and
+its hash.
+"""
+
+import hashlib
+import importlib
+import json
+import pkgutil
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from functools import lru_cache
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from experiments.data import _cache
+from experiments.data._tasks import Encoded, RawTask, Rows, Task, canonical
+from experiments.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Encoded", "RawTask", "Rows", "Task", "encode", "fingerprint", "names", "read", "read_options"]
+
+_VERSION = "1"  # of what is cached; a change of how rows are read or tokenised needs a new one
+_KEEP = 4  # encoded tasks held in memory
+_encoded: OrderedDict[tuple[str, int, tuple[str, ...]], Task] = OrderedDict()
+
+
+class Spec(Protocol):
+    """What of a RunSpec is read here."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def dataset_options(self) -> Mapping[str, Any]: ...
+
+
+def names() -> list[str]:
+    """Every dataset there is, by the modules of this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def read(spec: Spec) -> RawTask:
+    """The rows that a run uses, as text; UserError if they cannot be used. Read once per process."""
+    return read_options(spec.dataset, spec.dataset_options)
+
+
+def read_options(name: str, options: Mapping[str, Any]) -> RawTask:
+    """As `read`, for a dataset by its name and options."""
+    return _read(name, _frozen(options))
+
+
+def fingerprint(spec: Spec) -> str:
+    """The SHA-256 of the rows that a run uses. Cheap: rows that were read once before are not read again."""
+    return _fingerprint(spec.dataset, _frozen(spec.dataset_options))
+
+
+def encode(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", max_length: int | None) -> Task:
+    """The task as tensors, tokenised once per content and then recalled.
+
+    Args:
+        raw: What `read` gave.
+        tokenizer: Its `model_max_length` is taken as the model's own limit.
+        max_length: The longest text in tokens, 128 if None. The tensors are as long as that, or as the data's
+            longest text.
+    """
+    from experiments.data import _encode
+
+    length = max_length or 128
+    entry = _encode.identity(raw, tokenizer, length, _VERSION)
+    key = (entry, length, raw.notes)
+    if key not in _encoded:
+        _encoded[key] = _encode.encode(raw, tokenizer, length, key=entry)
+        if len(_encoded) > _KEEP:
+            _encoded.popitem(last=False)
+    _encoded.move_to_end(key)
+    return _encoded[key]
+
+
+def _module(name: str) -> ModuleType:
+    if name not in names():
+        raise UserError(
+            f"there is no dataset {name!r}.{did_you_mean(name, names())} Known: {', '.join(names())}. "
+            f"To add one, write experiments/data/{name}.py and conf/dataset/{name}.yaml"
+        )
+    return importlib.import_module(f"experiments.data.{name}")
+
+
+def _frozen(options: Mapping[str, Any]) -> str:
+    """Options as a text that can be a key. Rows know no max_length, and None is the same as absent."""
+    return canonical({k: options[k] for k in sorted(options) if k != "max_length" and options[k] is not None})
+
+
+@lru_cache(maxsize=8)
+def _read(name: str, options: str) -> RawTask:
+    key = _key(name, options)
+    stored = _cache.recall_json("raw", key)
+    if stored is not None:
+        return RawTask.from_plain(stored)
+    raw = _module(name).read(json.loads(options))
+    _cache.store_json("raw", key, asdict(raw), head={"fingerprint": raw.fingerprint})
+    problem = _cache.problem()
+    return replace(raw, notes=(*raw.notes, problem)) if problem else raw
+
+
+@lru_cache(maxsize=64)
+def _fingerprint(name: str, options: str) -> str:
+    head = _cache.recall_head("raw", _key(name, options))
+    return head["fingerprint"] if head and "fingerprint" in head else _read(name, options).fingerprint
+
+
+def _key(name: str, options: str) -> str:
+    """The name of the cache entry: where the files lie is no part of it, what they hold is."""
+    chosen = json.loads(options)
+    source = _module(name).source(chosen)
+    chosen.pop("path", None)
+    return hashlib.sha256(canonical([_VERSION, name, chosen, source]).encode()).hexdigest()[:32]

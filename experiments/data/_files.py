@@ -1,0 +1,152 @@
+"""From dataset.path to files per split.
+
+A path is a file, a folder, a glob or a list of files, whose names tell the splits apart, or files by split:
+dataset.path={train: a.csv, test: b.csv}.
+"""
+
+import glob
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.data._tasks import canonical
+from experiments.errors import UserError, did_you_mean
+from experiments.files import sha256
+
+_NAMES = {
+    "train": {"train", "training", "trainset"},
+    "validation": {"validation", "valid", "val", "dev", "validset", "valset", "devset"},
+    "test": {"test", "testing", "testset", "eval"},
+}
+
+
+def locate(options: Mapping[str, Any], *, dataset: str, endings: Sequence[str]) -> dict[str, list[Path]]:
+    """The files of each split; a single file, or files whose names tell no split, are all "train".
+
+    Args:
+        options: The dataset's options; `path` is read.
+        dataset: Its name, for the errors.
+        endings: File name endings that a folder is searched for, e.g. (".csv", ".tsv").
+    """
+    given = options.get("path")
+    if not given:
+        raise UserError(
+            f"dataset={dataset} needs the place of your data. Give dataset.path=<file>, a folder that holds "
+            f"train, validation and test files ({' or '.join(endings)}), or a glob or a list of files"
+        )
+    if isinstance(given, Mapping):
+        splits = {_split_named(name): _expand_all(part, dataset, endings) for name, part in given.items()}
+        return _with_train(splits)
+    files = _expand_all(given, dataset, endings)
+    if len(files) == 1:
+        return {"train": files}
+    folder = isinstance(given, str) and Path(given).expanduser().is_dir()
+    return _by_name(files, optional=folder)
+
+
+def content(files: Mapping[str, Sequence[Path]], options: Mapping[str, Any]) -> str:
+    """A hash of the files' names and bytes, their splits, and the options that say how to read them."""
+    reading = sorted((name, value) for name, value in options.items() if name not in ("path", "max_length"))
+    key = hashlib.sha256(canonical(reading).encode())
+    for split in sorted(files):
+        digests = sorted(f"{sha256(file)} {file.name}" for file in files[split])
+        key.update(canonical([split, digests]).encode())
+    return key.hexdigest()
+
+
+def used(files: Mapping[str, Sequence[Path]]) -> str:
+    """Which file was read as what, for the notes."""
+    return "read " + "; ".join(
+        f"{', '.join(file.name for file in files[split])} as {split}" for split in files
+    )
+
+
+def _split_named(name: str) -> str:
+    for split, names in _NAMES.items():
+        if name.lower() in names:
+            return split
+    hint = did_you_mean(name, _NAMES)
+    raise UserError(f"dataset.path names a split {name!r}.{hint} Known: {', '.join(_NAMES)}")
+
+
+def _expand_all(given: str | Sequence[str], dataset: str, endings: Sequence[str]) -> list[Path]:
+    """The files of a path or of several, none of them empty."""
+    parts = [given] if isinstance(given, str) else given
+    files = [file for part in parts for file in _expand(part, dataset, endings)]
+    for file in files:
+        with open(file, "rb") as stream:
+            blank = not stream.read(65536).strip()
+        if blank:
+            raise UserError(
+                f"dataset.path: {file} is empty. Give a file with a row per example, or leave it out"
+            )
+    return files
+
+
+def _expand(part: str, dataset: str, endings: Sequence[str]) -> list[Path]:
+    path = Path(part).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = sorted(file for ending in endings for file in path.glob(f"*{ending}"))
+        if not found:
+            raise UserError(
+                f"dataset={dataset} found no {' or '.join(endings)} file in the folder {path}. It holds: "
+                f"{_listing(path)}. Give the right folder, or dataset=jsonl for JSON lines and dataset=csv "
+                "for tables"
+            )
+        return found
+    if glob.has_magic(part):
+        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+        if found:
+            return found
+    parent = next(folder for folder in path.absolute().parents if folder.is_dir())
+    names = [file.name for file in parent.iterdir()]
+    raise UserError(
+        f"dataset.path={part}: there is no such file or folder (looked for {path.absolute()}). "
+        f"{parent} holds: {_listing(parent)}.{did_you_mean(path.name, names)}"
+    )
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
+    shown = ", ".join(names[:8]) or "nothing"
+    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _by_name(files: Sequence[Path], *, optional: bool) -> dict[str, list[Path]]:
+    """Sort files into splits by the words of their names.
+
+    Args:
+        files: At least two files.
+        optional: Whether files of no split may stand by (in a folder) or are a mistake (in a list).
+    """
+    splits: dict[str, list[Path]] = {}
+    other = []
+    for file in files:
+        words = set(re.split(r"[^a-z]+", file.stem.lower()))
+        found = [split for split, names in _NAMES.items() if words & names]
+        if len(found) == 1:
+            splits.setdefault(found[0], []).append(file)
+        else:
+            other.append(file)
+    if not splits:
+        return {"train": list(files)}
+    if other and not optional:
+        raise UserError(
+            f"dataset.path: {', '.join(file.name for file in other)} belongs to no split, while the names of "
+            "the other files tell theirs. Name each file after its split (train, validation or dev, test), "
+            "or give one file to be split by hash"
+        )
+    return _with_train(splits)
+
+
+def _with_train(splits: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    if "train" not in splits:
+        raise UserError(
+            f"dataset.path gives {' and '.join(splits)} but no training data. Add a file with 'train' in its "
+            f"name to {', '.join(file.name for files in splits.values() for file in files)}"
+        )
+    return splits

@@ -1,0 +1,109 @@
+"""Writing files so that nobody reads half of one, and saying what to do when the disk refuses.
+
+Standard library only.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import UserError
+
+_CAUSES = {
+    errno.ENOSPC: "the disk is full. Free some space",
+    errno.EDQUOT: "your disk quota is used up. Free some space",
+    errno.EFBIG: "the file is larger than this system allows. Raise the limit (ulimit -f)",
+    errno.EACCES: "you have no permission to write there. Change the permissions",
+    errno.EPERM: "you have no permission to write there. Change the permissions",
+    errno.EROFS: "the file system is read-only. Mount it writable",
+    errno.ENOTDIR: "a file stands where a folder is needed. Move it away",
+    errno.EEXIST: "a file stands where a folder is needed. Move it away",
+}
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn an OSError from writing `path` into a UserError that names the cause and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        cause = _CAUSES.get(error.errno or 0, f"{error.strerror or error}. Look into that")
+        raise UserError(
+            f"cannot write {path}: {cause}, then give the same command again. "
+            "Finished runs are kept; it goes on from them."
+        ) from error
+
+
+def check_writable(folder: Path, *, needed_bytes: int = 50_000_000) -> None:
+    """Create `folder` and show that it takes files and has room; else a UserError before any run starts."""
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
+        probe.write_bytes(b"x")
+        probe.unlink()
+        if shutil.disk_usage(folder).free < needed_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write; on success it replaces `path` in one step, on failure it vanishes."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable; file systems without such a call are let be."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def plain(value: Any, where: str) -> Any:
+    """`value` as JSON types: None in a mapping means absent, a non-finite number is refused by its place."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v, f"{where}.{k}") for k, v in value.items() if v is not None}
+    if isinstance(value, list | tuple):
+        return [plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}: leave the key out, a record holds finite numbers only")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if callable(getattr(value, "item", None)):  # a numpy or torch scalar
+        return plain(value.item(), where)
+    raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold")
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a mapping as JSON in one piece; NaN is refused."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=1)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,106 @@
+"""The history of a run: JSON lines that survive a kill, and how they are read back. Standard library only."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from experiments.files import explained, plain, replacing
+
+
+class History:
+    """Rows appended to a JSON-lines file, each handed to the system at once: a kill loses at most one."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one row. Values that are not finite become absent keys, named under "nonfinite"."""
+        line = json.dumps(_finite(row), allow_nan=False, ensure_ascii=False) + "\n"
+        with explained(self.path):
+            file = self._open()
+            size = os.fstat(file.fileno()).st_size
+            try:
+                _write_all(file, line.encode())
+            except OSError:
+                os.ftruncate(file.fileno(), size)  # never half a line
+                raise
+
+    def sync(self) -> None:
+        """Ask the system to bring everything so far to the disk."""
+        if self._file is not None:
+            with explained(self.path):
+                os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Sync and close; a later append opens the file again."""
+        try:
+            self.sync()
+        finally:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def truncate_after(self, step: int) -> None:
+        """Drop the rows past `step`, in one piece, so that a resumed run repeats none."""
+        self.close()
+        kept = [row for row in read_history(self.path) if row.get("step", 0) <= step]
+        with replacing(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in kept)
+
+    def _open(self) -> BinaryIO:
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _drop_torn_tail(self.path)
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - held until close()
+        return self._file
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    while data:
+        data = data[file.write(data) :]
+
+
+def _drop_torn_tail(path: Path) -> None:
+    """Cut off what a kill left of a last line, or the next row would be glued to it."""
+    if path.exists():
+        data = path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row without its non-finite values, whose keys are listed instead."""
+    kept, nonfinite = {}, []
+    for key, value in row.items():
+        try:
+            kept[key] = plain(value, key)
+        except ValueError:
+            nonfinite.append(key)
+    kept = {key: value for key, value in kept.items() if value is not None}
+    return {**kept, "nonfinite": nonfinite} if nonfinite else kept
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The rows of a history up to its first broken line, which is normally none or a torn last one."""
+    rows: list[dict[str, Any]] = []
+    if not path.exists():
+        return rows
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows

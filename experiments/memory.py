@@ -1,0 +1,31 @@
+"""How much memory a run takes at its peak."""
+
+import contextlib
+from pathlib import Path
+
+import torch
+
+_CLEAR_PEAK = "5"  # proc(5): resets the peak resident size
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start measuring. On a GPU the allocator's peak, on Linux the process's resident size."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(
+        OSError
+    ):  # not Linux, or a kernel that forbids it: `peak` then covers the whole process
+        Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
+
+
+def peak(device: torch.device) -> int | None:
+    """Bytes at the peak since `reset_peak`; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), None)
+    return int(line.split()[1]) * 1024 if line else None

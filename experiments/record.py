@@ -1,0 +1,169 @@
+"""What one run leaves behind: a folder of plain files, the record among them written last and in one piece.
+
+    runs/<study>/<run_id>/
+        spec.json            the resolved spec, written first
+        history.jsonl        one flushed row per logged step
+        predictions.parquet  one row per test example
+        adapter/             the adapter in PEFT's format
+        checkpoint/          only while the run is unfinished
+        log.txt events.jsonl what happened on the way; not covered by checksums
+        record.json          schema 1, with the checksums of the files above
+
+A record that exists is whole: it goes through a temporary file, fsync and rename. Unknown values are absent
+keys; a number that is not finite is refused here and never stands for "unknown". Standard library only, so
+that the analysis can read records anywhere.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import UserError
+from experiments.files import plain, sha256, write_json
+from experiments.history import History as History
+from experiments.history import read_history as read_history
+
+SCHEMA = 1
+STATUSES = ("completed", "diverged", "oom", "failed", "preempted")
+FINISHED = ("completed", "diverged")  # results; the others are to be run again
+PHASES = ("run", "tune", "confirm")
+
+_REQUIRED = ("run_id", "study", "spec")
+_NOT_RUNS = ("report", "wandb")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run, and how its two JSON files are written."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        """The resolved spec."""
+        return self.path / "spec.json"
+
+    @property
+    def record(self) -> Path:
+        """The record, written last."""
+        return self.path / "record.json"
+
+    @property
+    def history(self) -> Path:
+        """One row per logged step."""
+        return self.path / "history.jsonl"
+
+    @property
+    def predictions(self) -> Path:
+        """One row per test example."""
+        return self.path / "predictions.parquet"
+
+    @property
+    def adapter(self) -> Path:
+        """The adapter in PEFT's format."""
+        return self.path / "adapter"
+
+    @property
+    def checkpoint(self) -> Path:
+        """State to resume from, only while the run is unfinished."""
+        return self.path / "checkpoint"
+
+    @property
+    def log(self) -> Path:
+        """Free text for people."""
+        return self.path / "log.txt"
+
+    @property
+    def events(self) -> Path:
+        """What happened beside the training, e.g. a tracker that was given up."""
+        return self.path / "events.jsonl"
+
+    def write_spec(self, spec: Mapping[str, Any]) -> None:
+        """Write spec.json in one piece."""
+        write_json(self.spec, plain(spec, "spec"))
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Write record.json in one piece, with its schema and the checksums of what the run left.
+
+        `record` holds at least run_id, study, spec and status. Call it last: a record says that a run ended.
+        """
+        missing = [key for key in _REQUIRED if key not in record]
+        if missing:
+            raise ValueError(f"a record needs {', '.join(missing)}")
+        if record.get("status") not in STATUSES:
+            raise ValueError(f"status {record.get('status')!r} is none of {', '.join(STATUSES)}")
+        if record.get("phase", "run") not in PHASES:
+            raise ValueError(f"phase {record.get('phase')!r} is none of {', '.join(PHASES)}")
+        content = {"schema": SCHEMA, **plain({"phase": "run", **record}, "record"), "files": self.checksums()}
+        write_json(self.record, content)
+
+    def checksums(self) -> dict[str, str]:
+        """The SHA-256 of each lasting file, by its path inside the folder."""
+        lasting = [self.spec, self.history, self.predictions, *sorted(self.adapter.rglob("*"))]
+        return {str(p.relative_to(self.path)): sha256(p) for p in lasting if p.is_file()}
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The record of a run folder (or of a record.json); None when there is none or it is torn.
+
+    A record of another schema is a UserError, because reading it as this one could mislead.
+    """
+    file = path / "record.json" if path.is_dir() else path
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(record, dict) or "schema" not in record:
+        return None
+    if record["schema"] != SCHEMA:
+        raise UserError(
+            f"{file} has schema {record['schema']}, this version reads schema {SCHEMA}. "
+            "Read it with the version that wrote it, or run the study again in another folder."
+        )
+    return record
+
+
+def verify(folder: Path) -> list[str]:
+    """What is wrong with a run folder that claims to be finished; an empty list means nothing is."""
+    record = read(folder)
+    if record is None:
+        exists = (folder / "record.json").exists()
+        return ["record.json is torn" if exists else "record.json is missing: the run has not ended"]
+    problems = [f"record.json lacks {key}" for key in (*_REQUIRED, "status") if key not in record]
+    if record.get("run_id", folder.name) != folder.name:
+        problems.append(f"record.json is of run {record['run_id']}")
+    for name, expected in record.get("files", {}).items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{name} is missing")
+        elif sha256(path) != expected:
+            problems.append(f"{name} differs from its checksum: changed or truncated after the run")
+    return problems
+
+
+def studies(runs: Path) -> list[Path]:
+    """The study folders under `runs`, by name: those that hold at least one run."""
+    if not runs.is_dir():
+        return []
+    return sorted(folder for folder in runs.iterdir() if any(run_folders(folder)))
+
+
+def run_folders(study: Path) -> Iterator[RunFolder]:
+    """The run folders of a study, finished or not, by name."""
+    if not study.is_dir():
+        return
+    for path in sorted(study.iterdir()):
+        if path.name in _NOT_RUNS or path.name.startswith("."):
+            continue
+        if (path / "spec.json").is_file() or (path / "record.json").is_file():
+            yield RunFolder(path)
+
+
+def records(study: Path) -> Iterator[dict[str, Any]]:
+    """The readable records of a study, by run folder's name."""
+    for folder in run_folders(study):
+        record = read(folder.path)
+        if record is not None:
+            yield record

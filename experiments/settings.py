@@ -1,0 +1,67 @@
+"""The keys of the configuration: types, defaults and bounds. conf/config.yaml and conf/train explain them.
+
+Bounds stand in a field's metadata as `allowed`: [from, to], null for open, ">0" for above; any other list
+names the choices. `ranges` in the files of conf/variant and the other groups is written the same way.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+AXES = ("delta", "scaling", "storage", "grouping", "controller")
+SHORT = ("r", "alpha", "targets", "lr")  # the short keys that a variant's `uses` may name
+PRESETS = ("qv", "qkv", "attention", "mlp", "all")
+FACTS = (
+    "name",
+    "paper",
+    "method",
+    "uses",
+    "ranges",
+)  # of a variant's file: what it is, not for a command to set
+DEFAULTS = ("lr", "head_lr", "targets")  # of a variant's file: what the keys outside mean when they are null
+
+
+def _key(default: Any, allowed: list[Any] | None = None) -> Any:
+    return field(default=default, metadata={"allowed": allowed})
+
+
+@dataclass(frozen=True)
+class Train:
+    """How a run is trained."""
+
+    steps: int | None = _key(150, [1, None])
+    epochs: float | None = _key(None, [">0", None])
+    batch_size: int = _key(16, [1, None])
+    micro_batch_size: int | None = _key(None, [1, None])
+    warmup: float = _key(0.1, [0, 1])
+    schedule: str = _key("linear", ["linear", "cosine", "constant"])
+    weight_decay: float = _key(0.0, [0, None])
+    clip: float = _key(1.0, [0, None])
+    beta1: float = _key(0.9, [0, "<1"])
+    beta2: float = _key(0.999, [0, "<1"])
+    eps: float = _key(1e-8, [">0", None])
+    precision: str = _key("fp32", ["fp32", "bf16"])
+    head_lr: float | None = _key(None, [">0", None])
+    evaluations: int = _key(3, [1, None])
+    eval_batch_size: int = _key(64, [1, None])
+    log_every: int = _key(5, [1, None])
+    base_dropout: float = _key(0.0, [0, "<1"])
+    gradient_checkpointing: bool = _key(False)
+    threads: int | None = _key(None, [1, None])
+
+
+@dataclass
+class Config:
+    """The shape of conf/config.yaml. Each file of an open group (all but train) is its own schema."""
+
+    variant: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    dataset: dict[str, Any] = field(default_factory=dict)
+    tracker: dict[str, Any] = field(default_factory=dict)
+    train: Train = field(default_factory=Train)
+    r: int = _key(8, [1, None])
+    alpha: float = _key(16.0, [">0", None])
+    targets: Any = None
+    lr: float | None = _key(None, [">0", None])
+    seed: int = _key(0, [0, 999_999_999])
+    study: str = "default"
+    workers: Any = "auto"

@@ -1,0 +1,155 @@
+"""What a run is, fully resolved, and the name that its content gives it.
+
+A RunSpec is frozen and hashable. Two commands that ask for the same run make equal specs, and equal specs on
+equal data have one run_id: that is how a repeated command finds what it has already done. Specs are made from
+a composed configuration by `experiments.resolve`.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, get_args
+
+from omegaconf import OmegaConf
+
+from experiments.frozen import FrozenDict, frozen
+from experiments.settings import Config
+from experiments.settings import Train as Train
+
+Value = bool | int | float | str | None
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run. `r`, `alpha` and `targets` are None where the method does not use them."""
+
+    study: str
+    variant: str
+    method: str
+    r: int | None
+    alpha: float | None
+    targets: str | tuple[str, ...] | None
+    axes: Mapping[str, str]
+    options: Mapping[str, Value]
+    model: str
+    model_options: Mapping[str, Any]
+    dataset: str
+    dataset_options: Mapping[str, Any]
+    lr: float
+    train: Train
+    seed: int
+    tracker: Mapping[str, Any] = field(default_factory=lambda: FrozenDict({"name": "none"}))
+
+    def __post_init__(self) -> None:
+        for name in ("axes", "options", "model_options", "dataset_options", "tracker", "targets"):
+            object.__setattr__(self, name, frozen(getattr(self, name)))
+
+    @property
+    def initial_rank(self) -> int | None:
+        """The largest rank at any time of the run; above `r` where ranks are pruned."""
+        ratio = float(self.options.get("init_r_ratio") or 1)
+        return None if self.r is None else math.ceil(round(self.r * ratio, 9))
+
+    def as_record(self) -> dict[str, Any]:
+        """The spec as it stands in spec.json and record.json; what is None is absent."""
+        return {key: _plain(value) for key, value in self._parts().items() if value is not None}
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name) for name in _AS_THEY_ARE},
+            "train": vars(self.train),
+            "variant_axes": self.axes,
+            "variant_options": self.options,
+        }
+
+    def cell(self) -> str:
+        """What the seeds of this run have in common, for people: dora-r8-qv-scipy_topics."""
+        rank = f"r{self.r}" if self.r is not None else None
+        parts = (self.variant, rank, _short(self.targets), self.dataset)
+        return "-".join(_slug(part) for part in parts if part)
+
+    def hash(self, data_sha256: str) -> str:
+        """SHA-256 of all that decides the result, the data included.
+
+        Left out are study, tracker and train.threads, and where model and data lie. Data is known by the
+        hash of its rows; a model by its name and revision and, if one is pinned, its sha256; a model in a
+        folder by what the folder holds (`content`, see `resolve`).
+        """
+        parts = self._parts()
+        del parts["study"], parts["tracker"]
+        model = ("path", "name") if "content" in self.model_options else ("path",)
+        parts["train"] = _without(parts["train"], "threads")
+        parts["model_options"] = _without(self.model_options, *model)
+        parts["dataset_options"] = _without(self.dataset_options, "path")
+        parts["data_sha256"] = data_sha256
+        text = json.dumps(_canonical(parts), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def run_id(self, data_sha256: str) -> str:
+        """A readable prefix and eight digits of the hash; [a-z0-9-_], at most 64 characters."""
+        tail = f"-s{self.seed}-{self.hash(data_sha256)[:8]}"
+        return self.cell()[: 64 - len(tail)].rstrip("-_") + tail
+
+
+_AS_THEY_ARE = (
+    "study", "variant", "method", "r", "alpha", "targets", "model", "model_options", "dataset",
+    "dataset_options", "lr", "seed", "tracker",
+)  # fmt: skip
+
+
+def from_record(record: Mapping[str, Any]) -> RunSpec:
+    """The spec that `as_record` wrote."""
+    unset = {f.name: None for f in fields(Train) if type(None) in get_args(f.type)}
+    return RunSpec(
+        **{name: record.get(name) for name in _AS_THEY_ARE},  # type: ignore[arg-type]
+        train=Train(**{**unset, **record["train"]}),
+        axes=record["variant_axes"],
+        options=record["variant_options"],
+    )
+
+
+def register() -> None:
+    """Tell Hydra the types of conf/config.yaml, before anything is composed."""
+    from hydra.core.config_store import ConfigStore
+
+    schema = OmegaConf.structured(Config)
+    OmegaConf.set_readonly(schema.train, None)  # frozen means read-only there, but a command sets its keys
+    ConfigStore.instance().store(name="schema", node=schema)
+
+
+def _without(options: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key not in keys}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON reads it back, without what is None."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items() if v is not None}
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _canonical(value: Any) -> Any:
+    """As `_plain`, with one spelling for numbers that are equal: 16 and 16.0."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, dict):
+        return {key: _canonical(v) for key, v in value.items() if v is not None}
+    return [_canonical(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-")
+
+
+def _short(targets: str | tuple[str, ...] | None) -> str | None:
+    """Targets as part of a name: a preset or a short list as it is, else the kind and a hash."""
+    if targets is None:
+        return None
+    text = targets if isinstance(targets, str) else "-".join(targets)
+    pattern = text.startswith("re:")
+    if pattern or len(text) > 20:
+        return ("re" if pattern else "list") + hashlib.sha256(text.encode()).hexdigest()[:6]
+    return text

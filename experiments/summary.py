@@ -1,0 +1,99 @@
+"""The table that a sweep ends with: one row per cell, on as many columns as the terminal has."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+COLOURS = {"completed": "green", "diverged": "yellow", "preempted": "yellow", "oom": "red", "failed": "red"}
+_NUMBER = re.compile(r"[\d.]+(e[-+]?\d+)?")
+_CELL = ("variant", "r", "targets", "model", "dataset", "lr")
+_NUMBERS = ("r", "lr", "seeds", "val", "test", "range", "ms/step")
+_FIRST_TO_GO = ("ms/step", "range", "seeds", "targets", "val")  # where the terminal is too narrow for all
+
+
+def results_table(records: Iterable[Mapping[str, Any]], *, width: int = 80) -> Table:
+    """One row per cell: what differs, the primary metric's mean over seeds, step time, how the runs ended.
+
+    On fewer than `width` columns the less telling columns are left out.
+    """
+    cells: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for record in records:
+        cells.setdefault(tuple(_word(record["spec"].get(key)) for key in _CELL), []).append(record)
+    named = [
+        record["primary"]["metric"] for group in cells.values() for record in group if "primary" in record
+    ]
+    metric = str(named[0]) if named else "metric"
+    rows: list[dict[str, str | Text]] = [
+        {**dict(zip(_CELL, cell, strict=True)), **_measured(group, metric), "status": _statuses(group)}
+        for cell, group in sorted(cells.items(), key=lambda item: _order(item[0]))
+    ]
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=metric, title_justify="left"
+    )
+    for key in _columns(rows, width):
+        table.add_column(key, justify="right" if key in _NUMBERS else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(row[str(column.header)] for column in table.columns))
+    return table
+
+
+def _columns(rows: Sequence[Mapping[str, str | Text]], width: int) -> list[str]:
+    """The columns that say something and fit."""
+    kept = list(rows[0]) if rows else []
+    for key in ("model", "dataset", "lr", "range"):
+        if kept and len({str(row[key]) for row in rows}) == 1:
+            kept.remove(key)
+    for key in _FIRST_TO_GO:
+        wide = sum(max(len(name), *(len(str(row[name])) for row in rows)) + 2 for name in kept)
+        if wide > width and key in kept:
+            kept.remove(key)
+    return kept
+
+
+def _measured(group: Sequence[Mapping[str, Any]], metric: str) -> dict[str, str]:
+    """The figures of one row, over the runs that completed."""
+    done = [record for record in group if record["status"] == "completed"]
+    test = _numbers(done, "metrics", f"test/{metric}")
+    return {
+        "seeds": str(len({record["spec"].get("seed") for record in group})),
+        "val": _mean(_numbers(done, "metrics", f"validation/{metric}"), 3),
+        "test": _mean(test, 3),
+        "range": f"{min(test):.3f}-{max(test):.3f}" if len(test) > 1 else "",
+        "ms/step": _mean(_numbers(done, "cost", "step_ms"), 0),
+    }
+
+
+def _statuses(group: Sequence[Mapping[str, Any]]) -> Text:
+    counts = Counter(str(record["status"]) for record in group)
+    parts = [
+        (name if len(counts) == 1 else f"{n} {name}", COLOURS.get(name, "red")) for name, n in counts.items()
+    ]
+    return Text(", ").join(Text(word, style=colour) for word, colour in parts)
+
+
+def _numbers(records: Sequence[Mapping[str, Any]], part: str, key: str) -> list[float]:
+    return [float(record[part][key]) for record in records if key in record.get(part, {})]
+
+
+def _mean(values: Sequence[float], digits: int) -> str:
+    return f"{sum(values) / len(values):.{digits}f}" if values else "-"
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _order(cell: Sequence[str]) -> list[tuple[bool, float, str]]:
+    """Numbers by size, words by alphabet."""
+    return [
+        (not _NUMBER.fullmatch(word), float(word) if _NUMBER.fullmatch(word) else 0.0, word) for word in cell
+    ]

@@ -1,0 +1,1 @@
+"""A sweep: its cells (grid), what of them is missing (plan), and the engine that runs it."""

@@ -1,0 +1,171 @@
+"""Who may run a cell: one holder at a time, through nothing but the shared folder.
+
+A claim is a file `<run_id>.<generation>`, made by linking a finished temporary file to that name, which succeeds for exactly
+one process, on NFS too. The holder touches it every few seconds. When the touches stop, whoever comes first makes the next
+generation and so takes over; a generation is never given out twice, so no two can take over from each other. A holder that
+was only slow sees the newer generation and stands down. Finished cells are known by their record, not by claims.
+
+Ages are read off the file server's clock alone (a file just touched against the claim), so hosts may disagree about the time.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiments.files import explained, replacing
+
+HEARTBEAT_SECONDS = 5.0
+STALE_SECONDS = 60.0
+
+
+@dataclass
+class Claim:
+    """A cell that this process holds. Use it as a context: it beats while open, and gives the cell back at the end."""
+
+    folder: Path
+    run_id: str
+    generation: int
+    beat_seconds: float = HEARTBEAT_SECONDS
+    _stop: threading.Event = field(default_factory=threading.Event, repr=False)
+    _thread: threading.Thread | None = field(default=None, repr=False)
+
+    @property
+    def path(self) -> Path:
+        """The file that stands for this claim."""
+        return self.folder / f"{self.run_id}.{self.generation}"
+
+    def held(self) -> bool:
+        """Whether the claim is still ours: nobody took over while we were slow."""
+        generations = _generations(self.folder, self.run_id)
+        return bool(generations) and generations[-1] == self.generation
+
+    def __enter__(self) -> "Claim":
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self.held():  # marked, not removed: a slow earlier holder must never find itself the newest again
+            with replacing(self.path) as temporary:
+                temporary.write_text(json.dumps({"released": True}))
+
+    def remove(self) -> None:
+        """Forget all generations of the cell. Only once its record is written, which is what others look at first."""
+        for generation in _generations(self.folder, self.run_id):
+            (self.folder / f"{self.run_id}.{generation}").unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self.beat_seconds):
+            with contextlib.suppress(
+                OSError
+            ):  # a file server that is away for a moment; the age tells if it is longer
+                os.utime(self.path)
+
+
+def claim(
+    folder: Path,
+    run_id: str,
+    *,
+    stale_seconds: float = STALE_SECONDS,
+    beat_seconds: float = HEARTBEAT_SECONDS,
+) -> Claim | None:
+    """The claim on a cell, or None when somebody alive holds it. The caller checks for a record again once it has it."""
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    generations = _generations(folder, run_id)
+    if generations and _alive(folder / f"{run_id}.{generations[-1]}", stale_seconds):
+        return None
+    generation = generations[-1] + 1 if generations else 0
+    wanted = Claim(folder, run_id, generation, beat_seconds)
+    return wanted if _create(wanted.path) else None
+
+
+def holder(folder: Path, run_id: str) -> dict | None:
+    """Who holds a cell (host, pid, since), whether alive or not; None when nobody does."""
+    generations = _generations(folder, run_id)
+    return _content(folder / f"{run_id}.{generations[-1]}") if generations else None
+
+
+def _create(path: Path) -> bool:
+    """Make the file with its content in one step; False when another was first."""
+    me = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": _process_start(os.getpid()),
+        "since": time.time(),
+    }
+    temporary = path.with_name(f".{secrets.token_hex(8)}")
+    with explained(path):
+        temporary.write_text(json.dumps(me))
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+    return True
+
+
+def _generations(folder: Path, run_id: str) -> list[int]:
+    """The generations of a claim, oldest first: probed by name, so that the cost does not grow with the study."""
+    found = []
+    with contextlib.suppress(OSError):
+        generation = 0
+        while (folder / f"{run_id}.{generation}").exists():
+            found.append(generation)
+            generation += 1
+    return found
+
+
+def _alive(path: Path, stale_seconds: float) -> bool:
+    """Whether the holder is at work: its process exists if it is of this host, and its heartbeat is young."""
+    content = _content(path)
+    if content is None or content.get("released"):
+        return False
+    if content["host"] == socket.gethostname() and _process_start(content["pid"]) != content["started"]:
+        return False
+    try:
+        return _server_now(path.parent) - path.stat().st_mtime < stale_seconds
+    except FileNotFoundError:
+        return False
+
+
+def _server_now(folder: Path) -> float:
+    probe = folder / f".{secrets.token_hex(8)}"
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink()
+
+
+def _process_start(pid: int) -> int | None:
+    """When a process of this host began, in clock ticks since boot; None if there is none (so a reused pid is not taken for it)."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        if os.path.isdir("/proc/self"):
+            return None
+    try:  # no /proc: all that can be known is whether the process exists
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return 0
+    return 0
+
+
+def _content(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,62 @@
+"""No rank above the smallest layer that it is for, told from the model's config.json alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from experiments.errors import UserError
+from experiments.spec import RunSpec
+
+Dimensions = Callable[[RunSpec], Mapping[str, Any] | None]
+
+_MAPS = {"qv": "q v", "qkv": "q k v", "attention": "q k v o", "mlp": "up down", "all": "q k v o up down"}
+
+
+def dimensions(spec: RunSpec) -> Mapping[str, Any] | None:
+    """Facts on the model of a spec from its config.json; None if the model is not on this machine."""
+    from experiments import models
+
+    return models.dimensions(spec)
+
+
+def check_ranks(specs: Sequence[RunSpec], dimensions: Dimensions) -> list[str]:
+    """What is wrong with ranks or models, a sentence per problem.
+
+    Args:
+        specs: The cells.
+        dimensions: Facts on the model of a spec; `linear` among them has the shape of each kind of layer.
+    """
+    models = {(spec.model, spec.model_options): spec for spec in specs}
+    facts: dict[Any, Mapping[str, Any] | None] = {}
+    problems = []
+    for model, spec in models.items():
+        try:
+            facts[model] = dimensions(spec)
+        except UserError as error:
+            problems.append(str(error))
+    asked: dict[tuple[Any, ...], dict[int, RunSpec]] = {}
+    for spec in specs:
+        fact, rank = facts.get((spec.model, spec.model_options)), spec.initial_rank
+        if rank is not None and spec.r is not None and fact is not None and rank > _limit(fact, spec.targets):
+            limit = _limit(fact, spec.targets)
+            key = (spec.model, spec.targets, limit, rank > spec.r and spec.variant)
+            asked.setdefault(key, {})[spec.r] = spec
+    return problems + [_sentence(ranks, limit) for (_, _, limit, _), ranks in asked.items()]
+
+
+def _limit(facts: Mapping[str, Any], targets: object) -> int:
+    """The largest rank that fits; for names of modules, the largest that fits any."""
+    shapes = facts["linear"]
+    if isinstance(targets, str) and targets in _MAPS:
+        return min(min(shapes[name]) for name in _MAPS[targets].split())
+    return max(min(shape) for shape in shapes.values())
+
+
+def _sentence(ranks: Mapping[int, RunSpec], limit: int) -> str:
+    spec = next(iter(ranks.values()))
+    ratio = float(spec.options.get("init_r_ratio") or 1)
+    start = f" and variant={spec.variant} starts at rank {ratio:g} r" if ratio > 1 else ""
+    targets = spec.targets if isinstance(spec.targets, str) else f"[{','.join(spec.targets or ())}]"
+    return (
+        f"r={','.join(map(str, ranks))} is too large for targets={targets} of model={spec.model}: a layer "
+        f"there has only {limit} dimensions{start}, so r can be at most {int(limit / ratio)}."
+    )

@@ -1,0 +1,162 @@
+"""One worker: a process that loads the base once and runs the cells it is given, one after another.
+
+    python -m experiments.sweep.worker        # started by the pool; not meant to be typed
+
+It reads one JSON line per order from its standard input and answers with JSON lines on its standard output; whatever else
+prints goes to standard error. When the input ends, or SIGTERM, SIGUSR1 or SIGUSR2 comes, it stops at the next step boundary
+with its state in a checkpoint.
+
+Orders:  {"check": [spec, ...]}                           may these cells run on this model? -> {"event": "checked", ...}
+         {"run": spec, "run_id": ..., "root": folder}     -> started, step, note ..., finished | busy | interrupted
+"""
+
+import json
+import math
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+from experiments.errors import UserError
+from experiments.record import FINISHED, RunFolder, read
+from experiments.spec import RunSpec, from_record
+from experiments.sweep.claim import Claim, claim
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Events:
+    """What happens, as lines for the pool. Runs talk to it as to a display (`experiments.progress`)."""
+
+    def __init__(self, out: TextIO):
+        self._out = out
+
+    def emit(self, event: str, **facts) -> None:
+        """One line, at once."""
+        self._out.write(json.dumps({"event": event, **facts}) + "\n")
+        self._out.flush()
+
+    def run_started(self, run_id: str, steps: int, done: int = 0) -> None:
+        """The run begins, or goes on."""
+        self.emit("started", run_id=run_id, steps=steps, done=done)
+
+    def step(self, run_id: str, step: int, loss: float | None = None) -> None:
+        """So many steps are done; a loss that is no number is left out."""
+        self.emit(
+            "step", run_id=run_id, step=step, loss=loss if loss is not None and math.isfinite(loss) else None
+        )
+
+    def note(self, text: str) -> None:
+        """Something a person should read."""
+        self.emit("note", text=text)
+
+
+class Worker:
+    """Carries out orders until there are no more or it is asked to stop."""
+
+    def __init__(self, events: Events):
+        self.events = events
+        self.stopping = threading.Event()
+
+    def carry_out(self, order: dict) -> None:
+        """One order; anything that a run throws ends that run, not the worker."""
+        if "check" in order:
+            problems, notes = check([from_record(spec) for spec in order["check"]])
+            self.events.emit("checked", problems=problems, notes=notes)
+        else:
+            self.run(from_record(order["run"]), order["run_id"], Path(order["root"]))
+
+    def run(self, spec: RunSpec, run_id: str, root: Path) -> None:
+        """Claim a cell, run it, write its record, and say how it went."""
+        study = root / spec.study
+        folder = RunFolder(study / run_id)
+        held = claim(study / ".claims", run_id)
+        if held is None:
+            self.events.emit("busy", run_id=run_id)
+            return
+        with held:
+            record = read(folder.path)
+            if record is None or record["status"] not in FINISHED:
+                record = self._execute(spec, run_id, folder, held)
+            if record is None:
+                self.events.emit("interrupted", run_id=run_id)
+                return
+            held.remove()
+        error = record.get("error", {})
+        self.events.emit(
+            "finished",
+            run_id=run_id,
+            status=record["status"],
+            metrics=record.get("metrics", {}),
+            error={key: error[key] for key in ("kind", "message") if key in error},
+        )
+
+    def _execute(self, spec: RunSpec, run_id: str, folder: RunFolder, held: Claim) -> dict | None:
+        from experiments import trackers
+        from experiments.execute import Interrupted, execute
+        from experiments.outcome import fail, is_out_of_memory
+        from experiments.pack import Run
+
+        run = Run(spec, run_id, folder, trackers.make(spec.tracker, tell=self.events.note))
+        while True:
+            try:
+                return execute([run], display=self.events, should_stop=self._stop_for(held))[0]
+            except Interrupted:
+                return None
+            except Exception as error:
+                if not (is_out_of_memory(error) and run.halve()):
+                    return fail(run, error)
+            self.events.note(f"{run_id}: {run.deviations[-1]}")
+
+    def _stop_for(self, held: Claim) -> Callable[[], bool]:
+        return lambda: self.stopping.is_set() or not held.held()
+
+
+def check(specs: list[RunSpec]) -> tuple[list[str], list[str]]:
+    """What stands against running these cells, and what their targets resolve to; loads each model once."""
+    from experiments.preflight import check_cells
+
+    try:
+        return check_cells(specs)
+    except UserError as error:
+        return [str(error)], []
+
+
+def orders(lines: TextIO, worker: Worker) -> Iterator[dict]:
+    """The orders as they come. They are read by a thread of their own, so that the end of input is noticed during a run."""
+    import queue
+
+    waiting: queue.SimpleQueue[dict | None] = queue.SimpleQueue()
+
+    def read_lines() -> None:
+        for line in lines:
+            waiting.put(json.loads(line))
+        worker.stopping.set()  # whoever gave the orders is gone
+        waiting.put(None)
+
+    threading.Thread(target=read_lines, daemon=True).start()
+    while not worker.stopping.is_set():
+        order = waiting.get()
+        if order is None or "stop" in order:
+            return
+        yield order
+
+
+def main() -> None:
+    """Serve until told to stop. What libraries print goes to standard error: the output belongs to the protocol."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    worker = Worker(Events(out))
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: worker.stopping.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the pool decides
+    worker.events.emit("ready")
+    for order in orders(sys.stdin, worker):
+        worker.carry_out(order)
+
+
+if __name__ == "__main__":
+    main()

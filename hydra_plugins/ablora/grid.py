@@ -1,0 +1,52 @@
+"""The sweeper `grid`: the product of a command's words, checked as a whole before anything starts."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class GridConf:
+    """hydra/sweeper=grid."""
+
+    _target_: str = "hydra_plugins.ablora.grid.Grid"
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConf, provider="ablora")
+
+
+class Grid(Sweeper):
+    """Hands all cells at once to the launcher, as specs if it takes them."""
+
+    def __init__(self, params: Mapping[str, Any]):
+        self.params = params
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.master = config
+        self.loader = hydra_context.config_loader
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run every cell; the process ends here unless all went well."""
+        from experiments.cli import plain_errors
+        from experiments.sweep.composed import cells
+        from experiments.sweep.jobs import values_of
+
+        with plain_errors():
+            specs, words = cells(arguments, self.params, master=self.master, loader=self.loader)
+            if hasattr(self.launcher, "launch_specs"):
+                code = self.launcher.launch_specs(specs)
+                return sys.exit(code) if code else code
+            distinct = dict(zip(specs, words, strict=True))
+            return values_of(self.launcher.launch(list(distinct.values()), initial_job_idx=0))

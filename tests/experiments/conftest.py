@@ -1,0 +1,257 @@
+"""What tests of experiments share: tiny models on disk, a cache of their own, and a W&B server.
+
+The server is small enough to read: it takes what the client sends and can be told to fail.
+"""
+
+import json
+import os
+import string
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import pytest
+
+_PROJECT = {"id": "p", "name": "demo", "entity": {"id": "e", "name": "me"}}
+
+
+class WandbServer(ThreadingHTTPServer):
+    """What arrived; `failing` makes every answer a 500."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.failing = False
+        self.refused = 0
+        self.resumable: dict[str, dict] = {}
+        self.upserts: list[dict] = []
+        self.streams: list[dict] = []
+
+    def keep_for_resume(self, name: str):
+        """Answer, from now on, that run `name` exists with the rows that came so far."""
+        last = self.rows[-1]
+        self.resumable[name] = {
+            "id": "b",
+            "name": name,
+            "displayName": name,
+            "summaryMetrics": json.dumps(last),
+            "historyTail": json.dumps([json.dumps(last)]),
+            "eventsTail": "[]",
+            "historyLineCount": len(self.rows),
+            "eventsLineCount": 0,
+            "logLineCount": 0,
+            "config": "{}",
+            "tags": [],
+            "notes": "",
+            "wandbConfig": '{"t": 1}',
+        }
+
+    @property
+    def rows(self) -> list[dict]:
+        """The history rows that were posted, in order."""
+        parts = [part.get("files", {}).get("wandb-history.jsonl", {}) for part in self.streams]
+        return [json.loads(line) for part in parts for line in part.get("content", [])]
+
+    @property
+    def exit_codes(self) -> list[int]:
+        """The exit codes of the runs that said they had ended."""
+        return [part["exitcode"] for part in self.streams if part.get("complete")]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: WandbServer
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.server.failing:
+            self.server.refused += 1
+            self._answer({}, status=500)
+        elif self.path.endswith("/file_stream"):
+            self.server.streams.append(json.loads(body))
+            self._answer({"exitcode": None, "limits": {}})
+        elif self.path == "/graphql":
+            self._answer({"data": self._graphql(json.loads(body))})
+        else:
+            self._answer({})
+
+    do_PUT = do_GET = do_POST
+
+    def _graphql(self, asked: dict) -> dict:
+        kind, variables = asked.get("operationName"), asked["variables"]
+        if kind == "UpsertBucket":
+            self.server.upserts.append(variables)
+            bucket = {"id": "b", "name": variables["name"], "displayName": "", "project": _PROJECT}
+            return {"upsertBucket": {"bucket": {**bucket, "historyLineCount": 0}, "inserted": True}}
+        if kind == "RunResumeStatus":
+            return {"model": {**_PROJECT, "bucket": self.server.resumable.get(variables["name"])}}
+        if kind == "CreateRunFiles":
+            return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": []}}
+        viewer = {"id": "v", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}
+        return {"viewer": viewer} if kind == "Viewer" else {}
+
+    def _answer(self, content: dict, *, status: int = 200):
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        """Silent."""
+
+
+@pytest.fixture
+def wandb_server():
+    """A running W&B stand-in on this machine, closed afterwards."""
+    server = WandbServer()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Whatever is cached during the tests goes away with them."""
+    before = os.environ.get("ABLORA_CACHE")
+    os.environ["ABLORA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["ABLORA_CACHE"]
+    else:
+        os.environ["ABLORA_CACHE"] = before
+
+
+def _wordpiece():
+    """A tokenizer like BERT's: letters, with [CLS] and [SEP] around the text."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    signs = [*string.ascii_lowercase, *string.digits, *string.punctuation]
+    words = [*special, *signs, *(f"##{sign}" for sign in signs[:36])]
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = dict(
+        zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True)
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+def _bytes(*, end: str, start: str | None = None):
+    """A tokenizer like GPT-2's or Llama's, one token per byte; `start` is written before every text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = [token for token in (start, end) if token]
+    alphabet = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    if start:
+        tokenizer.post_processor = processors.TemplateProcessing(f"{start} $A", special_tokens=[(start, 0)])
+    names = {"bos_token": start or end, "eos_token": end}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+def _saved(folder, model, tokenizer):
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory):
+    """The folder of a random BERT backbone: 2 layers, width 24, 64 positions, dropout 0.1 in its config."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    tokenizer = _wordpiece()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=40,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return _saved(tmp_path_factory.mktemp("tiny_bert"), BertModel(config), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory):
+    """The folder of a random GPT-2: 2 layers, width 24, 96 positions, no pad token."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = _bytes(end="<|endoftext|>")
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_embd=24,
+        n_layer=2,
+        n_head=2,
+        n_positions=96,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return _saved(tmp_path_factory.mktemp("tiny_gpt2"), GPT2LMHeadModel(config), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory):
+    """The folder of a random Llama: 2 layers, width 24, 4 heads on 2 keys, a chat template."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = _bytes(start="<s>", end="</s>")
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}"
+        "{{ eos_token }}\n{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return _saved(tmp_path_factory.mktemp("tiny_llama"), LlamaForCausalLM(config), tokenizer)
+
+
+@pytest.fixture
+def spec_of():
+    """What loading reads of a spec, built by `spec_of(folder, dataset="csv", path=...)`."""
+
+    def build(model=None, *, dataset="scipy_topics", base_dropout=0.0, **options):
+        return SimpleNamespace(
+            model="hf",
+            model_options={
+                "name": None,
+                "revision": None,
+                "path": model and str(model),
+                "allow_pickle": False,
+            },
+            dataset=dataset,
+            dataset_options={"max_length": None, **options},
+            train=SimpleNamespace(base_dropout=base_dropout),
+        )
+
+    return build

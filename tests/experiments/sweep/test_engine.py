@@ -1,0 +1,167 @@
+"""Sweeps as a user starts them: what they leave, what they skip, how they fail and how they stop."""
+
+import os
+import signal
+import time
+
+import pytest
+
+
+def test_a_sweep_leaves_records_and_a_report_and_the_same_command_skips_what_is_done(shell):
+    code, output = shell.run("variant=lora,full", "r=2,4", "workers=2")
+    assert code == 0, output
+    records = shell.records()
+    assert sorted(r["spec"]["variant"] for r in records.values()) == ["full", "lora", "lora"]
+    assert {r["status"] for r in records.values()} == {"completed"}
+    assert (shell.folder / "runs/toy/report/report.html").exists()
+    assert "report.html" in output
+    before = {path: path.stat().st_mtime_ns for path in shell.folder.glob("runs/toy/*/record.json")}
+    code, output = shell.run("variant=lora,full", "r=2,4", "workers=2")
+    assert code == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert not list(shell.folder.glob("runs/toy/.claims/*"))
+
+
+def test_a_record_holds_what_the_schema_promises(shell):
+    code, output = shell.run("variant=dora", "r=2", "seed=3")
+    assert code == 0, output
+    [(name, record)] = shell.records().items()
+    assert record["run_id"] == name
+    assert (record["schema"], record["phase"], record["study"]) == (1, "run", "toy")
+    assert record["spec"]["variant_axes"] == {
+        "delta": "dora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform", "controller": "none",
+    }  # fmt: skip
+    assert record["primary"] == {"metric": "accuracy", "goal": "max"}
+    assert {
+        "validation/accuracy",
+        "validation/loss",
+        "test/accuracy",
+        "test/loss",
+        "best/validation/accuracy",
+    } <= set(record["metrics"])
+    assert record["cost"]["trainable_parameters"] == 4 * (2 * 24 + 24 * 2 + 24) + 24 * 2 + 2
+    assert {
+        "train_seconds",
+        "step_ms",
+        "tokens_per_second",
+        "peak_bytes",
+        "adapter_bytes",
+        "base_bytes",
+    } <= set(record["cost"])
+    assert {"train_sha256", "validation_sha256", "test_sha256", "train_rows", "test_rows"} <= set(
+        record["data"]
+    )
+    assert {"code_sha256", "versions", "device", "host"} <= set(record["env"])
+    assert set(record["start"]) == {"step0_adapter_sha256", "first_batch_sha256"}
+    assert "predictions.parquet" in record["files"]
+    folder = shell.folder / "runs/toy" / name
+    assert len((folder / "history.jsonl").read_text().splitlines()) == 8 + 3
+    assert not (folder / "checkpoint").exists()
+
+
+def test_predictions_add_up_to_the_metric(shell):
+    import pyarrow.parquet as pq
+
+    shell.run("variant=lora", "r=2")
+    [(name, record)] = shell.records().items()
+    rows = pq.read_table(shell.folder / "runs/toy" / name / "predictions.parquet").to_pylist()
+    assert len(rows) == record["data"]["test_rows"]
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert all(row["score"] == float(row["label"] == row["prediction"]) for row in rows)
+    assert sum(row["score"] for row in rows) / len(rows) == pytest.approx(record["metrics"]["test/accuracy"])
+    assert sum(row["loss"] for row in rows) / len(rows) == pytest.approx(
+        record["metrics"]["test/loss"], rel=1e-5
+    )
+
+
+def test_seeds_share_their_data_order_across_variants_and_differ_among_themselves(shell):
+    shell.run("variant=lora,dora", "r=2", "seed=0,1")
+    by_cell = {(r["spec"]["variant"], r["spec"]["seed"]): r["start"] for r in shell.records().values()}
+    batch = {cell: start["first_batch_sha256"] for cell, start in by_cell.items()}
+    assert batch["lora", 0] == batch["dora", 0] != batch["lora", 1] == batch["dora", 1]
+    assert by_cell["lora", 0]["step0_adapter_sha256"] != by_cell["lora", 1]["step0_adapter_sha256"]
+
+
+def test_one_worker_or_two_give_the_same_numbers(shell):
+    shell.run("variant=lora", "r=2,3", "workers=1", "train.threads=1")
+    shell.run("variant=lora", "r=2,3", "workers=2", "train.threads=1", "study=again")
+    one, two = shell.records(), shell.records("again")
+    assert {name: r["metrics"] for name, r in one.items()} == {name: r["metrics"] for name, r in two.items()}
+
+
+def test_a_rank_too_large_for_the_model_is_refused_before_anything_runs(shell):
+    code, output = shell.run("variant=lora", "r=2,25")
+    assert code == 2
+    assert "25" in output
+    assert "24" in output
+    assert shell.records() == {}
+
+
+def test_targets_that_match_nothing_are_refused_with_what_they_could_have_meant(shell):
+    code, output = shell.run("variant=lora", "targets=[qwery]", "r=2")
+    assert code == 2, output
+    assert "query" in output
+    assert "Traceback" not in output
+
+
+def test_one_run_that_diverges_is_a_result_and_the_rest_go_on(shell):
+    code, output = shell.run("variant=lora", "r=2", "lr=0.01,1e30", "train.clip=0", "train.warmup=0")
+    assert code == 0, output
+    status = {r["spec"]["lr"]: r["status"] for r in shell.records().values()}
+    assert status == {0.01: "completed", 1e30: "diverged"}
+    diverged = next(r for r in shell.records().values() if r["status"] == "diverged")
+    assert "test/accuracy" not in diverged["metrics"]
+    assert "not finite at step" in diverged["error"]["message"]
+
+
+def test_a_worker_that_is_killed_costs_its_run_alone(shell):
+    process = shell.start("variant=lora", "r=2,3", "seed=0,1", "workers=1", "train.steps=400")
+    victims = wait_for_history(shell, 1)
+    os.kill(worker_of(process), signal.SIGKILL)
+    output, _ = process.communicate(timeout=300)
+    records = shell.records()
+    assert process.returncode == 1, output
+    assert records[victims[0]]["status"] == "failed"
+    assert "SIGKILL" in records[victims[0]]["error"]["message"]
+    assert sorted(r["status"] for r in records.values()) == ["completed"] * 3 + ["failed"]
+    code, _ = shell.run("variant=lora", "r=2,3", "seed=0,1", "workers=1", "train.steps=400")
+    assert code == 0
+    assert {r["status"] for r in shell.records().values()} == {"completed"}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_and_given_again_a_sweep_ends_with_the_same_bits(shell, number, code):
+    words = ("variant=adalora", "r=2", "train.steps=600", "train.threads=1", "variant.dropout=0.1")
+    process = shell.start(*words)
+    [name] = wait_for_history(shell, 1)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == code, output
+    assert "same command" in output
+    assert shell.records() == {}
+    assert list((shell.folder / "runs/toy" / name / "checkpoint").iterdir())
+    assert shell.run(*words)[0] == 0
+    assert shell.run(*words, "study=whole")[0] == 0
+    stopped, whole = (shell.folder / "runs" / study / name for study in ("toy", "whole"))
+    for file in ("history.jsonl", "predictions.parquet", "adapter/adapter_model.safetensors"):
+        assert (stopped / file).read_bytes() == (whole / file).read_bytes(), file
+    assert shell.records()[name]["metrics"] == shell.records("whole")[name]["metrics"]
+
+
+def wait_for_history(shell, count):
+    """The names of the first runs whose histories have grown."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        found = [
+            p.parent.name for p in shell.folder.glob("runs/toy/*/history.jsonl") if p.stat().st_size > 1000
+        ]
+        if len(found) >= count:
+            return found
+        time.sleep(0.05)
+    raise TimeoutError("no run has begun")
+
+
+def worker_of(process):
+    """The worker process of a command that has one."""
+    children = os.popen(f"pgrep -P {process.pid} -f experiments.sweep.worker").read().split()
+    return int(children[0])

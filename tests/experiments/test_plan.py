@@ -1,0 +1,170 @@
+"""What of a sweep is run: the product of its words, each run once, nothing that ended before."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments.conf import Conf
+from experiments.spec import RunSpec, Train
+from experiments.sweep.grid import Plain, expand
+from experiments.sweep.notes import effective_scale, on_comparing
+from experiments.sweep.plan import plan
+from experiments.words import parse
+
+CONF = Conf(Path(__file__).resolve().parents[2] / "conf")
+
+
+def cells(command):
+    """The specs of a command, composed without Hydra; nothing may be wrong with them."""
+    words = [parse(text, choices=CONF.choices) for text in command.split()]
+    compose = lambda choices: Plain(CONF.compose(choices))  # noqa: E731
+    specs, problems = expand(words, CONF, choices=CONF.defaults(), compose=compose)
+    assert problems == []
+    return specs
+
+
+def planned(specs, root=Path("nowhere")):
+    return plan(specs, fingerprints=lambda spec: spec.dataset, root=root)
+
+
+def finish(root, spec, status="completed"):
+    """Leave the record of a run that ended."""
+    run_id = spec.run_id(spec.dataset)
+    folder = root / spec.study / run_id
+    folder.mkdir(parents=True)
+    record = {"schema": 1, "run_id": run_id, "study": spec.study, "status": status, "spec": spec.as_record()}
+    (folder / "record.json").write_text(json.dumps(record))
+
+
+# --- the product
+
+
+def test_the_cells_are_the_product_in_the_order_of_the_words():
+    specs = cells("variant=dora,lora r=4,8 seed=0,1")
+    found = [(s.variant, s.r, s.seed) for s in specs]
+    assert found == [(v, r, s) for v in ("dora", "lora") for r in (4, 8) for s in (0, 1)]
+
+
+def test_each_variant_brings_its_own_defaults():
+    lora, loraplus, qlora = cells("variant=lora,loraplus,qlora")
+    assert (lora.lr, loraplus.lr) == (0.005, 0.00125)
+    assert loraplus.options["lr_ratio"] == 8.0
+    assert (lora.targets, qlora.targets, qlora.axes["storage"]) == ("qv", "all", "nf4")
+
+
+def test_a_swept_value_is_converted_as_its_key_asks():
+    one, two = cells("alpha=8,16 variant.dropout=0")
+    assert isinstance(one.alpha, float)
+    assert isinstance(one.options["dropout"], float)
+    assert one.r == two.r == 8
+
+
+def test_a_cell_does_not_change_its_neighbours():
+    specs = cells("variant=loraplus variant.lr_ratio=4,16 train.steps=10,20 dataset.max_length=8,16")
+    found = [(s.options["lr_ratio"], s.train.steps, s.dataset_options["max_length"]) for s in specs]
+    assert found == [(a, b, c) for a in (4.0, 16.0) for b in (10, 20) for c in (8, 16)]
+
+
+def test_equal_parts_of_many_cells_are_one_object():
+    first, *others = cells("seed=range(0,50)")
+    assert all(spec.train is first.train and spec.options is first.options for spec in others)
+
+
+def test_lists_of_modules_are_equal_in_any_order():
+    one, other = cells("targets=[query,value],[value,query]")
+    assert one == other
+
+
+# --- what is missing
+
+
+def test_a_run_that_several_cells_ask_for_is_run_once():
+    result = planned(cells("variant=full r=4,8,16"))
+    assert (len(result.todo), result.duplicates) == (1, 2)
+    assert "2 of 3 cells are the same run as another one (variant=full) and are run once." in result.notes
+
+
+def test_a_repeated_seed_is_one_run():
+    assert [spec.seed for spec, _ in planned(cells("seed=0,1,0")).todo] == [0, 1]
+
+
+def test_runs_that_ended_are_not_run_again(tmp_path):
+    specs = cells("seed=0,1,2,3 study=demo")
+    finish(tmp_path, specs[0])
+    finish(tmp_path, specs[1], "diverged")
+    finish(tmp_path, specs[2], "failed")
+    result = planned(specs, tmp_path)
+    assert [spec.seed for spec, _ in result.done] == [0, 1]
+    assert [spec.seed for spec, _ in result.todo] == [2, 3]
+    assert any("1 of the finished runs diverged" in note for note in result.notes)
+
+
+def test_another_study_runs_its_own(tmp_path):
+    finish(tmp_path, *cells("study=one"))
+    assert len(planned(cells("study=two"), tmp_path).todo) == 1
+
+
+def test_data_is_read_once_for_all_cells_on_it():
+    asked = []
+    plan(cells("seed=range(0,20)"), fingerprints=lambda s: asked.append(s) or "data", root=Path("nowhere"))
+    assert len(asked) == 1
+
+
+def test_a_run_is_named_as_its_spec_says():
+    for spec, run_id in planned(cells("variant=dora r=4,8")).todo:
+        assert run_id == spec.run_id(spec.dataset)
+
+
+# --- notes
+
+SPEC = RunSpec(
+    study="s", variant="lora", method="adapters", r=8, alpha=16.0, targets="qv",
+    axes={"scaling": "alpha_over_r"}, options={}, model="m", model_options={}, dataset="d", dataset_options={},
+    lr=0.01, train=Train(), seed=0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scaling", "options", "scale"),
+    [
+        ("alpha_over_r", {}, 2.0),
+        ("alpha_over_sqrt_r", {}, 16 / 8**0.5),
+        ("alpha_over_r", {"init_r_ratio": 1.5}, 16 / 12),
+        ("another_rule", {}, None),
+    ],
+)
+def test_the_effective_scale_is_that_of_the_start(scaling, options, scale):
+    assert effective_scale(dataclasses.replace(SPEC, axes={"scaling": scaling}, options=options)) == scale
+
+
+def test_seeds_alone_need_no_note():
+    assert on_comparing(cells("variant=lora,dora,full seed=0,1,2")) == []
+
+
+def test_one_rate_at_several_scales_is_said():
+    (note,) = on_comparing(cells("variant=dora,lora,rslora r=4,16 lr=0.001"))
+    assert "lr=0.001" in note
+    assert "dora, lora s=4, 1 at r=4, 16; rslora s=8, 4 at r=4, 16" in note
+
+
+def test_tuned_rates_need_no_note():
+    assert on_comparing(cells("variant=dora,lora r=4,16 lr=0.001,0.002,0.005")) == []
+
+
+def test_a_scale_that_is_the_same_needs_no_note():
+    assert on_comparing([dataclasses.replace(SPEC, r=r, alpha=2.0 * r) for r in (4, 8, 16)]) == []
+
+
+def test_targets_that_differ_by_default_are_said():
+    notes = " ".join(on_comparing(cells("variant=lora,dora,qlora")))
+    assert "lora, dora qv; qlora all" in notes
+    assert "targets=..." in notes
+    assert on_comparing(cells("variant=lora,qlora targets=qv,all")) == []
+
+
+def test_training_that_differs_is_said():
+    (note,) = on_comparing(cells("train.steps=100,150 train.clip=0,1"))
+    assert re.search(r"train.steps 100, 150; train.clip 0.0, 1.0", note)

@@ -1,0 +1,85 @@
+"""Provenance: what it says of the code, that it asks once, and that it never fails."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from experiments import provenance
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A small repository with one commit, taken for the project's."""
+    root = tmp_path / "clone"
+    for name in ("variants/lora.py", "experiments/data/csv.py", "README.md"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    git(root, "init", "-q")
+    git(root, "add", ".")
+    git(root, "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "-m", "one")
+    monkeypatch.setattr(provenance, "ROOT", root)
+    provenance._static.cache_clear()
+    yield root
+    provenance._static.cache_clear()
+
+
+def git(root, *words):
+    done = subprocess.run(["git", "-C", root, *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_the_commit_is_named_and_a_clean_tree_is_clean(clone):
+    found = provenance.collect()
+    assert found["git_sha"] == git(clone, "rev-parse", "HEAD") and found["dirty"] is False
+
+
+@pytest.mark.parametrize("name", ["variants/lora.py", "variants/new.py"], ids=["changed", "untracked"])
+def test_a_change_and_a_new_file_both_make_it_dirty(clone, name):
+    (clone / name).write_text("other")
+    assert provenance.collect()["dirty"] is True
+
+
+def test_the_codes_hash_follows_sources_and_nothing_else(clone):
+    before = provenance.code_sha256(clone)
+    (clone / "README.md").write_text("longer")
+    (clone / "variants" / "notes.txt").write_text("x")
+    assert provenance.code_sha256(clone) == before
+    (clone / "experiments/data/csv.py").rename(clone / "experiments/data/tsv.py")
+    renamed = provenance.code_sha256(clone)
+    (clone / "variants/lora.py").write_text("x = 1")
+    assert len({before, renamed, provenance.code_sha256(clone)}) == 3
+
+
+def test_outside_git_only_the_commit_is_absent(clone):
+    (clone / ".git").rename(clone.parent / "gone")
+    found = provenance.collect()
+    assert not {"git_sha", "dirty"} & set(found)
+    assert {"code_sha256", "versions", "python", "host", "device", "threads"} <= set(found)
+
+
+def test_without_the_git_program_it_still_answers(clone, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert "code_sha256" in provenance.collect()
+
+
+def test_it_is_json_and_names_the_packages_that_matter():
+    found = provenance.collect()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert {"torch", "transformers", "numpy"} <= set(found["versions"])
+
+
+def test_it_imports_nothing_heavy():
+    code = (
+        "import sys; from experiments import provenance; provenance.collect()\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=provenance.ROOT, check=True)
+
+
+def test_asking_again_looks_at_no_file(clone, monkeypatch):
+    first = provenance.collect()
+    monkeypatch.setattr(subprocess, "run", None)
+    monkeypatch.setattr(provenance, "code_sha256", None)
+    assert provenance.collect() == first

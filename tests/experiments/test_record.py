@@ -1,0 +1,241 @@
+"""The record: whole or absent, finite or refused, and checked against what lies beside it."""
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from experiments import files, record
+from experiments.errors import UserError
+
+RECORD = {"run_id": "lora-r8", "study": "demo", "spec": {"variant": "lora", "r": 8}, "status": "completed"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A finished run's folder, the record not yet written."""
+    run = record.RunFolder(tmp_path / "demo" / "lora-r8")
+    run.write_spec(RECORD["spec"])
+    with record.History(run.history) as history:
+        for step in range(1, 4):
+            history.append({"step": step, "loss": 1 / step})
+    run.predictions.write_bytes(b"rows")
+    run.adapter.mkdir()
+    (run.adapter / "adapter_config.json").write_text("{}")
+    run.log.write_text("words")
+    return run
+
+
+def test_a_record_reads_back_with_schema_and_checksums(folder):
+    folder.write_record({**RECORD, "metrics": {"test/accuracy": 0.5}})
+    found = record.read(folder.path)
+    assert found["schema"] == 1 and found["phase"] == "run" and found["metrics"] == {"test/accuracy": 0.5}
+    assert set(found["files"]) == {
+        "spec.json",
+        "history.jsonl",
+        "predictions.parquet",
+        "adapter/adapter_config.json",
+    }
+    assert record.verify(folder.path) == []
+    assert record.read(folder.record) == found
+
+
+def test_a_record_holds_no_number_that_is_not_finite(folder):
+    with pytest.raises(ValueError, match=r"record\.metrics\.test/loss is nan"):
+        folder.write_record({**RECORD, "metrics": {"test/loss": float("nan")}})
+    assert record.read(folder.path) is None
+    assert list(folder.path.glob(".*")) == []
+
+
+def test_unknown_values_are_absent(folder):
+    folder.write_record({**RECORD, "cost": {"peak_bytes": None, "step_ms": 2.0}, "error": None})
+    found = record.read(folder.path)
+    assert found["cost"] == {"step_ms": 2.0} and "error" not in found
+
+
+def test_numpy_scalars_are_written_as_numbers(folder):
+    numpy = pytest.importorskip("numpy")
+    folder.write_record({**RECORD, "metrics": {"a": numpy.float32(0.5), "b": numpy.int64(3)}})
+    assert record.read(folder.path)["metrics"] == {"a": 0.5, "b": 3}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"status": "ok"}, {"phase": "warm"}, {"status": None}], ids=["status", "phase", "none"]
+)
+def test_only_the_known_statuses_and_phases_are_written(folder, wrong):
+    with pytest.raises(ValueError, match="is none of"):
+        folder.write_record({**RECORD, **wrong})
+
+
+def test_a_record_without_its_run_is_refused(folder):
+    with pytest.raises(ValueError, match="needs run_id, spec"):
+        folder.write_record({"study": "demo", "status": "completed"})
+
+
+def test_a_torn_record_counts_as_none(folder):
+    folder.write_record(RECORD)
+    folder.record.write_text(folder.record.read_text()[:40])
+    assert record.read(folder.path) is None
+    assert record.verify(folder.path) == ["record.json is torn"]
+
+
+def test_an_unfinished_run_is_told_from_a_torn_one(folder):
+    assert record.verify(folder.path) == ["record.json is missing: the run has not ended"]
+
+
+def test_a_record_of_another_schema_is_refused(folder):
+    folder.record.write_text(json.dumps({"schema": 2}))
+    with pytest.raises(UserError, match="schema 2"):
+        record.read(folder.path)
+
+
+def test_verify_names_each_file_that_changed_after_the_run(folder):
+    folder.write_record(RECORD)
+    folder.predictions.write_bytes(b"ro")
+    folder.history.unlink()
+    os.rename(folder.path, folder.path.with_name("dora-r8"))
+    problems = record.verify(folder.path.with_name("dora-r8"))
+    assert [problem.split(" ")[0] for problem in problems] == [
+        "record.json",
+        "history.jsonl",
+        "predictions.parquet",
+    ]
+
+
+def test_rewriting_a_record_never_shows_a_half(folder, monkeypatch):
+    folder.write_record(RECORD)
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(UserError, match="disk is full"):
+        folder.write_record({**RECORD, "status": "failed"})
+    assert record.read(folder.path)["status"] == "completed"
+    assert list(folder.path.glob(".*")) == []
+
+
+def test_folders_of_runs_and_studies_are_found_by_what_they_hold(folder, tmp_path):
+    folder.write_record(RECORD)
+    (tmp_path / "demo" / "report").mkdir()
+    (tmp_path / "demo" / "report" / "spec.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    assert record.studies(tmp_path) == [tmp_path / "demo"]
+    assert [run.path for run in record.run_folders(tmp_path / "demo")] == [folder.path]
+    assert [found["run_id"] for found in record.records(tmp_path / "demo")] == ["lora-r8"]
+    assert record.studies(tmp_path / "nowhere") == [] and list(record.records(tmp_path / "nowhere")) == []
+
+
+# --- history
+
+
+def test_history_keeps_values_that_are_not_finite_as_absent_keys(tmp_path):
+    path = tmp_path / "history.jsonl"
+    with record.History(path) as history:
+        history.append({"step": 1, "loss": float("inf"), "lr": 0.1, "grad": float("nan"), "note": None})
+    assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
+    assert record.read_history(path) == [{"step": 1, "lr": 0.1, "nonfinite": ["loss", "grad"]}]
+
+
+def test_each_row_is_on_file_before_the_next(tmp_path):
+    history = record.History(tmp_path / "history.jsonl")
+    for step in range(5):
+        history.append({"step": step})
+        assert record.read_history(history.path)[-1] == {"step": step}
+    history.close()
+
+
+def test_rows_survive_kill_9(tmp_path):
+    code = (
+        "import os, pathlib, signal; from experiments.record import History\n"
+        f"h = History(pathlib.Path({str(tmp_path / 'h.jsonl')!r}))\n"
+        "[h.append({'step': i}) for i in range(100)]\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=files.__file__.rsplit("/", 2)[0], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(record.read_history(tmp_path / "h.jsonl")) == 100
+
+
+def test_a_torn_last_line_is_read_over_and_cut_off_by_the_next_append(tmp_path):
+    path = tmp_path / "history.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "lo')
+    assert record.read_history(path) == [{"step": 1}]
+    with record.History(path) as history:
+        history.append({"step": 2})
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_truncating_drops_later_steps_and_appending_goes_on(tmp_path):
+    history = record.History(tmp_path / "history.jsonl")
+    for step in range(1, 6):
+        history.append({"step": step})
+    history.truncate_after(3)
+    history.append({"step": 4, "again": True})
+    history.close()
+    rows = record.read_history(history.path)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4] and rows[-1]["again"]
+
+
+def test_truncating_a_history_that_never_began_is_nothing(tmp_path):
+    history = record.History(tmp_path / "history.jsonl")
+    history.truncate_after(0)
+    assert record.read_history(history.path) == []
+
+
+# --- what a disk may do
+
+
+@pytest.fixture
+def full_disk():
+    """A limit on file size, which a write meets as it would meet a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_leaves_whole_rows_and_says_what_to_do(tmp_path, full_disk):
+    history = record.History(tmp_path / "history.jsonl")
+    with pytest.raises(UserError, match="give the same command again"):
+        for step in range(100):
+            history.append({"step": step})
+    text = history.path.read_text()
+    assert text.endswith("}\n") and 100 < len(text) <= 200
+    history.close()
+
+
+def test_a_full_disk_leaves_the_record_absent(tmp_path, full_disk):
+    folder = record.RunFolder(tmp_path)
+    with pytest.raises(UserError, match=r"cannot write .*record\.json"):
+        folder.write_record({**RECORD, "note": "x" * 500})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_folders_place_is_explained(tmp_path):
+    (tmp_path / "demo").write_text("")
+    with pytest.raises(UserError, match="a file stands where a folder is needed"):
+        files.check_writable(tmp_path / "demo" / "run")
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.EACCES, "Change the permissions"),
+        (errno.EROFS, "Mount it writable"),
+        (errno.EDQUOT, "quota is used up. Free some space"),
+        (errno.EIO, "Input/output error. Look into that"),
+    ],
+    ids=lambda value: errno.errorcode.get(value, ""),
+)
+def test_each_refusal_of_the_disk_names_its_remedy(tmp_path, code, remedy):
+    with pytest.raises(UserError, match=remedy), files.explained(tmp_path):
+        raise OSError(code, os.strerror(code))
+
+
+def test_a_disk_with_too_little_room_is_found_before_the_start(tmp_path):
+    files.check_writable(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+    with pytest.raises(UserError, match="disk is full"):
+        files.check_writable(tmp_path / "new", needed_bytes=10**18)

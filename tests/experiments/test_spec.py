@@ -1,0 +1,294 @@
+"""A spec is its content: equal runs are equal specs with one name, and a spec survives its record."""
+
+import dataclasses
+import json
+import pickle
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.resolve import check_composition, content_of, resolve
+from experiments.spec import RunSpec, Train, from_record
+
+SPEC = RunSpec(
+    study="demo",
+    variant="dora",
+    method="adapters",
+    r=8,
+    alpha=16.0,
+    targets="qv",
+    axes={"delta": "dora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform"},
+    options={"dropout": 0.0, "layers": None},
+    model="minilm",
+    model_options={"name": "org/model", "revision": "abc", "path": None},
+    dataset="scipy_topics",
+    dataset_options={"max_length": 48},
+    lr=0.005,
+    train=Train(head_lr=0.005),
+    seed=0,
+)
+CHOICES = {"variant": "lora", "model": "minilm"}
+
+
+def changed(**values):
+    return dataclasses.replace(SPEC, **values)
+
+
+def config(variant=None, train=None, **values):
+    """A composed configuration for `resolve`."""
+    adapters = {
+        "name": "lora",
+        "paper": None,
+        "method": "adapters",
+        "uses": ["r", "alpha", "targets", "lr"],
+        "ranges": {},
+        "delta": "lora",
+        "scaling": "alpha_over_r",
+        "storage": None,
+        "grouping": "uniform",
+        "controller": "none",
+        "lr": 0.005,
+        "head_lr": 0.004,
+        "targets": "qv",
+        "dropout": 0.0,
+    }
+    return {
+        "variant": adapters | (variant or {}),
+        "model": {"name": "org/model", "path": None},
+        "dataset": {"name": "scipy_topics", "max_length": 48},
+        "tracker": {"name": "none"},
+        "train": dataclasses.asdict(Train()) | (train or {}),
+        "r": 8,
+        "alpha": 16.0,
+        "targets": None,
+        "lr": None,
+        "seed": 0,
+        "study": "demo",
+        **values,
+    }
+
+
+# --- identity
+
+
+def test_a_run_id_is_readable_and_ends_in_the_hash():
+    assert re.fullmatch(r"dora-r8-qv-scipy_topics-s0-[0-9a-f]{8}", SPEC.run_id("data"))
+    assert SPEC.run_id("data").endswith(SPEC.hash("data")[:8])
+    assert SPEC.cell() == "dora-r8-qv-scipy_topics"
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"study": "another"},
+        {"tracker": {"name": "wandb", "mode": "offline"}},
+        {"train": Train(head_lr=0.005, threads=7)},
+        {"alpha": 16},
+        {"options": {"dropout": 0}},
+        {"lr": float("5e-3")},
+        {"model_options": {**SPEC.model_options, "path": "elsewhere"}},
+        {"dataset_options": {"max_length": 48, "path": "moved.csv"}},
+    ],
+    ids=str,
+)
+def test_what_does_not_decide_the_result_is_not_hashed(same):
+    assert changed(**same).run_id("data") == SPEC.run_id("data")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"variant": "lora"},
+        {"r": 4},
+        {"alpha": 16.5},
+        {"targets": ("query", "value")},
+        {"axes": {**SPEC.axes, "storage": "nf4"}},
+        {"options": {"dropout": 0.1}},
+        {"model_options": {"name": "org/model", "revision": "def"}},
+        {"dataset_options": {"max_length": 64}},
+        {"lr": 0.0050001},
+        {"train": Train(head_lr=0.005, steps=151)},
+        {"seed": 1},
+    ],
+    ids=str,
+)
+def test_what_decides_the_result_is_hashed(other):
+    assert changed(**other).hash("data") != SPEC.hash("data")
+
+
+def test_other_data_is_another_run():
+    assert SPEC.hash("data") != SPEC.hash("other data")
+
+
+def test_the_hash_is_the_same_in_every_process():
+    # A change of this value makes all finished runs run again.
+    assert SPEC.hash("data") == "51dbd6920c79ad8f699e488c570cfee983c872e436231ab4fc1800ec45b6d033"
+
+
+@pytest.mark.parametrize(
+    ("targets", "name"),
+    [
+        (None, "dora-r8-"),
+        (("query", "value"), "dora-r8-query-value-"),
+        (("a.very.long.name", "another.of.them"), r"dora-r8-list[0-9a-f]{6}-"),
+        ("re:.*query", r"dora-r8-re[0-9a-f]{6}-"),
+    ],
+)
+def test_targets_that_are_no_preset_have_a_short_name(targets, name):
+    assert re.match(name, changed(targets=targets).cell())
+
+
+@given(st.text(max_size=80), st.text(max_size=80), st.integers(0, 10**9))
+def test_a_run_id_is_a_safe_name_whatever_goes_in(variant, dataset, seed):
+    run_id = changed(variant=variant or "x", dataset=dataset or "y", seed=seed).run_id("data")
+    assert re.fullmatch(r"[a-z0-9_-]{1,64}", run_id)
+
+
+# --- frozen
+
+
+def test_a_spec_is_a_key_and_cannot_change():
+    assert len({SPEC, changed(), changed(seed=1)}) == 2
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SPEC.r = 4
+    with pytest.raises(TypeError, match="cannot be changed"):
+        SPEC.options["dropout"] = 0.1
+    with pytest.raises(TypeError, match="cannot be changed"):
+        SPEC.model_options.update(path="x")
+
+
+def test_a_spec_goes_to_another_process_whole():
+    assert pickle.loads(pickle.dumps(SPEC)) == SPEC
+
+
+def test_what_is_not_set_is_absent():
+    assert "layers" not in SPEC.options
+    record = changed(r=None, alpha=None, targets=None).as_record()
+    assert not {"r", "alpha", "targets"} & record.keys()
+    assert "epochs" not in record["train"]
+
+
+# --- through a record and back
+
+names = st.text("abcdefgh_", min_size=1, max_size=8)
+numbers = st.floats(1e-8, 1e8)
+values = st.none() | st.booleans() | st.integers(-9, 9) | numbers | st.text(max_size=9) | st.lists(names)
+options = st.dictionaries(names, values, max_size=4)
+specs = st.builds(
+    RunSpec,
+    study=names,
+    variant=names,
+    method=names,
+    r=st.none() | st.integers(1, 999),
+    alpha=st.none() | numbers,
+    targets=st.none() | names | st.lists(names, min_size=1).map(tuple),
+    axes=st.dictionaries(names, names, max_size=5),
+    options=options,
+    model=names,
+    model_options=options,
+    dataset=names,
+    dataset_options=options,
+    lr=numbers,
+    train=st.builds(
+        Train,
+        steps=st.none() | st.integers(1, 99),
+        epochs=st.none() | numbers,
+        warmup=st.floats(0, 1),
+        gradient_checkpointing=st.booleans(),
+    ),
+    seed=st.integers(0, 10**9),
+    tracker=options,
+)
+
+
+@given(specs)
+def test_a_spec_comes_back_from_its_record(spec):
+    record = json.loads(json.dumps(spec.as_record(), allow_nan=False))
+    assert from_record(record) == spec
+    assert hash(from_record(record)) == hash(spec)
+    assert from_record(record).hash("data") == spec.hash("data")
+
+
+# --- from a configuration
+
+
+def test_null_is_the_variants_own():
+    spec = resolve(config(), choices=CHOICES)
+    assert (spec.lr, spec.train.head_lr, spec.targets) == (0.005, 0.004, "qv")
+    assert spec.axes["storage"] == "fp32"
+    assert dict(spec.options) == {"dropout": 0.0}
+
+
+def test_storage_follows_the_precision():
+    assert resolve(config(train={"precision": "bf16"}), choices=CHOICES).axes["storage"] == "bf16"
+    fixed = config({"storage": "nf4"}, {"precision": "bf16"})
+    assert resolve(fixed, choices=CHOICES).axes["storage"] == "nf4"
+
+
+def test_a_head_rate_of_null_in_the_variant_too_is_the_learning_rate():
+    spec = resolve(config({"head_lr": None}, lr=0.02), choices=CHOICES)
+    assert spec.train.head_lr == spec.lr == 0.02
+
+
+def test_keys_that_a_variant_does_not_use_drop_out():
+    full = {"method": "full", "uses": ["lr"], "delta": "none"}
+    one, other = (
+        resolve(config(full, r=r, alpha=a, targets=t), choices=CHOICES)
+        for r, a, t in [(4, 8, "qv"), (16, 32, "all")]
+    )
+    assert one == other
+    assert (one.r, one.alpha, one.targets, dict(one.axes)) == (None, None, None, {"storage": "fp32"})
+
+
+def test_a_model_in_a_folder_is_known_by_what_it_holds(tmp_path):
+    for name in ("here", "there", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(b"x" * 100_000 + name[-1:].encode())
+    here, there, other = (
+        resolve(config(model={"name": None, "path": str(tmp_path / n)}), choices=CHOICES)
+        for n in ("here", "there", "other")
+    )
+    assert here.hash("data") == there.hash("data") != other.hash("data")
+    assert content_of(tmp_path / "here") == content_of(tmp_path / "there")
+    by_name = resolve(config(model={"name": str(tmp_path / "here"), "path": None}), choices=CHOICES)
+    assert by_name.hash("data") == here.hash("data")
+
+
+def test_a_pruned_rank_starts_above_its_target():
+    assert SPEC.initial_rank == 8
+    assert changed(options={"init_r_ratio": 1.5}).initial_rank == 12
+    assert changed(options={"init_r_ratio": 1.5}, r=3).initial_rank == 5
+    assert changed(r=None).initial_rank is None
+
+
+@pytest.mark.parametrize(
+    ("variant", "train", "told"),
+    [
+        ({"controller": "adalora_budget"}, {}, "variant.delta=adalora"),
+        ({"delta": "none"}, {}, "variant=probe"),
+        ({"t_init": 0.6, "t_final": 0.5}, {}, "no steps to prune in"),
+        ({"t_init": 100.0, "t_final": 0.5}, {}, "no steps to prune in"),
+        ({"method": "full", "delta": "none", "storage": "nf4"}, {}, "nf4 cannot be trained"),
+        ({"method": "full", "delta": "none", "grouping": "lora_plus"}, {}, "no adapters"),
+        ({"method": "probe", "delta": "lora"}, {}, "no adapters"),
+        ({}, {"steps": 5, "epochs": 1.0}, "give one of them"),
+        ({}, {"steps": None}, "needs a length"),
+        ({}, {"micro_batch_size": 3}, "1, 2, 4, 8, 16"),
+    ],
+)
+def test_a_combination_that_cannot_be_is_refused_in_a_sentence(variant, train, told):
+    (sentence,) = check_composition(config(variant, train), choices=CHOICES)
+    assert told in sentence
+
+
+def test_every_wrong_combination_is_told():
+    wrong = config({"delta": "none"}, {"micro_batch_size": 3, "epochs": 1.0})
+    assert len(check_composition(wrong, choices=CHOICES)) == 3
+
+
+def test_papers_are_combined_freely():
+    qdora = config({"delta": "dora", "storage": "nf4", "scaling": "alpha_over_sqrt_r"})
+    assert check_composition(qdora, choices=CHOICES) == []

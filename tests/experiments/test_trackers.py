@@ -1,0 +1,99 @@
+"""Trackers in general: found by name, and never able to fail a run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import record, trackers
+from experiments.errors import UserError
+from experiments.trackers._base import BestEffort, Tracker
+
+ROOT = Path(record.__file__).resolve().parents[1]
+SPEC = {"study": "demo", "variant": "lora"}
+
+
+@pytest.fixture
+def told():
+    """The lines that a person would see."""
+    return []
+
+
+def events(folder):
+    return [row["event"] for row in record.read_history(record.RunFolder(folder).events)]
+
+
+class Breaking(Tracker):
+    """Fails at the call it is told to, and counts them all."""
+
+    def __init__(self, at):
+        self.at = at
+        self.calls = []
+
+    def __getattribute__(self, name):
+        if name in ("start", "log", "summary", "finish"):
+            return lambda *_, **__: self.call(name)
+        return super().__getattribute__(name)
+
+    def call(self, name):
+        self.calls.append(name)
+        if name == self.at:
+            raise RuntimeError("no\nroute")
+
+
+@pytest.mark.parametrize("at", ["start", "log", "summary", "finish"])
+def test_the_first_exception_ends_the_tracking_and_nothing_else(tmp_path, told, at):
+    inner = Breaking(at)
+    tracker = BestEffort(inner, name="breaking", tell=told.append)
+    tracker.start("id", SPEC, group="g", name="n", tags=[], folder=tmp_path)
+    tracker.log({}, 1)
+    tracker.log({}, 2)
+    tracker.summary({})
+    tracker.finish("completed")
+    assert inner.calls[-1] == at and inner.calls.count(at) == 1
+    assert len(told) == 1 and "RuntimeError: no route" in told[0]
+    assert events(tmp_path) == ["tracker breaking stopped"]
+
+
+def test_a_folder_that_takes_no_events_is_no_failure_either(tmp_path, told):
+    (tmp_path / "file").write_text("")
+    tracker = BestEffort(Breaking("log"), name="breaking", tell=told.append)
+    tracker.start("id", SPEC, group="g", name="n", tags=[], folder=tmp_path / "file")
+    tracker.log({}, 1)
+    assert len(told) == 2 and "events.jsonl was not written" in told[1]
+
+
+def test_ctrl_c_is_not_swallowed(tmp_path, told):
+    class Interrupted(Tracker):
+        def log(self, row, step):
+            raise KeyboardInterrupt
+
+    tracker = BestEffort(Interrupted(), name="interrupted", tell=told.append)
+    with pytest.raises(KeyboardInterrupt):
+        tracker.log({}, 1)
+
+
+def test_no_tracker_imports_no_client(tmp_path):
+    code = (
+        "import pathlib, sys; from experiments import trackers; t = trackers.make({'name': 'none'})\n"
+        "trackers.make({'name': 'wandb', 'mode': 'offline'})  # imported at the start of a run, not here\n"
+        "t.start('id', {}, group='g', name='n', tags=[], folder=pathlib.Path('x')); t.log({}, 1)\n"
+        "t.summary({}); t.finish('completed')\n"
+        "assert 'wandb' not in sys.modules and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "wandbb"}, "Did you mean 'wandb'.*Known: none, wandb"),
+        ({"name": "wandb", "mode": "ofline"}, "Did you mean 'offline'"),
+        ({"name": "wandb", "projekt": "x"}, "Did you mean 'project'"),
+    ],
+    ids=["name", "mode", "option"],
+)
+def test_mistakes_are_answered_with_what_is_possible(options, words):
+    with pytest.raises(UserError, match=words):
+        trackers.make(options)

@@ -1,0 +1,349 @@
+"""AdaLoRA, step for step: against a slow transcription of its equations, and against PEFT's allocator."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from variants import AdaptedLinear, Clock, RunConfig, Slot, attach, get
+from variants._dense import DenseBase
+from variants._method import Attached
+
+EXACT = {"rtol": 1e-9, "atol": 1e-12}
+AXES = {"delta": "adalora", "controller": "adalora_budget"}
+SHAPES = [(7, 5), (5, 9), (9, 7), (7, 5)]
+
+
+class Literal:
+    """Algorithm 1 of the paper as the authors' code runs it: plain Python, one number at a time."""
+
+    def __init__(self, triplets, *, total, warm_up, final, interval, beta1, beta2, first, last):
+        self.triplets = triplets  # list of dicts with tensors P, L, Q of one layer
+        self.total, self.t_i, self.t_f, self.interval = total, warm_up, final, interval
+        self.beta1, self.beta2, self.first, self.last = beta1, beta2, first, last
+        self.mean = [{n: torch.zeros_like(t[n]) for n in "PLQ"} for t in triplets]
+        self.spread = [{n: torch.zeros_like(t[n]) for n in "PLQ"} for t in triplets]
+
+    def budget(self, t):
+        if t <= self.t_i:
+            return self.first
+        if t > self.total - self.t_f:
+            return self.last
+        left = 1 - (t - self.t_i) / (self.total - self.t_i - self.t_f)
+        return int(self.last + (self.first - self.last) * left**3)
+
+    def after_step(self, t, weights, gradients):
+        """Masks in place; weights and gradients are lists of dicts as `triplets`."""
+        if t < self.total - self.t_f:
+            for mean, spread, w, g in zip(self.mean, self.spread, weights, gradients, strict=True):
+                for n in "PLQ":
+                    importance = (w[n] * g[n]).abs()
+                    mean[n] = self.beta1 * mean[n] + (1 - self.beta1) * importance
+                    spread[n] = self.beta2 * spread[n] + (1 - self.beta2) * (importance - mean[n]).abs()
+        b = self.budget(t)
+        final = t > self.total - self.t_f
+        between = self.t_i < t and t % self.interval == 0
+        if b == self.first or not (final or between):
+            return b, None
+        scores = []
+        for layer, (mean, spread) in enumerate(zip(self.mean, self.spread, strict=True)):
+            s = {n: mean[n] * spread[n] for n in "PLQ"}
+            for i in range(len(s["L"])):
+                of_p = sum(float(v) for v in s["P"][:, i]) / len(s["P"])
+                of_q = sum(float(v) for v in s["Q"][i]) / s["Q"].shape[1]
+                scores.append((float(s["L"][i]) + of_p + of_q, layer, i))
+        threshold = sorted(score for score, *_ in scores)[self.first - b - 1]
+        for score, layer, i in scores:
+            if score <= threshold:
+                weights[layer]["L"][i] = 0.0
+        return b, threshold
+
+
+def build(runs, shapes=SHAPES, seed=0):
+    """Layers side by side, all adapted by all runs, with the controllers of the real method."""
+    torch.manual_seed(seed)
+    clock, layers = Clock(), {}
+    for i, (d_in, d_out) in enumerate(shapes):
+        base = DenseBase(torch.randn(d_out, d_in, dtype=torch.float64))
+        layer = AdaptedLinear(base, None, name=f"m{i}", runs=len(runs))
+        ranks = {k: get("delta", "adalora").initial_rank(run.r, run.options) for k, run in enumerate(runs)}
+        for k, run in enumerate(runs):
+            slot = Slot(f"m{i}", run.seed, ranks[k], run.alpha / ranks[k], 0.0, run.r, run.options)
+            layer.hold(slice(k, k + 1), None, get("delta", "adalora")(base, [slot], clock=clock), base)
+        layers[f"m{i}"] = layer
+    attached = Attached(nn.ModuleList(layers.values()), tuple(runs), [], clock=clock, layers=layers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        attached.controllers = {
+            k: get("controller", "adalora_budget")(run, attached.slots(k)) for k, run in enumerate(runs)
+        }
+    return attached
+
+
+def settings(steps=40, *, seed=0, r=2, **options):
+    return RunConfig(seed, r=r, alpha=4.0, axes=AXES, steps=steps, options={"init_r_ratio": 1.5, **options})
+
+
+def loss_of(attached, source):
+    total = 0
+    for (d_in, d_out), layer in zip(SHAPES, attached.layers.values(), strict=True):
+        x = torch.randn(3 * len(attached.runs), d_in, generator=source, dtype=torch.float64)
+        y = torch.randn(3 * len(attached.runs), d_out, generator=source, dtype=torch.float64)
+        total = total + (layer(x) - y).square().sum()
+    return total
+
+
+def triplets(attached, k=0):
+    return [{n: getattr(h.delta, n).data[i] for n in "PLQ"} for h, i in attached.slots(k).values()]
+
+
+def train(attached, steps, each=None, *, start=0, optimiser=None, source=None):
+    optimiser = optimiser or torch.optim.AdamW(attached.model.parameters(), lr=3e-2, weight_decay=0.0)
+    source = source or torch.Generator().manual_seed(11)
+    for step in range(start, steps):
+        attached.clock.step = step
+        attached.before_step()
+        (loss_of(attached, source) + attached.penalty().sum()).backward()
+        optimiser.step()
+        if each:
+            each(step)
+        else:
+            attached.after_step(step)
+        optimiser.zero_grad()
+    return optimiser, source
+
+
+@pytest.mark.parametrize(
+    "options", [{"t_init": 0.1, "t_final": 0.3}, {"t_init": 3, "t_final": 10, "interval": 3}]
+)
+def test_budget_masks_and_scores_are_those_of_the_transcription(options):
+    attached = build([settings(40, **options)])
+    budget = attached.controllers[0]
+    oracle = Literal(
+        triplets(attached),
+        total=40,
+        warm_up=budget.t_i,
+        final=budget.t_f,
+        interval=options.get("interval", 1),
+        beta1=0.85,
+        beta2=0.85,
+        first=12,
+        last=8,
+    )
+    masked = 0
+
+    def each(step):
+        nonlocal masked
+        copies = [{n: t[n].clone() for n in "PLQ"} for t in triplets(attached)]
+        grads = [
+            {n: getattr(h.delta, n).grad[i].clone() for n in "PLQ"} for h, i in attached.slots(0).values()
+        ]
+        b, threshold = oracle.after_step(step, copies, grads)
+        attached.after_step(step)
+        assert attached.controllers[0].budget == b
+        for ours, expected in zip(triplets(attached), copies, strict=True):
+            assert_close(ours, expected, rtol=0, atol=0)
+        alive = sum(int(t["L"].count_nonzero()) for t in triplets(attached))
+        if threshold is not None:
+            masked += 1
+            assert alive == b
+
+    train(attached, 40, each)
+    assert masked > 10
+    assert attached.step_log(0) == {"budget": 8, "budget_realised": 8}
+
+
+def test_the_schedule_starts_at_the_first_budget_ends_at_the_last_and_only_falls():
+    budget = build([settings(100, t_init=12, t_final=52)]).controllers[0]
+    plan = [budget.planned(t) for t in range(100)]
+    assert plan[:13] == [12] * 13 and plan[48:] == [8] * 52
+    assert plan == sorted(plan, reverse=True)
+    assert budget.planned(30) == int(8 + 4 * (1 - 18 / 36) ** 3)
+
+
+def test_fractions_and_steps_mean_the_same_schedule():
+    one, two = (
+        build([settings(40, **o)]).controllers[0]
+        for o in ({"t_init": 0.1, "t_final": 0.5}, {"t_init": 4, "t_final": 20})
+    )
+    assert [one.planned(t) for t in range(40)] == [two.planned(t) for t in range(40)]
+
+
+def test_a_target_equal_to_the_start_never_masks():
+    attached = build([settings(20, init_r_ratio=1.0, t_init=2, t_final=5)])
+    train(attached, 20)
+    assert attached.step_log(0) == {"budget": 8, "budget_realised": 8}
+
+
+def test_no_warm_up_warns_and_an_impossible_schedule_is_refused():
+    run = settings(20, t_init=0, t_final=5)
+    with pytest.warns(UserWarning, match="t_init is 0"):
+        get("controller", "adalora_budget")(run, build([run]).slots(0))
+    with pytest.raises(ValueError, match="no step to prune in: t_init is 10 and t_final 10 of 20 steps"):
+        build([settings(20, t_init=10, t_final=10)])
+
+
+def test_the_budget_refuses_another_delta():
+    layer = AdaptedLinear(DenseBase(torch.randn(5, 7)), None, name="m", runs=1)
+    layer.hold(
+        slice(0, 1), None, get("delta", "lora")(layer.base, [Slot("m", 0, 2, 1.0)], clock=Clock()), layer.base
+    )
+    slots = {"m": (layer.held[0], 0)}
+    with pytest.raises(ValueError, match=r"this run uses 'lora'\. Choose delta=adalora, or controller=none"):
+        get("controller", "adalora_budget")(RunConfig(0, axes={"delta": "lora"}), slots)
+
+
+def test_in_the_final_phase_the_same_triplets_stay_dead():
+    attached = build([settings(40, t_init=4, t_final=20)])
+    patterns = []
+
+    def each(step):
+        attached.after_step(step)
+        if step > 20:
+            patterns.append(attached.controllers[0].pattern())
+
+    train(attached, 40, each)
+    assert all(p == patterns[0] for p in patterns)
+    assert sum(map(sum, patterns[0].values())) == 8
+    assert attached.summary(0)["rank_pattern"] == {name: sum(alive) for name, alive in patterns[0].items()}
+
+
+def test_before_it_a_masked_triplet_can_come_back():
+    attached = build([settings(40, t_init=2, t_final=5)])
+    seen = []
+
+    def each(step):
+        seen.append(torch.cat([t["L"] for t in triplets(attached)]) != 0)
+        attached.after_step(step)
+        seen.append(torch.cat([t["L"] for t in triplets(attached)]) != 0)
+
+    train(attached, 30, each)
+    died = [~after & before for before, after in zip(seen[::2], seen[1::2], strict=True)]
+    returned = [dead & later for dead, later in zip(died, seen[2::2], strict=False)]
+    assert any(r.any() for r in returned)
+
+
+def test_several_runs_of_one_pack_are_pruned_each_by_its_own_scores():
+    runs = [
+        settings(40, seed=0, t_init=4, t_final=20),
+        settings(40, seed=1, r=3, t_init=2, t_final=10, orth_weight=0.3),
+    ]
+    pack = build(runs)
+    train(pack, 40)
+    assert [sum(pack.summary(k)["rank_pattern"].values()) for k in (0, 1)] == [8, 12]
+    poisoned = build(runs)
+    next(iter(poisoned.slots(1).values()))[0].delta.P.data.fill_(float("nan"))
+    train(poisoned, 40)
+    for a, b in zip(triplets(pack), triplets(poisoned), strict=True):
+        assert all(torch.equal(a[n], b[n]) for n in "PLQ")
+
+
+def test_a_resume_in_the_middle_goes_on_bit_for_bit():
+    whole = build([settings(40, t_init=4, t_final=15)])
+    train(whole, 40)
+    first = build([settings(40, t_init=4, t_final=15)])
+    optimiser, source = train(first, 17)
+    state = {name: t.clone() for name, t in first.state_dict(0).items()}
+    second = build([settings(40, t_init=4, t_final=15)], seed=0)
+    second.model.load_state_dict(first.model.state_dict())
+    second.load_state_dict(0, state)
+    resumed = torch.optim.AdamW(second.model.parameters(), lr=3e-2, weight_decay=0.0)
+    resumed.load_state_dict(optimiser.state_dict())
+    train(second, 40, start=17, optimiser=resumed, source=source)
+    for a, b in zip(triplets(whole), triplets(second), strict=True):
+        assert all(torch.equal(a[n], b[n]) for n in "PLQ")
+    assert whole.summary(0) == second.summary(0)
+
+
+def test_the_penalty_is_the_mean_of_plain_norms_over_all_factors():
+    gammas = [0.1, 0.5]
+    runs = [settings(seed=k, orth_weight=g) for k, g in enumerate(gammas)]
+    attached = build(runs)
+    for k, gamma in enumerate(gammas):
+        norms = []
+        for t in triplets(attached, k):
+            for gap in (t["P"].T @ t["P"], t["Q"] @ t["Q"].T):
+                norms.append((gap - torch.eye(3, dtype=torch.float64)).square().sum().sqrt())
+        assert_close(attached.penalty()[k].detach(), gamma * sum(norms) / len(norms), **EXACT)
+
+
+def test_orthonormal_factors_have_no_penalty_and_no_broken_gradient():
+    attached = build([settings()])
+    for t in triplets(attached):
+        t["Q"].copy_(torch.eye(*t["Q"].shape))
+        t["P"].copy_(torch.eye(*t["P"].shape))
+    attached.penalty().sum().backward()
+    assert attached.penalty().item() == 0
+    assert all(p.grad.isfinite().all() for p in attached.model.parameters() if p.grad is not None)
+
+
+def test_singular_values_start_at_zero_factors_at_their_own_draws():
+    attached = build([settings(seed=3)], shapes=[(400, 300)] * 4)
+    for t in triplets(attached):
+        assert t["L"].count_nonzero() == 0
+        assert abs(float(t["P"].std()) - 0.02) < 0.002 and abs(float(t["Q"].std()) - 0.02) < 0.002
+    assert not torch.equal(triplets(attached)[0]["P"], triplets(attached)[3]["P"])
+
+
+def test_at_the_start_only_the_singular_values_get_a_gradient_from_the_task(layer_of, rows, gradients):
+    layer = layer_of("adalora", moved=False)
+    *_, grads = gradients(layer, rows())
+    assert grads["deltas.0.L"].count_nonzero() == 3
+    assert grads["deltas.0.P"].count_nonzero() == grads["deltas.0.Q"].count_nonzero() == 0
+
+
+def test_the_scale_is_that_of_the_rank_it_starts_with(tiny_model):
+    run = RunConfig(0, r=3, alpha=10.0, axes=AXES, steps=10, options={"init_r_ratio": 1.5})
+    attached = attach(tiny_model("bert"), [run])
+    assert attached.summary(0)["rank"] == 5 and attached.summary(0)["scale"] == 10 / 5
+
+
+def test_the_allocator_of_peft_prunes_the_same():
+    peft = pytest.importorskip("peft")
+    steps, t_i, t_f = 40, 4, 15
+    attached = build([settings(steps, t_init=t_i, t_final=t_f, orth_weight=0.0)])
+    plain = nn.Sequential(*[nn.Linear(d_in, d_out, bias=False).double() for d_in, d_out in SHAPES])
+    for linear, layer in zip(plain, attached.layers.values(), strict=True):
+        linear.weight.data.copy_(layer.base.weight())
+    config = peft.AdaLoraConfig(
+        init_r=3,
+        target_r=2,
+        lora_alpha=4.0 * (3 + 1e-5) / 3,
+        tinit=t_i,
+        tfinal=t_f,
+        deltaT=1,
+        total_step=steps,
+        target_modules=[str(i) for i in range(len(SHAPES))],
+        orth_reg_weight=1e-9,
+    )
+    model = peft.get_peft_model(plain, config).double()
+    modules = [model.base_model.model[i] for i in range(len(SHAPES))]
+    for module, t in zip(modules, triplets(attached), strict=True):
+        module.lora_A["default"].data.copy_(t["Q"])
+        module.lora_B["default"].data.copy_(t["P"])
+        module.lora_E["default"].data.copy_(t["L"][:, None])
+    trained = [
+        p for name, p in model.named_parameters() if "lora_" in name
+    ]  # PEFT would train its constant ranknum too
+    optimiser = torch.optim.AdamW(trained, lr=3e-2, weight_decay=0.0)
+    source = torch.Generator().manual_seed(11)
+
+    def each(step):
+        """PEFT's step beside ours, then both compared."""
+        loss = 0
+        for (d_in, d_out), module in zip(SHAPES, modules, strict=True):
+            x = torch.randn(3, d_in, generator=source, dtype=torch.float64)
+            y = torch.randn(3, d_out, generator=source, dtype=torch.float64)
+            loss = loss + (module(x) - y).square().sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        model.base_model.update_and_allocate(step)
+        attached.after_step(step)
+        for module, t in zip(modules, triplets(attached), strict=True):
+            assert_close(module.lora_E["default"].data[:, 0], t["L"], rtol=1e-7, atol=1e-9)
+
+    train(attached, steps - t_f, each)  # at the next step PEFT masks, the authors' code one later
+    assert sum(int(t["L"].count_nonzero()) for t in triplets(attached)) < 12

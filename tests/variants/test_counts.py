@@ -1,0 +1,108 @@
+"""Trained parameters against closed forms, on the shapes of the papers' models (no weights are made)."""
+
+import pytest
+import torch
+
+from variants import RunConfig, attach, names
+from variants._targets import find
+
+
+def meta(config, kind="AutoModelForSequenceClassification"):
+    import transformers
+
+    with torch.device("meta"):
+        return getattr(transformers, kind).from_config(config)
+
+
+def lora_count(model, targets, r):
+    return sum(r * (t.d_in + t.d_out) for found in find(model, targets).values() for t in found)
+
+
+def test_roberta_base_and_large_as_in_the_lora_paper():
+    from transformers import RobertaConfig
+
+    base = meta(RobertaConfig())
+    large = meta(
+        RobertaConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+    )
+    assert lora_count(base, "qv", 8) == 294_912
+    assert lora_count(large, "qv", 8) == 786_432
+
+
+def test_gpt2_medium_and_large_with_separate_factors_for_q_and_v():
+    from transformers import GPT2Config
+
+    medium = meta(GPT2Config(n_embd=1024, n_layer=24, n_head=16), "AutoModelForCausalLM")
+    large = meta(GPT2Config(n_embd=1280, n_layer=36, n_head=20), "AutoModelForCausalLM")
+    assert lora_count(medium, "qv", 4) == 393_216
+    assert lora_count(large, "qv", 4) == 737_280
+
+
+@pytest.mark.parametrize(("r", "count"), [(2, 331_776), (8, 1_327_104)])
+def test_deberta_v3_base_on_all_six_matrices(r, count):
+    from transformers import DebertaV2Config
+
+    config = DebertaV2Config(
+        hidden_size=768,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        relative_attention=True,
+        share_att_key=True,
+        pos_att_type=["p2c", "c2p"],
+    )
+    assert lora_count(meta(config), "all", r) == count
+
+
+def extra(delta, d_in, d_out, r):
+    """Trained parameters of one map."""
+    return {
+        "lora": r * (d_in + d_out),
+        "dora": r * (d_in + d_out) + d_out,
+        "adalora": (r0 := -(-3 * r // 2)) * (d_in + d_out) + r0,
+    }[delta]
+
+
+HEAD = 12 * 3 + 3
+
+
+@pytest.mark.parametrize("delta", names("delta"))
+@pytest.mark.parametrize("targets", ["qv", "all"])
+def test_every_delta_trains_what_its_formula_says(delta, targets, tiny_model):
+    model = tiny_model("bert")
+    shapes = [(t.d_in, t.d_out) for found in find(model, targets).values() for t in found]
+    attached = attach(model, [RunConfig(0, targets=targets, r=3, axes={"delta": delta})])
+    assert attached.count(0) == sum(extra(delta, *shape, 3) for shape in shapes) + HEAD
+    assert attached.summary(0)["trainable_parameters"] == attached.count(0)
+
+
+def test_in_a_pack_each_run_counts_its_own(tiny_model):
+    runs = [RunConfig(0, r=2), RunConfig(1, r=3, targets="all"), RunConfig(2, r=2, axes={"delta": "dora"})]
+    pack = attach(tiny_model("bert"), runs)
+    assert [pack.count(k) for k in range(3)] == [attach(tiny_model("bert"), [run]).count(0) for run in runs]
+
+
+def test_the_baselines_train_what_they_say(tiny_model):
+    def count(method):
+        return attach(tiny_model("bert"), [RunConfig(0, method=method)]).count(0)
+
+    backbone = tiny_model("bert").bert
+    biases = sum(p.numel() for name, p in backbone.named_parameters() if name.endswith("bias"))
+    assert count("full") == sum(p.numel() for p in backbone.parameters()) + HEAD
+    assert count("bitfit") == biases + HEAD
+    assert count("probe") == HEAD
+    assert count("zero") == 0
+
+
+def test_ranks_and_alphas_may_differ_by_pattern(tiny_model):
+    options = {"rank_pattern": {r"layer\.1\..*query": 5}, "alpha_pattern": "value=8"}
+    attached = attach(tiny_model("bert"), [RunConfig(0, r=3, alpha=6.0, options=options)])
+    summary = attached.summary(0)
+    prefix = "bert.encoder.layer"
+    assert summary["rank"] == {
+        f"{prefix}.{i}.attention.self.{n}": 5 if (i, n) == (1, "query") else 3
+        for i in (0, 1)
+        for n in ("query", "value")
+    }
+    assert summary["scale"][f"{prefix}.0.attention.self.value"] == 8 / 3
+    assert summary["scale"][f"{prefix}.1.attention.self.query"] == 6 / 5

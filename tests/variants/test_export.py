@@ -1,0 +1,274 @@
+"""Adapters at home elsewhere: our model, PEFT with the exported adapter and the merged model agree."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from variants import AdapterError, RunConfig, attach, attach_peft, merge, names, read_peft
+
+ADALORA = {"delta": "adalora", "controller": "adalora_budget"}
+RUNS = {
+    "lora": RunConfig(0, r=2, targets="all"),
+    "rslora": RunConfig(0, r=3, targets="qv", axes={"scaling": "alpha_over_sqrt_r"}),
+    "dora": RunConfig(0, r=2, targets="all", axes={"delta": "dora"}),
+    "adalora": RunConfig(0, r=2, targets="all", axes=ADALORA, steps=9, options={"t_init": 2, "t_final": 3}),
+    "patterns": RunConfig(
+        0, r=2, targets="all", options={"rank_pattern": "query=3", "alpha_pattern": "value=5"}
+    ),
+}
+MODELS = ["bert", "roberta", "gpt2", "llama", "t5", "distilbert"]
+
+
+def near(ours, theirs):
+    assert (ours - theirs).norm() <= 1e-5 * ours.norm()
+
+
+def trained(model, *runs, seed=3):
+    """Attached and moved off its start, one of the singular values of AdaLoRA's layers dead."""
+    attached = attach(model, list(runs))
+    source = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for t in attached.trained:
+            t.parameter += 0.2 * torch.randn(t.parameter.shape, generator=source)
+            if t.role == "diag":
+                t.parameter[:, 1] = 0
+    attached.after_load()
+    return attached
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("name", RUNS)
+def test_peft_loads_it_and_says_the_same(name, kind, tiny_model, tokens, tmp_path):
+    peft = pytest.importorskip("peft")
+    attached = trained(tiny_model(kind), RUNS[name])
+    attached.export_peft(0, tmp_path / "adapter")
+    model = peft.PeftModel.from_pretrained(tiny_model(kind), tmp_path / "adapter").eval()
+    assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    near(attached.model(input_ids=tokens()).logits, model(input_ids=tokens()).logits)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_peft_loads_its_own_adalora(kind, tiny_model, tokens, tmp_path):
+    peft = pytest.importorskip("peft")
+    attached = trained(tiny_model(kind), RUNS["adalora"])
+    attached.export_peft(0, tmp_path / "adapter", form="adalora")
+    model = peft.PeftModel.from_pretrained(tiny_model(kind), tmp_path / "adapter").eval()
+    near(attached.model(input_ids=tokens()).logits, model(input_ids=tokens()).logits)
+    assert json.loads((tmp_path / "adapter/adapter_config.json").read_text())["peft_type"] == "ADALORA"
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("name", RUNS)
+def test_the_merged_model_says_the_same(name, kind, tiny_model, tokens):
+    attached = trained(tiny_model(kind), RUNS[name])
+    before = {key: t.clone() for key, t in attached.model.state_dict().items()}
+    merged = merge(attached, 0)
+    assert type(merged) is type(attached.model)
+    assert merged.state_dict().keys() == tiny_model(kind).state_dict().keys()
+    near(attached.model(input_ids=tokens()).logits, merged(input_ids=tokens()).logits)
+    assert all(torch.equal(t, before[key]) for key, t in attached.model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_what_we_write_we_read(name, tiny_model, tokens, tmp_path):
+    attached = trained(tiny_model("bert"), RUNS[name])
+    attached.export_peft(0, tmp_path / "adapter", form="adalora" if name == "adalora" else "lora")
+    again = attach_peft(tiny_model("bert"), [read_peft(tmp_path / "adapter")])
+    near(attached.model(input_ids=tokens()).logits, again.model(input_ids=tokens()).logits)
+
+
+@pytest.mark.parametrize(
+    ("flags", "delta"),
+    [({}, "lora"), ({"use_rslora": True}, "lora"), ({"use_dora": True}, "dora"), (None, "adalora")],
+)
+def test_what_peft_writes_we_read(flags, delta, tiny_model, tokens, tmp_path):
+    peft = pytest.importorskip("peft")
+    common = {"task_type": "SEQ_CLS", "target_modules": ["query", "output.dense"], "lora_alpha": 5}
+    if flags is None:
+        config = peft.AdaLoraConfig(init_r=3, target_r=2, total_step=10, **common)
+    else:
+        config = peft.LoraConfig(
+            r=3, rank_pattern={"query": 2}, alpha_pattern={"query": 7}, **common, **flags
+        )
+    model = peft.get_peft_model(tiny_model("bert"), config).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_" in name or "classifier" in name:
+                p += 0.2 * torch.randn_like(p)
+    model.save_pretrained(tmp_path)
+    adapter = read_peft(tmp_path)
+    assert adapter.delta == delta
+    attached = attach_peft(tiny_model("bert"), [adapter])
+    near(model(input_ids=tokens()).logits, attached.model(input_ids=tokens()).logits)
+
+
+def test_adapters_of_several_runs_answer_side_by_side(tiny_model, tokens, tmp_path):
+    pack = trained(tiny_model("bert"), *(RUNS[name] for name in ("lora", "rslora", "dora")))
+    for k in range(3):
+        pack.export_peft(k, tmp_path / str(k))
+    back = attach_peft(tiny_model("bert"), [read_peft(tmp_path / str(k)) for k in range(3)])
+    ids = tokens().repeat(3, 1)
+    near(pack.model(input_ids=ids).logits, back.model(input_ids=ids).logits)
+
+
+def test_blocks_of_gpt2_become_one_adapter_of_the_fused_map(tiny_model, tokens, tmp_path):
+    attached = trained(tiny_model("gpt2"), RunConfig(0, r=2, targets="qv"))
+    attached.export_peft(0, tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert config["r"] == 4 and config["fan_in_fan_out"] and len(config["target_modules"]) == 2
+    again = attach_peft(tiny_model("gpt2"), [read_peft(tmp_path / "adapter")])
+    near(attached.model(input_ids=tokens()).logits, again.model(input_ids=tokens()).logits)
+
+
+def test_a_compacted_adalora_keeps_the_ranks_that_are_left(tiny_model, tmp_path):
+    attached = trained(tiny_model("bert"), RUNS["adalora"])
+    dead = attached.layers["bert.encoder.layer.0.attention.self.key"].held[0].delta
+    dead.L.data.zero_()
+    attached.export_peft(0, tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA" and config["r"] == 2  # three singular values, one of them dead
+    assert "bert.encoder.layer.0.attention.self.key" not in config["target_modules"]
+    tensors = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert {t.shape[0] for key, t in tensors.items() if "lora_A" in key} == {2}
+
+
+def test_the_weights_of_a_run_are_pairs_before_and_after(tiny_model):
+    attached = trained(tiny_model("gpt2"), RunConfig(0, r=2, targets="all"), RunConfig(1, r=2, targets="mlp"))
+    pairs = attached.weights(0)
+    assert len(pairs) == 8 and len(attached.weights(1)) == 4
+    W, changed = pairs["transformer.h.0.attn.c_attn"]
+    assert W.shape == changed.shape == (36, 12) and not torch.equal(W, changed)
+    full = attach(tiny_model("gpt2"), [RunConfig(0, method="full")])
+    with torch.no_grad():
+        next(t.parameter for t in full.trained if t.name == "transformer.h.0.attn.c_attn.weight").add_(1)
+    W, changed = full.weights(0)["transformer.h.0.attn.c_attn"]
+    assert W.shape == (36, 12) and torch.allclose(changed, W + 1)
+
+
+@pytest.mark.parametrize("method", ["full", "bitfit", "probe", "zero"])
+def test_baselines_merge_and_have_no_adapter(method, tiny_model, tokens, tmp_path):
+    attached = attach(tiny_model("bert"), [RunConfig(0, method=method)])
+    near(attached.model(input_ids=tokens()).logits, merge(attached, 0)(input_ids=tokens()).logits)
+    with pytest.raises(ValueError, match="no low-rank adapter to export"):
+        attached.export_peft(0, tmp_path / "adapter")
+
+
+def test_merging_keeps_tied_weights_tied(tiny_model):
+    model = tiny_model("gpt2", causal=True)
+    merged = merge(trained(model, RunConfig(0, r=2, targets="all")), 0, dtype=torch.bfloat16)
+    assert merged.lm_head.weight is merged.transformer.wte.weight
+    assert {p.dtype for p in merged.parameters()} == {torch.bfloat16}
+    assert model.transformer.wte.weight.dtype == torch.float32
+
+
+@pytest.fixture
+def adapter(tiny_model, tmp_path):
+    trained(tiny_model("bert"), RunConfig(0, r=2)).export_peft(0, tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def edit(folder, **changes):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def rewrite(folder, change):
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+FIRST = "base_model.model.bert.encoder.layer.0.attention.self.query"
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda f: (f / "adapter_config.json").unlink(), "holds no adapter_config.json"),
+        (lambda f: (f / "adapter_config.json").write_text("{"), "cannot be read"),
+        (
+            lambda f: (f / "adapter_model.safetensors").rename(f / "adapter_model.bin"),
+            "adapter_model.bin could run code",
+        ),
+        (lambda f: (f / "adapter_model.safetensors").write_bytes(b"\0" * 50), "is damaged"),
+        (lambda f: edit(f, peft_type="VERA"), "peft_type 'VERA'"),
+        (lambda f: edit(f, bias="all"), "bias 'all'"),
+        (lambda f: edit(f, lora_alpha=-1), "lora_alpha -1"),
+        (lambda f: edit(f, use_dora=True), r"should have tensors A\+B\+m, found A\+B"),
+        (lambda f: rewrite(f, lambda t: t.pop(f"{FIRST}.lora_B.weight")), r"should have tensors A\+B"),
+        (lambda f: rewrite(f, lambda t: t.update({f"{FIRST}.lora_C.weight": torch.ones(1)})), "is of a kind"),
+        (
+            lambda f: rewrite(f, lambda t: t.update({f"{FIRST}.lora_B.weight": torch.ones(12, 3)})),
+            "ranks of .* disagree",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_adapter_is_refused(break_it, message, adapter):
+    break_it(adapter)
+    with pytest.raises(AdapterError, match=message):
+        read_peft(adapter)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: t.update({f"{FIRST}.lora_A.weight": torch.ones(2, 11)}),
+            r"query A should be \(2, 12\).*found \(2, 11\)",
+        ),
+        (
+            lambda t: t.update({"base_model.model.classifier.weight": torch.ones(4, 12)}),
+            r"should be \(3, 12\)",
+        ),
+        (
+            lambda t: t.update({"base_model.model.score.weight": torch.ones(4, 12)}),
+            "score.weight are no parameters of",
+        ),
+    ],
+)
+def test_an_adapter_of_another_shape_is_refused(change, message, adapter, tiny_model):
+    rewrite(adapter, change)
+    with pytest.raises(AdapterError, match=message):
+        attach_peft(tiny_model("bert"), [read_peft(adapter)])
+
+
+def test_an_adapter_of_another_model_is_refused(adapter, tiny_model):
+    with pytest.raises(AdapterError, match=r"is for another model: this one has no bert\.encoder"):
+        attach_peft(tiny_model("roberta"), [read_peft(adapter)])
+
+
+def test_nothing_is_overwritten_unasked_and_nothing_left_half_written(adapter, tiny_model, monkeypatch):
+    attached = trained(tiny_model("bert"), RunConfig(0, r=3))
+    with pytest.raises(FileExistsError, match="is there already and not empty"):
+        attached.export_peft(0, adapter)
+    before = (adapter / "adapter_model.safetensors").read_bytes()
+
+    def full_disk(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        attached.export_peft(0, adapter, replace=True)
+    assert (adapter / "adapter_model.safetensors").read_bytes() == before
+    assert [p.name for p in adapter.parent.iterdir()] == ["adapter"]
+    monkeypatch.undo()
+    attached.export_peft(0, adapter, replace=True)
+    assert (adapter / "adapter_model.safetensors").read_bytes() != before
+    shutil.rmtree(adapter)
+    adapter.mkdir()
+    attached.export_peft(0, adapter)
+
+
+@pytest.mark.parametrize("delta", names("delta"))
+def test_a_quantised_run_exports_what_it_trained(delta, tiny_model, tmp_path):
+    run = RunConfig(0, r=2, axes={"delta": delta, "storage": "nf4"})
+    attached = trained(tiny_model("bert"), run)
+    attached.export_peft(0, tmp_path / "adapter")
+    assert read_peft(tmp_path / "adapter").delta == ("dora" if delta == "dora" else "lora")

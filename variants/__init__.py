@@ -1,0 +1,44 @@
+"""What each paper adds, as parts of one frame. Imports torch and itself, nothing else of this project."""
+
+from variants._base import AdaptedLinear, Base, Clock, Delta, Held, Slot
+from variants._export import merge
+from variants._heads import PackedLinear
+from variants._inject import linear_shapes, resolve
+from variants._method import Attached, Controller, RunConfig, Trained, attach, rates
+from variants._packable import fed_without_batch
+from variants._peft import write_peft
+from variants._peft_read import Adapter, AdapterError, attach_peft, read_peft
+from variants._registry import UnknownPart, get, names, register
+from variants._seeds import generator
+from variants._targets import TargetError
+
+__all__ = [
+    "AdaptedLinear",
+    "Adapter",
+    "AdapterError",
+    "Attached",
+    "Base",
+    "Clock",
+    "Controller",
+    "Delta",
+    "Held",
+    "PackedLinear",
+    "RunConfig",
+    "Slot",
+    "TargetError",
+    "Trained",
+    "UnknownPart",
+    "attach",
+    "attach_peft",
+    "fed_without_batch",
+    "generator",
+    "get",
+    "linear_shapes",
+    "merge",
+    "names",
+    "rates",
+    "read_peft",
+    "register",
+    "resolve",
+    "write_peft",
+]

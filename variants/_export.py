@@ -1,0 +1,126 @@
+"""What training leaves behind as plain weights: a merged model, and the pair (W, W') of every changed map.
+
+Merging is this explicit act and nothing else; `eval()` changes no arithmetic. The trained model is left as it
+is.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from variants._base import AdaptedLinear, Base
+from variants._heads import PackedLinear
+from variants._method import Attached
+
+
+class Weights(Mapping[str, tuple[Tensor, Tensor]]):
+    """Module name -> (W, W') of one run, as (d_out, d_in), each pair worked out when it is asked for."""
+
+    def __init__(self, attached: Attached, k: int) -> None:
+        self._attached, self._k = attached, k
+        self._plain = {t.name: t.parameter for t in attached.trained if t.plain and t.parameter.ndim == 2}
+        adapted = [name for name, layer in attached.layers.items() if _touches(layer, k)]
+        self._names = [*adapted, *(name.removesuffix(".weight") for name in self._plain)]
+
+    def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
+        """The pair of one map."""
+        if name in self._attached.layers:
+            layer = self._attached.layers[name]
+            return layer.base.weight().detach(), merged_weight(layer, self._k)
+        key = f"{name}.weight"
+        if key not in self._plain:
+            raise KeyError(name)
+        before, after = self._attached.originals[key], self._plain[key].detach()
+        conv1d = type(self._attached.model.get_submodule(name)).__name__ == "Conv1D"
+        return (before.T, after.T) if conv1d else (before, after)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of all changed maps."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._names)
+
+
+def _touches(layer: AdaptedLinear, k: int) -> bool:
+    return any(h.part.runs.start <= k < h.part.runs.stop for h in layer.held)
+
+
+@torch.no_grad()
+def merged_weight(layer: AdaptedLinear, k: int) -> Float[Tensor, "d_out d_in"]:
+    """W' of one run, in at least float32, worked out in float64: a merge is no place to lose digits."""
+    weight = layer.base.weight(torch.float64).clone()
+    for part, delta, base in layer.held:
+        if part.runs.start <= k < part.runs.stop:
+            i = k - part.runs.start
+            factors = delta.factors(base).of_run(i).double() if delta.low_rank else None
+            rows = slice(None) if part.block is None else part.block
+            weight[rows] = (
+                delta.weight(base)[i].double() if factors is None else factors.weight(weight[rows])[0]
+            )
+    return weight.to(torch.promote_types(layer.base.dtype, torch.float32))
+
+
+def merge(attached: Attached, k: int, *, dtype: torch.dtype | None = None) -> nn.Module:
+    """The model of one run without any adapter: linear maps that hold W', and its own head.
+
+    Args:
+        attached: the trained pack.
+        k: which run of it.
+        dtype: type of all weights. None: as the base is stored, but bfloat16 where it is quantised.
+
+    Returns:
+        A new model. It shares with the old one what is frozen, where the type is the same.
+    """
+    bases = [module for module in attached.model.modules() if isinstance(module, Base)]
+    if dtype is None:
+        dense = all(hasattr(base, "stored") for base in bases)
+        dtype = bases[0].dtype if bases and dense else torch.bfloat16 if bases else None
+    memo: dict[int, object] = {id(p): p for p in attached.model.parameters()}
+    for module in attached.model.modules():
+        if isinstance(module, AdaptedLinear):
+            memo[id(module)] = _plain_linear(module, k)
+        elif isinstance(module, PackedLinear):
+            memo[id(module)] = _plain_head(module, k)
+    memo |= {id(t.parameter): nn.Parameter(t.parameter.detach().clone()) for t in attached.trained if t.plain}
+    model = copy.deepcopy(attached.model, memo)
+    return model if dtype is None else _cast(model, dtype)
+
+
+def _plain_linear(layer: AdaptedLinear, k: int) -> nn.Module:
+    weight = merged_weight(layer, k) if _touches(layer, k) else layer.base.weight()
+    if layer.origin.__name__ == "Conv1D":
+        plain = layer.origin(layer.base.d_out, layer.base.d_in)
+        weight = weight.T.contiguous()
+    else:
+        plain = nn.Linear(layer.base.d_in, layer.base.d_out, bias=layer.bias is not None, device="meta")
+    plain.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    plain.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), requires_grad=False)
+    return plain
+
+
+def _plain_head(head: PackedLinear, k: int) -> nn.Linear:
+    plain = nn.Linear(head.weight.shape[2], head.weight.shape[1], bias=head.bias is not None, device="meta")
+    plain.weight = nn.Parameter(head.weight[k].detach().clone(), requires_grad=False)
+    plain.bias = (
+        None if head.bias is None else nn.Parameter(head.bias[k].detach().clone(), requires_grad=False)
+    )
+    return plain
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """All floating-point tensors in one type, ties kept, without touching those that another model shares."""
+    done: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_floating_point() and parameter.dtype != dtype:
+                new = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
+                setattr(module, name, done.setdefault(id(parameter), new))
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point() and buffer.dtype != dtype:
+                setattr(module, name, buffer.to(dtype))
+    return model

@@ -1,0 +1,226 @@
+"""Adapters that PEFT wrote, on our model: read with suspicion, attached as runs of a pack."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from variants._method import Attached, RunConfig, attach
+from variants._peft import CONFIG, PREFIX, WEIGHTS
+
+_KEYS = {
+    "lora_A": "A",
+    "lora_A.weight": "A",
+    "lora_B": "B",
+    "lora_B.weight": "B",
+    "lora_E": "E",
+    "lora_magnitude_vector": "m",
+    "lora_magnitude_vector.weight": "m",
+}
+_REFUSED = ("target_parameters", "layer_replication", "trainable_token_indices", "lora_bias", "use_qalora")
+_DELTAS = {frozenset("AB"): "lora", frozenset("ABm"): "dora", frozenset("ABE"): "adalora"}
+_PARAMETERS = {
+    "lora": {"A": "A", "B": "B"},
+    "dora": {"A": "A", "B": "B", "m": "m"},
+    "adalora": {"Q": "A", "P": "B", "L": "E"},
+}
+
+
+class AdapterError(ValueError):
+    """A folder that is no adapter, or not one for this model."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter as read: settings, tensors of each module, and the head's tensors by name."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    modules: Mapping[str, Mapping[str, Tensor]]
+    heads: Mapping[str, Tensor]
+
+    @property
+    def delta(self) -> str:
+        """Which delta its tensors are those of."""
+        return _DELTAS[frozenset(next(iter(self.modules.values())))]
+
+    def run(self, *, storage: str = "fp32") -> RunConfig:
+        """The run that it is on our side."""
+        ranks = {name: len(tensors["A"]) for name, tensors in self.modules.items()}
+        stable = bool(self.config.get("use_rslora"))
+        alphas = {n: self._scale(n, r) * (math.sqrt(r) if stable else r) for n, r in ranks.items()}
+        return RunConfig(
+            seed=0,
+            targets=tuple(ranks),
+            r=next(iter(ranks.values())),
+            alpha=next(iter(alphas.values())),
+            axes={
+                "delta": self.delta,
+                "scaling": "alpha_over_sqrt_r" if stable else "alpha_over_r",
+                "storage": storage,
+            },
+            options={
+                "rank_pattern": _exactly(ranks),
+                "alpha_pattern": _exactly(alphas),
+                "init_r_ratio": 1.0,
+                "orth_weight": 0.0,
+            },
+        )
+
+    def _scale(self, name: str, rank: int) -> float:
+        config = self.config
+        if self.delta == "adalora":
+            return config["lora_alpha"] / (config["init_r"] + 1e-5)
+        alpha = _by_pattern(config.get("alpha_pattern"), name, config["lora_alpha"])
+        return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def read_peft(folder: str | os.PathLike) -> Adapter:
+    """Read an adapter folder.
+
+    Anything not understood in full is refused, and pickled weights are never opened.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise AdapterError(f"{folder} holds no {CONFIG}: it is not an adapter of PEFT.")
+    if not (folder / WEIGHTS).is_file():
+        others = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth"})
+        pickled = (
+            f" {', '.join(others)} could run code when opened and is not read: save it again as safetensors."
+            if others
+            else ""
+        )
+        raise AdapterError(f"{folder} holds no {WEIGHTS}.{pickled}")
+    config = _config(folder)
+    modules: dict[str, dict[str, Tensor]] = {}
+    heads = {}
+    for key, tensor in _tensors(folder).items():
+        name, _, leaf = key.removeprefix(PREFIX).partition(".lora_")
+        if not leaf:
+            heads[name] = tensor
+        elif f"lora_{leaf}" not in _KEYS:
+            raise AdapterError(f"{folder}: tensor {key} is of a kind that is not known here.")
+        else:
+            kind = _KEYS[f"lora_{leaf}"]
+            modules.setdefault(name, {})[kind] = tensor.flatten() if kind in "Em" else tensor
+    modules = {
+        name: tensors for name, tensors in modules.items() if tensors.get("A") is None or len(tensors["A"])
+    }
+    _check(folder, config, modules)
+    return Adapter(folder, config, modules, heads)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        kind, alpha = config.get("peft_type"), config["lora_alpha"]
+    except (ValueError, KeyError, AttributeError) as error:
+        raise AdapterError(f"{folder / CONFIG} cannot be read: {error!r}.") from error
+    odd = [name for name in _REFUSED if config.get(name)]
+    if kind not in {"LORA", "ADALORA"} or config.get("bias", "none") != "none" or odd or not alpha > 0:
+        what = f"peft_type {kind!r}, bias {config.get('bias')!r}, lora_alpha {alpha!r}" + "".join(
+            f", {name}" for name in odd
+        )
+        raise AdapterError(
+            f"{folder}: {what}. LORA and ADALORA with bias 'none' and without extras can be read."
+        )
+    return config
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{folder / WEIGHTS} is damaged: {error}.") from error
+
+
+def _check(folder: Path, config: Mapping[str, Any], modules: Mapping[str, Mapping[str, Tensor]]) -> None:
+    kinds = {frozenset(tensors) for tensors in modules.values()}
+    expected = (
+        frozenset("ABE")
+        if config["peft_type"] == "ADALORA"
+        else frozenset("ABm" if config.get("use_dora") else "AB")
+    )
+    if kinds != {expected}:
+        found = " or ".join("+".join(sorted(kind)) for kind in kinds) or "none"
+        raise AdapterError(
+            f"{folder}: each module should have tensors {'+'.join(sorted(expected))}, found {found}."
+        )
+    for name, tensors in modules.items():
+        if tensors["B"].shape[1] != len(tensors["A"]):
+            shapes = {key: tuple(t.shape) for key, t in tensors.items()}
+            raise AdapterError(f"{folder}: ranks of {name} disagree: {shapes}.")
+
+
+def attach_peft(
+    model: nn.Module,
+    adapters: Sequence[Adapter],
+    *,
+    storage: str = "fp32",
+    device: torch.device | str | None = None,
+) -> Attached:
+    """Attach adapters to one base, as the runs of one pack.
+
+    The model's own head stays where an adapter brings none.
+    """
+    names = dict(model.named_modules())
+    for adapter in adapters:
+        missing = [name for name in adapter.modules if name not in names]
+        if missing:
+            raise AdapterError(
+                f"{adapter.folder} is for another model: this one has no {', '.join(missing[:3])}."
+            )
+    attached = attach(model, [a.run(storage=storage) for a in adapters], device=device, fresh=())
+    with torch.no_grad():
+        for k, adapter in enumerate(adapters):
+            _fill(attached, k, adapter)
+    attached.after_load()
+    return attached
+
+
+def _fill(attached: Attached, k: int, adapter: Adapter) -> None:
+    for name, (held, i) in attached.slots(k).items():
+        for parameter, key in _PARAMETERS[adapter.delta].items():
+            _copy(
+                getattr(held.delta, parameter)[i], adapter.modules[name][key], f"{name} {key}", adapter.folder
+            )
+    own = {
+        f"{name}.{leaf}": p[k] for name, head in attached.heads.items() for leaf, p in head.named_parameters()
+    }
+    unknown = sorted(set(adapter.heads) - set(own))
+    if unknown:
+        raise AdapterError(
+            f"{adapter.folder}: {', '.join(unknown[:3])} are no parameters of this model's head."
+        )
+    for name, tensor in adapter.heads.items():
+        _copy(own[name], tensor, name, adapter.folder)
+
+
+def _copy(target: Tensor, source: Tensor, what: str, folder: Path) -> None:
+    if target.shape != source.shape:
+        raise AdapterError(
+            f"{folder}: {what} should be {tuple(target.shape)} for this model, found {tuple(source.shape)}."
+        )
+    target.copy_(source)
+
+
+def _exactly(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Patterns that match one module name each."""
+    import re
+
+    return {re.escape(name): value for name, value in values.items()}
+
+
+def _by_pattern(patterns: Mapping[str, Any] | None, name: str, otherwise: Any) -> Any:
+    import re
+
+    return next((v for p, v in (patterns or {}).items() if re.match(rf"(.*\.)?({p})$", name)), otherwise)

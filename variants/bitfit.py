@@ -1,0 +1,38 @@
+"""BitFit: only biases learn. Ben Zaken, Ravfogel, Goldberg 2021, arXiv:2106.10199.
+
+Every parameter of the backbone whose name says bias, those of the layer norms included, and the head.
+
+Deviations: none. Models without biases (LLaMA and its kin) are refused, as nothing would be left of the
+method.
+"""
+
+from collections.abc import Collection
+
+import torch
+from torch import nn
+
+from variants._heads import pack_heads
+from variants._inject import freeze, head_parameters
+from variants._method import Attached, RunConfig
+from variants._plain import only_one, unfreeze
+from variants._registry import register
+
+
+@register("method", "bitfit")
+def bitfit(
+    model: nn.Module,
+    runs: tuple[RunConfig, ...],
+    *,
+    device: torch.device | str | None = None,
+    fresh: Collection[str] | None = None,
+) -> Attached:
+    """The biases of one run; a pack of several is refused."""
+    only_one(runs)
+    freeze(model)
+    heads = pack_heads(model, [runs[0].seed], fresh=fresh)
+    trained, originals = unfreeze(model, lambda name, parameter: name.rpartition(".")[2] == "bias")
+    if not trained:
+        raise ValueError(
+            f"{type(model).__name__} has no biases in its backbone: BitFit would train nothing of it."
+        )
+    return Attached(model, runs, [*trained, *head_parameters(heads)], heads=heads, originals=originals)

@@ -1,0 +1,35 @@
+"""Full fine-tuning: every parameter of backbone and head learns. The baseline of all adapters.
+
+Its best learning rate is far below an adapter's; compare it at its own.
+"""
+
+from collections.abc import Collection
+
+import torch
+from torch import nn
+
+from variants._heads import pack_heads
+from variants._inject import freeze, head_parameters
+from variants._method import Attached, RunConfig
+from variants._plain import only_one, unfreeze
+from variants._registry import register
+
+
+@register("method", "full")
+def full(
+    model: nn.Module,
+    runs: tuple[RunConfig, ...],
+    *,
+    device: torch.device | str | None = None,
+    fresh: Collection[str] | None = None,
+) -> Attached:
+    """All weights of one run; a pack of several is refused."""
+    only_one(runs)
+    if runs[0].axis("storage") != "fp32":
+        raise ValueError(
+            "full fine-tuning changes every weight: they cannot be kept in a frozen storage, use storage=fp32."
+        )
+    freeze(model)
+    heads = pack_heads(model, [runs[0].seed], fresh=fresh)
+    trained, originals = unfreeze(model, lambda name, parameter: True)
+    return Attached(model, runs, [*trained, *head_parameters(heads)], heads=heads, originals=originals)

@@ -1,0 +1,76 @@
+"""LoRA: low-rank adaptation. Hu et al. 2021, arXiv:2106.09685.
+
+    W' = W + s B A,   s = alpha / r                  (eq. 3)
+    B = 0 at the start, so W' = W
+
+    symbol   name   shape            role
+    A        A      (K, r, d_in)     in       Kaiming-uniform, a = sqrt(5): U(-1/sqrt(d_in), 1/sqrt(d_in))
+    B        B      (K, d_out, r)    out      zero
+
+Deviations: the paper draws A from a Gaussian, the authors' code from the uniform distribution above. The code
+is followed; `init: gaussian` draws N(0, 1/d_in), whose variance is independent of r too. Dropout acts on the
+input of A only.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from variants._base import Base, Clock, Delta, Slot
+from variants._lowrank import Factors
+from variants._method import Rates, RunConfig
+from variants._registry import register
+from variants._seeds import generator, normal, uniform
+
+
+@register("scaling", "alpha_over_r")
+def alpha_over_r(alpha: float, r: int) -> float:
+    """s = alpha / r."""
+    return alpha / r
+
+
+def initial_a(slot: Slot, d_in: int, kind: str) -> Tensor:
+    """A of one run before training, from its own stream."""
+    source = generator(slot.seed, "init", slot.name, "A")
+    if kind == "kaiming":
+        return uniform((slot.rank, d_in), 1 / math.sqrt(d_in), source)
+    if kind == "gaussian":
+        return normal((slot.rank, d_in), 1 / math.sqrt(d_in), source)
+    raise ValueError(f"init {kind!r} is unknown: A starts 'kaiming' or 'gaussian'.")
+
+
+@register("delta", "lora")
+class LoRA(Delta):
+    """W' = W + s B A."""
+
+    roles: ClassVar = {"A": "in", "B": "out"}
+    defaults: ClassVar = {"init": "kaiming"}
+
+    def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
+        super().__init__(base, slots, clock=clock)
+        self.A = self.stacked(
+            [initial_a(s, base.d_in, self.option(k, "init")) for k, s in enumerate(slots)], base
+        )
+        self.B = self.stacked([torch.zeros(base.d_out, slot.rank) for slot in slots], base)
+
+    def factors(self, base: Base) -> Factors:
+        """c is the scale."""
+        return Factors(self.A, self.B, self.scale if self.number is None else self.number)
+
+
+@register("grouping", "uniform")
+def uniform_rates(run: RunConfig, lr: float, head_lr: float, weight_decay: float) -> Rates:
+    """One learning rate for all that is adapted and one for the head. Matrices decay, vectors do not."""
+    return {
+        "in": (lr, weight_decay),
+        "out": (lr, weight_decay),
+        "diag": (lr, weight_decay),
+        "weight": (lr, weight_decay),
+        "magnitude": (lr, 0.0),
+        "bias": (lr, 0.0),
+        "head": (head_lr, weight_decay),
+        "head_bias": (head_lr, 0.0),
+    }
