@@ -246,28 +246,30 @@ def comparisons(found: Verdicts) -> dict[str, Any]:
 
 
 def runs(study: Study, cells: pd.DataFrame) -> dict[str, Any]:
-    """The runs for the page's run browser: what runs of a cell share is kept once, under `cells`."""
+    """The runs for the page's run browser: what runs of a cell share is kept once, under `cells`.
+
+    The commands of a cell's runs differ in the seed alone; SEED stands for it.
+    """
     place = {run_id: i for i, ids in enumerate(cells["run_ids"]) for run_id in ids}
     shared = []
     for row in cells.itertuples():
-        record = study.records[row.run_ids[0]]
-        spec = {key: value for key, value in record["spec"].items() if key != "seed"}
-        shared.append({"name": row.series, "spec": spec, "key": row.cell_key})
+        spec = study.records[row.run_ids[0]]["spec"]
+        command = identity.command(spec | {"seed": "SEED"})
+        sweep = identity.command(spec, seed=row.seeds_tried)
+        rest = {key: value for key, value in spec.items() if key != "seed"}
+        shared.append({"name": row.series, "spec": rest, "command": command, "sweep": sweep})
     items = []
     for run_id, record in study.records.items():
-        spec, item = (
-            record["spec"],
-            {"id": run_id, "cell": place[run_id], "seed": record["spec"]["seed"], "status": record["status"]},
-        )
-        item |= {
-            "command": identity.command(spec),
+        item = {
+            "id": run_id,
+            "cell": place[run_id],
+            "seed": record["spec"]["seed"],
+            "status": record["status"],
             "metrics": record.get("metrics") or {},
             "cost": record.get("cost") or {},
-        }
-        extra = {
             "error": _error(record) if record.get("error") else None,
             "phase": record.get("phase"),
             "notes": [*(record.get("deviations") or []), *(record.get("notes") or [])],
         }
-        items.append(item | {key: value for key, value in extra.items() if value})
+        items.append({key: value for key, value in item.items() if value or value == 0})
     return {"cells": shared, "runs": items}

@@ -1,1 +1,4 @@
-"""From a spec to a record: reads the data, loads the base model, trains packs of runs and writes what happened."""
+"""From a spec to a record.
+
+Reads the data, loads the base model, trains packs of runs and writes what happened.
+"""

@@ -1,4 +1,7 @@
-"""Which examples a run sees at which step: a function of (seed, step), so it never depends on the variant or on a resume."""
+"""Which examples a run sees at which step.
+
+A function of (seed, step), so it never depends on the variant or on a resume.
+"""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +13,7 @@ from variants import generator
 
 @dataclass
 class Order:
-    """An endless stream of shuffled epochs over `rows` examples, drawn from the stream "order" of the run's seed."""
+    """An endless stream of shuffled epochs over `rows` examples, from the stream "order" of the seed."""
 
     seed: int
     rows: int
@@ -56,8 +59,8 @@ def gather(encoded, rows: Tensor, length: int | None = None) -> Batch:
 def by_length(encoded, *, size: int, step: int = 16) -> list[tuple[Tensor, int]]:
     """Rows grouped for evaluation into batches of about equal length: (row numbers, columns).
 
-    A row's length class is its own length rounded up to a multiple of `step`, whatever stands beside it, so its result does
-    not depend on the batch.
+    A row's length class is its own length rounded up to a multiple of `step`, whatever stands beside it, so
+    its result does not depend on the batch.
     """
     longest = encoded.input_ids.shape[1]
     lengths = encoded.attention_mask.sum(1)

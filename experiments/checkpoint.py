@@ -1,7 +1,7 @@
-"""State of an unfinished run on disk: whole or absent, and never the only one while the next is being written.
+"""State of an unfinished run on disk: whole or absent, and never the only one while the next is written.
 
-A checkpoint is one file, `step-<n>.<sha256>.pt`: its own checksum is its name, so a torn file is known for what it is. It is
-written beside and renamed; the last two are kept.
+A checkpoint is one file, `step-<n>.<sha256>.pt`: its own checksum is its name, so a torn file is known for
+what it is. It is written beside and renamed; the last two are kept.
 """
 
 import hashlib
@@ -32,7 +32,10 @@ def save(folder: Path, *, step: int, state: dict) -> Path:
 
 
 def load(folder: Path) -> dict | None:
-    """The newest state that is whole, or None. A torn file is set aside as `*.torn`, not used and not lost."""
+    """The newest state that is whole, or None.
+
+    A torn file is set aside as `*.torn`, not used and not lost.
+    """
     for _, path in reversed(_found(folder)):
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() == path.name.split(".")[1]:

@@ -77,7 +77,10 @@ def prefixed(split: str, values: dict[str, float]) -> dict[str, float]:
 
 
 def write_predictions(path, task, split: str, scores: Scores) -> None:
-    """One row per example: id, label, prediction, score, loss (parquet). Labels and predictions are written as text."""
+    """One row per example: id, label, prediction, score, loss (parquet).
+
+    Labels and predictions are written as text.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,7 +1,7 @@
-"""From specs to records: load, attach, train, test, write. One pack of runs at a time; a solo run is a pack of one.
+"""From specs to records: load, attach, train, test, write; one pack at a time, a solo run is a pack of one.
 
-Everything of a run is on the disk before anything else hears of it, and its record comes last: a folder with a record is a
-run that ended, whatever the end was.
+Everything of a run is on the disk before anything else hears of it, and its record comes last: a folder with
+a record is a run that ended, whatever the end was.
 """
 
 import time
@@ -32,7 +32,10 @@ _prepared: dict[tuple, tuple] = {}
 
 
 def prepare(spec: RunSpec):
-    """The frozen model (shared, not to be changed), its facts, and the encoded task of a spec; kept for the next run."""
+    """The frozen model (shared, not to be changed), its facts, and the encoded task of a spec.
+
+    Kept for the next run.
+    """
     key = (
         spec.model,
         *sorted(spec.model_options.items()),
@@ -184,7 +187,10 @@ def _conclude(run: Run, k: int, trainer: Trainer, record: dict[str, Any]) -> Non
 
 
 def save_trained(attached: Attached, k: int, folder: Path) -> None:
-    """What run k learned: in PEFT's format if that knows it, else its tensors by name. Nothing if nothing learned."""
+    """What run k learned: in PEFT's format if that knows it, else its tensors by name.
+
+    Nothing if nothing learned.
+    """
     if attached.slots(k):
         attached.export_peft(k, folder, replace=True)
         return

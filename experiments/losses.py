@@ -16,12 +16,18 @@ class RowLosses(NamedTuple):
 
 
 def count_targets(labels: Tensor) -> Tensor:
-    """How many targets each row has: 1 for a class label, the number of completion tokens for text. (rows,)"""
+    """How many targets each row has: 1 for a class label, the number of completion tokens for text.
+
+    (rows,)
+    """
     return torch.ones_like(labels) if labels.dim() == 1 else (labels[:, 1:] != -100).sum(1)
 
 
 def row_losses(logits: Tensor, labels: Tensor) -> RowLosses:
-    """Cross-entropy by row: logits (rows, classes) with labels (rows,), or (rows, T, vocabulary) with labels (rows, T)."""
+    """Cross-entropy by row.
+
+    Logits (rows, classes) with labels (rows,), or (rows, T, vocabulary) with labels (rows, T).
+    """
     if labels.dim() == 1:
         total = F.cross_entropy(logits.float(), labels, reduction="none")
         return RowLosses(total, count_targets(labels), logits.argmax(-1))

@@ -1,8 +1,9 @@
 """AdamW over the run axis: every run of a pack has its own rates, decay, clipping and fate.
 
-Trained tensors that belong to the same runs live in one flat buffer (runs, P), and each parameter is a view of it, so a step
-costs a dozen kernels however many layers are adapted. Rows never mix: what happens to one run cannot reach another.
-Loshchilov & Hutter 2019, arXiv:1711.05101; the update is torch.optim.AdamW's, term for term.
+Trained tensors that belong to the same runs live in one flat buffer (runs, P), and each parameter is a view
+of it, so a step costs a dozen kernels however many layers are adapted. Rows never mix: what happens to one
+run cannot reach another. Loshchilov & Hutter 2019, arXiv:1711.05101; the update is torch.optim.AdamW's, term
+for term.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,10 @@ RunRates = Mapping[str, tuple[float, float]]  # role -> (learning rate, weight d
 
 @dataclass(frozen=True)
 class AdamSettings:
-    """What AdamW needs of one run beyond its rates. `clip` is the largest gradient norm of the run; 0 turns clipping off."""
+    """What AdamW needs of one run beyond its rates.
+
+    `clip` is the largest gradient norm of the run; 0 turns clipping off.
+    """
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -120,9 +124,10 @@ class PackedAdamW:
 
     @torch.no_grad()
     def step(self, factor: Tensor, alive: Tensor) -> None:
-        """One update. `factor` (K,) scales each run's rates (its schedule); a run that is not `alive` (K,) does not move.
+        """One update. `factor` (K,) scales each run's rates; a run that is not `alive` (K,) does not move.
 
-        The choice is made by `torch.where`: a gradient of NaN in one run is replaced, never multiplied by zero.
+        The choice is made by `torch.where`: a gradient of NaN in one run is replaced, never multiplied by
+        zero.
         """
         self._steps += alive.unsqueeze(1)
         count = self._steps.clamp_min(1)

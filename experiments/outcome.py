@@ -89,7 +89,10 @@ def result(run: Run, k: int, trainer: Trainer, facts: Facts) -> dict[str, Any]:
 
 
 def start_hashes(trainer: Trainer, k: int) -> dict[str, str]:
-    """Proof that the seed reached what it should: hashes of the adapter before the first step and of the first batch."""
+    """Proof that the seed reached what it should.
+
+    Hashes of the adapter before the first step and of the first batch.
+    """
     adapter = hashlib.sha256()
     for t in sorted(trainer.attached.trained, key=lambda t: t.name):
         if t.runs.start <= k < t.runs.stop:
@@ -105,14 +108,20 @@ def start_hashes(trainer: Trainer, k: int) -> dict[str, str]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out: torch's own, Python's, or the CPU allocator's plain RuntimeError."""
+    """Whether an exception says that memory ran out.
+
+    Torch's own, Python's, or the CPU allocator's plain RuntimeError.
+    """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def fail(run: Run, error: Exception) -> dict[str, Any]:
-    """The record of a run that an exception ended: status, kind, text, traceback, and the command that repeats it alone."""
+    """The record of a run that an exception ended.
+
+    Status, kind, text, traceback, and the command that repeats it alone.
+    """
     record: dict[str, Any] = {
         "run_id": run.run_id,
         "study": run.spec.study,

@@ -40,7 +40,10 @@ class Run:
         return replace(self.spec, train=replace(self.spec.train, micro_batch_size=self.micro_batch_size))
 
     def halve(self) -> bool:
-        """Go on with half as many rows at a time and the same batch; False if there is nothing left to halve."""
+        """Go on with half as many rows at a time and the same batch.
+
+        False if there is nothing left to halve.
+        """
         train = self.training.train
         rows = train.micro_batch_size or train.batch_size
         smaller = next((n for n in range(rows // 2, 0, -1) if train.batch_size % n == 0), None)
@@ -48,7 +51,8 @@ class Run:
             return False
         self.micro_batch_size = smaller
         self.deviations.append(
-            f"out of memory with {rows} rows at a time: went on with {smaller}, gradients accumulated to the same batch"
+            f"out of memory with {rows} rows at a time: went on with {smaller}, "
+            f"gradients accumulated to the same batch"
         )
         return True
 
@@ -96,7 +100,10 @@ def save(runs: Sequence[Run], trainer: Trainer) -> None:
 
 
 def resume(runs: Sequence[Run], trainer: Trainer) -> None:
-    """Go on from the newest whole checkpoint, or start afresh; histories are cut back to where the state is."""
+    """Go on from the newest whole checkpoint, or start afresh.
+
+    Histories are cut back to where the state is.
+    """
     state = checkpoint.load(runs[0].folder.checkpoint)
     if state is not None:
         trainer.load_state_dict(state["trainer"])

@@ -1,4 +1,7 @@
-"""The last check before a sweep starts, with the model at hand: does every cell fit it, and what do its targets mean?"""
+"""The last check before a sweep starts, with the model at hand.
+
+Does every cell fit it, and what do its targets mean?
+"""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -34,7 +37,7 @@ def check_cells(specs: Sequence[RunSpec]) -> tuple[list[str], list[str]]:
 
 
 def _distinct(specs: Sequence[RunSpec]) -> Iterable[RunSpec]:
-    """One spec for each combination that attaching or loading could refuse, those of one model and dataset together."""
+    """One spec for each combination that could be refused, those of one model and dataset together."""
     chosen = {
         (
             s.model, str(s.model_options), s.dataset, str(s.dataset_options), s.train.base_dropout,

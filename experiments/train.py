@@ -1,7 +1,8 @@
 """The training loop. It trains packs: K runs at once on one frozen base. A solo run is a pack of one.
 
-Read `Trainer.run` from top to bottom. Every quantity has the run axis in front; no line mixes the rows of two runs, so a
-run's numbers are the same whether it trains alone or among others, and a run that diverges harms nobody.
+Read `Trainer.run` from top to bottom. Every quantity has the run axis in front; no line mixes the rows of two
+runs, so a run's numbers are the same whether it trains alone or among others, and a run that diverges harms
+nobody.
 """
 
 import math
@@ -56,7 +57,10 @@ def total_steps(train: Train, rows: int) -> int:
 
 
 def schedule(train: Train, *, step: int, steps: int) -> float:
-    """The factor on the learning rate at `step` (counted from 0): a linear warm-up, then linear, cosine or constant."""
+    """The factor on the learning rate at `step` (counted from 0).
+
+    A linear warm-up, then linear, cosine or constant.
+    """
     warm = round(train.warmup * steps)
     if step < warm:
         return (step + 1) / warm
@@ -92,8 +96,8 @@ class Standing:
 class Trainer:
     """Trains one pack.
 
-    `on_rows(k, rows)` receives the history rows of run k as they are flushed, `on_validation(step)` is called when validation
-    is due, and `should_stop()` is asked at every step boundary.
+    `on_rows(k, rows)` receives the history rows of run k as they are flushed, `on_validation(step)` is called
+    when validation is due, and `should_stop()` is asked at every step boundary.
     """
 
     specs: Sequence[RunSpec]
@@ -176,7 +180,10 @@ class Trainer:
         self._flush()
 
     def state_dict(self) -> dict:
-        """Everything that a resumed pack needs; data order and dropout are functions of (seed, step) and need nothing."""
+        """Everything that a resumed pack needs.
+
+        Data order and dropout are functions of (seed, step) and need nothing.
+        """
         progress = self.progress
         return {
             "step": progress.step,
@@ -201,7 +208,10 @@ class Trainer:
             self.attached.load_state_dict(k, controller)
 
     def _forward_backward(self, step: int) -> Tensor:
-        """Loss of each run over its whole batch, (K,), detached; gradients are accumulated over the micro-batches."""
+        """Loss of each run over its whole batch, (K,), detached.
+
+        Gradients are accumulated over the micro-batches.
+        """
         rows = [order.take(step, self.train.batch_size) for order in self.orders]
         micro = self.train.micro_batch_size or self.train.batch_size
         targets = torch.stack([count_targets(self.train_split.labels[r]).sum() for r in rows])  # (K,)

@@ -1,9 +1,10 @@
 """What each paper adds, as parts of one frame. Imports torch and itself, nothing else of this project."""
 
-from variants._base import AdaptedLinear, Base, Clock, Delta, Held, Slot
+from variants._base import Base, Clock, Delta, Held, Slot
 from variants._export import merge
 from variants._heads import PackedLinear
 from variants._inject import linear_shapes, resolve
+from variants._layer import AdaptedLinear
 from variants._method import Attached, Controller, RunConfig, Trained, attach, rates
 from variants._packable import fed_without_batch
 from variants._peft import write_peft

@@ -1,4 +1,4 @@
-"""Base, Delta and AdaptedLinear: a frozen linear map, a trained change of it, and the layer that holds both.
+"""Base and Delta: a frozen linear map, and a trained change of it. `_layer.py` has the layer that holds both.
 
 Notation, the same in every file of this folder:
 
@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from variants._lowrank import Block, Factors, Part, compute_dtype, low_rank_linear
+from variants._lowrank import Factors, Part, compute_dtype
 from variants._seeds import generator
 
 
@@ -181,7 +181,7 @@ class Delta(nn.Module):
 
     @property
     def fuses(self) -> bool:
-        """Whether the delta is its factors and nothing else, so that a layer may do all deltas in one operation."""
+        """Whether the delta is its factors alone, so that a layer may do all its deltas in one operation."""
         return self.low_rank and not (self.training and self.slots[0].dropout)
 
     @property
@@ -235,54 +235,3 @@ def _check(slot: Slot, base: Base) -> None:
         )
     if not 0 <= slot.dropout < 1:
         raise ValueError(f"dropout {slot.dropout} at {slot.name} is out of range: 0 <= dropout < 1.")
-
-
-class AdaptedLinear(nn.Module):
-    """A frozen map with the deltas of all runs.
-
-    Its input's first axis is the runs' rows in order, equally many for each.
-    """
-
-    def __init__(
-        self, base: Base, bias: Tensor | None, *, name: str, runs: int, origin: type[nn.Module] = nn.Linear
-    ) -> None:
-        super().__init__()
-        self.base, self.name, self.runs, self.origin = base, name, runs, origin
-        self.bias = bias if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-        self.deltas = nn.ModuleList()
-        self.held: list[Held] = []
-
-    def hold(self, runs: slice, block: Block, delta: Delta, base: Base) -> None:
-        """Add the delta of some runs; `base` is the layer's own or a `BlockOf` it."""
-        whole = block is None and runs == slice(0, self.runs)
-        self.deltas.append(delta)
-        self.held.append(Held(Part(runs, block, whole), delta, base))
-
-    @property
-    def weight(self) -> Tensor:
-        """The frozen weight, for models that look at it."""
-        return self.base.shown()
-
-    def forward(self, x: Float[Tensor, "rows *mid d_in"]) -> Float[Tensor, "rows *mid d_out"]:
-        """Every run's rows through its own W' x + b."""
-        held = self.held
-        if x.shape[0] % self.runs:
-            raise ValueError(
-                f"{self.name} got an input of {x.shape[0]} rows, no multiple of the pack's {self.runs} runs: "
-                "this layer is fed without a batch axis, so its runs must train one at a time."
-            )
-        if all(h.delta.fuses for h in held) and held:
-            parts = [(h.part, h.delta.factors(h.base)) for h in held]
-            return low_rank_linear(self.base, self.bias, x, self.runs, parts)
-        out = self._one_by_one(x.reshape(self.runs, -1, x.shape[-1])).view(*x.shape[:-1], -1)
-        return out if self.bias is None else out + self.bias.to(out.dtype)
-
-    def _one_by_one(self, x: Float[Tensor, "K N d_in"]) -> Float[Tensor, "K N d_out"]:
-        """Each delta by its own forward, from the shared base product."""
-        y = self.base.linear(x)
-        if [h.part.whole for h in self.held] == [True]:
-            return self.held[0].delta(x, y, self.base)
-        out = y.clone()
-        for part, delta, base in self.held:
-            part.piece(out).copy_(delta(part.rows(x), part.piece(y), base))
-        return out

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from variants._base import AdaptedLinear, Base
+from variants._base import Base
 from variants._heads import PackedLinear
+from variants._layer import AdaptedLinear
 from variants._method import Attached
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants._base import AdaptedLinear, Base, Clock, Delta, Slot
+from variants._base import Base, Clock, Delta, Slot
 from variants._dense import BlockOf
 from variants._heads import PackedLinear, pack_heads
+from variants._layer import AdaptedLinear
 from variants._method import Attached, RunConfig, Trained
 from variants._packable import fed_without_batch
 from variants._plain import only_one, top_blocks, unfreeze

@@ -82,7 +82,8 @@ def low_rank_linear(
 
     Differentiable in x and in every part's A, B, c and g; never in the base.
     """
-    plan, tensors = [], []
+    plan: list[tuple[Part, float]] = []
+    tensors: list[Tensor | None] = []
     for part, (A, B, c, g) in parts:
         number, c = (1.0, c) if isinstance(c, Tensor) else (c, None)
         plan.append((part, number))
@@ -106,7 +107,8 @@ class _LowRankLinear(torch.autograd.Function):
         ctx.dtypes = [t if t is None else t.dtype for t in (x, *tensors)]
         x = _cast(x, dtype).reshape(runs, -1, x.shape[-1])
         out = base.product(x, bias)
-        saved, gained = [], False
+        saved: list[Tensor | None] = []
+        gained = False
         for i, (part, number) in enumerate(plan):
             A, B, c, g = tensors[4 * i : 4 * i + 4]
             A, B = _cast(A, dtype), _cast(B, dtype)
@@ -163,9 +165,10 @@ def _apply_gain_(piece: Tensor, g: Tensor, bias: Tensor | None) -> None:
 
 
 def _undo_gains(dout, out, bias, plan, gains):
-    """Gradients of z and every g in out = g z + b. z is not kept: it is (out - b) / g, and dead where g = 0."""
+    """Gradients of z and every g in out = g z + b. z is not kept: it is (out - b) / g, dead where g = 0."""
     alone = len(plan) == 1 and plan[0][0].whole
-    dz, dgs = dout if alone else dout.clone(), []
+    dz = dout if alone else dout.clone()
+    dgs: list[Tensor | None] = []
     for (part, _), g in zip(plan, gains, strict=True):
         if g is None:
             dgs.append(None)

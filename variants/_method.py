@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from variants._base import AdaptedLinear, Clock, Delta, Held
+from variants._base import Clock, Delta, Held
+from variants._layer import AdaptedLinear
 from variants._registry import get
 
 Rates = dict[str, tuple[float, float]]  # role -> (learning rate, weight decay)
@@ -102,9 +103,11 @@ class Attached:
 
     def penalty(self) -> Float[Tensor, " K"]:
         """What to add to each run's loss; zeros where a method adds nothing."""
-        terms = [kind.penalty(held, len(self.runs)) for kind, held in self.held().items()]
-        terms = [term for term in terms if term is not None]
-        return sum(terms[1:], terms[0]) if terms else torch.zeros(len(self.runs), device=self.device)
+        total = torch.zeros(len(self.runs), device=self.device)
+        for kind, held in self.held().items():
+            term = kind.penalty(held, len(self.runs))
+            total = total if term is None else total + term
+        return total
 
     @property
     def device(self) -> torch.device:
@@ -112,12 +115,12 @@ class Attached:
         return next(self.model.parameters()).device
 
     def before_step(self) -> None:
-        """Call before the first forward pass of each optimiser step: deltas bring up to date what they keep."""
+        """Call before each optimiser step's first forward pass: deltas bring up to date what they keep."""
         for kind, held in self.held().items():
             kind.refresh(held)
 
     def after_step(self, step: int) -> None:
-        """Call after the optimiser's step number `step` (from 0), the gradients that it used still in place."""
+        """Call after the optimiser's step number `step` (from 0), its gradients still in place."""
         for controller in self.controllers.values():
             controller.after_step(step)
         self.after_load()

@@ -5,7 +5,7 @@ What a run here and an adapter there call differently:
     here                               PEFT
     lora   A, B                        lora_A.weight, lora_B.weight
     dora   m                           lora_magnitude_vector
-    adalora  Q, L, P                   ADALORA: lora_A, lora_E, lora_B; or LORA of the ranks left, L folded into B
+    adalora  Q, L, P                   ADALORA: lora_A, lora_E, lora_B; or LORA, L folded into B
     q, k, v blocks of a fused map      one LoRA of the summed rank, its B zero off the blocks
     head                               a module in modules_to_save
 """
@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants._base import AdaptedLinear, Held
+from variants._base import Held
+from variants._layer import AdaptedLinear
 from variants._method import Attached
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -77,10 +78,8 @@ def _piece(layer: AdaptedLinear, k: int, form: str) -> Piece | None:
     if not held:
         return None
     pieces = [_of_delta(h, i, form) for h, i in held]
-    if held[0][0].part.block is None:
-        piece = pieces[0]
-    else:
-        piece = _joined([h.part.block for h, _ in held], pieces, layer)
+    blocks = [h.part.block for h, _ in held if h.part.block is not None]
+    piece = _joined(blocks, pieces, layer) if blocks else pieces[0]
     return piece if piece.rank or form == "adalora" else None
 
 

@@ -19,7 +19,7 @@ def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") 
 
 
 def uniform(shape: tuple[int, ...], bound: float, source: torch.Generator) -> Tensor:
-    """U(-bound, bound), drawn in float32 on the CPU: every device and precision starts from the same numbers."""
+    """U(-bound, bound), drawn in float32 on the CPU, so that every device starts from the same numbers."""
     return torch.empty(shape).uniform_(-bound, bound, generator=source)
 
 

@@ -62,7 +62,7 @@ class Target:
 
 def is_linear(module: nn.Module) -> bool:
     """Whether a module is a dense linear map: nn.Linear, an adapted one, or the Conv1D of GPT-2."""
-    from variants._base import AdaptedLinear
+    from variants._layer import AdaptedLinear
 
     return isinstance(module, nn.Linear | AdaptedLinear) or is_conv1d(module)
 
@@ -133,12 +133,9 @@ def _matches(model: nn.Module, linears: Mapping[str, nn.Module], pattern: str) -
     if pattern in PRESETS:
         yield from _preset(model, linears, pattern)
         return
-    if pattern.startswith("re:"):
-        matches = _regex(pattern[3:]).fullmatch
-    else:
-        matches = lambda name: name == pattern or name.endswith(f".{pattern}")  # noqa: E731
+    regex = _regex(pattern[3:]) if pattern.startswith("re:") else None
     for name, module in linears.items():
-        if matches(name):
+        if regex.fullmatch(name) if regex else f".{name}".endswith(f".{pattern}"):
             yield Target(name, *shape(module))
 
 

@@ -27,7 +27,7 @@ def full(
     only_one(runs)
     if runs[0].axis("storage") != "fp32":
         raise ValueError(
-            "full fine-tuning changes every weight: they cannot be kept in a frozen storage, use storage=fp32."
+            "full fine-tuning changes every weight: none can be kept in a frozen storage, use storage=fp32."
         )
     freeze(model)
     heads = pack_heads(model, [runs[0].seed], fresh=fresh)

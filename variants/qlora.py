@@ -31,7 +31,7 @@ defaults = {"double_quant": True, "compute": None}
 
 
 def fast_compute(device: torch.device) -> str:
-    """What `compute: auto` stands for: bf16, but fp32 on a CPU without instructions for it, 10 times slower."""
+    """What `compute: auto` stands for: bf16, but fp32 on a CPU that is ten times slower in bf16."""
     if device.type == "cpu" and not (
         torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     ):
@@ -43,6 +43,7 @@ class NF4Base(Base):
     """W as packed 4-bit codes and the numbers that scale them, on the device that the weight was on."""
 
     dtype = torch.float32  # of dequantised weights where nobody asks for another type
+    packed: Tensor
 
     def __init__(
         self,
@@ -132,7 +133,7 @@ def _bitsandbytes() -> Any:
         from bitsandbytes import functional
     except ImportError as error:
         raise ImportError(
-            "storage nf4 needs bitsandbytes, which could not be imported. Install it (pip install bitsandbytes) "
-            "or choose storage=bf16."
+            "storage nf4 needs bitsandbytes, which could not be imported. "
+            "Install it (pip install bitsandbytes) or choose storage=bf16."
         ) from error
     return functional

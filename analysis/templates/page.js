@@ -112,10 +112,10 @@
     make("button", { type: "button", className: "ghost copy", textContent: "Copy" }));
   function body(run) {
     const spec = { ...data.runs.cells[run.cell].spec, seed: run.seed };
-    const parts = [make("h4", { textContent: "Run it again" }), command(run.command)];
+    const parts = [make("h4", { textContent: "Run it again" }), command(data.runs.cells[run.cell].command.replace("seed=SEED", `seed=${run.seed}`))];
     if (run.error) parts.push(make("p", { className: "bad", textContent: run.error }));
     for (const note of run.notes || []) parts.push(make("p", { className: "hint", textContent: note }));
-    parts.push(make("div", { className: "columns" }, pairs("Metrics", run.metrics), pairs("Cost", run.cost)));
+    parts.push(make("div", { className: "columns" }, pairs("Metrics", run.metrics || {}), pairs("Cost", run.cost || {})));
     parts.push(make("h4", { textContent: "Resolved spec" }), make("div", { className: "command" },
       make("pre", { tabIndex: 0 }, make("code", { textContent: JSON.stringify(spec, null, 1) }))));
     return make("div", { className: "run-body" }, ...parts);

@@ -1,1 +1,4 @@
-"""Measurements that anyone can repeat: `python -m experiments.bench step|overhead|...`. Nothing here decides a test."""
+"""Measurements that anyone can repeat: `python -m experiments.bench step|overhead|...`.
+
+Nothing here decides a test.
+"""

@@ -38,8 +38,8 @@ def step(options: argparse.Namespace) -> None:
     rows = []
     for targets in options.targets.split(","):
         rows += measure(
-            model.to(device), batch, variant_options=chosen, r=options.r, targets=targets, precision=options.precision,
-            rounds=options.rounds,
+            model.to(device), batch, variant_options=chosen, r=options.r, targets=targets,
+            precision=options.precision, rounds=options.rounds,
         )  # fmt: skip
     write_table(rows, options.csv)
 

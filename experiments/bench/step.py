@@ -1,7 +1,7 @@
-"""A training step of each variant against PEFT's, and both against the floor: the same frozen model with no adapter.
+"""A training step of each variant against PEFT's, and both against the same frozen model with no adapter.
 
-What a layer adds is `(ours - floor) / (PEFT - floor)`. Model, batch, precision, thread count, optimiser (AdamW) and clipping are
-the same for all; they take turns in one process.
+That model is the floor. What a layer adds is `(ours - floor) / (PEFT - floor)`. Model, batch, precision,
+thread count, optimiser (AdamW) and clipping are the same for all; they take turns in one process.
 """
 
 import csv
@@ -81,7 +81,10 @@ def _forward(batch: Batch, precision: str, device: torch.device) -> Callable[[to
 
 
 def _floor(model, forward, targets: str) -> Callable[[], object]:
-    """Forward and backward through the frozen layers alone; the graph begins where the first adapter would be."""
+    """Forward and backward through the frozen layers alone.
+
+    The graph begins where the first adapter would be.
+    """
     from variants import resolve
 
     def begin_graph(module, inputs, output):
@@ -128,8 +131,8 @@ def _peft(model, forward, variant: str, *, r: int, targets: str) -> Callable[[],
     names = sorted({n for found in resolve(model, targets).values() for n in found})
     common = {"lora_alpha": 16, "target_modules": names, "lora_dropout": 0.0, "task_type": "SEQ_CLS"}
     if variant == "adalora":
-        config = AdaLoraConfig(init_r=-(-3 * r // 2), target_r=r, total_step=10_000, tinit=1200, tfinal=5000, deltaT=1,
-                               orth_reg_weight=0.1, **common)  # fmt: skip
+        config = AdaLoraConfig(init_r=-(-3 * r // 2), target_r=r, total_step=10_000, tinit=1200, tfinal=5000,
+                               deltaT=1, orth_reg_weight=0.1, **common)  # fmt: skip
     else:
         config = LoraConfig(r=r, use_dora=variant == "dora", **common)
     adapted = get_peft_model(model, config)

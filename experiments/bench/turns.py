@@ -36,7 +36,10 @@ class Ratio:
 def in_turn(
     contenders: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 3
 ) -> dict[str, Timing]:
-    """Run every contender once per round, the order turned by one each round, so that none always follows the same."""
+    """Run every contender once per round, the order turned by one each round.
+
+    So none always follows the same.
+    """
     names = list(contenders)
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(warmup + rounds):
@@ -52,7 +55,10 @@ def in_turn(
 
 
 def ratio(over: Timing, under: Timing, *, floor: Timing | None = None) -> Ratio:
-    """over / under, round by round; with a floor, (over - floor) / (under - floor) of the medians, spread by thirds."""
+    """over / under, round by round.
+
+    With a floor, (over - floor) / (under - floor) of the medians, spread by thirds.
+    """
     if floor is None:
         return _spread([a / b for a, b in zip(over.ms, under.ms, strict=True)])
     added = [

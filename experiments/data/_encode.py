@@ -69,22 +69,13 @@ def encode(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", max_length: int, 
 
 
 def _notes(raw: RawTask, splits: dict[str, Encoded], asked: int, limit: int, longest: int) -> list[str]:
+    why = "the model takes no more" if limit < asked else "dataset.max_length"
+    total = sum(len(part.ids) for part in splits.values())
     notes = []
-    if limit < asked:
-        notes.append(f"dataset.max_length={asked} is more than the model takes, {limit} tokens are used")
-    cut, total = (
-        sum(part.truncated for part in splits.values()),
-        sum(len(part.ids) for part in splits.values()),
-    )
-    if cut:
-        notes.append(
-            f"{cut} of {total} texts are longer than {longest} tokens and were cut there (dataset.max_length)"
-        )
-    lost = sum(len(rows) for rows in raw.splits.values()) - total
-    if lost:
-        notes.append(
-            f"{lost} examples were dropped: their prompt alone fills the {limit} tokens (dataset.max_length)"
-        )
+    if cut := sum(part.truncated for part in splits.values()):
+        notes.append(f"{cut} of {total} texts are longer than {longest} tokens and were cut there ({why})")
+    if lost := sum(len(rows) for rows in raw.splits.values()) - total:
+        notes.append(f"{lost} examples were dropped: their prompt alone fills the {limit} tokens ({why})")
     problem = _cache.problem()
     return notes + ([problem] if problem and problem not in raw.notes else [])
 

@@ -1,11 +1,13 @@
 """Who may run a cell: one holder at a time, through nothing but the shared folder.
 
-A claim is a file `<run_id>.<generation>`, made by linking a finished temporary file to that name, which succeeds for exactly
-one process, on NFS too. The holder touches it every few seconds. When the touches stop, whoever comes first makes the next
-generation and so takes over; a generation is never given out twice, so no two can take over from each other. A holder that
-was only slow sees the newer generation and stands down. Finished cells are known by their record, not by claims.
+A claim is a file `<run_id>.<generation>`, made by linking a finished temporary file to that name, which
+succeeds for exactly one process, on NFS too. The holder touches it every few seconds. When the touches stop,
+whoever comes first makes the next generation and so takes over; a generation is never given out twice, so no
+two can take over from each other. A holder that was only slow sees the newer generation and stands down.
+Finished cells are known by their record, not by claims.
 
-Ages are read off the file server's clock alone (a file just touched against the claim), so hosts may disagree about the time.
+Ages are read off the file server's clock alone (a file just touched against the claim), so hosts may disagree
+about the time.
 """
 
 import contextlib
@@ -26,7 +28,10 @@ STALE_SECONDS = 60.0
 
 @dataclass
 class Claim:
-    """A cell that this process holds. Use it as a context: it beats while open, and gives the cell back at the end."""
+    """A cell that this process holds.
+
+    Use it as a context: it beats while open, and gives the cell back at the end.
+    """
 
     folder: Path
     run_id: str
@@ -59,7 +64,10 @@ class Claim:
                 temporary.write_text(json.dumps({"released": True}))
 
     def remove(self) -> None:
-        """Forget all generations of the cell. Only once its record is written, which is what others look at first."""
+        """Forget all generations of the cell.
+
+        Only once its record is written, which is what others look at first.
+        """
         for generation in _generations(self.folder, self.run_id):
             (self.folder / f"{self.run_id}.{generation}").unlink(missing_ok=True)
 
@@ -78,7 +86,10 @@ def claim(
     stale_seconds: float = STALE_SECONDS,
     beat_seconds: float = HEARTBEAT_SECONDS,
 ) -> Claim | None:
-    """The claim on a cell, or None when somebody alive holds it. The caller checks for a record again once it has it."""
+    """The claim on a cell, or None when somebody alive holds it.
+
+    The caller checks for a record again once it has it.
+    """
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     generations = _generations(folder, run_id)
@@ -116,7 +127,10 @@ def _create(path: Path) -> bool:
 
 
 def _generations(folder: Path, run_id: str) -> list[int]:
-    """The generations of a claim, oldest first: probed by name, so that the cost does not grow with the study."""
+    """The generations of a claim, oldest first.
+
+    Probed by name, so that the cost does not grow with the study.
+    """
     found = []
     with contextlib.suppress(OSError):
         generation = 0
@@ -149,7 +163,10 @@ def _server_now(folder: Path) -> float:
 
 
 def _process_start(pid: int) -> int | None:
-    """When a process of this host began, in clock ticks since boot; None if there is none (so a reused pid is not taken for it)."""
+    """When a process of this host began, in clock ticks since boot.
+
+    None if there is none (so a reused pid is not taken for it).
+    """
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except OSError:

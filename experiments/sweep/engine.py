@@ -1,7 +1,7 @@
 """A sweep from its specs to its report: plan what is missing, run it, say how it went.
 
-The command that started a sweep is also the one that resumes it: finished runs are skipped, unfinished ones go on from their
-checkpoint, failed ones are tried again.
+The command that started a sweep is also the one that resumes it: finished runs are skipped, unfinished ones
+go on from their checkpoint, failed ones are tried again.
 """
 
 import os
@@ -97,8 +97,8 @@ def _train(todo: Plan, study: Path, workers: int | str, display: Display) -> int
 def resources(workers: int | str, cells: int) -> tuple[int, int, list[int]]:
     """Processes, threads of each, and the GPUs to share out; never more processes than cells.
 
-    On CPUs "auto" is a process per core: measured on 2 cores, two processes of one thread train 1.3 times as many steps of
-    the default model as one process of two.
+    On CPUs "auto" is a process per core: measured on 2 cores, two processes of one thread train 1.3 times as
+    many steps of the default model as one process of two.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus = _gpus()
@@ -143,7 +143,10 @@ def _signals(pool: Pool) -> Iterator[list[int]]:
 
 
 def _settle(outcome: Outcome, study: Path) -> tuple[str, str]:
-    """The status of a run and the reason, if it failed. A run whose worker was killed gets its record here."""
+    """The status of a run and the reason, if it failed.
+
+    A run whose worker was killed gets its record here.
+    """
     event = outcome.event
     if event["event"] in ("busy", "interrupted"):
         return ("preempted" if event["event"] == "interrupted" else "busy"), ""
@@ -202,7 +205,10 @@ def _results(study: Path, todo: Plan) -> list[dict]:
 
 
 def _report(study: Path) -> Path | None:
-    """Make the report in a process of its own: it needs other libraries, and its failure must not cost a sweep."""
+    """Make the report in a process of its own.
+
+    It needs other libraries, and its failure must not cost a sweep.
+    """
     command = [sys.executable, "-m", "analysis.report", str(study)]
     environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]))
     result = subprocess.run(command, env=environment, capture_output=True, text=True)

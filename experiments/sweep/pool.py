@@ -1,6 +1,7 @@
 """Worker processes of one machine: start them, hand out cells, notice deaths, pass on what they say.
 
-A worker that dies, whatever killed it, costs the run that it had and nothing else: the run is recorded, a new worker starts.
+A worker that dies, whatever killed it, costs the run that it had and nothing else: the run is recorded, a new
+worker starts.
 """
 
 import contextlib

@@ -2,12 +2,14 @@
 
     python -m experiments.sweep.worker        # started by the pool; not meant to be typed
 
-It reads one JSON line per order from its standard input and answers with JSON lines on its standard output; whatever else
-prints goes to standard error. When the input ends, or SIGTERM, SIGUSR1 or SIGUSR2 comes, it stops at the next step boundary
-with its state in a checkpoint.
+It reads one JSON line per order from its standard input and answers with JSON lines on its standard output;
+whatever else prints goes to standard error. When the input ends, or SIGTERM, SIGUSR1 or SIGUSR2 comes, it
+stops at the next step boundary with its state in a checkpoint.
 
-Orders:  {"check": [spec, ...]}                           may these cells run on this model? -> {"event": "checked", ...}
-         {"run": spec, "run_id": ..., "root": folder}     -> started, step, note ..., finished | busy | interrupted
+Orders:  {"check": [spec, ...]}                           may these cells run on this model? -> {"event":
+"checked", ...}
+         {"run": spec, "run_id": ..., "root": folder}     -> started, step, note ..., finished | busy |
+         interrupted
 """
 
 import json
@@ -126,7 +128,10 @@ def check(specs: list[RunSpec]) -> tuple[list[str], list[str]]:
 
 
 def orders(lines: TextIO, worker: Worker) -> Iterator[dict]:
-    """The orders as they come. They are read by a thread of their own, so that the end of input is noticed during a run."""
+    """The orders as they come.
+
+    They are read by a thread of their own, so that the end of input is noticed during a run.
+    """
     import queue
 
     waiting: queue.SimpleQueue[dict | None] = queue.SimpleQueue()
@@ -146,7 +151,10 @@ def orders(lines: TextIO, worker: Worker) -> Iterator[dict]:
 
 
 def main() -> None:
-    """Serve until told to stop. What libraries print goes to standard error: the output belongs to the protocol."""
+    """Serve until told to stop.
+
+    What libraries print goes to standard error: the output belongs to the protocol.
+    """
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     worker = Worker(Events(out))

@@ -4,8 +4,8 @@ A test example i of run (variant v, seed s) is answered correctly when
 
     a z_i + b z_s + c z_vi + e z_vsi  <  Phi^-1(accuracy of the cell) * sqrt(a^2 + b^2 + c^2 + e^2)
 
-so that the expected accuracy is exactly the one asked for, while examples (z_i), seeds (z_s) and variant-by-example
-effects (z_vi) add the three kinds of noise that a comparison of variants has to live with.
+so that the expected accuracy is exactly the one asked for, while examples (z_i), seeds (z_s) and
+variant-by-example effects (z_vi) add the three kinds of noise that a comparison of variants has to live with.
 """
 
 import hashlib

@@ -135,7 +135,7 @@ def test_csv_holds_numbers_at_full_precision(writer):
 def test_every_run_comes_with_the_command_that_repeats_it(writer):
     w = writer()
     w.run(w.spec("dora", 8, 3, targets=["q_proj", "v_proj"], dataset_options={"path": "my data.csv"}))
-    command = data_of((report.build(w.root, images_too=False)).read_text())["runs"]["runs"][0]["command"]
+    command = data_of((report.build(w.root, images_too=False)).read_text())["runs"]["cells"][0]["command"]
     for part in (
         "variant=dora",
         "r=8",

@@ -44,7 +44,9 @@ def run_of(tmp_path, tiny_bert):
         spec = RunSpec(
             study="toy", variant="lora", method="adapters", r=2, alpha=4.0, targets="qv", axes=AXES,
             options={"dropout": dropout}, model="hf", model_options={"path": str(tiny_bert)}, dataset="csv",
-            dataset_options={"path": str(tmp_path / "toy.csv"), "text": "text", "label": "label", "max_length": 16},
+            dataset_options={
+                "path": str(tmp_path / "toy.csv"), "text": "text", "label": "label", "max_length": 16,
+            },
             lr=0.02, seed=0, train=Train(**{"steps": 12, "batch_size": 8, "head_lr": 0.02, **(train or {})}),
         )  # fmt: skip
         return Run(spec, name, RunFolder(tmp_path / name), make({"name": "none"}))
@@ -121,8 +123,8 @@ def attempt(number, folder):
     execution.execute([run], display=Quiet(), checkpoint_every=0.0)
 
 def child(number, folder):
-    pid = os.fork()  # the libraries are imported and the data read once; every attempt is a process of its own
-    if pid == 0:
+    pid = os.fork()  # the libraries are imported and the data read once; every attempt is a process of its
+    own if pid == 0:
         attempt(number, folder)
         os._exit(0)
     return os.waitpid(pid, 0)[1]
@@ -137,14 +139,18 @@ while child(number, folder / str(number)) == signal.SIGKILL:
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_killed_at_any_write_a_run_ends_with_the_same_bits(run_of, tmp_path, moment):
-    """A run is killed around the first file that it renames into place, another around its second, and so on to the last."""
+    """A run is killed around the first file that it renames into place, another around its second.
+
+    So on to the last.
+    """
     plain = run_of("run", train={"steps": 4, "log_every": 2, "evaluations": 2})
     execute([plain], display=Quiet())
     spec, killed = tmp_path / "spec-to-run.json", tmp_path / "killed"
     spec.write_text(json.dumps(plain.spec.as_record()))
     process = subprocess.run(
         [sys.executable, "-c", KILL_AT_WRITE, moment, str(spec), str(killed)],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(Path(execution.__file__).parents[1])},
+        capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(execution.__file__).parents[1])},
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     folders = [folder / "run" for folder in killed.iterdir()]

@@ -122,7 +122,8 @@ def test_a_run_is_named_as_its_spec_says():
 
 SPEC = RunSpec(
     study="s", variant="lora", method="adapters", r=8, alpha=16.0, targets="qv",
-    axes={"scaling": "alpha_over_r"}, options={}, model="m", model_options={}, dataset="d", dataset_options={},
+    axes={"scaling": "alpha_over_r"}, options={}, model="m", model_options={}, dataset="d",
+    dataset_options={},
     lr=0.01, train=Train(), seed=0,
 )  # fmt: skip
 

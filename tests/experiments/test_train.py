@@ -1,6 +1,7 @@
 """The pack: runs that train together train as they would alone, and none can hurt another."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -26,14 +27,21 @@ def make_spec(seed=0, *, lr=5e-3, r=4, dropout=0.0, options=None, train=None, va
     return RunSpec(
         study="test", variant=variant, method="adapters", r=r, alpha=16.0, targets="qv",
         axes={**AXES, **axes}, options={"dropout": dropout, **(options or {})},
-        model="tiny", model_options={}, dataset="toy", dataset_options={}, lr=lr, seed=seed, tracker={"name": "none"},
-        train=Train(**{"steps": STEPS, "batch_size": 6, "head_lr": lr, "evaluations": 2, "log_every": 1, **(train or {})}),
+        model="tiny", model_options={}, dataset="toy", dataset_options={}, lr=lr, seed=seed,
+        tracker={"name": "none"},
+        train=Train(
+            **{"steps": STEPS, "batch_size": 6, "head_lr": lr, "evaluations": 2, "log_every": 1}
+            | (train or {})
+        ),
     )  # fmt: skip
 
 
 ADALORA = {
     "delta": "adalora", "controller": "adalora_budget", "variant": "adalora", "r": 3,
-    "options": {"init_r_ratio": 1.5, "beta1": 0.85, "beta2": 0.85, "orth_weight": 0.1, "t_init": 3, "t_final": 9, "interval": 2},
+    "options": {
+        "init_r_ratio": 1.5, "beta1": 0.85, "beta2": 0.85, "orth_weight": 0.1, "t_init": 3, "t_final": 9,
+        "interval": 2,
+    },
 }  # fmt: skip
 MIXED = [
     make_spec(1, r=2, lr=1e-2),
@@ -49,7 +57,8 @@ def frozen():
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=61, hidden_size=20, num_hidden_layers=2, num_attention_heads=2, intermediate_size=44,
-        max_position_embeddings=LENGTH, num_labels=CLASSES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        max_position_embeddings=LENGTH, num_labels=CLASSES, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
         initializer_range=0.3,
     )  # fmt: skip
     return BertForSequenceClassification(config).eval().requires_grad_(False)
@@ -171,7 +180,7 @@ def test_the_schedule_warms_up_and_then_falls_to_the_end():
     assert values[0] == pytest.approx(1 / 15)
     assert values[14] == values[15] == 1.0
     assert values[-1] == pytest.approx(1 / 135)
-    assert all(a > b for a, b in zip(values[15:], values[16:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(values))
     flat = dataclasses.replace(train, schedule="constant")
     assert {schedule(flat, step=step, steps=150) for step in range(15, 150)} == {1.0}
 

@@ -94,7 +94,7 @@ def rehome():
 
 @pytest.fixture
 def rows():
-    """Gives rows(runs): an input of `runs` x 2 examples of 3 tokens that wants a gradient."""
+    """An input of `runs` x 2 examples of 3 tokens that wants a gradient."""
 
     def make(runs=1, d_in=D_IN, dtype=torch.float64):
         source = torch.Generator().manual_seed(2)
@@ -106,7 +106,7 @@ def rows():
 
 @pytest.fixture
 def gradients():
-    """Gives gradients(layer, x): the output, the gradient of x, and those of all trained parameters by name."""
+    """The output, the gradient of x, and those of all trained parameters by name."""
 
     def run(layer, x, out=None):
         x.grad = None
@@ -121,7 +121,7 @@ def gradients():
 
 
 def tiny(kind, **changes):
-    """A small random model of an architecture: a classifier of three labels, or with `causal` a language model."""
+    """A small random classifier of three labels, or with `causal` a language model."""
     import transformers as t
 
     small = {"num_attention_heads": 2, "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2}

@@ -202,7 +202,8 @@ def test_in_the_final_phase_the_same_triplets_stay_dead():
     def each(step):
         attached.after_step(step)
         if step > 20:
-            patterns.append(attached.controllers[0].pattern())
+            alive = {name: (held.delta.L[k] != 0).tolist() for name, (held, k) in attached.slots(0).items()}
+            patterns.append(alive)
 
     train(attached, 40, each)
     assert all(p == patterns[0] for p in patterns)

@@ -22,7 +22,7 @@ def literal_weight(W, A, B, m, s):
 
 
 def literal_forward(x, x_dropped, W, A, B, m, s, b):
-    """The authors' forward pass: undropped base, two corrections on one dropped input, the norm a constant."""
+    """The authors' forward pass: undropped base, two corrections on one dropped input, a constant norm."""
     norm = torch.linalg.norm(W + s * B @ A, dim=1).detach()
     g = m / norm
     base = x @ W.T

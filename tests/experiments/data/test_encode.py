@@ -100,7 +100,10 @@ def test_the_models_own_limit_goes_before_the_asked_length(encoded, tiny_bert, t
     longer = [{**row, "text": row["text"] + " z" * 100} for row in texts]
     task, _ = encoded(tiny_bert, "jsonl", longer, 500)
     assert task.max_length == 64
-    assert "dataset.max_length=500 is more than the model takes, 64 tokens are used" in task.notes
+    assert (
+        "200 of 200 texts are longer than 64 tokens and were cut there (the model takes no more)"
+        in task.notes
+    )
 
 
 def test_what_the_loop_needs_to_know_is_on_the_task(encoded, tiny_bert, tiny_gpt2, texts):

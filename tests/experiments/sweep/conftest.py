@@ -1,4 +1,7 @@
-"""A small study of its own to run, as a user would from a shell: tiny BERT, a hundred short texts, a few steps."""
+"""A small study of its own to run, as a user would from a shell.
+
+Tiny BERT, a hundred short texts, a few steps.
+"""
 
 import json
 import os
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+WORDS = {5: ["good", "fine"], 1: ["bad", "poor"]}
 HOME = Path(__file__).parents[3]
 
 
@@ -20,12 +24,13 @@ class Shell:
         self.model = model
         rng = random.Random(0)
         rows = [
-            f"{rng.choice(['good', 'fine']) if stars == 5 else rng.choice(['bad', 'poor'])} {rng.choice('abcdefgh')} {i},{stars}"
+            f"{rng.choice(WORDS[stars])} {rng.choice('abcdefgh')} {i},{stars}"
             for i, stars in enumerate(rng.choice([1, 5]) for _ in range(150))
         ]
         (folder / "reviews.csv").write_text("review,stars\n" + "\n".join(rows) + "\n")
         self.words = [
-            f"model=hf model.path={model}", "dataset=csv dataset.path=reviews.csv dataset.text=review dataset.label=stars",
+            f"model=hf model.path={model} dataset=csv dataset.path=reviews.csv",
+            "dataset.text=review dataset.label=stars",
             "train.steps=8 train.batch_size=8 dataset.max_length=32 study=toy lr=0.01",
         ]  # fmt: skip
 

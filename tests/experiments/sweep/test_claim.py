@@ -107,7 +107,10 @@ for cell in sys.argv[2:]:
 
 
 def test_with_random_kills_every_cell_is_completed(tmp_path):
-    """Killed between completion and mark, a cell may be completed again; it is never lost and never held by two."""
+    """Killed between completion and mark, a cell may be completed again.
+
+    It is never lost and never held by two.
+    """
     (tmp_path / "done").mkdir()
     cells = [f"cell-{i}" for i in range(30)]
     rng = random.Random(0)

@@ -29,7 +29,8 @@ def test_a_record_holds_what_the_schema_promises(shell):
     assert record["run_id"] == name
     assert (record["schema"], record["phase"], record["study"]) == (1, "run", "toy")
     assert record["spec"]["variant_axes"] == {
-        "delta": "dora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform", "controller": "none",
+        "delta": "dora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform",
+        "controller": "none",
     }  # fmt: skip
     assert record["primary"] == {"metric": "accuracy", "goal": "max"}
     assert {
