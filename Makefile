@@ -27,7 +27,7 @@ lint: $(VENV)/.installed-test  ## ruff and mypy
 	$(RUN) -m mypy
 
 bench: $(VENV)/.installed-test  ## measure what the README promises
-	$(RUN) -m experiments.bench
+	$(RUN) -m experiments.bench step
 
 clean:  ## remove the environment and caches; keeps runs/
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

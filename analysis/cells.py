@@ -1,8 +1,11 @@
 """Runs grouped into cells: one row per cell with its seeds, its mean, what went wrong and what it cost.
 
-Tuning runs never enter a result. Where a group of cells differs in the learning rate alone, the one that is compared with
-others is chosen on validation, never on the test set: the confirmed one if there is one, else the best on validation.
+Tuning runs never enter a result. Where a group of cells differs in the learning rate alone, the one that is
+compared with others is chosen on validation, never on the test set: the confirmed one if there is one, else
+the best on validation.
 """
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,8 +54,9 @@ _FAILED = ("failed", "oom", "preempted")
 def cells(study: Study) -> pd.DataFrame:
     """One row per cell, stack and kind of phase (tuning or result), the baseline-like variants first.
 
-    Columns: those of a run that all runs of a cell share, means of the measured ones, and `n` completed seeds, `seeds`,
-    `mean`, `sd`, `low`, `high` (t interval over seeds, from 3 seeds on), `diverged`, `failed`, `tuning`, `final`, `rates`.
+    Columns: those of a run that all runs of a cell share, means of the measured ones, and `n` completed
+    seeds, `seeds`, `mean`, `sd`, `low`, `high` (t interval over seeds, from 3 seeds on), `diverged`,
+    `failed`, `tuning`, `final`, `rates`.
     """
     runs = study.runs.assign(series=series_labels(study), tuning=study.runs["phase"] == "tune")
     if runs.empty:
@@ -74,10 +78,12 @@ def order_of(series: str) -> tuple[int, str]:
 
 
 def _with_judge(runs: pd.DataFrame) -> pd.DataFrame:
-    """Give runs without a result the metric of the runs beside them, so that they are counted in the right place."""
+    """Give runs without a result the metric of the runs beside them, to count them in the right place."""
     judge = ["metric", "goal", "split"]
     scored = runs[runs["score"].notna()].drop_duplicates(["dataset", "model"])
-    beside = dict(zip(zip(scored["dataset"], scored["model"], strict=True), scored[judge].to_numpy(), strict=True))
+    beside = dict(
+        zip(zip(scored["dataset"], scored["model"], strict=True), scored[judge].to_numpy(), strict=True)
+    )
     rows = runs[judge].to_numpy(dtype=object)
     for i in np.flatnonzero(runs["score"].isna()):
         metric, goal, split = beside.get((runs["dataset"].iloc[i], runs["model"].iloc[i]), (None, None, None))
@@ -86,7 +92,7 @@ def _with_judge(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(**{name: rows[:, k] for k, name in enumerate(judge)})
 
 
-def _cell(runs: pd.DataFrame) -> dict:
+def _cell(runs: pd.DataFrame) -> dict[str, Any]:
     done = runs[(runs["status"] == "completed") & ~runs["repeat"]]
     first = (done if len(done) else runs).iloc[0]
     scores = done["score"].to_numpy(float)
@@ -118,16 +124,19 @@ def _final(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
 
 
 def chosen(group: pd.DataFrame) -> int:
-    """The row label of the cell that its validation results recommend; ties go to more seeds, then the lower rate."""
+    """The row label of the cell that its validation results recommend.
+
+    Ties go to more seeds, then the lower rate.
+    """
     sign = -1.0 if (group["goal"] == "min").any() else 1.0
     rank = pd.DataFrame(
         {"v": -(sign * group["validation"]).fillna(-np.inf), "n": -group["n"], "lr": group["lr"]}
     )
-    return rank.sort_values(["v", "n", "lr"]).index[0]
+    return int(rank.sort_values(["v", "n", "lr"]).index[0])
 
 
 def series_labels(study: Study) -> pd.Series:
-    """A name per run that tells apart what its rank, targets, rate and data do not: "dora", or "dora, storage=nf4"."""
+    """A name per run for what rank, targets, rate and data do not tell: "dora", or "dora, storage=nf4"."""
     if study.runs.empty:
         return pd.Series([], dtype=object)
     runs = study.runs
@@ -143,7 +152,7 @@ def series_labels(study: Study) -> pd.Series:
     )
     told: list[str] = []
     for key in keys:
-        seen: dict[int, set] = {}
+        seen: dict[int, set[str]] = {}
         for where, spec in zip(place, specs, strict=True):
             seen.setdefault(where, set()).add(str(spec.get(key)))
         if any(len(values) > 1 for values in seen.values()):
@@ -151,13 +160,13 @@ def series_labels(study: Study) -> pd.Series:
     return pd.Series([_label(spec, told) for spec in specs], index=runs.index, dtype=object)
 
 
-def _label(spec: dict, told: list[str]) -> str:
+def _label(spec: dict[str, Any], told: list[str]) -> str:
     extra = [f"{key.rsplit('.', 1)[-1]}={identity.text(spec[key])}" for key in told if key in spec]
     return ", ".join([str(spec["variant"]), *extra])
 
 
 def missing_seeds(table: pd.DataFrame) -> list[tuple[str, tuple[int, ...]]]:
-    """Cells that lack seeds which other cells of the same setting have: (cell_key, the seeds that are missing)."""
+    """Cells that lack seeds which others of the same setting have: (cell_key, the missing seeds)."""
     out = []
     results = table[~table["tuning"]]
     for _, group in results.groupby("peer_key", sort=False):

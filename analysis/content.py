@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import identity, prose
-from analysis.cells import SETTING, missing_seeds, order_of
+from analysis import identity, prose, summary, tuning
+from analysis.audit import audit
+from analysis.cells import SETTING, order_of
+from analysis.circumstances import environment, error_text, notes, trouble
 from analysis.figures import Figure
 from analysis.figures.overview import far_off, metric_title, with_bars
 from analysis.format import count, number
 from analysis.load import Study
-from analysis.verdicts import Verdicts, commands
+from analysis.next_steps import commands
+from analysis.verdicts import Verdicts
 
 
 def collect(study: Study, cells: pd.DataFrame, found: Verdicts, figures: Sequence[Figure]) -> dict[str, Any]:
@@ -37,6 +40,9 @@ def collect(study: Study, cells: pd.DataFrame, found: Verdicts, figures: Sequenc
         "runs": runs(study, cells),
         "next_steps": commands(study, cells, found),
         "comparisons": comparisons(found),
+        "across": summary.table(found),
+        "tuning": tuning.table(cells),
+        "checklist": audit(study, cells, found, files=False),
         "figures": {figure.name: figure.spec for figure in figures},
     }
 
@@ -92,7 +98,7 @@ def facts(study: Study, results: pd.DataFrame) -> list[tuple[str, str]]:
     return [(label, value) for label, value in pairs if value]
 
 
-def _ranges(results: pd.DataFrame) -> dict[tuple, tuple[float, float]]:
+def _ranges(results: pd.DataFrame) -> dict[tuple[Any, ...], tuple[float, float]]:
     """The range of each setting's metric, for the small scale in the table."""
     out = {}
     for key, group in results.groupby(list(SETTING), dropna=False):
@@ -107,7 +113,7 @@ def _rows(results: pd.DataFrame) -> list[dict[str, Any]]:
     return [_row(row, ranges) for _, row in results.iterrows()]
 
 
-def _row(row: pd.Series, ranges: Mapping[tuple, tuple[float, float]]) -> dict[str, Any]:
+def _row(row: pd.Series, ranges: Mapping[tuple[Any, ...], tuple[float, float]]) -> dict[str, Any]:
     """One line of the results and cost tables: (text, value to sort by) where both are needed."""
     low, high = ranges.get(tuple(row[list(SETTING)]), (np.nan, np.nan))
     place = lambda v: 50.0 if high == low else round(min(100, max(0, 100 * (v - low) / (high - low))), 1)  # noqa: E731
@@ -152,94 +158,46 @@ def _row(row: pd.Series, ranges: Mapping[tuple, tuple[float, float]]) -> dict[st
     }
 
 
-def trouble(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Everything that is not a completed run, under headings: (heading, [(run or cell, what)])."""
-    groups: list[tuple[str, list[tuple[str, str]]]] = []
-    names = {
-        "diverged": "Diverged: counted as results, with no metric",
-        "oom": "Out of memory",
-        "failed": "Failed",
-        "preempted": "Interrupted before the end",
-    }
-    for status, heading in names.items():
-        ids = study.runs.loc[study.runs["status"] == status, "run_id"]
-        groups.append((heading, [(run_id, _error(study.records[run_id])) for run_id in ids]))
-    groups.append(
-        ("Begun, without a record", [(name, "still running or killed") for name in study.unfinished])
-    )
-    groups.append(
-        ("Left out or corrected", [(run, what) for run, what in [*study.problems, *found.problems]])
-    )
-    lacking = missing_seeds(cells) if len(cells) else []
-    groups.append(
-        (
-            "Seeds that other cells have and these lack",
-            [(cell, "seed " + ", ".join(map(str, s))) for cell, s in lacking],
-        )
-    )
-    lone = dict.fromkeys((left.cell["cell_key"], left.why) for left in found.unmatched)
-    groups.append(("Cells that could not be compared", list(lone)))
-    return [(heading, entries) for heading, entries in groups if entries]
-
-
-def _error(record: Mapping[str, Any]) -> str:
-    error = record.get("error") or {}
-    if isinstance(error, str):
-        return error
-    return ": ".join(str(error[key]) for key in ("type", "message") if error.get(key)) or "no reason recorded"
-
-
-def notes(study: Study) -> list[tuple[str, int]]:
-    """Deviations and notes of the runs, each once, with the number of runs that carry it."""
-    seen: dict[str, int] = {}
-    for record in study.records.values():
-        for text in dict.fromkeys([*(record.get("deviations") or []), *(record.get("notes") or [])]):
-            seen[str(text)] = seen.get(str(text), 0) + 1
-    return sorted(seen.items(), key=lambda item: (-item[1], item[0]))
-
-
-def environment(study: Study) -> list[tuple[str, list[tuple[str, int]]]]:
-    """Where results came from: (what, [(value, runs)]), more than one value meaning a mixed study."""
-    seen: dict[str, dict[str, int]] = {}
-    for record in study.records.values():
-        env, data = record.get("env") or {}, record.get("data") or {}
-        commit = (
-            f"{env['git_sha']}{' with uncommitted changes' if env.get('dirty') else ''}"
-            if env.get("git_sha")
-            else None
-        )
-        pairs = {
-            "commit": commit,
-            "code": env.get("code_sha256"),
-            **{key: env.get(key) for key in ("device", "host", "python", "threads")},
-        }
-        pairs |= dict(env.get("versions") or {})
-        name = identity.dataset(record["spec"])
-        pairs |= {f"{name}, {key[:-7]} data": value for key, value in data.items() if key.endswith("_sha256")}
-        for key, value in pairs.items():
-            if value is not None:
-                counts = seen.setdefault(key, {})
-                counts[str(value)] = counts.get(str(value), 0) + 1
-    return [
-        (key, sorted(counts.items(), key=lambda item: (-item[1], item[0]))) for key, counts in seen.items()
-    ]
-
-
 def comparisons(found: Verdicts) -> dict[str, Any]:
     """The table of comparisons, and what a reader of its p values must know."""
     rows = []
     table = found.table
     for _, row in table.iterrows():
-        known = {key: None if pd.isna(row[key]) else float(row[key]) for key in
-                 ("difference", "ci_low", "ci_high", "p", "p_adjusted", "p_equivalent", "sign_flip", "sign_flip_floor",
-                  "smallest_detectable")}  # fmt: skip
+        known = {
+            key: None if pd.isna(row[key]) else float(row[key])
+            for key in (
+                "difference",
+                "ci_low",
+                "ci_high",
+                "p",
+                "p_adjusted",
+                "p_equivalent",
+                "sign_flip",
+                "sign_flip_floor",
+                "smallest_detectable",
+            )
+        }
         rank = (
             "all" if row["r"] == "all" else "" if row["r"] is None or pd.isna(row["r"]) else f"{row['r']:g}"
         )
-        rows.append(known | {"variant": row["variant"], "baseline": row["baseline"], "rank": rank, "n": int(row["n_seeds"]),
-                             "dataset": row["dataset"], "model": row["model"], "targets": row["targets"] or "",
-                             "stack": row["stack"], "verdict": row["verdict"], "why": row["why"] or "", "overall": bool(row["overall"]),
-                             "unit": prose.unit(row), "mcnemar": ", ".join(f"{p:.2g}" for p in row["mcnemar"] or ())})  # fmt: skip
+        rows.append(
+            known
+            | {
+                "variant": row["variant"],
+                "baseline": row["baseline"],
+                "rank": rank,
+                "n": int(row["n_seeds"]),
+                "dataset": row["dataset"],
+                "model": row["model"],
+                "targets": row["targets"] or "",
+                "stack": row["stack"],
+                "verdict": row["verdict"],
+                "why": row["why"] or "",
+                "overall": bool(row["overall"]),
+                "unit": prose.unit(row),
+                "mcnemar": ", ".join(f"{p:.2g}" for p in row["mcnemar"] or ()),
+            }
+        )
     sizes = {bool(key): int(part["p_adjusted"].notna().sum()) for key, part in table.groupby("overall")}
     many = {key: table[key].nunique() > 1 for key in ("dataset", "model", "targets", "stack")}
     return {"rows": rows, "many": many, "margin": found.margin, "baseline": found.baseline, "families": sizes}
@@ -267,7 +225,7 @@ def runs(study: Study, cells: pd.DataFrame) -> dict[str, Any]:
             "status": record["status"],
             "metrics": record.get("metrics") or {},
             "cost": record.get("cost") or {},
-            "error": _error(record) if record.get("error") else None,
+            "error": error_text(record) if record.get("error") else None,
             "phase": record.get("phase"),
             "notes": [*(record.get("deviations") or []), *(record.get("notes") or [])],
         }

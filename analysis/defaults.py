@@ -1,6 +1,8 @@
-"""python -m analysis.defaults runs/default_lr: the learning rate that validation prefers, for each variant of a sweep.
+"""python -m analysis.defaults runs/default_lr: a learning rate for each variant, chosen on validation.
 
-The test metrics of the sweep are not read. A best rate at the end of what was tried is marked: the true best may lie beyond.
+One default serves several ranks, and at a fixed alpha the scale alpha/r doubles from r = 8 to r = 4, which
+acts like a doubled rate. So the choice is the rate that does best when it and its double are both counted:
+the largest minimum of the two. The test metrics of the sweep are not read.
 """
 
 import argparse
@@ -23,18 +25,19 @@ class Choice:
     variant: str
     means: Mapping[
         float, float
-    ]  # rate -> mean of the primary metric on validation; failed and diverged runs are worst
+    ]  # rate -> mean of the primary metric on validation; a lost run counts as the worst
     counts: Mapping[float, int]
-    best: float
+    best: float | None  # None: no rate was tried together with its double
 
     @property
     def at_edge(self) -> bool:
-        """Whether the best rate is the lowest or the highest of those tried."""
-        return self.best in (min(self.means), max(self.means))
+        """Whether rates beyond those tried might do better."""
+        rates = sorted(self.means)
+        return self.best is None or self.best == rates[0] or self.best == rates[-2]
 
 
 def choose(found: Iterable[Mapping[str, Any]]) -> list[Choice]:
-    """The best rate of each variant over all its other settings; a tie goes to the lower rate."""
+    """The choice for each variant, from means over its other settings; a tie goes to the lower rate."""
     values: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     sign = 1
     for record in found:
@@ -48,10 +51,16 @@ def choose(found: Iterable[Mapping[str, Any]]) -> list[Choice]:
     choices = []
     for variant, by_rate in sorted(values.items()):
         means = {rate: mean(by_rate[rate]) for rate in sorted(by_rate)}
-        best = max(means, key=lambda rate: means[rate])
+        worst = {rate: min(means[rate], means[double]) for rate in means if (double := _double(rate, means))}
+        best = max(worst, key=lambda rate: worst[rate]) if worst else None
         counts = {rate: len(by_rate[rate]) for rate in means}
         choices.append(Choice(variant, {rate: sign * value for rate, value in means.items()}, counts, best))
     return choices
+
+
+def _double(rate: float, rates: Iterable[float]) -> float | None:
+    """The rate that is twice this one, if it was tried."""
+    return next((other for other in rates if abs(other / rate - 2) < 1e-6), None)
 
 
 def table(choices: Sequence[Choice]) -> str:
@@ -61,7 +70,7 @@ def table(choices: Sequence[Choice]) -> str:
         cells = [
             f"[{rate:g}: {v:.3f}]" if rate == c.best else f"{rate:g}: {v:.3f}" for rate, v in c.means.items()
         ]
-        edge = "  <- at the edge of what was tried: try further" if c.at_edge and len(c.means) > 1 else ""
+        edge = "  <- at the edge of what was tried: try further" if c.at_edge else ""
         runs = "/".join(str(count) for count in sorted(set(c.counts.values())))
         lines.append(f"{c.variant:10s} {runs} runs a rate   {'   '.join(cells)}{edge}")
     return "\n".join(lines)

@@ -81,7 +81,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def tables(study: Study, cells: pd.DataFrame, found: Verdicts, folder: Path) -> None:
-    """Write verdicts.csv and .tex, results.csv, .parquet and .tex (one row per cell), and runs.csv (one row per run)."""
+    """Write the tables of comparisons (verdicts.*), cells (results.*) and runs (runs.csv)."""
     write = lambda name, text: (folder / name).write_text(text, encoding="utf-8", newline="")  # noqa: E731
     write("verdicts.csv", csv_text(found.csv()))
     write("verdicts.tex", tex.verdicts(found))

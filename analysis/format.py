@@ -2,43 +2,39 @@
 
 import math
 
-DASH = "–"
-
-
-def _unknown(value: float | None) -> bool:
-    return value is None or math.isnan(value)
+DASH = "\u2013"
 
 
 def number(value: float | None, digits: int = 3) -> str:
     """A metric: 0.717."""
-    return DASH if _unknown(value) else f"{value:.{digits}f}"
+    return DASH if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def signed(value: float | None) -> str:
     """A difference: +0.021."""
-    return DASH if _unknown(value) else f"{value:+.3f}"
+    return DASH if value is None or math.isnan(value) else f"{value:+.3f}"
 
 
 def pvalue(value: float | None) -> str:
     """A p value: .0123, or <.001."""
-    if _unknown(value):
+    if value is None or math.isnan(value):
         return DASH
     return "<.001" if value < 0.001 else f"{value:.2g}" if value < 0.9995 else "1"
 
 
 def count(value: float | None) -> str:
     """A whole number with separators: 78,733."""
-    return DASH if _unknown(value) else f"{value:,.0f}"
+    return DASH if value is None or math.isnan(value) else f"{value:,.0f}"
 
 
 def percent(value: float | None) -> str:
     """A share with three significant digits: 0.346%."""
-    return DASH if _unknown(value) else f"{100 * value:.3g}%"
+    return DASH if value is None or math.isnan(value) else f"{100 * value:.3g}%"
 
 
 def amount(value: float | None, unit: str = "") -> str:
-    """A measured amount in the unit that reads best: bytes as kB, MB or GB, seconds as s or min, others with 3 digits."""
-    if _unknown(value):
+    """A measured amount as it reads best: bytes as kB, MB or GB, seconds as s, min or h."""
+    if value is None or math.isnan(value):
         return DASH
     if unit == "B":
         for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
@@ -46,11 +42,8 @@ def amount(value: float | None, unit: str = "") -> str:
                 return f"{value / size:.3g} {name}" if value / size < 1000 else f"{value / size:,.0f} {name}"
         return f"{value:.0f} B"
     if unit == "s":
-        return (
-            f"{value:.1f} s"
-            if value < 120
-            else f"{value / 60:.1f} min"
-            if value < 7200
-            else f"{value / 3600:.1f} h"
-        )
+        for size, name in ((7200, "h"), (120, "min")):
+            if value >= size:
+                return f"{value / (3600 if name == 'h' else 60):.1f} {name}"
+        return f"{value:.1f} s"
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

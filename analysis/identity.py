@@ -1,8 +1,8 @@
 """What makes two runs comparable: the names of cells, peers and stacks, and the command that repeats a run.
 
-cell    everything but the seed: runs of one cell differ by chance alone
-peers   cells that differ only in what defines a variant (its parts, options and tuned rates)
-stack   the code, package versions, hardware and data that produced a result; results of two stacks are not pooled
+cell    everything but the seed: runs of one cell differ by chance alone peers   cells that differ only in
+what defines a variant (its parts, options and tuned rates) stack   the code, package versions, hardware and
+data that produced a result; results of two stacks are not pooled
 """
 
 import hashlib
@@ -95,7 +95,7 @@ def group_key(content: Mapping[str, Any]) -> str:
 
 
 def peer_key(content: Mapping[str, Any]) -> str:
-    """The same for two cells that may be compared as variants: all that a variant does not bring along is equal."""
+    """The same for cells that may be compared as variants: all that a variant does not bring is equal."""
     spec = _without(
         content["spec"], (*_NOT_CELL, *_OF_VARIANT, "r", "alpha", "targets"), (*_NUISANCE, "head_lr")
     )
@@ -103,7 +103,10 @@ def peer_key(content: Mapping[str, Any]) -> str:
 
 
 def stack(content: Mapping[str, Any]) -> str:
-    """A short hash of code, versions, hardware and data; "unknown" parts count as equal to each other only."""
+    """A short hash of code, versions, hardware and data.
+
+    "unknown" parts count as equal to each other only.
+    """
     return _hash(stack_parts(content))[:8]
 
 

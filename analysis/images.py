@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import vl_convert
@@ -14,19 +15,23 @@ from analysis.figures.theme import config
 from experiments.errors import UserError
 from experiments.files import replacing
 
+_GLOBALS = "window.vegaEmbed = vegaEmbed; window.vegaLite = vegaLite; window.vega = vega;"
 FORMATS = ("svg", "pdf", "png")
 
 
 def bundle() -> str:
-    """The script that draws the page's figures, with nothing left to fetch; kept in the cache, as making it takes seconds."""
-    version = vl_convert.get_vegalite_versions()[-1]
+    """The script that draws the page's figures, with nothing left to fetch.
+
+    Kept in the cache, as making it takes seconds.
+    """
+    vegalite = vl_convert.get_vegalite_versions()[-1]
     root = Path(os.environ.get("ABLORA_CACHE") or Path.home() / ".cache" / "ablora")
-    cached = root / f"figures-{vl_convert.__version__}-{version}.js"
+    cached = root / f"figures-{version('vl-convert-python')}-{vegalite}.js"
     with contextlib.suppress(OSError, UnicodeDecodeError):
         text, _, checksum = cached.read_text(encoding="utf-8").rpartition("\n//")
         if hashlib.sha256(text.encode()).hexdigest() == checksum:
             return text
-    text = vl_convert.javascript_bundle(vl_version=version)
+    text = vl_convert.javascript_bundle(_GLOBALS, vl_version=vegalite)
     with contextlib.suppress(UserError, OSError), replacing(cached) as temporary:
         temporary.write_text(f"{text}\n//{hashlib.sha256(text.encode()).hexdigest()}", encoding="utf-8")
     return text
@@ -54,8 +59,9 @@ def write(figures: Sequence[Figure], folder: Path, *, longest: int = 8) -> None:
 def pdf(svg: str) -> bytes:
     """The PDF of a drawing, the same bytes each time.
 
-    The converter writes fonts and resource names in an order that changes from call to call. The order of the fonts is
-    asked for again until they ascend (there are two of them, rarely three); lines of names are sorted in place.
+    The converter writes fonts and resource names in an order that changes from call to call. The order of the
+    fonts is asked for again until they ascend (there are two of them, rarely three); lines of names are
+    sorted in place.
     """
     data = b""
     for _ in range(60):

@@ -14,8 +14,10 @@ def limits(final: pd.DataFrame, found: Verdicts | None) -> list[str]:
     out = []
     if final["n"].max() == 1:
         out.append(
-            "One seed cannot show whether a difference belongs to the variant or to chance. How far another seed, with other "
-            "initial values and another order of the data, would move each result was not measured here, and no error bar in "
+            "One seed cannot show whether a difference belongs to the variant or to chance. How far "
+            "another seed, with other "
+            "initial values and another order of the data, would move each result was not measured here, "
+            "and no error bar in "
             "this report contains it."
         )
     if final["n"].max() < stats.FEWEST_SEEDS:
@@ -23,7 +25,8 @@ def limits(final: pd.DataFrame, found: Verdicts | None) -> list[str]:
         out += [text for group in groups if (text := _sampling(group))]
         if len(final) > 2:
             out.append(
-                f"The best of {len(final)} cells is partly the luckiest of {len(final)}: expect it to do worse when repeated."
+                f"The best of {len(final)} cells is partly the luckiest of {len(final)}: expect it to do "
+                "worse when repeated."
             )
     out += _rates(final)
     return out + (_of_verdicts(found) if found is not None else [])
@@ -49,13 +52,17 @@ def _rates(final: pd.DataFrame) -> list[str]:
     out = []
     if len(final) > 1 and (final["rates"] == 1).all():
         out.append(
-            "No learning rate was tuned here: this compares the variants at the rates they were given, not at their best."
+            "No learning rate was tuned here: this compares the variants at the rates they were given, "
+            "not at their best."
         )
-    scales = final.dropna(subset=["scale"]).groupby("lr")["scale"].agg(["min", "max", "size"])
+    untuned = final[(final["rates"] == 1) & final["scale"].notna()]
+    scales = untuned.groupby("lr")["scale"].agg(["min", "max", "size"])
     for lr, row in scales[(scales["size"] > 1) & (scales["max"] > 1.01 * scales["min"])].iterrows():
         out.append(
-            f"Cells share the learning rate {lr:g} although the update BA is scaled by {row['min']:.3g} in some and "
-            f"{row['max']:.3g} in others: part of what looks like an effect of rank or variant may be the learning rate."
+            f"Cells share the learning rate {lr:g} although the update BA is scaled by {row['min']:.3g} "
+            "in some and "
+            f"{row['max']:.3g} in others: part of what looks like an effect of rank or variant may be the "
+            "learning rate."
         )
     return out
 
@@ -66,18 +73,21 @@ def _of_verdicts(found: Verdicts) -> list[str]:
     if (judged["n_examples"] == 0).any():
         n = int((judged["n_examples"] == 0).sum())
         out.append(
-            f"{n} of {len(judged)} comparisons have no usable per-example scores: their intervals count seeds as noise and take "
+            f"{n} of {len(judged)} comparisons have no usable per-example scores: their intervals count "
+            "seeds as noise and take "
             "the test set as it is. Another test set could say otherwise."
         )
     if len(judged) and judged["sign_flip_floor"].max() > 0.05:
         row = judged.loc[judged["sign_flip_floor"].idxmax()]
         out.append(
-            f"With {row['n_seeds']} paired seeds no test that looks at the signs of the differences alone can reach p < .05 "
+            f"With {row['n_seeds']} paired seeds no test that looks at the signs of the differences alone "
+            "can reach p < .05 "
             f"(sign-flip: at best {row['sign_flip_floor']:.4g}); the verdicts lean on the t distribution."
         )
-    if found.overall["stack"].nunique() > 1:
+    if found.differing:
         out.append(
-            "Runs differ in code, versions, hardware or data; they were compared within each such stack only. "
-            "To take them for comparable, build the report with --pool."
+            f"Runs of the same setting differ in {', '.join(found.differing)}; they were compared within "
+            "each such stack "
+            "only, never across. To take them for comparable, build the report with --pool."
         )
     return out

@@ -1,8 +1,9 @@
 """A study folder read into one table, with everything that could not be used named and explained.
 
-`read(folder)` returns a Study: `runs` has one row per usable record, whatever its status; `problems` says which folders
-were left out and why; `unfinished` names the runs that have begun and left no record. A record that is torn, of another
-schema, holds a number that is not finite or contradicts itself is never repaired and never half used.
+`read(folder)` returns a Study: `runs` has one row per usable record, whatever its status; `problems` says
+which folders were left out and why; `unfinished` names the runs that have begun and left no record. A record
+that is torn, of another schema, holds a number that is not finite or contradicts itself is never repaired and
+never half used.
 """
 
 import json
@@ -14,21 +15,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis import identity
 from analysis.faults import NotFinite, fault, refuse_constant
+from analysis.rows import row_of, table_of
 from experiments import record as records
 from experiments.errors import UserError
-
-_COSTS = (
-    "train_seconds",
-    "step_ms",
-    "tokens_per_second",
-    "peak_bytes",
-    "trainable_parameters",
-    "total_parameters",
-    "adapter_bytes",
-    "base_bytes",
-)
+from experiments.record import RunFolder
 
 
 class Problem(NamedTuple):
@@ -63,9 +54,9 @@ class Study:
     def _places(self) -> dict[str, str]:
         return dict(zip(self.runs["run_id"], self.runs["folder"], strict=True))
 
-    def path(self, run_id: str) -> records.RunFolder:
+    def path(self, run_id: str) -> RunFolder:
         """The folder of a run."""
-        return records.RunFolder(self.folder / self._places[run_id])
+        return RunFolder(self.folder / self._places[run_id])
 
 
 def read(folder: Path, *, pool: bool = False) -> Study:
@@ -108,8 +99,8 @@ def read(folder: Path, *, pool: bool = False) -> Study:
         hint = _studies_below(folder)
         raise UserError(f"{folder} holds no run: no folder in it has a spec.json or a record.json.{hint}")
     ordered = {run_id: found[run_id] for run_id in sorted(found)}
-    rows = [_row(content, places[run_id]) for run_id, content in ordered.items()]
-    table = _table(rows)
+    rows = [row_of(content, places[run_id]) for run_id, content in ordered.items()]
+    table = table_of(rows)
     if pool:
         table["stack"] = "pooled"
     table["repeat"] = _repeats(table, problems)
@@ -117,7 +108,7 @@ def read(folder: Path, *, pool: bool = False) -> Study:
 
 
 def _repeats(table: pd.DataFrame, problems: list[Problem]) -> pd.Series:
-    """Runs whose cell, stack and seed another run has already: chance was not drawn anew, so they do not count again."""
+    """Runs whose cell, stack and seed another run has: chance was not drawn anew, so they do not count."""
     done = table[table["status"] == "completed"]
     keys = ["cell_key", "stack", "seed", "tuning"]
     done = done.assign(tuning=done["phase"] == "tune")
@@ -126,7 +117,8 @@ def _repeats(table: pd.DataFrame, problems: list[Problem]) -> pd.Series:
         first = group.iloc[0]
         for _, run in group.iloc[1:].iterrows():
             repeat[run["run_id"]] = True
-            what = f"repeats {first['run_id']} with the same seed and ended {abs(run['score'] - first['score']):.4g} away from it"
+            apart = f"{abs(run['score'] - first['score']):.4g}"
+            what = f"repeats {first['run_id']} with the same seed and ended {apart} away from it"
             problems.append(Problem(run["run_id"], what + "; counted once"))
     return repeat
 
@@ -136,10 +128,10 @@ def _studies_below(folder: Path) -> str:
     return f" The studies in it: {', '.join(names[:8])}; name one of them." if names else ""
 
 
-def _checked(run: records.RunFolder, problems: list[Problem]) -> dict[str, Any] | None:
+def _checked(run: RunFolder, problems: list[Problem]) -> dict[str, Any] | None:
     """The record of a run folder, or None after noting what is wrong with it."""
     try:
-        content = json.loads(run.record.read_bytes(), parse_constant=refuse_constant)
+        content: Any = json.loads(run.record.read_bytes(), parse_constant=refuse_constant)
     except NotFinite as error:
         problems.append(Problem(run.path.name, f"record.json holds {error}, which is no number; not used"))
         return None
@@ -150,11 +142,16 @@ def _checked(run: records.RunFolder, problems: list[Problem]) -> dict[str, Any] 
     if wrong:
         problems.append(Problem(run.path.name, f"{wrong}; not used"))
         return None
-    return content
+    return dict(content)
 
 
 def _duplicate(
-    run_id: str, place: str, content: dict[str, Any], found: dict, refused: set[str], problems: list
+    run_id: str,
+    place: str,
+    content: dict[str, Any],
+    found: dict[str, Any],
+    refused: set[str],
+    problems: list[Problem],
 ) -> None:
     """The same run twice: harmless when the results agree, else neither can be trusted."""
     if run_id in found and found[run_id].get("metrics") == content.get("metrics"):
@@ -165,86 +162,3 @@ def _duplicate(
     problems.append(
         Problem(place, f"run {run_id} is there more than once with different results; none of them is used")
     )
-
-
-def _row(content: dict[str, Any], place: str) -> dict[str, Any]:
-    """The columns of one run in the table of runs."""
-    spec, metrics, primary = content["spec"], content.get("metrics") or {}, content.get("primary") or {}
-    cost, data, env = (content.get(part) or {} for part in ("cost", "data", "env"))
-    metric = primary.get("metric")
-    split = "test" if f"test/{metric}" in metrics else "validation"
-    total, trained = cost.get("total_parameters"), cost.get("trainable_parameters")
-    return {
-        "run_id": content["run_id"],
-        "folder": place,
-        "status": content["status"],
-        "phase": content.get("phase", "run"),
-        "variant": str(spec["variant"]),
-        "method": spec.get("method"),
-        "r": spec.get("r"),
-        "alpha": spec.get("alpha"),
-        "targets": identity.text(spec["targets"]) if "targets" in spec else None,
-        "model": identity.model(spec),
-        "dataset": identity.dataset(spec),
-        "lr": spec.get("lr"),
-        "seed": spec["seed"],
-        "scale": identity.scale(spec),
-        "cell_key": identity.cell_key(content),
-        "peer_key": identity.peer_key(content),
-        "group_key": identity.group_key(content),
-        "stack": identity.stack(content),
-        "metric": metric,
-        "goal": primary.get("goal"),
-        "split": split,
-        "score": metrics.get(f"{split}/{metric}"),
-        "validation": metrics.get(f"validation/{metric}"),
-        "loss": metrics.get(f"{split}/loss"),
-        "validation_loss": metrics.get("validation/loss"),
-        **{key: cost.get(key) for key in _COSTS},
-        "share": trained / total if trained is not None and total else None,
-        "test_rows": data.get("test_rows"),
-        "device": env.get("device"),
-        "host": env.get("host"),
-    }
-
-
-_TEXT = (
-    "run_id",
-    "folder",
-    "status",
-    "phase",
-    "variant",
-    "method",
-    "targets",
-    "model",
-    "dataset",
-    "cell_key",
-    "peer_key",
-    "group_key",
-    "stack",
-    "metric",
-    "goal",
-    "split",
-    "device",
-    "host",
-)
-_NUMBERS = (
-    "r",
-    "alpha",
-    "lr",
-    "scale",
-    "score",
-    "validation",
-    "loss",
-    "validation_loss",
-    *_COSTS,
-    "share",
-    "test_rows",
-)
-
-
-def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """The table of runs, indexed by run_id, with the same columns and types however many rows there are."""
-    table = pd.DataFrame(rows, columns=[*_TEXT, *_NUMBERS, "seed"], dtype=object)
-    kinds = {name: "object" for name in _TEXT} | {name: "float64" for name in _NUMBERS} | {"seed": "int64"}
-    return table.astype(kinds).set_index("run_id", drop=False)

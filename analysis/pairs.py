@@ -1,7 +1,8 @@
 """Which cells are compared with which: variant against baseline, all else equal, seeds in common.
 
-Two cells are peers when only what defines a variant sets them apart: same data, model, training, targets, rank and alpha,
-same stack. Over ranks (`r` = "all") a seed contributes its mean over the ranks, so that a seed counts once.
+Two cells are peers when only what defines a variant sets them apart: same data, model, training, targets,
+rank and alpha, same stack. Over ranks (`r` = "all") a seed contributes its mean over the ranks, so that a
+seed counts once.
 """
 
 from collections.abc import Iterator
@@ -40,14 +41,23 @@ class Pair:
 
 @dataclass
 class Paired:
-    """What a pair has in common: differences per seed and, where scores allow it, per example; positive is better."""
+    """What a pair has in common: differences per seed and, where scores allow it, per example.
+
+    Positive is better.
+    """
 
     seeds: list[int]
-    by_seed: np.ndarray  # (S,)
+    variant: np.ndarray  # (S,) the metric, as recorded, a mean over ranks
+    baseline: np.ndarray  # (S,)
+    sign: float  # of "better" in the metric
+    ranks: tuple[float, ...] = ()  # those with any seed in common
     by_example: np.ndarray | None = None  # (S, N)
-    scores: list[tuple[np.ndarray, np.ndarray]] = field(
-        default_factory=list
-    )  # per rank: variant (S, N), baseline (S, N)
+    scores: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # per rank: two sides (S, N)
+
+    @property
+    def by_seed(self) -> np.ndarray:
+        """The differences per seed (S,)."""
+        return np.asarray(self.sign * (self.variant - self.baseline))
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,10 @@ def pairs(cells: pd.DataFrame, baseline: str) -> tuple[list[Pair], list[Unmatche
 
 
 def _sides(rows: pd.DataFrame, plain: pd.DataFrame) -> Iterator[tuple[str | None, pd.DataFrame]]:
-    """A series' cells per choice of targets; a method without targets meets every choice of the baseline's."""
+    """A series' cells per choice of targets.
+
+    A method without targets meets every choice of the baseline's.
+    """
     free = rows[rows["targets"].isna()]
     for targets in sorted(rows["targets"].dropna().unique()):
         yield targets, rows[rows["targets"] == targets]
@@ -120,7 +133,10 @@ def _why(row: pd.Series, plain: pd.DataFrame) -> str:
 
 
 def _over_ranks(singles: list[Pair]) -> list[Pair]:
-    """The comparison over ranks, where at least two ranks can be compared; one per alpha where ranks repeat."""
+    """The comparison over ranks, where at least two ranks can be compared.
+
+    One per alpha where ranks repeat.
+    """
     ranks = [pair.r for pair in singles]
     groups = [singles] if len(set(ranks)) == len(ranks) else []
     if not groups:
@@ -134,16 +150,20 @@ def _over_ranks(singles: list[Pair]) -> list[Pair]:
 
 def paired(pair: Pair, study: Study, predictions: Predictions) -> Paired:
     """The differences of a pair over the seeds that both sides completed at every rank that has any."""
-    runs = [
-        (v["by_seed"], b["by_seed"]) for v, b in zip(pair.variant, pair.baseline, strict=True)
+    both = [
+        (v, b)
+        for v, b in zip(pair.variant, pair.baseline, strict=True)
+        if set(v["by_seed"]) & set(b["by_seed"])
     ]
-    runs = [(v, b) for v, b in runs if set(v) & set(b)]
-    if not runs:
-        return Paired([], np.empty(0))
-    seeds = sorted(set.intersection(*[set(v) & set(b) for v, b in runs]))
+    runs = [(v["by_seed"], b["by_seed"]) for v, b in both]
     sign = -1.0 if pair.baseline[0]["goal"] == "min" else 1.0
-    score = lambda side: np.array([study.scores[side[seed]] for seed in seeds], float)  # noqa: E731
-    found = Paired(seeds, sign * np.mean([score(v) - score(b) for v, b in runs], axis=0))
+    if not runs:
+        return Paired([], np.empty(0), np.empty(0), sign)
+    seeds = sorted(set.intersection(*[set(v) & set(b) for v, b in runs]))
+    mean = lambda sides: np.mean([[study.scores[side[seed]] for seed in seeds] for side in sides], axis=0)  # noqa: E731
+    found = Paired(
+        seeds, mean([v for v, _ in runs]), mean([b for _, b in runs]), sign, tuple(b["r"] for _, b in both)
+    )
     sides = [(_examples(v, seeds, predictions), _examples(b, seeds, predictions)) for v, b in runs]
     known = [ids for side in sides for _, ids in side]
     if seeds and len(set(known)) == 1 and known[0] is not None:
@@ -155,7 +175,10 @@ def paired(pair: Pair, study: Study, predictions: Predictions) -> Paired:
 def _examples(
     side: dict[int, str], seeds: list[int], predictions: Predictions
 ) -> tuple[np.ndarray, str | None]:
-    """The scores (S, N) of one side and the hash of its examples; the hash is None where any run has none to offer."""
+    """The scores (S, N) of one side and the hash of its examples.
+
+    The hash is None where any run has none to offer.
+    """
     found = [predictions.of(side[seed]) for seed in seeds]
     known = [scores for scores in found if scores is not None]
     if not known or len(known) < len(found) or len({scores.ids for scores in known}) > 1:

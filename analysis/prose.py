@@ -82,10 +82,12 @@ def _undecided(final: pd.DataFrame, found: Verdicts) -> str:
     if found.table.empty:
         there = found.baseline in set(final["series"]) | set(final["variant"])
         if not there:
-            return f"Nothing can be decided: no run of the baseline {found.baseline} was completed, so there is nothing to compare with."
+            return f"There is nothing to compare with: no run of the baseline {found.baseline} was completed."
         if final["variant"].nunique() == 1:
             return f"There is only {found.baseline} in this study, so no variant can be compared with it."
-        return f"Nothing can be decided: no variant shares its setting, targets, rank and alpha with the baseline {found.baseline}."
+        return (
+            f"Nothing can be compared: no variant has setting, targets, rank and alpha of {found.baseline}."
+        )
     most = int(found.table["n_seeds"].max())
     if final["n"].max() == 1:
         return "Nothing is decided yet: every cell was run with one seed."
@@ -157,18 +159,18 @@ def sentence(row: pd.Series, rows: pd.DataFrame) -> str:
 
 def place(row: pd.Series, rows: pd.DataFrame) -> str:
     """Where a comparison holds, as far as the study has several such places."""
-    parts = []
-    if row["r"] == "all":
-        parts.append("over all ranks")
-    elif row["r"] is not None and row["r"] == row["r"]:
-        parts.append(f"at rank {row['r']:g}")
-    parts += [
-        f"on {row[key]}"
-        for key in ("targets", "dataset", "model")
-        if rows[key].nunique() > 1 and isinstance(row[key], str)
-    ]
-    parts += [f"on stack {row['stack']}"] if rows["stack"].nunique() > 1 else []
-    return " " + " ".join(parts) if parts else ""
+    parts = [f"at rank {row['r']:g}"] if row["r"] not in (None, "all") and row["r"] == row["r"] else []
+    if row["r"] == "all" and row["ranks"]:
+        parts = [f"over ranks {listed([f'{r:g}' for r in row['ranks']])}"]
+    for key, word in (
+        ("targets", "with targets"),
+        ("dataset", "on"),
+        ("model", "with"),
+        ("stack", "on stack"),
+    ):
+        if rows[key].nunique() > 1 and row[key]:
+            parts.append(f"{word} {row[key]}")
+    return " " + ", ".join(parts) if parts else ""
 
 
 def unit(row: pd.Series) -> str:

@@ -8,7 +8,8 @@
         runs.csv         one row per run
         figures/         every figure as SVG, PDF and PNG
 
-The report holds nothing but what the records say: equal records give equal bytes, whenever and wherever it is built.
+The report holds nothing but what the records say: equal records give equal bytes, whenever and wherever it is
+built.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from analysis import export, images, page
 from analysis.cells import cells as cells_of
 from analysis.content import collect
 from analysis.figures import evidence_figures, overview_figures
+from analysis.guide import advise
+from analysis.histories import Histories
 from analysis.load import read
 from analysis.verdicts import verdicts
 from experiments.errors import UserError
@@ -46,8 +49,10 @@ def build(
     study = read(Path(study_folder), pool=pool)
     cells = cells_of(study)
     found = verdicts(study, cells, baseline=baseline, margin=margin)
-    figures = overview_figures(study, cells) + evidence_figures(cells, found.table)
+    histories = Histories(study)
+    figures = overview_figures(study, cells, histories) + evidence_figures(cells, found.table)
     content = collect(study, cells, found, figures)
+    content["ranks"] = advise(study, cells, histories, found.predictions, margin=margin)
     folder = study.folder / "report"
     with explained(folder):
         folder.mkdir(exist_ok=True)

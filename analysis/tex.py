@@ -1,4 +1,4 @@
-"""Tables for papers: LaTeX with booktabs rules, to be put in with \\input."""
+"""Tables for papers: LaTeX with booktabs rules."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +9,7 @@ from analysis.verdicts import Verdicts
 
 _ESCAPES = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
-    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "–": "--"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "\u2013": "--"}
 )
 
 

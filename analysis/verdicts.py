@@ -7,8 +7,9 @@ Rules, in this order, on p values adjusted by Holm's method within a family:
     p of a difference of at least the margin < .05 (TOST)     equivalent
     otherwise                                                 inconclusive
 
-A variant with more failed or diverged runs than the baseline is never better. Two families: the overall comparisons, one per
-variant and setting, which the answer rests on, and the comparisons at single ranks behind them. TOST is adjusted apart.
+A variant with more failed or diverged runs than the baseline is never better. Two families: the overall
+comparisons, one per variant and setting, which the answer rests on, and the comparisons at single ranks
+behind them. TOST is adjusted apart.
 """
 
 from dataclasses import dataclass, field
@@ -25,9 +26,25 @@ from analysis.predictions import Predictions
 from experiments.errors import UserError, did_you_mean
 
 COLUMNS = (
-    "dataset", "model", "metric", "targets", "alpha", "r", "cell_key", "variant", "baseline", "n_seeds", "difference",
-    "ci_low", "ci_high", "p", "p_adjusted", "margin", "smallest_detectable", "verdict",
-)  # fmt: skip
+    "dataset",
+    "model",
+    "metric",
+    "targets",
+    "alpha",
+    "r",
+    "cell_key",
+    "variant",
+    "baseline",
+    "n_seeds",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "p",
+    "p_adjusted",
+    "margin",
+    "smallest_detectable",
+    "verdict",
+)
 ALPHA = 0.05
 
 
@@ -38,8 +55,16 @@ class Verdicts:
     baseline: str
     margin: float
     table: pd.DataFrame
+    predictions: Predictions
     unmatched: list[Unmatched] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
+    differing: list[str] = field(
+        default_factory=list
+    )  # what sets runs of one setting apart that were not pooled
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Files of predictions that could not be used."""
+        return self.predictions.problems
 
     @property
     def overall(self) -> pd.DataFrame:
@@ -64,12 +89,14 @@ def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margi
     if baseline != "lora" and baseline not in names:
         known = ", ".join(sorted(set(cells["series"])))
         raise UserError(
-            f"no run of the baseline {baseline!r} in {study.folder}.{did_you_mean(baseline, names)} There are: {known}."
+            f"no run of the baseline {baseline!r} in {study.folder}.{did_you_mean(baseline, names)} There "
+            f"are: {known}."
         )
     found, unmatched = pairs(cells, baseline)
     predictions = Predictions(study)
-    stacks = cells["stack"].nunique() > 1
-    rows = [_row(pair, study, predictions, margin, stacks) for pair in found]
+    counts = cells.groupby("peer_key")["stack"].nunique()
+    mixed = set(counts.index[counts > 1])
+    rows = [_row(pair, study, predictions, margin, mixed) for pair in found]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *_EVIDENCE])
     table = table.astype(dict.fromkeys(_NUMBERS, "float64"))
     table["overall"] = pd.Series(_overall(table), table.index, dtype=bool)
@@ -81,51 +108,117 @@ def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margi
             table.loc[p.index[known], name] = stats.holm(p[known].to_numpy(float))
             table.loc[p.index, f"{name}_family"] = int(known.sum())
     table["verdict"] = [_verdict(row) for _, row in table.iterrows()]
-    return Verdicts(baseline, margin, table, unmatched, predictions.problems)
+    return Verdicts(baseline, margin, table, predictions, unmatched, _differing(study, cells, mixed))
 
 
-_NUMBERS = ("alpha", "difference", "ci_low", "ci_high", "p", "p_adjusted", "smallest_detectable", "p_tost", "se", "sd_seeds",
-            "sign_flip", "sign_flip_floor", "variant_r")  # fmt: skip
+_NUMBERS = (
+    "alpha",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "p",
+    "p_adjusted",
+    "smallest_detectable",
+    "p_tost",
+    "se",
+    "sd_seeds",
+    "sign_flip",
+    "sign_flip_floor",
+    "variant_r",
+)
 _EVIDENCE = (
-    "key", "p_tost", "se", "sd_seeds", "n_examples", "seeds", "sign_flip", "sign_flip_floor", "mcnemar", "failed",
-    "failed_baseline", "variant_r", "stack", "why", "cells", "split",
-)  # fmt: skip
+    "key",
+    "p_tost",
+    "se",
+    "sd_seeds",
+    "n_examples",
+    "seeds",
+    "sign_flip",
+    "sign_flip_floor",
+    "mcnemar",
+    "failed",
+    "failed_baseline",
+    "variant_r",
+    "stack",
+    "why",
+    "cells",
+    "split",
+    "scores",
+    "scores_baseline",
+    "sign",
+    "ranks",
+)
 
 
-def _row(pair: Pair, study: Study, predictions: Predictions, margin: float, stacks: bool) -> dict[str, Any]:
+def _row(
+    pair: Pair, study: Study, predictions: Predictions, margin: float, mixed: set[str]
+) -> dict[str, Any]:
     """One comparison with its evidence, before the adjustment."""
     variant, plain = pair.variant[0], pair.baseline[0]
     common = paired(pair, study, predictions)
     n = len(common.seeds)
     keys = [cell["cell_key"] for cell in pair.variant]
+    stack = plain["stack"] if plain["peer_key"] in mixed else ""
     key = keys[0] if len(keys) == 1 else identity.joint_key(variant["series"], plain, keys)
     row: dict[str, Any] = dict.fromkeys((*COLUMNS, *_EVIDENCE)) | {
-        "dataset": plain["dataset"], "model": plain["model"],
+        "dataset": plain["dataset"],
+        "model": plain["model"],
         "metric": plain["metric"] if plain["split"] != "validation" else f"validation/{plain['metric']}",
-        "targets": plain["targets"], "alpha": pair.alpha, "r": pair.r, "variant": variant["series"], "baseline": plain["series"],
-        "cell_key": f"{key}@{plain['stack']}" if stacks else key, "n_seeds": n, "margin": margin, "seeds": tuple(common.seeds),
-        "difference": float(common.by_seed.mean()) if n else None, "variant_r": variant["r"], "stack": plain["stack"],
-        "key": (plain["peer_key"], plain["stack"], plain["targets"], variant["series"]), "split": plain["split"],
+        "targets": plain["targets"],
+        "alpha": pair.alpha,
+        "r": pair.r,
+        "variant": variant["series"],
+        "baseline": plain["series"],
+        "cell_key": f"{key}@{stack}" if stack else key,
+        "n_seeds": n,
+        "margin": margin,
+        "seeds": tuple(common.seeds),
+        "difference": float(common.by_seed.mean()) if n else None,
+        "variant_r": variant["r"],
+        "stack": stack,
+        "key": (plain["peer_key"], plain["stack"], plain["targets"], variant["series"]),
+        "split": plain["split"],
         "failed": sum(int(c["failed"] + c["diverged"]) for c in pair.variant),
         "failed_baseline": sum(int(c["failed"] + c["diverged"]) for c in pair.baseline),
-        "cells": tuple((c["cell_key"], c["stack"]) for c in (*pair.variant, *pair.baseline)), "n_examples": 0,
-    }  # fmt: skip
+        "cells": tuple((c["cell_key"], c["stack"]) for c in (*pair.variant, *pair.baseline)),
+        "n_examples": 0,
+        "ranks": common.ranks,
+        "scores": common.variant,
+        "scores_baseline": common.baseline,
+        "sign": common.sign,
+    }
     if n < stats.FEWEST_SEEDS:
         return row | {"why": f"{n} paired seeds; a verdict needs at least {stats.FEWEST_SEEDS}"}
     found = stats.one_way(common.by_seed) if common.by_example is None else stats.two_way(common.by_example)
     if found.noise.se == 0 and found.mean != 0:
         return row | {
-            "why": "all seeds differ by exactly the same amount, so their noise cannot be estimated: do the seeds work?"
+            "why": "all seeds differ by exactly the same amount, so that noise is unknown: do the seeds work?"
         }
     flip, floor = stats.sign_flip(common.by_seed, rng=np.random.default_rng(0))
     binary = all(set(np.unique(side)) <= {0.0, 1.0} for scores in common.scores for side in scores)
     return row | {
-        "difference": found.mean, "ci_low": found.low, "ci_high": found.high, "p": found.p, "se": found.noise.se,
-        "p_tost": stats.equivalence_p(found.mean, found.noise, margin), "n_examples": found.n_examples,
-        "smallest_detectable": stats.smallest_detectable(found.noise), "sign_flip": flip, "sign_flip_floor": floor,
+        "difference": found.mean,
+        "ci_low": found.low,
+        "ci_high": found.high,
+        "p": found.p,
+        "se": found.noise.se,
+        "p_tost": stats.equivalence_p(found.mean, found.noise, margin),
+        "n_examples": found.n_examples,
+        "smallest_detectable": stats.smallest_detectable(found.noise),
+        "sign_flip": flip,
+        "sign_flip_floor": floor,
         "sd_seeds": float(common.by_seed.std(ddof=1)),
         "mcnemar": tuple(stats.mcnemar(*common.scores[0])) if binary and len(common.scores) == 1 else (),
-    }  # fmt: skip
+    }
+
+
+def _differing(study: Study, cells: pd.DataFrame, mixed: set[str]) -> list[str]:
+    """The parts of a stack in which runs of the same setting differ."""
+    seen: dict[tuple[str, str], set[str]] = {}
+    for row in cells[cells["peer_key"].isin(mixed)].itertuples():
+        for name, value in identity.stack_parts(study.records[row.run_ids[0]]).items():
+            seen.setdefault((row.peer_key, name), set()).add(str(value))
+    return sorted({name for (_, name), values in seen.items() if len(values) > 1})
 
 
 def _overall(table: pd.DataFrame) -> list[bool]:
@@ -150,28 +243,3 @@ def _verdict(row: pd.Series) -> str:
     if row["p_adjusted"] < ALPHA and row["failed"] <= row["failed_baseline"]:
         return "better"
     return "equivalent" if row["p_equivalent"] < ALPHA else "inconclusive"
-
-
-def commands(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[str]:
-    """The commands that bring every comparison without a verdict to three paired seeds."""
-    wanted = {
-        key
-        for _, row in found.table.iterrows()
-        if row["n_seeds"] < stats.FEWEST_SEEDS
-        for key in row["cells"]
-    }
-    chosen = cells[[key in wanted for key in zip(cells["cell_key"], cells["stack"], strict=True)]]
-    seeds = sorted({seed for tried in chosen["seeds_tried"] for seed in tried})
-    extra = (seed for seed in range(10_000) if seed not in seeds)
-    seeds = seeds + [next(extra) for _ in range(stats.FEWEST_SEEDS - len(seeds))]
-    groups: dict[str, list[dict]] = {}
-    for ids in chosen["run_ids"]:
-        spec = study.records[ids[0]]["spec"]
-        rest = {key: value for key, value in spec.items() if key not in ("r", "seed")}
-        groups.setdefault(identity.command(rest), []).append(spec)
-    out = []
-    for specs in groups.values():
-        several = {"seed": seeds}
-        ranks = sorted({spec["r"] for spec in specs if "r" in spec})
-        out.append(identity.command(specs[0], **({"r": ranks} if ranks else {}), **several))
-    return out

@@ -153,7 +153,8 @@ def test_another_folder_adds_files(launch, tmp_path):
     folder.mkdir(parents=True)
     (folder / "gentle.yaml").write_text("# Gentle.\ndefaults: [lora, _self_]\nname: gentle\nlr: 1e-4\n")
     _, got, _ = launch("--config-dir", "mine", "variant=gentle,lora")
-    assert [s["lr"] for s in got["specs"]] == [0.0001, 0.005]
+    assert [s["variant"] for s in got["specs"]] == ["gentle", "lora"]
+    assert [s["lr"] == 0.0001 for s in got["specs"]] == [True, False]
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 130])

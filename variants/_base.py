@@ -95,9 +95,9 @@ class Base(nn.Module):
         """The raw backward product dy W, outside autograd."""
         return dy @ self.weight(dy.dtype)
 
-    def linear(self, x: Tensor) -> Tensor:
-        """The product x W^T, differentiable in x. Keeps neither x nor a dense W for the backward pass."""
-        return _FrozenLinear.apply(x.to(compute_dtype(x)), self)
+    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The product x W^T + bias, differentiable in x. Keeps neither x nor a dense W for backward."""
+        return _FrozenLinear.apply(x.to(compute_dtype(x)), self, bias)
 
     def row_squares(self) -> Float[Tensor, " d_out"]:
         """||W||^2 of each row, at least in float32; worked out once, as W never changes."""
@@ -110,14 +110,14 @@ class Base(nn.Module):
 
 class _FrozenLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, base):
+    def forward(ctx, x, base, bias):
         ctx.base = base
-        return base.product(x)
+        return base.product(x, bias).detach()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy):
-        return ctx.base.pullback(dy), None
+        return ctx.base.pullback(dy), None, None
 
 
 class Delta(nn.Module):

@@ -15,6 +15,7 @@ from variants._base import Base
 from variants._heads import PackedLinear
 from variants._layer import AdaptedLinear
 from variants._method import Attached
+from variants._targets import backbone_linears
 
 
 class Weights(Mapping[str, tuple[Tensor, Tensor]]):
@@ -22,7 +23,12 @@ class Weights(Mapping[str, tuple[Tensor, Tensor]]):
 
     def __init__(self, attached: Attached, k: int) -> None:
         self._attached, self._k = attached, k
-        self._plain = {t.name: t.parameter for t in attached.trained if t.plain and t.parameter.ndim == 2}
+        linears = backbone_linears(attached.model)
+        self._plain = {
+            t.name: t.parameter
+            for t in attached.trained
+            if t.plain and t.name.endswith(".weight") and t.name.removesuffix(".weight") in linears
+        }
         adapted = [name for name, layer in attached.layers.items() if _touches(layer, k)]
         self._names = [*adapted, *(name.removesuffix(".weight") for name in self._plain)]
 

@@ -117,9 +117,8 @@ def _check_batch_axis(model: nn.Module, runs: Sequence[RunConfig], names: Collec
         )
 
 
-Wanted = dict[
-    str, dict[Target, list[int]]
-]  # module -> target (the module or a block of it) -> the runs that adapt it
+# module -> target (the module, or a block of it) -> the runs that adapt it
+Wanted = dict[str, dict[Target, list[int]]]
 
 
 def _cover(
@@ -133,7 +132,11 @@ def _cover(
         matched = find(model, run.targets, layers=run.options.get("layers"))
         matched = {p: [t for t in found if not t.module.startswith(whole)] for p, found in matched.items()}
         coverage |= {pattern: [t.name for t in found] for pattern, found in matched.items()}
-        for target in dict.fromkeys(t for found in matched.values() for t in found):
+        targets = dict.fromkeys(t for found in matched.values() for t in found)
+        twice = {t.module for t in targets if t.block} & {t.module for t in targets if not t.block}
+        if twice:
+            raise TargetError(f"targets {run.targets!r} name {twice.pop()} both as a whole and in blocks.")
+        for target in targets:
             wanted.setdefault(target.module, {}).setdefault(target, []).append(k)
     order = [name for name, _ in model.named_modules() if name in wanted]
     return coverage, {name: wanted[name] for name in order}

@@ -36,12 +36,14 @@ class AdaptedLinear(nn.Module):
     def forward(self, x: Float[Tensor, "rows *mid d_in"]) -> Float[Tensor, "rows *mid d_out"]:
         """Every run's rows through its own W' x + b."""
         held = self.held
+        if not held:
+            return self.base.linear(x, self.bias)
         if x.shape[0] % self.runs:
             raise ValueError(
                 f"{self.name} got an input of {x.shape[0]} rows, no multiple of the pack's {self.runs} runs: "
                 "this layer is fed without a batch axis, so its runs must train one at a time."
             )
-        if all(h.delta.fuses for h in held) and held:
+        if all(h.delta.fuses for h in held):
             parts = [(h.part, h.delta.factors(h.base)) for h in held]
             return low_rank_linear(self.base, self.bias, x, self.runs, parts)
         out = self._one_by_one(x.reshape(self.runs, -1, x.shape[-1])).view(*x.shape[:-1], -1)

@@ -105,8 +105,9 @@ class _LowRankLinear(torch.autograd.Function):
         dtype = compute_dtype(x)
         ctx.base, ctx.bias, ctx.plan, ctx.shape = base, bias, plan, x.shape
         ctx.dtypes = [t if t is None else t.dtype for t in (x, *tensors)]
-        x = _cast(x, dtype).reshape(runs, -1, x.shape[-1])
-        out = base.product(x, bias)
+        x = _cast(x, dtype)
+        result = base.product(x, bias).detach()  # no view, which the model could not change in place
+        out, x = result.view(runs, -1, base.d_out), x.reshape(runs, -1, base.d_in)
         saved: list[Tensor | None] = []
         gained = False
         for i, (part, number) in enumerate(plan):
@@ -120,16 +121,16 @@ class _LowRankLinear(torch.autograd.Function):
                 gained = True
                 _apply_gain_(piece, g, None if bias is None else part.bias(bias))
             saved += (A, B, c, g, u)
-        ctx.save_for_backward(x, out if gained else None, *saved)
-        return out.view(*ctx.shape[:-1], -1)
+        ctx.save_for_backward(x, result if gained else None, *saved)
+        return result
 
     @staticmethod
     def backward(ctx, dout):
         x, out, *saved = ctx.saved_tensors
-        dout = dout.reshape(*x.shape[:2], -1)
+        dout = dout.reshape(*x.shape[:2], -1).contiguous()
         dz, dgs = dout, None
         if out is not None:
-            dz, dgs = _undo_gains(dout, out, ctx.bias, ctx.plan, saved[3::5])
+            dz, dgs = _undo_gains(dout, out.view_as(dout), ctx.bias, ctx.plan, saved[3::5])
         needed = ctx.needs_input_grad
         dx = ctx.base.pullback(dz) if needed[4] else None
         grads = [dx]

@@ -51,7 +51,8 @@ class AdaLoRA(Delta):
     @classmethod
     def initial_rank(cls, r: int, options: Mapping[str, Any]) -> int:
         """ceil(init_r_ratio * r)."""
-        return math.ceil(options.get("init_r_ratio", cls.defaults["init_r_ratio"]) * r)
+        ratio = options.get("init_r_ratio", cls.defaults["init_r_ratio"])
+        return math.ceil(round(ratio * r, 9))  # 1.1 * 10 is 11
 
     def factors(self, base: Base) -> Factors:
         """c is the scale times the singular values, on the bottleneck."""
@@ -69,21 +70,22 @@ class AdaLoRA(Delta):
             start, stop = part.runs.start, part.runs.stop
             for k in range(start, stop):
                 gammas[k] = float(delta.option(k - start, "orth_weight"))
-            for rows in (delta.Q, delta.P.mT):
-                factors.setdefault((start, stop, rows.shape), []).append(rows)
+            factors.setdefault((start, stop, "Q", delta.Q.shape), []).append(delta.Q)
+            factors.setdefault((start, stop, "P", delta.P.shape), []).append(delta.P)
         if not any(gammas):
             return None
-        return _orthogonality(factors, gammas, held[0].delta.Q)
+        with torch.autocast(held[0].delta.Q.device.type, enabled=False):
+            return _orthogonality(factors, gammas, held[0].delta.Q)
 
 
 def _orthogonality(factors: dict[tuple, list[Tensor]], gammas: list[float], like: Tensor) -> Tensor:
     total, count = like.new_zeros(len(gammas)), [0] * len(gammas)
-    with torch.autocast(like.device.type, enabled=False):
-        for (start, stop, shape), group in factors.items():
-            rows = torch.stack(group)  # (M, K, r, d)
-            gap = rows @ rows.mT - torch.eye(shape[1], dtype=rows.dtype, device=rows.device)
-            total = total + _placed(gap.flatten(2).norm(dim=2).sum(0), start, stop, len(gammas))
-            count = [n + len(group) * (start <= k < stop) for k, n in enumerate(count)]
+    for (start, stop, name, _), group in factors.items():
+        X = torch.stack(group)  # (M, K, r, d_in) or (M, K, d_out, r)
+        gram = X @ X.mT if name == "Q" else X.mT @ X
+        gap = gram - torch.eye(gram.shape[-1], dtype=X.dtype, device=X.device)
+        total = total + _placed(gap.flatten(2).norm(dim=2).sum(0), start, stop, len(gammas))
+        count = [n + len(group) * (start <= k < stop) for k, n in enumerate(count)]
     weights = [gamma / n if n else 0.0 for gamma, n in zip(gammas, count, strict=True)]
     return total * like.new_tensor(weights)
 

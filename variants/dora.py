@@ -85,6 +85,7 @@ class DoRA(Delta):
             h.delta._norms = None
 
     @classmethod
+    @torch.inference_mode(False)
     @torch.no_grad()
     def refresh(cls, held: Sequence[Held]) -> None:
         """||V|| of all layers.

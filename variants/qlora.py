@@ -58,9 +58,7 @@ class NF4Base(Base):
         dense = weight.detach().to(torch.float32)
         dense = (dense.mT if transposed else dense).contiguous()
         self.d_out, self.d_in = dense.shape
-        if (
-            self.d_in % 2
-        ):  # codes come in pairs, whatever the rows; for an odd shape a kernel would be compiled
+        if self.d_in % 2:  # codes come in pairs; for rows of odd length bitsandbytes compiles a kernel
             dense = torch.nn.functional.pad(dense.flatten(), (0, dense.numel() % 2))
         self.compute = compute
         packed, self.state = functional.quantize_4bit(
@@ -96,11 +94,8 @@ class NF4Base(Base):
         direct = dtype if dtype in (torch.bfloat16, torch.float16) else torch.float32
         state = copy.copy(self.state)
         state.dtype = direct
-        dense = (
-            self._dequantize(self.packed, state)
-            .flatten()[: self.d_out * self.d_in]
-            .view(self.d_out, self.d_in)
-        )
+        flat = self._dequantize(self.packed, state).flatten()[: self.d_out * self.d_in]
+        dense = flat.view(self.d_out, self.d_in)
         return dense if dtype is None else dense.to(dtype)
 
     def shown(self) -> Tensor:

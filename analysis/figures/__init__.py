@@ -1,4 +1,4 @@
-"""Figures: one Altair definition each, shown in the page and written as SVG, PDF and PNG from the same definition."""
+"""Figures: one Altair definition each, which the page shows and from which SVG, PDF and PNG are made."""
 
 import re
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.cells import SETTING, order_of
 from analysis.figures import curves, evidence, overview
+from analysis.histories import Histories
 from analysis.load import Study
 
 WIDTH, HEIGHT = 560, 340  # of an exported single panel
@@ -42,7 +43,7 @@ def setting_name(row: pd.Series) -> str:
     return f"{row['dataset']} · {row['model']} · {overview.metric_title(row).lower()}"
 
 
-def overview_figures(study: Study, cells: pd.DataFrame) -> list[Figure]:
+def overview_figures(study: Study, cells: pd.DataFrame, histories: Histories) -> list[Figure]:
     """All figures of the first part of the report, setting by setting."""
     final = cells[cells["final"] & (cells["n"] > 0)]
     domain = sorted(final["series"].unique(), key=order_of)
@@ -56,7 +57,7 @@ def overview_figures(study: Study, cells: pd.DataFrame) -> list[Figure]:
         names = ", ".join(f"{cell['series']} ({cell['mean']:.3f})" for _, cell in barred[far].iterrows())
         aside = f" Too far off to be drawn here: {names}." if names else ""
         out += _setting_figures(study, barred[~far], domain, tag, setting_name(row), aside)
-        out += _curve_figures(study, barred, domain, tag, setting_name(row))
+        out += _curve_figures(histories, barred, domain, tag, setting_name(row))
     return out
 
 
@@ -67,7 +68,7 @@ def _setting_figures(
     out = []
     for targets, group in by_targets(cells):
         where = _where(targets)
-        runs = study.completed.reindex([i for ids in group["run_ids"] for i in ids]).dropna(
+        runs = study.completed.reindex([i for ids in group["by_seed"] for i in ids.values()]).dropna(
             subset=["run_id", "r"]
         )
         runs = runs.assign(
@@ -86,7 +87,10 @@ def _setting_figures(
         )
     for axis, (name, _) in overview.COSTS.items():
         if (cells[axis] > 0).any():
-            text = f"Labels are ranks. The dashed line joins the cells that no other cell beats in both respects. {_bars(cells)}{aside}"
+            text = (
+                "Labels are ranks. The dashed line joins the cells that no other cell beats in both respects."
+            )
+            text += f" {_bars(cells)}{aside}"
             chart = overview.by_cost(cells, domain, axis)
             file = slug(f"metric_by_{axis}", tag)
             out.append(
@@ -98,15 +102,14 @@ def _setting_figures(
 
 
 def _curve_figures(
-    study: Study, cells: pd.DataFrame, domain: list[str], tag: str, setting: str
+    histories: Histories, cells: pd.DataFrame, domain: list[str], tag: str, setting: str
 ) -> list[Figure]:
     out = []
     for targets, group in by_targets(cells):
-        ids = [i for keys in group["run_ids"] for i in keys]
-        table = curves.frame(group, curves.histories(study, ids))
+        table = curves.frame(group, histories)
         if len(table):
             where = _where(targets)
-            text = "Lines: training loss; marks: validation loss. Training loss is taken on batches, before each step."
+            text = "Lines: training loss, on batches, before each step; marks: validation loss."
             text += " Bands run from the lowest to the highest seed." if (table["size"] > 1).any() else ""
             chart = curves.loss_curves(table, domain)
             out.append(
@@ -135,7 +138,7 @@ def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> list[Figure
     results = cells[~cells["tuning"].astype(bool) & cells["metric"].notna()]
     settings = list(results.groupby(["dataset", "model", "metric"], sort=True))
     out: list[Figure] = []
-    for (dataset, model, metric), group in settings:
+    for (dataset, model, _), group in settings:
         tag = slug(dataset, model) if len(settings) > 1 else ""
         setting = setting_name(group.sort_values("n", ascending=False).iloc[0])
         here = cells[(cells["dataset"] == dataset) & (cells["model"] == model)]
@@ -145,7 +148,7 @@ def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> list[Figure
         out += _forests(rows, domain, tag, setting)
         points = evidence.rate_points(here)
         for targets, part in by_targets(points) if len(points) else []:
-            text = "A ring marks the rate that was chosen, on validation. A peak on the edge of the grid may lie beyond it."
+            text = "A ring marks the chosen rate. A peak on the edge of the grid may lie beyond it."
             title, chart = (
                 f"Validation against learning rate{_where(targets)}",
                 evidence.rate_curves(part, domain),
@@ -154,7 +157,7 @@ def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> list[Figure
         final = group[group["final"]]
         for targets, part in by_targets(final):
             text = "Completed seeds of those that any cell here has."
-            chart = evidence.coverage(part)
+            grid = evidence.coverage(part)
             out.append(
                 _figure(
                     slug("coverage", tag, targets),
@@ -162,7 +165,7 @@ def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> list[Figure
                     setting,
                     f"What was run{_where(targets)}",
                     text,
-                    chart,
+                    grid,
                 )
             )
     return out
@@ -173,16 +176,21 @@ def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> l
     for (targets, stack), part in rows.groupby(["targets", "stack"], sort=True, dropna=False):
         part = part if len(part) <= evidence.FOREST_ROWS else part[part["overall"]]
         far = evidence.far_off(part)
-        names = ", ".join(f"{evidence.row_name(row)} ({row['difference']:+.3f})" for _, row in part[far].iterrows())
+        names = ", ".join(
+            f"{evidence.row_name(row)} ({row['difference']:+.3f})" for _, row in part[far].iterrows()
+        )
         row = part.iloc[0]
         text = (
             "Means over paired seeds with 95% intervals; filled marks are decided. "
             f"Shaded: differences of less than {row['margin']:g}, the margin."
         )
         text += f" Too far off to be drawn here: {names}." if names else ""
-        apart = [str(name) for name, key in ((targets, "targets"), (stack, "stack")) if rows[key].nunique() > 1]
+        apart = [
+            str(name) for name, key in ((targets, "targets"), (stack, "stack")) if rows[key].nunique() > 1
+        ]
         metric = str(row["metric"]).rsplit("/", 1)[-1].replace("_", " ")
-        title = f"Differences from {row['baseline']}{_where(', '.join(apart))}"
+        here = f" on {row['dataset']} with {row['model']}" if tag else ""
+        title = f"Differences from {row['baseline']}{here}{_where(', '.join(apart))}"
         chart = evidence.forest(part[~far], domain, metric)
         out.append(_figure(slug("differences", tag, *apart), "forest", setting, title, text, chart))
     return out

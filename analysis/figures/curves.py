@@ -1,51 +1,19 @@
-"""Training curves: the loss of every final cell against the step, validation beside training, one panel per rank."""
-
-from collections.abc import Mapping, Sequence
+"""Training curves: the loss of every final cell, validation beside training, one panel per rank."""
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.load import Study
-from experiments.record import read_history
-
-POINTS = 60  # per curve: more cannot be seen
+from analysis.histories import Histories
 
 
-def histories(study: Study, run_ids: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-    """The training and validation loss of each run, as arrays (points, 2) of step and loss, thinned for drawing."""
-    out = {}
-    for run_id in run_ids:
-        rows = read_history(study.path(run_id).history)
-        out[run_id] = {
-            name: thin(_column(rows, key))
-            for name, key in (("training", "loss"), ("validation", "validation/loss"))
-        }
-    return out
-
-
-def _column(rows: Sequence[Mapping[str, float]], key: str) -> np.ndarray:
-    """The pairs (step, value) of one column; a step that a resumed run logged again counts once, as logged last."""
-    pairs = {
-        row["step"]: row[key] for row in rows if isinstance(row, Mapping) and key in row and "step" in row
-    }
-    return np.array(sorted(pairs.items()), float).reshape(-1, 2)
-
-
-def thin(curve: np.ndarray, points: int = POINTS) -> np.ndarray:
-    """A curve (n, 2) as at most `points` averages over equal stretches of it."""
-    if len(curve) <= points:
-        return curve
-    return np.array([part.mean(axis=0) for part in np.array_split(curve, points)])
-
-
-def frame(cells: pd.DataFrame, curves: Mapping[str, Mapping[str, np.ndarray]]) -> pd.DataFrame:
+def frame(cells: pd.DataFrame, histories: Histories) -> pd.DataFrame:
     """One row per cell, split and step: the mean over seeds with the lowest and highest seed."""
     parts = []
     for _, cell in cells.iterrows():
         for split in ("training", "validation"):
-            runs = [curves[i][split] for i in cell["run_ids"] if i in curves and len(curves[i][split])]
-            if not runs:
+            runs = [getattr(histories.of(run_id), split) for run_id in cell["by_seed"].values()]
+            if not any(map(len, runs)):
                 continue
             table = pd.DataFrame(np.concatenate(runs), columns=["step", "loss"]).groupby("step")["loss"]
             table = table.agg(["mean", "min", "max", "size"]).reset_index()

@@ -1,9 +1,12 @@
 """The figures behind the verdicts: paired differences, learning-rate curves, and what was run."""
 
+from typing import Any
+
 import altair as alt
 import pandas as pd
 
 from analysis.figures.curves import rank_name
+from analysis.figures.overview import Chart
 
 STATES = {
     "all seeds": "#2f78b0",
@@ -14,7 +17,7 @@ STATES = {
 FOREST_ROWS = 40  # beyond it, only the overall comparisons are drawn
 
 
-def forest(table: pd.DataFrame, domain: list[str], metric: str) -> alt.LayerChart:
+def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
     """Paired differences with their intervals; the shaded band is the margin, filled marks are decided.
 
     Args:
@@ -41,6 +44,7 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> alt.LayerChar
         "verdict",
         "decided",
     ]
+    color = alt.Color("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=None)
     base = alt.Chart(frame[keep]).encode(
         y=alt.Y(
             "row:N",
@@ -48,7 +52,7 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> alt.LayerChar
             title=None,
             axis=alt.Axis(grid=False, labelLimit=260, domain=False),
         ),
-        color=alt.Color("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=None),
+        color=color,
     )
     against = table["baseline"].iloc[0]
     title = f"Difference in {metric} from {against}; to the right is better"
@@ -58,7 +62,7 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> alt.LayerChar
         opacity=0.13, color="#8a94a3"
     )
     zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(strokeWidth=1.2).encode(x="at:Q")
-    tips = ["series:N", "rank:N", "verdict:N", alt.Tooltip("difference:Q", format="+.4f")]
+    tips: list[Any] = ["series:N", "rank:N", "verdict:N", alt.Tooltip("difference:Q", format="+.4f")]
     tips += [
         alt.Tooltip("ci_low:Q", title="from", format="+.4f"),
         alt.Tooltip("ci_high:Q", title="to", format="+.4f"),
@@ -70,14 +74,16 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> alt.LayerChar
         band.encode(x=alt.X("low:Q", title=title), x2="high:Q"),
         zero,
         base.mark_rule(strokeWidth=2, opacity=0.75).encode(x=x, x2="ci_high:Q"),
-        point.transform_filter("datum.decided").mark_point(filled=True, size=80, opacity=1),
-        point.transform_filter("!datum.decided").mark_point(filled=False, size=70, opacity=1),
+        point.mark_point(filled=True, size=80, opacity=1, strokeWidth=1.6).encode(
+            stroke=alt.Stroke("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=None),
+            fillOpacity=alt.condition("datum.decided", alt.value(1), alt.value(0)),
+        ),
         base.mark_text(align="left", dx=8).encode(x=alt.value("width"), text="verdict:N"),
-    ).properties(height=max(60, 24 * len(frame)))
+    ).properties(height=max(60, 24 * len(frame)), padding={"top": 30, "left": 5, "right": 5, "bottom": 5})
 
 
 def far_off(table: pd.DataFrame) -> pd.Series:
-    """Comparisons of methods without a rank that lie so far out that drawing them would flatten all others."""
+    """Comparisons of methods without a rank that lie so far out as to flatten all others."""
     ranked = table[table["variant_r"].notna()]
     reach = ranked[["ci_low", "ci_high"]].abs().to_numpy().max() if len(ranked) else float("inf")
     return table["variant_r"].isna() & (table["difference"].abs() > 2 * reach)
@@ -96,7 +102,7 @@ def row_name(row: pd.Series) -> str:
 
 
 def rate_points(cells: pd.DataFrame) -> pd.DataFrame:
-    """Validation by learning rate for every group that tried several: from the tuning runs where there are any."""
+    """Validation by learning rate for every group that tried several, from its tuning runs if any."""
     many = cells[(cells["rates"] > 1) & cells["validation"].notna()]
     parts = []
     for _, group in many.groupby(["group_key", "stack"], sort=False):
@@ -113,18 +119,20 @@ def rate_points(cells: pd.DataFrame) -> pd.DataFrame:
 
 def best(curve: pd.DataFrame) -> int:
     """The row of the best validation result."""
-    return (-curve["validation"] if (curve["goal"] == "min").any() else curve["validation"]).idxmax()
+    return int((-curve["validation"] if (curve["goal"] == "min").any() else curve["validation"]).idxmax())
 
 
 def rate_curves(points: pd.DataFrame, domain: list[str]) -> alt.FacetChart:
-    """Validation against learning rate, one panel per rank; rings mark the chosen rate, a cross one on the grid's edge.
+    """Validation against learning rate, one panel per rank; a ring marks the chosen rate.
 
     Args:
         points: rows of `rate_points` in one setting.
         domain: all series of the study.
     """
-    frame = points.assign(rank=[rank_name(r) for r in points["r"]])
-    frame = frame[["series", "rank", "lr", "validation", "n", "chosen", "edge"]]
+    frame = points.assign(
+        rank=[rank_name(r) for r in points["r"]], mark=["edge" if edge else "" for edge in points["edge"]]
+    )
+    frame = frame[["series", "rank", "lr", "validation", "n", "chosen", "edge", "mark"]]
     ranks = list(dict.fromkeys(frame.sort_values("rank", key=lambda c: points["r"])["rank"]))
     scale = alt.Scale(domain=domain)
     title = f"Validation {points['metric'].iloc[0]}".replace("_", " ")
@@ -151,15 +159,17 @@ def rate_curves(points: pd.DataFrame, domain: list[str]) -> alt.FacetChart:
         base.mark_point(filled=True, size=40, opacity=1).encode(
             shape=alt.Shape("series:N", scale=scale, sort=domain), tooltip=tips
         ),
-        base.mark_point(filled=False, size=190, opacity=1, shape="circle").transform_filter("datum.chosen"),
-        base.mark_text(text="edge", dy=-16, fontWeight=600).transform_filter("datum.edge"),
+        base.mark_point(filled=False, size=190, shape="circle").encode(
+            opacity=alt.condition("datum.chosen", alt.value(1), alt.value(0))
+        ),
+        base.mark_text(dy=-16, fontWeight=600).encode(text="mark:N"),
         data=frame,
     )
     panel = layers.properties(width=220, height=220)
     return panel.facet(facet=alt.Facet("rank:N", sort=ranks, title=None), columns=min(3, len(ranks)))
 
 
-def coverage(cells: pd.DataFrame) -> alt.LayerChart:
+def coverage(cells: pd.DataFrame) -> Chart:
     """Which cells were run: done seeds of wanted seeds, by series and rank.
 
     Args:
@@ -203,9 +213,9 @@ def coverage(cells: pd.DataFrame) -> alt.LayerChart:
     ).properties(height=max(60, 34 * len(series)))
 
 
-def _state(cell: pd.Series | None, wanted: int) -> dict:
+def _state(cell: pd.Series | None, wanted: int) -> dict[str, Any]:
     if cell is None:
-        return {"state": "not run", "text": "–", "completed": 0, "diverged": 0, "failed": 0}
+        return {"state": "not run", "text": "\u2013", "completed": 0, "diverged": 0, "failed": 0}
     bad = int(cell["diverged"] + cell["failed"])
     state = "failed or diverged" if bad else "all seeds" if cell["n"] >= wanted else "some seeds"
     text = f"{int(cell['n'])}/{wanted}"

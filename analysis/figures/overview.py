@@ -1,10 +1,14 @@
 """The figures of a study's results: the metric against rank, and against what it costs to get it."""
 
+from typing import Any
+
 import altair as alt
 import numpy as np
 import pandas as pd
 
 from analysis import stats
+
+Chart = alt.LayerChart | alt.FacetChart
 
 COSTS = {
     "trainable_parameters": ("Trained parameters", True),
@@ -22,7 +26,7 @@ def metric_title(row: pd.Series) -> str:
 
 
 def with_bars(cells: pd.DataFrame) -> pd.DataFrame:
-    """Add bar_low, bar_high: the t interval over seeds, or what test sampling alone leaves open where seeds are too few."""
+    """Add bar_low, bar_high: the t interval over seeds or, with too few seeds, that of test sampling."""
     low, high = cells["low"].to_numpy(float).copy(), cells["high"].to_numpy(float).copy()
     for i, (_, row) in enumerate(cells.iterrows()):
         if (
@@ -36,8 +40,12 @@ def with_bars(cells: pd.DataFrame) -> pd.DataFrame:
     return cells.assign(bar_low=low, bar_high=high)
 
 
-def _series(domain: list[str], kind: type) -> alt.SchemaBase:
-    return kind("series:N", scale=alt.Scale(domain=domain), sort=domain)
+def _color(domain: list[str]) -> alt.Color:
+    return alt.Color("series:N", scale=alt.Scale(domain=domain), sort=domain)
+
+
+def _shape(domain: list[str]) -> alt.Shape:
+    return alt.Shape("series:N", scale=alt.Scale(domain=domain), sort=domain)
 
 
 def _tooltip(metric: str) -> list[alt.Tooltip]:
@@ -57,7 +65,7 @@ def _tooltip(metric: str) -> list[alt.Tooltip]:
 _KEPT = ("series", "r", "lr", "mean", "n", "bar_low", "bar_high", "trainable_parameters", "share")
 
 
-def by_rank(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str]) -> alt.LayerChart:
+def by_rank(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str]) -> Chart:
     """The metric against rank, a line per series; methods without a rank are level lines.
 
     Args:
@@ -73,7 +81,7 @@ def by_rank(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str]) -> alt.L
     x = alt.X("rank:O", title="Rank r", sort=order, axis=alt.Axis(labelAngle=0))
     dodge = alt.XOffset("series:N", sort=present, scale=alt.Scale(domain=present, paddingOuter=1))
     frame = ranked.assign(rank=[f"{r:g}" for r in ranked["r"]])[["rank", *_KEPT]]
-    base = alt.Chart(frame).encode(x=x, xOffset=dodge, color=_series(domain, alt.Color))
+    base = alt.Chart(frame).encode(x=x, xOffset=dodge, color=_color(domain))
     dots = runs.assign(rank=[f"{r:g}" for r in runs["r"]])[["series", "rank", "seed", "score"]]
     layers = []
     if len(level):
@@ -93,13 +101,13 @@ def by_rank(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str]) -> alt.L
                     x=x,
                     xOffset=dodge,
                     y=alt.Y("score:Q", title=title),
-                    color=_series(domain, alt.Color),
+                    color=_color(domain),
                     tooltip=["series:N", "rank:O", "seed:Q", alt.Tooltip("score:Q", format=".4f")],
                 )
             )
         layers.append(
             base.mark_point(filled=True, size=85, opacity=1).encode(
-                y=y, shape=_series(domain, alt.Shape), tooltip=_tooltip(title)
+                y=y, shape=_shape(domain), tooltip=_tooltip(title)
             )
         )
     return alt.layer(*layers)
@@ -107,9 +115,7 @@ def by_rank(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str]) -> alt.L
 
 def _levels(level: pd.DataFrame, title: str, domain: list[str]) -> list[alt.Chart]:
     """Level lines for methods that have no rank, named at their right end."""
-    chart = alt.Chart(level[list(_KEPT)]).encode(
-        y=alt.Y("mean:Q", title=title), color=_series(domain, alt.Color)
-    )
+    chart = alt.Chart(level[list(_KEPT)]).encode(y=alt.Y("mean:Q", title=title), color=_color(domain))
     return [
         chart.mark_rule(strokeDash=[5, 4], strokeWidth=1.5).encode(tooltip=_tooltip(title)),
         chart.mark_text(align="right", baseline="bottom", dy=-4, fontWeight=600).encode(
@@ -118,8 +124,8 @@ def _levels(level: pd.DataFrame, title: str, domain: list[str]) -> list[alt.Char
     ]
 
 
-def by_cost(cells: pd.DataFrame, domain: list[str], axis: str) -> alt.LayerChart:
-    """The metric against one cost on a log or linear axis; a thin line joins the cells that no other cell beats in both.
+def by_cost(cells: pd.DataFrame, domain: list[str], axis: str) -> Chart:
+    """The metric against one cost; a thin line joins the cells that no other cell beats in both.
 
     Args:
         cells: the final cells of one setting, with bars.
@@ -135,7 +141,8 @@ def by_cost(cells: pd.DataFrame, domain: list[str], axis: str) -> alt.LayerChart
         best=frontier(frame["cost"].to_numpy(float), frame["mean"].to_numpy(float), frame["goal"].iloc[0])
     )
     scale = alt.Scale(type="log", nice=False, padding=24) if log else alt.Scale(zero=False, padding=24)
-    label, ticks = alt.Undefined, log_ticks(frame["cost"].to_numpy(float)) if log else alt.Undefined
+    ticks: Any = log_ticks(frame["cost"].to_numpy(float)) if log else alt.Undefined
+    label: Any = alt.Undefined
     totals = frame["total_parameters"].dropna().unique()
     if axis == "trainable_parameters" and len(totals):
         label = f"[format(datum.value, '.3~s'), format(datum.value / {np.median(totals):.0f}, '.2~p')]"
@@ -149,7 +156,7 @@ def by_cost(cells: pd.DataFrame, domain: list[str], axis: str) -> alt.LayerChart
         ),
     )
     y = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False))
-    base = alt.Chart(frame[[*_KEPT, "cost", "rank", "best"]]).encode(x=x, color=_series(domain, alt.Color))
+    base = alt.Chart(frame[[*_KEPT, "cost", "rank", "best"]]).encode(x=x, color=_color(domain))
     return alt.layer(
         base.mark_line(interpolate="step-after", strokeWidth=1.2, opacity=0.7, strokeDash=[3, 3])
         .encode(y=y, color=alt.value("#8a94a3"))
@@ -159,7 +166,7 @@ def by_cost(cells: pd.DataFrame, domain: list[str], axis: str) -> alt.LayerChart
         ),
         base.mark_point(filled=True, size=85, opacity=1).encode(
             y=y,
-            shape=_series(domain, alt.Shape),
+            shape=_shape(domain),
             tooltip=[*_tooltip(title), alt.Tooltip("cost:Q", title=name, format=",.4~g")],
         ),
         base.mark_text(dx=8, dy=-8, align="left", fontSize=10.5).encode(y=y, text="rank:N"),
@@ -167,7 +174,7 @@ def by_cost(cells: pd.DataFrame, domain: list[str], axis: str) -> alt.LayerChart
 
 
 def log_ticks(values: np.ndarray) -> list[float]:
-    """Round numbers for a logarithmic axis that covers values (n,): 1-2-5 steps, or powers of ten on a long one."""
+    """Round numbers for a logarithmic axis over values (n,): 1-2-5 steps, or powers of ten on a long one."""
     low, high = np.log10(values.min()), np.log10(values.max())
     steps = (1, 2, 5) if high - low < 1.8 else (1,)
     decades = range(int(np.floor(low)), int(np.ceil(high)) + 1)
@@ -175,7 +182,7 @@ def log_ticks(values: np.ndarray) -> list[float]:
 
 
 def far_off(cells: pd.DataFrame) -> pd.Series:
-    """Methods without a rank that lie so far from the others that drawing them would flatten every difference."""
+    """Methods without a rank that lie so far from the others as to flatten every difference."""
     ranked = cells[cells["r"].notna()]
     if ranked.empty:
         return pd.Series(False, cells.index)
@@ -186,7 +193,7 @@ def far_off(cells: pd.DataFrame) -> pd.Series:
 
 
 def frontier(cost: np.ndarray, value: np.ndarray, goal: str) -> np.ndarray:
-    """Which of the points (n,), (n,) no other point beats: none has as good a value for less cost. Returns bool (n,)."""
+    """Which points (n,), (n,) no other point beats, by a value as good for less cost: bool (n,)."""
     gain = -value if goal == "min" else value
     order = np.lexsort((-gain, cost))
     best, keep = -np.inf, np.zeros(len(cost), bool)

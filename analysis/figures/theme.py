@@ -1,8 +1,11 @@
-"""How every figure looks: one configuration for light pages and paper, one for dark pages, a palette made for both.
+"""How every figure looks: a configuration for light pages and paper, one for dark pages, and a palette.
 
-The first colour is neutral and goes to the baseline; the others are told apart with any common colour vision (after Okabe
-and Ito, shifted for contrast on each ground), and no figure relies on colour alone: shapes or dashes repeat it.
+The first colour is neutral and goes to the baseline; the others are told apart with any common colour vision
+(after Okabe and Ito, shifted for contrast on each ground), and no figure relies on colour alone: shapes or
+dashes repeat it.
 """
+
+from typing import Any
 
 LIGHT = (
     "#4a5260",
@@ -33,7 +36,7 @@ DASHES = ([1, 0], [6, 2], [2, 2], [8, 2, 2, 2], [4, 4], [10, 3], [1, 3])
 FONT = "Inter, 'Segoe UI', 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif"
 
 
-def config(*, dark: bool = False, columns: int = 6) -> dict:
+def config(*, dark: bool = False, columns: int = 6) -> dict[str, Any]:
     """The Vega-Lite configuration of one theme; `columns` is for the legend."""
     ink, soft, grid = ("#e7eaef", "#a3acba", "#2b323c") if dark else ("#1c2330", "#5c6675", "#e6e9ee")
     text = {

@@ -1,4 +1,4 @@
-"""Synthetic studies with a known truth, written in the documented record schema, nothing else of ours involved.
+"""Synthetic studies with a known truth, written in the documented schema, with none of our own code.
 
 A test example i of run (variant v, seed s) is answered correctly when
 
@@ -157,7 +157,10 @@ class StudyWriter:
     def grid(
         self, variants=("lora", "dora"), ranks=(4, 8, 16), seeds=(0,), *, effects=None, base=0.68, **changes
     ):
-        """The product of variants, ranks and seeds; `effects` maps a variant to what it adds to the accuracy."""
+        """The product of variants, ranks and seeds.
+
+        `effects` maps a variant to what it adds to the accuracy.
+        """
         effects = effects or {}
         return [
             self.run(self.spec(v, r, s, **changes), base + 0.01 * np.log2(max(r, 1)) + effects.get(v, 0.0))

@@ -17,35 +17,33 @@ def made(variant, lr, validation, *, test=0.0, status="completed", goal="max"):
     }
 
 
-def test_the_best_mean_on_validation_wins_whatever_the_test_says():
+def test_the_rate_wins_whose_double_does_well_too_whatever_the_test_says():
     found = [
-        made("lora", 0.01, 0.6, test=0.9), made("lora", 0.01, 0.5, test=0.9),
-        made("lora", 0.005, 0.58), made("lora", 0.005, 0.56),
-        made("lora", 0.02, 0.1), made("lora", 0.02, 0.9),
-        made("lora", 0.001, 0.2), made("lora", 0.001, 0.2),
+        made("lora", 0.00125, 0.5), made("lora", 0.0025, 0.60, test=0.1),
+        made("lora", 0.0025, 0.62, test=0.1),
+        made("lora", 0.005, 0.65, test=0.9), made("lora", 0.01, 0.55, test=0.9), made("lora", 0.02, 0.1),
     ]  # fmt: skip
     [choice] = choose(found)
-    assert choice.best == 0.005
-    assert choice.means[0.01] == pytest.approx(0.55)
+    assert choice.best == 0.0025
+    assert choice.means[0.0025] == pytest.approx(0.61)
     assert not choice.at_edge
 
 
-def test_a_rate_at_which_a_run_diverged_is_not_chosen():
-    [choice] = choose(
-        [made("dora", 0.1, 0.99), made("dora", 0.1, 0.0, status="diverged"), made("dora", 0.01, 0.3)]
-    )
+def test_a_rate_whose_double_diverged_is_not_chosen():
+    found = [made("dora", 0.01, 0.3), made("dora", 0.02, 0.99), made("dora", 0.04, 0.0, status="diverged")]
+    [choice] = choose(found)
     assert choice.best == 0.01
     assert choice.at_edge
     assert "try further" in table([choice])
 
 
+def test_rates_without_a_double_give_no_choice():
+    [choice] = choose([made("dora", 0.01, 0.3), made("dora", 0.03, 0.9)])
+    assert choice.best is None
+
+
 def test_a_metric_to_be_minimised_is_minimised():
-    [choice] = choose(
-        [
-            made("lora", 0.1, 2.0, goal="min"),
-            made("lora", 0.2, 1.0, goal="min"),
-            made("lora", 0.3, 3.0, goal="min"),
-        ]
-    )
-    assert (choice.best, choice.at_edge) == (0.2, False)
-    assert choice.means[0.2] == 1.0
+    losses = {0.1: 3.0, 0.2: 2.0, 0.4: 1.0, 0.8: 1.5, 1.6: 9.0}
+    [choice] = choose([made("lora", rate, loss, goal="min") for rate, loss in losses.items()])
+    assert (choice.best, choice.at_edge) == (0.4, False)
+    assert choice.means[0.4] == 1.0

@@ -123,8 +123,8 @@ def attempt(number, folder):
     execution.execute([run], display=Quiet(), checkpoint_every=0.0)
 
 def child(number, folder):
-    pid = os.fork()  # the libraries are imported and the data read once; every attempt is a process of its
-    own if pid == 0:
+    pid = os.fork()  # the libraries are imported once; every attempt is a process of its own
+    if pid == 0:
         attempt(number, folder)
         os._exit(0)
     return os.waitpid(pid, 0)[1]
@@ -139,10 +139,7 @@ while child(number, folder / str(number)) == signal.SIGKILL:
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_killed_at_any_write_a_run_ends_with_the_same_bits(run_of, tmp_path, moment):
-    """A run is killed around the first file that it renames into place, another around its second.
-
-    So on to the last.
-    """
+    """A run is killed around the first file that it renames into place, another around its second, ..."""
     plain = run_of("run", train={"steps": 4, "log_every": 2, "evaluations": 2})
     execute([plain], display=Quiet())
     spec, killed = tmp_path / "spec-to-run.json", tmp_path / "killed"
@@ -154,7 +151,7 @@ def test_killed_at_any_write_a_run_ends_with_the_same_bits(run_of, tmp_path, mom
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     folders = [folder / "run" for folder in killed.iterdir()]
-    assert len(folders) > 6, "the kills must have reached the checkpoints, the predictions and the record"
+    assert len(folders) >= 6, "the kills must have reached the checkpoints, the predictions and the record"
     for folder in folders:
         assert verify(folder) == []
         for file in ("history.jsonl", "predictions.parquet", "adapter/adapter_model.safetensors"):

@@ -196,6 +196,22 @@ def gradients_of_rows(layer, x, k):
     return y.detach(), part.grad, {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
 
 
+def test_a_model_may_add_to_the_output_in_place(layer_of, rows, gradients):
+    for delta in ("lora", "adalora"):
+        layer, x = layer_of(delta, runs=2), rows(2)
+        expected = gradients(layer, x, out=layer(x) + 1)
+        y = layer(x)
+        y += 1
+        assert_close(gradients(layer, x, out=y), expected, **EXACT)
+
+
+def test_an_output_that_dora_still_needs_is_guarded_by_autograd(layer_of, rows):
+    y = layer_of("dora")(rows())
+    y += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
 def test_each_run_may_have_its_own_alpha(layer_of, rows):
     layer = layer_of("lora", runs=2)
     delta = layer.held[0].delta

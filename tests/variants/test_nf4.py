@@ -161,5 +161,5 @@ def test_without_bitsandbytes_it_says_what_to_do(monkeypatch):
 
 
 def test_an_unknown_compute_type_is_refused():
-    with pytest.raises(ValueError, match="compute 'fp8' is unknown: bf16 or fp32"):
+    with pytest.raises(ValueError, match="compute 'fp8' is unknown: auto, bf16 or fp32"):
         get("storage", "nf4")(torch.randn(4, 4), transposed=False, options={"compute": "fp8"})

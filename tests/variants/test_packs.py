@@ -1,5 +1,7 @@
 """A pack of unlike runs on one model: each run is what it would be alone, and none can harm another."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -76,6 +78,49 @@ def test_a_nan_in_one_run_leaves_the_others_bit_identical(tiny_model):
     others = [0, 2, 3]
     assert torch.equal(healthy[:, others], poisoned[:, others])
     assert poisoned[4:, 1].isnan().all()
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+def test_gradient_checkpointing_of_a_whole_model_changes_nothing(kind, tiny_model, tokens):
+    def gradients(checkpointing):
+        attached = attach(tiny_model(kind), MIXED)
+        attached.clock.step = 7
+        attached.model.train()
+        if checkpointing:
+            attached.model.gradient_checkpointing_enable({"use_reentrant": False})
+        for t in attached.trained:
+            t.parameter.data.add_(0.02)
+        attached.before_step()
+        attached.model(input_ids=tokens(8)).logits.square().sum().backward()
+        return {t.name: t.parameter.grad for t in attached.trained}
+
+    plain, again = gradients(False), gradients(True)
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
+
+
+@pytest.mark.parametrize("storage", ["fp32", "bf16", "nf4"])
+@pytest.mark.parametrize("kind", ["bert", "t5", "llama"])
+def test_mixed_packs_train_in_bfloat16(kind, storage, tiny_model, tokens):
+    runs = [replace(run, axes={**run.axes, "storage": storage}) for run in MIXED]
+    attached = attach(tiny_model(kind), runs)
+    attached.model.train()
+    attached.before_step()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = attached.model(input_ids=tokens(8)).logits
+    (logits.float().square().sum() + attached.penalty().sum()).backward()
+    assert logits.dtype == torch.bfloat16
+    for t in attached.trained:
+        assert (
+            t.parameter.grad.dtype == t.parameter.dtype == torch.float32 and t.parameter.grad.isfinite().all()
+        )
+
+
+def test_evaluating_in_inference_mode_leaves_training_possible(tiny_model, tokens):
+    attached = attach(tiny_model("bert"), [RunConfig(0, r=2, axes={"delta": "dora"})])
+    attached.after_step(0)
+    with torch.inference_mode():
+        attached.model(input_ids=tokens())
+    attached.model(input_ids=tokens()).logits.sum().backward()
 
 
 def test_what_is_alike_and_side_by_side_shares_a_stack(tiny_model):
@@ -155,8 +200,9 @@ def test_a_layer_fed_without_a_batch_axis_is_found_before_a_pack_trains(tiny_mod
     ]
     with pytest.raises(ValueError, match=r"query_proj is fed without a batch axis .*3 runs cannot share it"):
         attach(model, [RunConfig(k, r=2) for k in range(3)])
-    pack = attach(tiny_model("deberta"), [RunConfig(k, r=2, targets="mlp") for k in range(3)])
-    assert pack.model(input_ids=tokens(6)).logits.shape == (6, 3)
+    for storage in ("fp32", "nf4"):
+        runs = [RunConfig(k, r=2, targets="mlp", axes={"storage": storage}) for k in range(3)]
+        assert attach(tiny_model("deberta"), runs).model(input_ids=tokens(6)).logits.shape == (6, 3)
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "t5"])

@@ -148,6 +148,11 @@ def test_a_pattern_that_matches_nothing_says_what_it_could_have_meant(targets, m
     assert message in str(error.value)
 
 
+def test_a_fused_map_is_adapted_as_a_whole_or_in_blocks_not_both(tiny_model):
+    with pytest.raises(TargetError, match="c_attn both as a whole and in blocks"):
+        attach(tiny_model("gpt2"), [RunConfig(0, r=2, targets=("qv", "c_attn"))])
+
+
 def test_heads_that_lie_interleaved_cannot_be_adapted_apart(tiny_model):
     model = tiny_model("gpt_neox")
     with pytest.raises(TargetError, match="side by side, so targets 'qv' cannot adapt some of them alone"):

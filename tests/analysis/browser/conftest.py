@@ -21,7 +21,7 @@ def chromium():
 
 
 class Browser:
-    """A headless Chromium driven through its debugging pipe: enough to open a page, act on it, look and listen."""
+    """A headless Chromium driven through its debugging pipe: opens a page, acts on it, looks and listens."""
 
     def __init__(self, program: str, profile: Path):
         to_browser, self._write = os.pipe()

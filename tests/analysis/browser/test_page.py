@@ -31,7 +31,8 @@ def drawn(browser):
         "await new Promise((r) => setTimeout(r, 60)); } })()"
     )
     browser.wait(
-        "[...document.querySelectorAll('.chart')].every((c) => !c.clientWidth || c.querySelector('svg.marks'))"
+        "[...document.querySelectorAll('.chart')].every((c) => !c.clientWidth || "
+        "c.querySelector('svg.marks'))"
     )
 
 
@@ -67,7 +68,8 @@ def test_tables_sort_by_a_heading_with_the_keyboard(opened):
 def test_tables_filter_by_all_words(opened):
     browser = opened()
     browser.run(
-        "(() => { const i = document.querySelector('[data-filter]'); i.value = 'dora 8'; i.dispatchEvent(new Event('input')); })()"
+        "(() => { const i = document.querySelector('[data-filter=results-table]'); i.value = 'dora 8'; "
+        "i.dispatchEvent(new Event('input')); })()"
     )
     assert (
         browser.run(
@@ -75,7 +77,7 @@ def test_tables_filter_by_all_words(opened):
         )
         == 1
     )
-    assert browser.run("document.querySelector('[data-count]').textContent") == "1 of 6"
+    assert browser.run("document.querySelector('[data-count=results-table]').textContent") == "1 of 6"
 
 
 def test_the_cost_axis_can_be_chosen(opened):

@@ -28,15 +28,16 @@ class Shell:
             for i, stars in enumerate(rng.choice([1, 5]) for _ in range(150))
         ]
         (folder / "reviews.csv").write_text("review,stars\n" + "\n".join(rows) + "\n")
-        self.words = [
-            f"model=hf model.path={model} dataset=csv dataset.path=reviews.csv",
-            "dataset.text=review dataset.label=stars",
-            "train.steps=8 train.batch_size=8 dataset.max_length=32 study=toy lr=0.01",
-        ]  # fmt: skip
+        self.words = {
+            "model": "hf", "model.path": model, "dataset": "csv", "dataset.path": "reviews.csv",
+            "dataset.text": "review", "dataset.label": "stars", "dataset.max_length": 32, "train.steps": 8,
+            "train.batch_size": 8, "study": "toy", "lr": 0.01,
+        }  # fmt: skip
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen:
         """`python run.py WORDS` on the small study, under way."""
-        command = [sys.executable, str(HOME / "run.py"), *" ".join(self.words).split(), *words]
+        given = self.words | dict(word.split("=", 1) for word in words)
+        command = [sys.executable, str(HOME / "run.py"), *(f"{key}={value}" for key, value in given.items())]
         return subprocess.Popen(
             command, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},

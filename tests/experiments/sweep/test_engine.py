@@ -117,7 +117,7 @@ def test_one_run_that_diverges_is_a_result_and_the_rest_go_on(shell):
 
 def test_a_worker_that_is_killed_costs_its_run_alone(shell):
     process = shell.start("variant=lora", "r=2,3", "seed=0,1", "workers=1", "train.steps=400")
-    victims = wait_for_history(shell, 1)
+    victims = wait_for_history(shell, process, 1)
     os.kill(worker_of(process), signal.SIGKILL)
     output, _ = process.communicate(timeout=300)
     records = shell.records()
@@ -134,7 +134,7 @@ def test_a_worker_that_is_killed_costs_its_run_alone(shell):
 def test_stopped_and_given_again_a_sweep_ends_with_the_same_bits(shell, number, code):
     words = ("variant=adalora", "r=2", "train.steps=600", "train.threads=1", "variant.dropout=0.1")
     process = shell.start(*words)
-    [name] = wait_for_history(shell, 1)
+    [name] = wait_for_history(shell, process, 1)
     process.send_signal(number)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == code, output
@@ -149,17 +149,17 @@ def test_stopped_and_given_again_a_sweep_ends_with_the_same_bits(shell, number, 
     assert shell.records()[name]["metrics"] == shell.records("whole")[name]["metrics"]
 
 
-def wait_for_history(shell, count):
+def wait_for_history(shell, process, count):
     """The names of the first runs whose histories have grown."""
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and process.poll() is None:
         found = [
             p.parent.name for p in shell.folder.glob("runs/toy/*/history.jsonl") if p.stat().st_size > 1000
         ]
         if len(found) >= count:
             return found
         time.sleep(0.05)
-    raise TimeoutError("no run has begun")
+    raise AssertionError(f"no run has begun: {process.communicate(timeout=60)[0]}")
 
 
 def worker_of(process):

@@ -1,0 +1,254 @@
+"""python -m analysis.audit runs/STUDY: what a reviewer would ask, met or not, and what would meet it."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import stats, tuning
+from analysis.cells import cells as cells_of
+from analysis.cells import missing_seeds
+from analysis.load import Study, read
+from analysis.verdicts import Verdicts, verdicts
+from experiments.errors import UserError
+from experiments.record import verify
+
+ADVISED_SEEDS = 5
+MATCHED = 0.1  # of the parameters: how close two budgets count as equal
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of the checklist; `remedy` says what would meet it where it is not met."""
+
+    question: str
+    met: bool
+    finding: str
+    remedy: str = ""
+
+
+def audit(study: Study, cells: pd.DataFrame, found: Verdicts, *, files: bool = True) -> list[Item]:
+    """The whole checklist; `files` also recomputes the checksums of every run folder."""
+    checks: Sequence[Callable[..., Iterator[Item]]] = (_evidence, _tuning, _fairness, _losses, _origin)
+    items = [item for check in checks for item in check(study, cells, found)]
+    return items + (list(_files(study)) if files else [])
+
+
+def _evidence(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
+    table = found.overall
+    few = table[table["n_seeds"] < ADVISED_SEEDS]
+    least = int(table["n_seeds"].min()) if len(table) else 0
+    yield Item(
+        f"Every comparison rests on {ADVISED_SEEDS} paired seeds or more",
+        len(table) > 0 and few.empty,
+        f"{len(few)} of {len(table)} have fewer, the least has {least}"
+        if len(table)
+        else "there is no comparison",
+        f"run seed=0,1,2,3,4 for every cell; below {stats.FEWEST_SEEDS} there is no verdict at all",
+    )
+    judged = table[table["p_adjusted"].notna()]
+    blind = int((judged["n_examples"] == 0).sum())
+    yield Item(
+        "Test examples count as noise, not only seeds",
+        len(judged) > 0 and blind == 0,
+        f"{blind} of {len(judged)} comparisons have no usable per-example scores",
+        "keep predictions.parquet of every run, with a metric that is a mean over examples",
+    )
+    missing = judged["smallest_detectable"] > found.margin
+    yield Item(
+        "The study could have shown a difference as small as the margin",
+        len(judged) > 0 and not missing.any(),
+        f"{int(missing.sum())} of {len(judged)} comparisons could not show {found.margin:g} (power "
+        f"{stats.POWER:g})",
+        _power_remedy(judged, found.margin),
+    )
+    names = table.groupby("variant")["dataset"].nunique()
+    yield Item(
+        "Each variant was compared on two datasets or more",
+        len(names) > 0 and bool((names > 1).all()),
+        f"{int((names < 2).sum())} of {len(names)} variants were compared on one dataset",
+        "repeat the sweep with another dataset; what holds on one need not hold on the next",
+    )
+
+
+def _power_remedy(judged: pd.DataFrame, margin: float) -> str:
+    sd = judged["sd_seeds"].max()
+    seeds = stats.seeds_needed(margin, float(sd)) if sd > 0 else None
+    more = f"about {seeds} seeds" if seeds else "many more seeds"
+    why = "by the noisiest comparison, if test examples were no limit"
+    return f"{more} ({why}), a larger test set, or a wider margin"
+
+
+def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
+    final = cells[cells["final"].astype(bool)]
+    rates = sorted(set(final["rates"]))
+    yield Item(
+        "The learning rate of every variant was tuned, with the same number of points",
+        len(rates) == 1 and rates[0] > 1,
+        f"learning rates per cell: {', '.join(map(str, rates)) or 'none'}",
+        "sweep lr over as many points for every variant; the report chooses on validation",
+    )
+    edges = [row for row in tuning.table(cells) if row["edge"]]
+    yield Item(
+        "No chosen rate lies on the edge of its grid",
+        not edges and any(rate > 1 for rate in rates),
+        f"{len(edges)} chosen rates lie on an edge"
+        if rates and max(rates) > 1
+        else "no rate was chosen from several",
+        "extend the grid where the edge was chosen, and give the other variants as many more points",
+    )
+    tuned = study.runs[study.runs["phase"] == "tune"]
+    shared = set(tuned["seed"]) & set(study.runs.loc[study.runs["phase"] != "tune", "seed"])
+    several = final[final["rates"] > 1]
+    yield Item(
+        "Rates were chosen with other seeds than those that are compared",
+        len(tuned) > 0 and not shared,
+        f"seeds in both: {sorted(shared)}" if shared else "there are no tuning runs",
+        "confirm the chosen rates on seeds that tuning never saw"
+        if len(several)
+        else "tune first, then confirm",
+    )
+
+
+def _fairness(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
+    final = cells[cells["final"].astype(bool) & (cells["n"] > 0)]
+    unmatched = []
+    for _, group in final.groupby(["peer_key", "stack"], sort=False):
+        plain = group.loc[group["variant"] == found.baseline, "trainable_parameters"].dropna()
+        for name, others in group[group["variant"] != found.baseline].groupby("series"):
+            own = others["trainable_parameters"].dropna()
+            if not any(abs(a - b) <= MATCHED * b for a in own for b in plain):
+                unmatched.append(str(name))
+    yield Item(
+        "Each variant was also compared at an equal number of trained parameters",
+        len(final) > 0 and not unmatched,
+        f"no cell within {MATCHED:.0%} of a baseline's: {', '.join(sorted(set(unmatched)))}"
+        if unmatched
+        else "",
+        "add ranks at which the numbers of trained parameters meet",
+    )
+    untuned = final[(final["rates"] == 1) & final["scale"].notna()]
+    scales = untuned.groupby(["peer_key", "lr"])["scale"].agg(["min", "max"])
+    differ = int((scales["max"] > 1.01 * scales["min"]).sum())
+    yield Item(
+        "No cells of different effective scale share an untuned learning rate",
+        differ == 0,
+        f"{differ} learning rates are shared by cells of different scale s",
+        "tune the rate per cell, or tie alpha to the rank (alpha='${r}')",
+    )
+
+
+def _losses(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
+    bad = study.runs[study.runs["status"] != "completed"]
+    yield Item(
+        "No run failed, diverged or is unfinished",
+        bad.empty and not study.unfinished,
+        f"{len(bad)} failed or diverged, {len(study.unfinished)} unfinished; all are listed in the report",
+        "give the command of the study again: it goes on from what is there; a diverged run is a result",
+    )
+    missing = missing_seeds(cells) if len(cells) else []
+    yield Item(
+        "Every cell has the seeds that the others have",
+        not missing,
+        f"{len(missing)} cells lack seeds",
+        "run the same seeds for all cells, or the pairs shrink",
+    )
+    yield Item(
+        "Every record could be used as it is",
+        not study.problems and not found.problems,
+        f"{len(study.problems) + len(found.problems)} were left out or corrected; the report names each",
+        "run those again",
+    )
+    noted = sum(bool(record.get("deviations")) for record in study.records.values())
+    yield Item(
+        "No run deviates from what was asked",
+        noted == 0,
+        f"{noted} runs note deviations",
+        "see the report's notes",
+    )
+
+
+def _origin(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
+    environments = [record.get("env") or {} for record in study.records.values()]
+    yield Item(
+        "All compared runs share code, versions, hardware and data",
+        not found.differing and bool(environments),
+        f"they differ in {', '.join(found.differing)}" if found.differing else "",
+        "run the study again on one stack, or say --pool and why",
+    )
+    unknown = sum(not env.get("git_sha") and not env.get("code_sha256") for env in environments)
+    dirty = sum(bool(env.get("dirty")) for env in environments)
+    yield Item(
+        "The code of every run is known and committed",
+        bool(environments) and not unknown and not dirty,
+        f"{unknown} runs do not name their code, {dirty} ran with uncommitted changes",
+        "commit first, then run",
+    )
+    hashless = sum("test_sha256" not in (record.get("data") or {}) for record in study.records.values())
+    yield Item(
+        "The data of every run are identified by a hash",
+        hashless == 0,
+        f"{hashless} runs lack it",
+        "run them again",
+    )
+    costs = ("trainable_parameters", "peak_bytes", "step_ms")
+    lacking = sum(
+        any(key not in (study.records[i].get("cost") or {}) for key in costs)
+        for i in study.completed["run_id"]
+    )
+    yield Item(
+        "Parameters, memory and step time are recorded",
+        lacking == 0,
+        f"{lacking} runs lack some",
+        "run them again",
+    )
+
+
+def _files(study: Study) -> Iterator[Item]:
+    changed = sum(bool(verify(study.path(run_id).path)) for run_id in study.records)
+    yield Item(
+        "The files of every run are those that it wrote",
+        changed == 0,
+        f"{changed} run folders differ from their checksums or are incomplete",
+        "restore the files or run those again",
+    )
+
+
+def text(items: Sequence[Item]) -> str:
+    """The checklist as lines."""
+    lines = []
+    for item in items:
+        lines.append(f"[{'x' if item.met else ' '}] {item.question}")
+        if not item.met:
+            lines += [f"      found: {item.finding}"] * bool(item.finding) + [
+                f"      to meet it: {item.remedy}"
+            ]
+    met = sum(item.met for item in items)
+    return "\n".join([*lines, "", f"{met} of {len(items)} met"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.audit", description="The reviewer's checklist of a study."
+    )
+    parser.add_argument("study", type=Path, help="the folder that holds the runs, e.g. runs/demo")
+    parser.add_argument("--baseline", default="lora", help="the variant to compare with (default: lora)")
+    parser.add_argument("--margin", type=float, default=0.01, help="what does not matter (default: 0.01)")
+    options = parser.parse_args(arguments)
+    try:
+        study = read(options.study)
+        cells = cells_of(study)
+        found = verdicts(study, cells, baseline=options.baseline, margin=options.margin)
+        print(text(audit(study, cells, found)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

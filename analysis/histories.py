@@ -1,0 +1,57 @@
+"""The loss curves of runs, read once and thinned: what the figures draw and the guidance reads."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from analysis.load import Study
+from experiments.record import read_history
+
+POINTS = 60  # per curve: more cannot be seen
+
+
+class Curves(NamedTuple):
+    """Training and validation loss of one run, as arrays (points, 2) of step and loss."""
+
+    training: np.ndarray
+    validation: np.ndarray
+
+
+class Histories:
+    """Curves by run."""
+
+    def __init__(self, study: Study):
+        self._study = study
+        self._known: dict[str, Curves] = {}
+
+    def of(self, run_id: str) -> Curves:
+        """The curves of a run; empty where nothing was logged."""
+        if run_id not in self._known:
+            rows = read_history(self._study.path(run_id).history)
+            self._known[run_id] = Curves(thin(column(rows, "loss")), thin(column(rows, "validation/loss")))
+        return self._known[run_id]
+
+
+def column(rows: Sequence[Any], key: str) -> np.ndarray:
+    """The pairs (step, value) of one column (n, 2).
+
+    A step that a resumed run logged again counts as logged last.
+    """
+    pairs = {}
+    for row in rows:
+        if isinstance(row, Mapping) and _number(row.get(key)) and _number(row.get("step")):
+            pairs[row["step"]] = row[key]
+    return np.array(sorted(pairs.items()), float).reshape(-1, 2)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and isfinite(value)
+
+
+def thin(curve: np.ndarray, points: int = POINTS) -> np.ndarray:
+    """A curve (n, 2) as at most `points` averages over equal stretches of it."""
+    if len(curve) <= points:
+        return curve
+    return np.array([part.mean(axis=0) for part in np.array_split(curve, points)])

@@ -1,0 +1,101 @@
+"""The table of runs: which columns a record becomes, and their types."""
+
+from typing import Any
+
+import pandas as pd
+
+from analysis import identity
+
+_COSTS = (
+    "train_seconds",
+    "step_ms",
+    "tokens_per_second",
+    "peak_bytes",
+    "trainable_parameters",
+    "total_parameters",
+    "adapter_bytes",
+    "base_bytes",
+)
+
+
+def row_of(content: dict[str, Any], place: str) -> dict[str, Any]:
+    """The columns of one run in the table of runs."""
+    spec, metrics, primary = content["spec"], content.get("metrics") or {}, content.get("primary") or {}
+    cost, data, env = (content.get(part) or {} for part in ("cost", "data", "env"))
+    metric = primary.get("metric")
+    split = "test" if f"test/{metric}" in metrics else "validation"
+    total, trained = cost.get("total_parameters"), cost.get("trainable_parameters")
+    return {
+        "run_id": content["run_id"],
+        "folder": place,
+        "status": content["status"],
+        "phase": content.get("phase", "run"),
+        "variant": str(spec["variant"]),
+        "method": spec.get("method"),
+        "r": spec.get("r"),
+        "alpha": spec.get("alpha"),
+        "targets": identity.text(spec["targets"]) if "targets" in spec else None,
+        "model": identity.model(spec),
+        "dataset": identity.dataset(spec),
+        "lr": spec.get("lr"),
+        "seed": spec["seed"],
+        "scale": identity.scale(spec),
+        "cell_key": identity.cell_key(content),
+        "peer_key": identity.peer_key(content),
+        "group_key": identity.group_key(content),
+        "stack": identity.stack(content),
+        "metric": metric,
+        "goal": primary.get("goal"),
+        "split": split,
+        "score": metrics.get(f"{split}/{metric}"),
+        "validation": metrics.get(f"validation/{metric}"),
+        "loss": metrics.get(f"{split}/loss"),
+        "validation_loss": metrics.get("validation/loss"),
+        **{key: cost.get(key) for key in _COSTS},
+        "share": trained / total if trained is not None and total else None,
+        "test_rows": data.get("test_rows"),
+        "device": env.get("device"),
+        "host": env.get("host"),
+    }
+
+
+_TEXT = (
+    "run_id",
+    "folder",
+    "status",
+    "phase",
+    "variant",
+    "method",
+    "targets",
+    "model",
+    "dataset",
+    "cell_key",
+    "peer_key",
+    "group_key",
+    "stack",
+    "metric",
+    "goal",
+    "split",
+    "device",
+    "host",
+)
+_NUMBERS = (
+    "r",
+    "alpha",
+    "lr",
+    "scale",
+    "score",
+    "validation",
+    "loss",
+    "validation_loss",
+    *_COSTS,
+    "share",
+    "test_rows",
+)
+
+
+def table_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The table of runs, indexed by run_id, with the same columns and types however many rows there are."""
+    table = pd.DataFrame(rows, columns=[*_TEXT, *_NUMBERS, "seed"], dtype=object)
+    kinds = {name: "object" for name in _TEXT} | {name: "float64" for name in _NUMBERS} | {"seed": "int64"}
+    return table.astype(kinds).set_index("run_id", drop=False)

@@ -1,0 +1,72 @@
+"""QLoRA's analyses: what 4 bits cost and save. Dettmers et al. 2023, arXiv:2305.14314, sections 3 and 4.
+
+    bits per weight = 4 + 32/64                        absmax in fp32 per block of 64
+    with double quantisation: 4 + 8/64 + 32/(64 256)   absmax in 8 bits, its own absmax per 256 blocks
+
+and, with double quantisation, one fp32 offset per tensor.
+"""
+
+import numpy as np
+
+BLOCK, OUTER = 64, 256
+
+
+def bits_per_weight(*, double: bool, block: int = BLOCK, outer: int = OUTER) -> dict[str, float]:
+    """Bits per weight by component, without the offset of the tensor."""
+    if not double:
+        return {"codes": 4.0, "absmax": 32 / block}
+    return {"codes": 4.0, "absmax": 8 / block, "absmax of absmax": 32 / (block * outer)}
+
+
+def tensor_bytes(weights: int, *, double: bool, block: int = BLOCK, outer: int = OUTER) -> int:
+    """The bytes of one quantised tensor: codes in pairs, scales of whole blocks, the offset if double."""
+    blocks = -(-weights // block)
+    scales = blocks + 4 * -(-blocks // outer) + 4 if double else 4 * blocks
+    return -(-weights // 2) + scales
+
+
+def relative_error(W: np.ndarray, restored: np.ndarray) -> float:
+    """The mean squared error of a restored tensor over the mean square of the original."""
+    return float(np.square(W - restored).mean() / np.square(W).mean())
+
+
+def blockwise(W: np.ndarray, code: np.ndarray, *, block: int = BLOCK) -> np.ndarray:
+    """W with each block of weights rounded to the values of `code` (k,) times the block's absmax."""
+    flat = W.ravel()
+    padded = np.pad(flat, (0, -len(flat) % block)).reshape(-1, block)
+    scale = np.abs(padded).max(axis=1, keepdims=True)
+    unit = np.divide(padded, scale, out=np.zeros_like(padded), where=scale > 0)
+    code = np.sort(code)
+    middle = (code[1:] + code[:-1]) / 2
+    rounded = code[np.searchsorted(middle, unit)] * scale
+    return np.asarray(rounded.ravel()[: len(flat)].reshape(W.shape))
+
+
+def recovery(sixteen_bit: float, quantised: float, adapted: float) -> float:
+    """How much of the metric lost by quantisation the adaptation brings back: 1 is all of it."""
+    if sixteen_bit == quantised:
+        raise ValueError("quantisation lost nothing, so there is nothing to recover")
+    return (adapted - quantised) / (sixteen_bit - quantised)
+
+
+def memory(
+    *,
+    base: int,
+    unquantised: int,
+    trained: int,
+    activations: int,
+    trained_bytes: int = 4,
+    optimiser_bytes: int = 8,
+) -> dict[str, int]:
+    """Bytes by part while training.
+
+    Base, unquantised and activations in bytes, `trained` in parameters (Adam keeps two).
+    """
+    return {
+        "base": base,
+        "unquantised": unquantised,
+        "adapters": trained_bytes * trained,
+        "gradients": trained_bytes * trained,
+        "optimiser": optimiser_bytes * trained,
+        "activations": activations,
+    }

@@ -1,0 +1,40 @@
+"""Variants across datasets: interquartile mean and probability of improvement, stratified by dataset."""
+
+from typing import Any
+
+import numpy as np
+
+from analysis import across
+from analysis.verdicts import Verdicts
+
+
+def table(found: Verdicts) -> list[dict[str, Any]]:
+    """One row per variant that was compared on at least two datasets.
+
+    Seeds are resampled within their dataset.
+    """
+    rows = []
+    known = found.overall[found.overall["n_seeds"] > 0]
+    for (variant, metric), group in known.groupby(["variant", "metric"], sort=False):
+        group = group.drop_duplicates(["dataset", "model", "targets", "stack"])
+        if group["dataset"].nunique() < 2:
+            continue
+        sign = group["sign"].iloc[0]
+        ours, plain = [sign * s for s in group["scores"]], [sign * s for s in group["scores_baseline"]]
+        rng = np.random.default_rng(0)
+        low, high = across.stratified(across.improvement, ours, plain, rng=rng)
+        rows.append(
+            {
+                "variant": variant,
+                "baseline": group["baseline"].iloc[0],
+                "metric": metric,
+                "settings": len(group),
+                "seeds": int(min(map(len, ours))),
+                "iqm": sign * across.iqm(ours),
+                "iqm_baseline": sign * across.iqm(plain),
+                "improvement": across.improvement(ours, plain),
+                "low": low,
+                "high": high,
+            }
+        )
+    return rows
