@@ -77,9 +77,8 @@ def _evidence(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
 def _power_remedy(judged: pd.DataFrame, margin: float) -> str:
     sd = judged["sd_seeds"].max()
     seeds = stats.seeds_needed(margin, float(sd)) if sd > 0 else None
-    more = f"about {seeds} seeds" if seeds else "many more seeds"
     why = "by the noisiest comparison, if test examples were no limit"
-    return f"{more} ({why}), a larger test set, or a wider margin"
+    return f"{f'about {seeds}' if seeds else 'many more'} seeds ({why}), a larger test set, or a wider margin"
 
 
 def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:

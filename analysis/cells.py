@@ -150,14 +150,15 @@ def series_labels(study: Study) -> pd.Series:
     keys = sorted(
         {key for spec in specs for key in spec if key not in skip and not key.startswith("tracker")}
     )
-    told: list[str] = []
+    told: dict[str, list[str]] = {}
     for key in keys:
         seen: dict[int, set[str]] = {}
         for where, spec in zip(place, specs, strict=True):
             seen.setdefault(where, set()).add(str(spec.get(key)))
-        if any(len(values) > 1 for values in seen.values()):
-            told.append(key)
-    return pd.Series([_label(spec, told) for spec in specs], index=runs.index, dtype=object)
+        for variant in {s["variant"] for w, s in zip(place, specs, strict=True) if len(seen[w]) > 1}:
+            told.setdefault(variant, []).append(key)
+    names = [_label(spec, told.get(spec["variant"], [])) for spec in specs]
+    return pd.Series(names, index=runs.index, dtype=object)
 
 
 def _label(spec: dict[str, Any], told: list[str]) -> str:

@@ -95,6 +95,9 @@ def facts(study: Study, results: pd.DataFrame) -> list[tuple[str, str]]:
         ("Model", " · ".join(sorted(runs["model"].unique()))),
         ("Data", f"{data} ({size})" if size and runs["dataset"].nunique() == 1 else data),
     ]
+    floor, df = prose.noise_floor(results)
+    if df >= 2 and results["metric"].nunique() == 1:
+        pairs.append(("Noise floor", f"{floor:.3f} (SD between seeds of one cell)"))
     return [(label, value) for label, value in pairs if value]
 
 

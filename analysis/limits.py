@@ -21,7 +21,7 @@ def limits(final: pd.DataFrame, found: Verdicts | None) -> list[str]:
             "this report contains it."
         )
     if final["n"].max() < stats.FEWEST_SEEDS:
-        groups = [group for _, group in final.groupby(list(SETTING), sort=True, dropna=False)]
+        groups = [group for _, group in final.groupby([*SETTING, "stack"], sort=True, dropna=False)]
         out += [text for group in groups if (text := _sampling(group))]
         if len(final) > 2:
             out.append(

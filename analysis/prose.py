@@ -185,16 +185,17 @@ def unit(row: pd.Series) -> str:
 
 def observations(final: pd.DataFrame) -> list[str]:
     """The highest cell of each setting, and how plain LoRA or the next cell compares with it."""
-    groups = [group for _, group in final.groupby(list(SETTING), sort=True, dropna=False)]
-    return [_observation(group, len(groups) > 1) for group in groups]
+    groups = [group for _, group in final.groupby([*SETTING, "stack"], sort=True, dropna=False)]
+    return [_observation(group, final) for group in groups]
 
 
-def _observation(group: pd.DataFrame, many: bool) -> str:
+def _observation(group: pd.DataFrame, final: pd.DataFrame) -> str:
     row = group.iloc[0]
     sign = -1 if row["goal"] == "min" else 1
     best = group.loc[(sign * group["mean"]).idxmax()]
     word = "highest" if sign > 0 else "lowest"
-    where = f" on {row['dataset']}" if many else ""
+    names = (("dataset", "on"), ("model", "with"), ("stack", "on stack"))
+    where = "".join(f" {word} {row[key]}" for key, word in names if final[key].nunique() > 1)
     text = f"The {word} {metric_title(row).lower()} seen{where} is {best['mean']:.3f}, by {cell_name(best)}"
     plain = group[(group["series"] == "lora") & (group.index != best.name)]
     others = group.drop(best.name)

@@ -28,13 +28,16 @@ BYTES_PER_WORKER = 3 << 30  # libraries, a small base model, activations
 ALIKE_FAILURES = 3  # the first so many runs failing alike means that the next would too
 
 
-def run(specs: Sequence[RunSpec], *, workers: int | str = "auto", root: Path = Path("runs")) -> int:
+def run(
+    specs: Sequence[RunSpec], *, workers: int | str = "auto", root: Path = Path("runs"), again: bool = False
+) -> int:
     """Run what is missing of a study and make its report.
 
     Args:
         specs: All cells of the command, of one study.
         workers: How many processes; "auto" takes one per GPU, or what suits the cores.
         root: The folder of all studies.
+        again: Run finished cells anew; their records are set aside first.
 
     Returns:
         The exit code: 0 all done, 1 some failed, 2 refused, 130 or 143 interrupted.
@@ -44,6 +47,10 @@ def run(specs: Sequence[RunSpec], *, workers: int | str = "auto", root: Path = P
     """
     study = root / specs[0].study
     check_writable(study)
+    if again:
+        _set_aside(
+            study, [run_id for _, run_id in plan(specs, fingerprints=data.fingerprint, root=root).done]
+        )
     todo = plan(specs, fingerprints=data.fingerprint, root=root)
     with Display() as display:
         display.sweep(total=len(todo.todo) + len(todo.done), skipped=len(todo.done))
@@ -186,6 +193,14 @@ def _refuse(problems: Sequence[str]) -> None:
     print(f"Nothing was started: {len(problems)} problem{'s' * (len(problems) > 1)}.", file=sys.stderr)
     for problem in problems:
         print(f"  - {problem}", file=sys.stderr)
+
+
+def _set_aside(study: Path, run_ids: Sequence[str]) -> None:
+    """Rename the records of finished runs, so that the runs count as missing and nothing is lost."""
+    for run_id in run_ids:
+        path = RunFolder(study / run_id).record
+        earlier = len(list(path.parent.glob("record.*.json")))
+        path.rename(path.with_name(f"record.{earlier + 1}.json"))
 
 
 def _finished(folder: Path) -> bool:

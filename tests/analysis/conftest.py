@@ -261,3 +261,16 @@ def demo(tmp_path_factory):
     w = StudyWriter(tmp_path_factory.mktemp("runs") / "demo")
     w.grid()
     return report.build(w.root).parent
+
+
+@pytest.fixture
+def judged():
+    """A function that reads a study and judges it: rows of the comparisons by (variant, r)."""
+    from analysis import cells, load, verdicts
+
+    def judge(w, *, pool=False, **options):
+        study = load.read(w.root, pool=pool)
+        found = verdicts.verdicts(study, cells.cells(study), **options)
+        return {(row["variant"], row["r"]): row for _, row in found.table.iterrows()}, found
+
+    return judge

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -147,6 +150,23 @@ def test_stopped_and_given_again_a_sweep_ends_with_the_same_bits(shell, number, 
     for file in ("history.jsonl", "predictions.parquet", "adapter/adapter_model.safetensors"):
         assert (stopped / file).read_bytes() == (whole / file).read_bytes(), file
     assert shell.records()[name]["metrics"] == shell.records("whole")[name]["metrics"]
+
+
+def test_a_study_tells_how_it_stands_and_a_run_can_be_repeated_alone(shell):
+    shell.run("variant=lora", "r=2", "lr=1e30", "train.clip=0", "train.warmup=0")
+    [name] = shell.records()
+    ask = lambda *words: subprocess.run(  # noqa: E731
+        [sys.executable, "-m", "experiments.sweep", *words], cwd=shell.folder, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )  # fmt: skip
+    assert "diverged, loss or gradient was not finite" in ask("status", "runs/toy").stdout
+    again = ask("retry", "runs/toy", name)
+    assert again.returncode == 0, again.stderr
+    assert shell.records()[name]["status"] == "diverged"
+    assert (shell.folder / "runs/toy" / name / "record.1.json").exists()
+    unknown = ask("retry", "runs/toy", name[:-1] + "x")
+    assert unknown.returncode == 2
+    assert name in unknown.stderr
 
 
 def wait_for_history(shell, process, count):
