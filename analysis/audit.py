@@ -127,7 +127,7 @@ def _fairness(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
         f"no cell within {MATCHED:.0%} of a baseline's: {', '.join(sorted(set(unmatched)))}"
         if unmatched
         else "",
-        "add ranks at which the numbers of trained parameters meet",
+        "add ranks at which their numbers meet",
     )
     untuned = final[(final["rates"] == 1) & final["scale"].notna()]
     scales = untuned.groupby(["peer_key", "lr"])["scale"].agg(["min", "max"])
@@ -149,18 +149,13 @@ def _losses(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         "give the command of the study again: it goes on from what is there; a diverged run is a result",
     )
     missing = missing_seeds(cells) if len(cells) else []
+    remedy = "run the same seeds for all cells, or the pairs shrink"
     yield Item(
-        "Every cell has the seeds that the others have",
-        not missing,
-        f"{len(missing)} cells lack seeds",
-        "run the same seeds for all cells, or the pairs shrink",
+        "Every cell has the seeds that the others have", not missing, f"{len(missing)} lack some", remedy
     )
-    yield Item(
-        "Every record could be used as it is",
-        not study.problems and not found.problems,
-        f"{len(study.problems) + len(found.problems)} were left out or corrected; the report names each",
-        "run those again",
-    )
+    wrong = len(study.problems) + len(found.problems)
+    finding = f"{wrong} were left out or corrected; the report names each"
+    yield Item("Every record could be used as it is", not wrong, finding, "run those again")
     noted = sum(bool(record.get("deviations")) for record in study.records.values())
     yield Item(
         "No run deviates from what was asked",

@@ -52,6 +52,7 @@ def build(
     histories = Histories(study)
     figures = overview_figures(study, cells, histories) + evidence_figures(cells, found.table)
     content = collect(study, cells, found, figures)
+    content["images"] = images_too
     content["ranks"] = advise(study, cells, histories, found.predictions, margin=margin)
     folder = study.folder / "report"
     with explained(folder):

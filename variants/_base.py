@@ -89,7 +89,9 @@ class Base(nn.Module):
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """The raw forward product x W^T + bias, outside autograd."""
-        return F.linear(x, self.weight(x.dtype), bias if bias is None else bias.to(x.dtype))
+        if bias is not None and bias.dtype != x.dtype:
+            bias = bias.to(x.dtype)
+        return F.linear(x, self.weight(x.dtype), bias)
 
     def pullback(self, dy: Tensor) -> Tensor:
         """The raw backward product dy W, outside autograd."""

@@ -104,7 +104,6 @@ class _LowRankLinear(torch.autograd.Function):
     def forward(ctx, base, bias, runs, plan, x, *tensors):
         dtype = compute_dtype(x)
         ctx.base, ctx.bias, ctx.plan, ctx.shape = base, bias, plan, x.shape
-        ctx.dtypes = [t if t is None else t.dtype for t in (x, *tensors)]
         x = _cast(x, dtype)
         result = base.product(x, bias).detach()  # no view, which the model could not change in place
         out, x = result.view(runs, -1, base.d_out), x.reshape(runs, -1, base.d_in)
@@ -132,7 +131,7 @@ class _LowRankLinear(torch.autograd.Function):
         if out is not None:
             dz, dgs = _undo_gains(dout, out.view_as(dout), ctx.bias, ctx.plan, saved[3::5])
         needed = ctx.needs_input_grad
-        dx = ctx.base.pullback(dz) if needed[4] else None
+        dx = ctx.base.pullback(dz.view(-1, dz.shape[2])).view(x.shape) if needed[4] else None
         grads = [dx]
         for i, (part, number) in enumerate(ctx.plan):
             A, B, c, _, u = saved[5 * i : 5 * i + 5]
@@ -149,8 +148,7 @@ class _LowRankLinear(torch.autograd.Function):
             grads += (dA, dB, dc, dgs and dgs[i])
         if dx is not None:
             grads[0] = dx.view(ctx.shape)
-        cast = (g if g is None else _cast(g, dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True))
-        return None, None, None, None, *cast
+        return None, None, None, None, *grads  # autograd casts each to the type of its input
 
 
 def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:

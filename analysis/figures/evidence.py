@@ -55,7 +55,7 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
         color=color,
     )
     against = table["baseline"].iloc[0]
-    title = f"Difference in {metric} from {against}; to the right is better"
+    title = [f"Difference in {metric} from {against}", "to the right is better"]
     x = alt.X("ci_low:Q", title=title, axis=alt.Axis(grid=True))
     margin = float(table["margin"].iloc[0])
     band = alt.Chart(pd.DataFrame({"low": [-margin], "high": [margin]})).mark_rect(

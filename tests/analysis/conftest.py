@@ -20,14 +20,6 @@ import pytest
 from scipy.stats import norm
 
 SCALING = {"rslora": "alpha_over_sqrt_r"}
-PARAMETERS_PER_RANK = {
-    "lora": 9216,
-    "dora": 9216,
-    "rslora": 9216,
-    "adalora": 13824,
-    "loraplus": 9216,
-    "qlora": 9216,
-}
 
 
 class StudyWriter:
@@ -171,9 +163,8 @@ class StudyWriter:
 
     def _cost(self, spec):
         r, v = spec.get("r") or 0, spec["variant"]
-        adapter = (
-            22_713_216 if v == "full" else r * PARAMETERS_PER_RANK.get(v, 0) + (4608 if v == "dora" else 0)
-        )
+        per_rank = {"adalora": 13824}.get(v, 9216) * r
+        adapter = 22_713_216 if v == "full" else per_rank + (4608 if v == "dora" else 0)
         step = {"dora": 262.0, "adalora": 255.0, "full": 420.0, "probe": 95.0}.get(v, 228.0) + 0.4 * r
         return {
             "train_seconds": step * 0.15,
@@ -188,14 +179,8 @@ class StudyWriter:
 
     def _data(self, spec):
         digest = hashlib.sha256(spec["dataset"].encode()).hexdigest()
-        return {
-            "train_sha256": digest,
-            "validation_sha256": digest[::-1],
-            "test_sha256": digest,
-            "train_rows": 2260,
-            "validation_rows": 480,
-            "test_rows": self.n,
-        }
+        data = {"train_sha256": digest, "validation_sha256": digest[::-1], "test_sha256": digest}
+        return data | {"train_rows": 2260, "validation_rows": 480, "test_rows": self.n}
 
     def _env(self):
         return {
@@ -203,11 +188,7 @@ class StudyWriter:
             "dirty": False,
             "code_sha256": "c0de" * 16,
             "versions": {"torch": "2.13.0", "transformers": "5.14.0", "numpy": "2.4.6"},
-            "device": "cpu",
-            "host": "bench-1",
-            "python": "3.12.4",
-            "threads": 2,
-        }
+        } | {"device": "cpu", "host": "bench-1", "python": "3.12.4", "threads": 2}
 
     def _history(self, folder, spec, accuracy, status):
         steps, level, rows = spec["train"].get("steps", 150), 1.9 - 1.4 * accuracy, []
@@ -220,17 +201,14 @@ class StudyWriter:
                 {
                     "step": step,
                     "loss": round(float(loss), 4),
-                    "grad_norm": round(0.4 + fade, 4),
+                    "grad_norm": 0.4 + round(fade, 4),
                     "lr": spec["lr"],
                 }
             )
             if step % max(5, steps // 15 * 5) == 0:
+                loss = round(float(level + 0.08 + (2.5 - level) * fade), 4)
                 rows.append(
-                    {
-                        "step": step,
-                        "validation/accuracy": round(accuracy - 0.5 * fade, 4),
-                        "validation/loss": round(float(level + 0.08 + (2.5 - level) * fade), 4),
-                    }
+                    {"step": step, "validation/accuracy": accuracy - 0.5 * fade, "validation/loss": loss}
                 )
         (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
