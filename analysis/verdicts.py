@@ -195,7 +195,8 @@ def _row(
             "why": "all seeds differ by exactly the same amount, so that noise is unknown: do the seeds work?"
         }
     flip, floor = stats.sign_flip(common.by_seed, rng=np.random.default_rng(0))
-    binary = all(set(np.unique(side)) <= {0.0, 1.0} for scores in common.scores for side in scores)
+    alone = common.scores if len(common.scores) == 1 else []
+    binary = all(((side == 0) | (side == 1)).all() for scores in alone for side in scores)
     return row | {
         "difference": found.mean,
         "ci_low": found.low,
@@ -208,7 +209,7 @@ def _row(
         "sign_flip": flip,
         "sign_flip_floor": floor,
         "sd_seeds": float(common.by_seed.std(ddof=1)),
-        "mcnemar": tuple(stats.mcnemar(*common.scores[0])) if binary and len(common.scores) == 1 else (),
+        "mcnemar": tuple(stats.mcnemar(*alone[0])) if alone and binary else (),
     }
 
 
