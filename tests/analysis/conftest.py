@@ -4,8 +4,7 @@ A test example i of run (variant v, seed s) is answered correctly when
 
     a z_i + b z_s + c z_vi + e z_vsi  <  Phi^-1(accuracy of the cell) * sqrt(a^2 + b^2 + c^2 + e^2)
 
-so that the expected accuracy is exactly the one asked for, while examples (z_i), seeds (z_s) and
-variant-by-example effects (z_vi) add the three kinds of noise that a comparison of variants has to live with.
+so that its expected accuracy is exact, while examples, seeds and variant-by-example effects add their noise.
 """
 
 import hashlib
@@ -29,8 +28,7 @@ class StudyWriter:
         self.root, self.n, self.noise = Path(root), n_examples, noise
         self.rng = np.random.default_rng(seed)
         self.z_example = self.rng.standard_normal(n_examples)
-        self.z_seed: dict[int, float] = {}
-        self.z_cell: dict[str, np.ndarray] = {}
+        self.z_seed, self.z_cell = {}, {}
 
     def spec(self, variant="lora", r=8, seed=0, **changes) -> dict:
         """A resolved spec as the engine records it. Dotted changes reach into the nested parts."""
@@ -135,8 +133,10 @@ class StudyWriter:
                 "best/step": 150,
             }
         else:
-            content["metrics"] = {}
-            content["error"] = {"type": "Diverged", "message": "the loss was not finite at step 41"}
+            content |= {
+                "metrics": {},
+                "error": {"type": "Diverged", "message": "the loss was not finite at step 41"},
+            }
         content |= record
         (folder / "spec.json").write_text(json.dumps(spec))
         if history:
@@ -153,9 +153,10 @@ class StudyWriter:
 
         `effects` maps a variant to what it adds to the accuracy.
         """
-        effects = effects or {}
         return [
-            self.run(self.spec(v, r, s, **changes), base + 0.01 * np.log2(max(r, 1)) + effects.get(v, 0.0))
+            self.run(
+                self.spec(v, r, s, **changes), base + 0.01 * np.log2(max(r, 1)) + (effects or {}).get(v, 0.0)
+            )
             for v in variants
             for r in ranks
             for s in seeds

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import analysis
-from analysis import report
+from analysis import images, report
 
 EVIL = '<script>alert(1)</script>=cmd|"x"'
 
@@ -61,6 +61,15 @@ def test_the_same_records_give_the_same_bytes(demo):
     again = {p: p.read_bytes() for p in demo.rglob("*") if p.is_file()}
     assert set(again) == set(first)  # the image of a figure that is no more has gone
     assert [p.name for p in first if first[p] != again[p]] == []
+
+
+def test_two_processes_draw_the_same_images_as_one(demo, monkeypatch):
+    first = {p: p.read_bytes() for p in (demo / "figures").iterdir()}
+    for path in first:
+        path.unlink()
+    monkeypatch.setattr(images, "MANY", 2)
+    report.build(demo.parent)
+    assert {p: p.read_bytes() for p in (demo / "figures").iterdir()} == first
 
 
 def test_one_seed_is_said_to_decide_nothing(demo):

@@ -180,7 +180,7 @@ def test_the_schedule_warms_up_and_then_falls_to_the_end():
     assert values[0] == pytest.approx(1 / 15)
     assert values[14] == values[15] == 1.0
     assert values[-1] == pytest.approx(1 / 135)
-    assert all(a > b for a, b in itertools.pairwise(values))
+    assert all(a > b for a, b in itertools.pairwise(values[15:]))
     flat = dataclasses.replace(train, schedule="constant")
     assert {schedule(flat, step=step, steps=150) for step in range(15, 150)} == {1.0}
 
