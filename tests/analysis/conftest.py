@@ -133,10 +133,8 @@ class StudyWriter:
                 "best/step": 150,
             }
         else:
-            content |= {
-                "metrics": {},
-                "error": {"type": "Diverged", "message": "the loss was not finite at step 41"},
-            }
+            error = {"type": "Diverged", "message": "the loss was not finite at step 41"}
+            content |= {"metrics": {}, "error": error}
         content |= record
         (folder / "spec.json").write_text(json.dumps(spec))
         if history:
@@ -214,15 +212,9 @@ class StudyWriter:
         (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def _predictions(self, folder, scores):
-        table = pa.table(
-            {
-                "id": [f"t{i}" for i in range(self.n)],
-                "label": np.zeros(self.n, int),
-                "prediction": (1 - scores).astype(int),
-                "score": scores,
-                "loss": 1.5 - scores,
-            }
-        )
+        label, wrong = np.zeros(self.n, int), (1 - scores).astype(int)
+        columns = {"label": label, "prediction": wrong, "score": scores, "loss": 1.5 - scores}
+        table = pa.table({"id": [f"t{i}" for i in range(self.n)], **columns})
         pq.write_table(table, folder / "predictions.parquet")
 
 
