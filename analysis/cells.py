@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis import identity, stats
 from analysis.load import Study
+from analysis.rows import COSTS
 
 SETTING = ("dataset", "model", "metric", "goal", "split")
 _SAME = (
@@ -37,14 +38,7 @@ _MEANS = (
     "validation",
     "loss",
     "validation_loss",
-    "train_seconds",
-    "step_ms",
-    "tokens_per_second",
-    "peak_bytes",
-    "trainable_parameters",
-    "total_parameters",
-    "adapter_bytes",
-    "base_bytes",
+    *COSTS,
     "share",
     "test_rows",
 )

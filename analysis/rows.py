@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis import identity
 
-_COSTS = (
+COSTS = (
     "train_seconds",
     "step_ms",
     "tokens_per_second",
@@ -51,7 +51,7 @@ def row_of(content: dict[str, Any], place: str) -> dict[str, Any]:
         "validation": metrics.get(f"validation/{metric}"),
         "loss": metrics.get(f"{split}/loss"),
         "validation_loss": metrics.get("validation/loss"),
-        **{key: cost.get(key) for key in _COSTS},
+        **{key: cost.get(key) for key in COSTS},
         "share": trained / total if trained is not None and total else None,
         "test_rows": data.get("test_rows"),
         "device": env.get("device"),
@@ -88,7 +88,7 @@ _NUMBERS = (
     "validation",
     "loss",
     "validation_loss",
-    *_COSTS,
+    *COSTS,
     "share",
     "test_rows",
 )
