@@ -13,7 +13,7 @@ from analysis.cells import cells as cells_of
 from analysis.cells import missing_seeds
 from analysis.load import Study, read
 from analysis.verdicts import Verdicts, verdicts
-from experiments.errors import UserError
+from experiments.errors import told
 from experiments.record import verify
 
 ADVISED_SEEDS = 5
@@ -233,15 +233,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--baseline", default="lora", help="the variant to compare with (default: lora)")
     parser.add_argument("--margin", type=float, default=0.01, help="what does not matter (default: 0.01)")
     options = parser.parse_args(arguments)
-    try:
-        study = read(options.study)
-        cells = cells_of(study)
-        found = verdicts(study, cells, baseline=options.baseline, margin=options.margin)
-        print(text(audit(study, cells, found)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return told(lambda: _show(options))
+
+
+def _show(options: argparse.Namespace) -> None:
+    study = read(options.study)
+    cells = cells_of(study)
+    found = verdicts(study, cells, baseline=options.baseline, margin=options.margin)
+    print(text(audit(study, cells, found)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from analysis.guide import advise
 from analysis.histories import Histories
 from analysis.load import read
 from analysis.verdicts import verdicts
-from experiments.errors import UserError
+from experiments.errors import told
 from experiments.files import explained
 
 
@@ -78,13 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--no-images", action="store_true", help="leave out the SVG, PDF and PNG files of the figures"
     )
     options = parser.parse_args(arguments)
-    try:
-        given = {"baseline": options.baseline, "margin": options.margin, "pool": options.pool}
-        print(build(options.study, **given, images_too=not options.no_images))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    given = {"baseline": options.baseline, "margin": options.margin, "pool": options.pool}
+    return told(lambda: print(build(options.study, **given, images_too=not options.no_images)))
 
 
 def _margin(text: str) -> float:

@@ -1,7 +1,8 @@
 """The one exception that a user is meant to read, and the search for what they may have meant."""
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -9,6 +10,15 @@ class UserError(Exception):
 
     The command line prints the message alone; a traceback appears only where one was asked for.
     """
+
+
+def told(action: Callable[[], int | None]) -> int:
+    """Do what a command line asks for; its exit code: a UserError is told in one line and is 2, None is 0."""
+    try:
+        return action() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:

@@ -94,9 +94,10 @@ class RunFolder:
             raise ValueError(f"a record needs {', '.join(missing)}")
         if record.get("status") not in STATUSES:
             raise ValueError(f"status {record.get('status')!r} is none of {', '.join(STATUSES)}")
-        if record.get("phase", "run") not in PHASES:
-            raise ValueError(f"phase {record.get('phase')!r} is none of {', '.join(PHASES)}")
-        content = {"schema": SCHEMA, **plain({"phase": "run", **record}, "record"), "files": self.checksums()}
+        phase = record.get("phase", record["spec"].get("phase", "run"))
+        if phase not in PHASES:
+            raise ValueError(f"phase {phase!r} is none of {', '.join(PHASES)}")
+        content = {"schema": SCHEMA, **plain({**record, "phase": phase}, "record"), "files": self.checksums()}
         write_json(self.record, content)
 
     def checksums(self) -> dict[str, str]:

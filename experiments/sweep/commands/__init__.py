@@ -1,0 +1,1 @@
+"""What `python -m experiments.sweep` can do, a file each."""
