@@ -29,7 +29,7 @@ from experiments.words import Word, effective, key_of, parse, tidied
 
 USAGE = 2
 CELLS = 2000  # so many are checked before Hydra starts, those of a larger sweep once it has composed them
-ONCE = ("study", "workers", "tracker", "experiment")
+ONCE = ("study", "workers", "match", "tracker", "experiment")
 _HELP = {"--help", "-h"}
 _ANSWERED_BY_HYDRA = {"--hydra-help", "--version", "--shell-completion", "-sc", "--experimental-rerun"}
 _ANOTHER_CONFIG = {"--config-path", "-cp", "--config-name", "-cn"}

@@ -41,7 +41,7 @@ def run(package: str, about: str, arguments: Sequence[str] | None = None) -> int
         return 2
     module = importlib.import_module(f"{package}.commands.{chosen}")
     module.arguments(parsers[chosen])
-    options = parser.parse_args(words)
+    options = parsers[chosen].parse_intermixed_args(words[1:])
     return told(lambda: module.main(options))
 
 

@@ -1,6 +1,7 @@
 """A dict that cannot change and can be hashed."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 
@@ -11,6 +12,10 @@ class FrozenDict(dict[str, Any]):
         super().__init__({key: frozen(value) for key, value in (items or {}).items() if value is not None})
 
     def __hash__(self) -> int:  # type: ignore[override]
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
         return hash(frozenset(self.items()))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ Bounds stand in a field's metadata as `allowed`: [from, to], null for open, ">0"
 names the choices. `ranges` in the files of conf/variant and the other groups is written the same way.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,13 @@ class Train:
     threads: int | None = _key(None, [1, None])
 
 
+def total_steps(train: Train, rows: int) -> int:
+    """Optimiser steps of a run on `rows` examples."""
+    if train.steps is not None:
+        return train.steps
+    return max(1, math.ceil((train.epochs or 1.0) * rows / train.batch_size))
+
+
 @dataclass
 class Config:
     """The shape of conf/config.yaml. Each file of an open group (all but train) is its own schema."""
@@ -63,5 +71,6 @@ class Config:
     targets: Any = None
     lr: float | None = _key(None, [">0", None])
     seed: int = _key(0, [0, 999_999_999])
+    match: str | None = _key(None, ["parameters", "memory"])
     study: str = "default"
     workers: Any = "auto"

@@ -27,7 +27,8 @@ class RunSpec:
     """One run. `r`, `alpha` and `targets` are None where the method does not use them.
 
     `phase` is one of `record.PHASES`: a run that tunes is judged on validation and never tested. `signatures`
-    is whether the run leaves the small arrays that its paper's figures need.
+    is whether the run leaves the small arrays that its paper's figures need. `matched` is the rank of the
+    reference whose budget this run was given, where a sweep matches ranks.
     """
 
     study: str
@@ -48,6 +49,7 @@ class RunSpec:
     tracker: Mapping[str, Any] = field(default_factory=lambda: FrozenDict({"name": "none"}))
     phase: str = "run"
     signatures: bool = True
+    matched: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("axes", "options", "model_options", "dataset_options", "tracker", "targets"):
@@ -65,7 +67,7 @@ class RunSpec:
 
     def _parts(self) -> dict[str, Any]:
         return {
-            **{name: getattr(self, name) for name in (*_AS_THEY_ARE, "phase", "signatures")},
+            **{name: getattr(self, name) for name in (*_AS_THEY_ARE, "phase", "signatures", "matched")},
             "train": vars(self.train),
             "variant_axes": self.axes,
             "variant_options": self.options,
@@ -80,12 +82,18 @@ class RunSpec:
     def hash(self, data_sha256: str) -> str:
         """SHA-256 of all that decides the result, the data included.
 
-        Left out are study, tracker, signatures and train.threads, and where model and data lie. Data is known
-        by the hash of its rows; a model by its name and revision and, if one is pinned, its sha256; a model
-        in a folder by what the folder holds (`content`, see `resolve`).
+        Left out are study, tracker, signatures, matched and train.threads, and where model and data lie. Data
+        is known by the hash of its rows; a model by its name and revision and, if one is pinned, its sha256;
+        a model in a folder by what the folder holds (`content`, see `resolve`).
         """
         parts = self._parts()
-        for name in ("study", "tracker", "signatures", *(["phase"] if self.phase == "run" else [])):
+        for name in (
+            "study",
+            "tracker",
+            "signatures",
+            "matched",
+            *(["phase"] if self.phase == "run" else []),
+        ):
             del parts[name]
         model = ("path", "name") if "content" in self.model_options else ("path",)
         parts["train"] = _without(parts["train"], "threads")
@@ -112,7 +120,7 @@ def from_record(record: Mapping[str, Any]) -> RunSpec:
     unset = {f.name: None for f in fields(Train) if type(None) in get_args(f.type)}
     return RunSpec(
         **{name: record.get(name) for name in _AS_THEY_ARE},  # type: ignore[arg-type]
-        **{name: record[name] for name in ("phase", "signatures") if name in record},
+        **{name: record[name] for name in ("phase", "signatures", "matched") if name in record},
         train=Train(**{**unset, **record["train"]}),
         axes=record["variant_axes"],
         options=record["variant_options"],

@@ -19,6 +19,7 @@ from experiments.batches import Batch, Order, gather
 from experiments.data import Encoded
 from experiments.losses import count_targets, row_losses
 from experiments.optimise import AdamSettings, PackedAdamW
+from experiments.settings import total_steps as total_steps
 from experiments.spec import RunSpec, Train
 from variants import Attached, RunConfig, rates
 
@@ -47,13 +48,6 @@ def run_config(spec: RunSpec, *, steps: int) -> RunConfig:
         options=options,
         steps=steps,
     )
-
-
-def total_steps(train: Train, rows: int) -> int:
-    """Optimiser steps of a run on `rows` examples."""
-    if train.steps is not None:
-        return train.steps
-    return max(1, math.ceil((train.epochs or 1.0) * rows / train.batch_size))
 
 
 def schedule(train: Train, *, step: int, steps: int) -> float:

@@ -16,12 +16,13 @@ from experiments.models import _pretrained
 from experiments.models._check import check
 from experiments.models._dimensions import dimensions
 from experiments.models._find import Source, find
+from experiments.models._skeleton import Skeleton, skeleton
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Info", "clone", "dimensions", "load"]
+__all__ = ["Info", "Skeleton", "clone", "dimensions", "load", "skeleton"]
 
 _loaded: dict[tuple[Any, ...], tuple[Any, Any, "Info"]] = {}  # one at a time: bases are large
 

@@ -6,17 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.cli import page
+from experiments.cli import page, prepare
 from experiments.conf import Conf, leaves
 from experiments.errors import UserError
-from experiments.spec import RunSpec
+from experiments.spec import RunSpec, register
 from experiments.sweep.grid import Compose, Composed, Plain, expand
 from experiments.sweep.ranks import dimensions
-from experiments.words import effective, parse
+from experiments.words import effective, is_word, parse
 
 
 class Interpolated:
@@ -64,8 +67,47 @@ def cells(
     return specs, [[word.text for word in fixed] + list(row) for row in spellings]
 
 
+def of_command(arguments: Sequence[str], folder: Path) -> tuple[list[RunSpec], DictConfig]:
+    """Every cell of a command line without running it, and the configuration that Hydra composed for it.
+
+    Args:
+        arguments: The words behind run.py, flags such as -m and --config-dir included.
+        folder: The configuration.
+
+    Raises:
+        UserError: Naming every mistake.
+    """
+    register()
+    prepared = prepare(arguments, folder)
+    words = [text for text in prepared if is_word(text)]
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        for text in _added(prepared):
+            path = Path(text).absolute()
+            loader.get_search_path().append("command-line", f"file://{path}")
+        master = loader.load_configuration("config", words, run_mode=RunMode.MULTIRUN)
+        specs, _ = cells(
+            [str(word) for word in master.hydra.overrides.task],
+            master.hydra.sweeper.get("params") or {},
+            master=master,
+            loader=loader,
+        )
+    return specs, master
+
+
+def _added(arguments: Sequence[str]) -> list[str]:
+    """The folders that --config-dir adds."""
+    return [value for flag, value in itertools.pairwise(arguments) if flag in ("--config-dir", "-cd")]
+
+
 def spec_of(config: DictConfig, hydra: DictConfig) -> RunSpec:
     """The one run that a composed configuration asks for, told Hydra's own part of it."""
+    if config.get("match"):
+        raise UserError(
+            f"match={config.match} compares the cells of a whole sweep, but this launcher or sweeper of "
+            "Hydra's hands over one run at a time: use hydra/launcher=local with hydra/sweeper=grid, the "
+            "defaults"
+        )
     conf = _conf(hydra)
     composed = Plain(_plain(config))
     specs, problems = expand(

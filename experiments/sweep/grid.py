@@ -12,7 +12,8 @@ from experiments.conf import Conf
 from experiments.keys import Key
 from experiments.resolve import check_composition, resolve
 from experiments.spec import RunSpec
-from experiments.sweep.ranks import Dimensions, check_ranks
+from experiments.sweep.match import matched
+from experiments.sweep.ranks import Dimensions, check_ranks, skeleton
 from experiments.words import Word
 
 
@@ -65,17 +66,22 @@ def expand(
     parts: dict[tuple[int, ...], _Part] = {}
     specs: list[RunSpec] = []
     problems: dict[str, None] = {}
+    match = None
     for index in itertools.product(*(range(len(word.values)) for word in words)):
         chosen = tuple(index[i] for i in groups)
         if chosen not in parts:
             files = {key: str(words[i].values[index[i]]) for i, key in groups.items()}
             parts[chosen] = _Part(words, {**choices, **files}, conf=conf, compose=compose)
         config, wrong = parts[chosen].cell(index)
+        match = match or config.get("match")
         wrong = wrong or check_composition(config, choices=parts[chosen].choices)
         if wrong:
             problems.update(dict.fromkeys(wrong))
         else:
             specs.append(resolve(config, choices=parts[chosen].choices))
+    if match is not None and not problems:
+        specs, wrong = matched(specs, match, skeletons=skeleton)
+        problems.update(dict.fromkeys(wrong))
     if dimensions is not None:
         problems.update(dict.fromkeys(check_ranks(specs, dimensions)))
     return specs, list(problems)

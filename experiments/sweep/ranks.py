@@ -18,6 +18,13 @@ def dimensions(spec: RunSpec) -> Mapping[str, Any] | None:
     return models.dimensions(spec)
 
 
+def skeleton(spec: RunSpec) -> Any:
+    """The `models.Skeleton` of a spec's model; None if its files are not on this machine."""
+    from experiments import models
+
+    return models.skeleton(spec)
+
+
 def check_ranks(specs: Sequence[RunSpec], dimensions: Dimensions) -> list[str]:
     """What is wrong with ranks or models, a sentence per problem.
 

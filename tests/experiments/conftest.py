@@ -237,6 +237,27 @@ def tiny_llama(tmp_path_factory):
 
 
 @pytest.fixture
+def cells_of():
+    """The specs of a command's words, composed without Hydra; nothing may be wrong with them."""
+    from pathlib import Path
+
+    from experiments.conf import Conf
+    from experiments.sweep.grid import Plain, expand
+    from experiments.words import parse
+
+    conf = Conf(Path(__file__).resolve().parents[2] / "conf")
+
+    def cells(command):
+        words = [parse(text, choices=conf.choices) for text in command.split()]
+        compose = lambda choices: Plain(conf.compose(choices))  # noqa: E731
+        specs, problems = expand(words, conf, choices=conf.defaults(), compose=compose)
+        assert problems == []
+        return specs
+
+    return cells
+
+
+@pytest.fixture
 def spec_of():
     """What loading reads of a spec, built by `spec_of(folder, dataset="csv", path=...)`."""
 

@@ -1,16 +1,10 @@
 """What of a sweep is run: the product of its words, each run once, nothing that ended before."""
 
-import dataclasses
 import json
-import re
 from pathlib import Path
 
-import pytest
-
 from experiments.conf import Conf
-from experiments.spec import RunSpec, Train
 from experiments.sweep.grid import Plain, expand
-from experiments.sweep.notes import effective_scale, on_comparing
 from experiments.sweep.plan import plan
 from experiments.words import parse
 
@@ -116,56 +110,3 @@ def test_data_is_read_once_for_all_cells_on_it():
 def test_a_run_is_named_as_its_spec_says():
     for spec, run_id in planned(cells("variant=dora r=4,8")).todo:
         assert run_id == spec.run_id(spec.dataset)
-
-
-# --- notes
-
-SPEC = RunSpec(
-    study="s", variant="lora", method="adapters", r=8, alpha=16.0, targets="qv",
-    axes={"scaling": "alpha_over_r"}, options={}, model="m", model_options={}, dataset="d",
-    dataset_options={},
-    lr=0.01, train=Train(), seed=0,
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("scaling", "options", "scale"),
-    [
-        ("alpha_over_r", {}, 2.0),
-        ("alpha_over_sqrt_r", {}, 16 / 8**0.5),
-        ("alpha_over_r", {"init_r_ratio": 1.5}, 16 / 12),
-        ("another_rule", {}, None),
-    ],
-)
-def test_the_effective_scale_is_that_of_the_start(scaling, options, scale):
-    assert effective_scale(dataclasses.replace(SPEC, axes={"scaling": scaling}, options=options)) == scale
-
-
-def test_seeds_alone_need_no_note():
-    assert on_comparing(cells("variant=lora,dora,full seed=0,1,2")) == []
-
-
-def test_one_rate_at_several_scales_is_said():
-    (note,) = on_comparing(cells("variant=dora,lora,rslora r=4,16 lr=0.001"))
-    assert "lr=0.001" in note
-    assert "dora, lora s=4, 1 at r=4, 16; rslora s=8, 4 at r=4, 16" in note
-
-
-def test_tuned_rates_need_no_note():
-    assert on_comparing(cells("variant=dora,lora r=4,16 lr=0.001,0.002,0.005")) == []
-
-
-def test_a_scale_that_is_the_same_needs_no_note():
-    assert on_comparing([dataclasses.replace(SPEC, r=r, alpha=2.0 * r) for r in (4, 8, 16)]) == []
-
-
-def test_targets_that_differ_by_default_are_said():
-    notes = " ".join(on_comparing(cells("variant=lora,dora,qlora")))
-    assert "lora, dora qv; qlora all" in notes
-    assert "targets=..." in notes
-    assert on_comparing(cells("variant=lora,qlora targets=qv,all")) == []
-
-
-def test_training_that_differs_is_said():
-    (note,) = on_comparing(cells("train.steps=100,150 train.clip=0,1"))
-    assert re.search(r"train.steps 100, 150; train.clip 0.0, 1.0", note)

@@ -1,0 +1,124 @@
+"""python -m analysis.power --seeds 3,5,10: the smallest difference that so many paired seeds can show.
+
+Asked before a study: with power 0.8, at p < .05, two-sided. What sets paired seeds apart is their standard
+deviation (SD), taken from a pilot study where there is one:
+
+    several variants    the SD of the seeds' differences to the baseline, pooled over all comparisons
+    one variant         sqrt(2) times the SD between seeds, as if the seeds of two variants had nothing in
+                        common; pairing makes it smaller, so this is careful
+
+Only seeds count as noise here. That the test examples are a sample too is left out: the report counts both.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from analysis import stats
+from analysis.cells import cells as cells_of
+from analysis.load import Study, read
+from analysis.pairs import pairs
+from experiments.errors import UserError, told
+
+DEFAULT_SD = 0.01
+TARGETS = (0.005, 0.01, 0.02)  # differences that people ask for
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The SD of paired differences, and where it is from."""
+
+    sd: float
+    source: str
+
+
+def pilot(study: Study, *, baseline: str) -> Spread:
+    """The SD that a study shows; UserError where no cell has two completed seeds."""
+    cells = cells_of(study)
+    sets = [
+        [study.scores[v["by_seed"][s]] - study.scores[b["by_seed"][s]] for s in sorted(common)]
+        for pair in pairs(cells, baseline)[0]
+        if not pair.over_ranks
+        for v, b in [(pair.variant[0], pair.baseline[0])]
+        if len(common := set(v["by_seed"]) & set(b["by_seed"])) > 1
+    ]
+    if sets:
+        what = f"{len(sets)} comparison{'s' * (len(sets) > 1)} with {baseline} in {study.folder}"
+        return Spread(pooled_sd(sets), f"pooled over {what}")
+    alone = [
+        [study.scores[run] for run in row["by_seed"].values()]
+        for _, row in cells.iterrows()
+        if len(row["by_seed"]) > 1
+    ]
+    if not alone:
+        raise UserError(
+            f"{study.folder} cannot serve as a pilot: none of its cells has two completed seeds. Run one "
+            "cell with several, python run.py +experiment=noise_floor, or state the SD yourself with --sd"
+        )
+    what = f"{len(alone)} cell{'s' * (len(alone) > 1)} of {study.folder}"
+    return Spread(float(np.sqrt(2)) * pooled_sd(alone), f"sqrt(2) times that between the seeds of {what}")
+
+
+def pooled_sd(sets: Sequence[Sequence[float]]) -> float:
+    """The SD within sets of at least two values, each weighted by its degrees of freedom."""
+    squares = sum(float(np.square(np.asarray(x) - np.mean(x)).sum()) for x in sets)
+    return float(np.sqrt(squares / sum(len(x) - 1 for x in sets)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.power",
+        description="The smallest difference that paired seeds can show, with power 0.8.",
+    )
+    parser.add_argument("--seeds", default="3,5,8,10", help="numbers of seeds (default: 3,5,8,10)")
+    parser.add_argument("--pilot", type=Path, help="a study to take the SD of paired differences from")
+    parser.add_argument("--sd", type=float, help=f"that SD, if there is no pilot (default: {DEFAULT_SD})")
+    parser.add_argument("--baseline", default="lora", help="of the pilot (default: lora)")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    options = parser.parse_args(arguments)
+    return told(lambda: _show(options))
+
+
+def _show(options: argparse.Namespace) -> None:
+    seeds = _numbers(options.seeds)
+    spread = _spread(options)
+    shown = {n: stats.detectable(n, spread.sd) for n in seeds if n >= stats.FEWEST_SEEDS}
+    needed = {effect: stats.seeds_needed(effect, spread.sd) for effect in TARGETS}
+    if options.json:
+        print(json.dumps({**asdict(spread), "detectable": shown, "seeds_needed": needed}))
+        return
+    print(f"SD of paired differences: {spread.sd:.4g} ({spread.source})")
+    for n in seeds:
+        text = f"{shown[n]:.4g}" if n in shown else f"no verdict below {stats.FEWEST_SEEDS} seeds"
+        print(f"  {n} seeds: {text}")
+    for effect, least in needed.items():
+        print(f"  to show {effect:g}: {least or 'more than 1000'} seeds")
+
+
+def _spread(options: argparse.Namespace) -> Spread:
+    if options.pilot is not None and options.sd is not None:
+        raise UserError("--pilot and --sd are two answers to one question: give one of them")
+    if options.pilot is not None:
+        return pilot(read(options.pilot), baseline=options.baseline)
+    if options.sd is None:
+        return Spread(DEFAULT_SD, "assumed; --pilot runs/STUDY measures it")
+    if not 0 < options.sd < float("inf"):
+        raise UserError(f"--sd takes a number above 0, not {options.sd:g}")
+    return Spread(options.sd, "as stated")
+
+
+def _numbers(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise UserError(f"--seeds takes whole numbers with commas between them, as 3,5,10, not {text!r}")
+    return sorted({int(part) for part in parts})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

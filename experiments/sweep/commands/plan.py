@@ -1,0 +1,141 @@
+"""What a command would do, what it would cost, what it can show, and whether it is fair. Starts nothing.
+
+python -m experiments.sweep plan -m variant=dora,lora r=4,8,16 seed=0,1,2 study=demo
+
+Takes the words that stand behind run.py.
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import UserError
+from experiments.files import replacing
+
+HOME = Path(__file__).resolve().parents[3]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words", nargs="*", metavar="key=value", help="as behind run.py; also +experiment=NAME"
+    )
+    parser.add_argument("-m", "--multirun", action="store_true", help="may be there, as behind run.py")
+    parser.add_argument("-cd", "--config-dir", type=Path, help="a folder of more configuration")
+    parser.add_argument(
+        "--pilot", type=Path, metavar="STUDY", help="take the SD between seeds from these runs"
+    )
+    parser.add_argument("--sd", type=float, help="the SD of paired differences, if there is no pilot")
+    parser.add_argument(
+        "--speed", type=float, metavar="GFLOPS", help="of a worker, where nothing was measured"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a line per cell")
+    parser.add_argument("--json", action="store_true", help="print all of it for programs instead")
+
+
+def main(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from experiments.cli import plain_errors
+    from experiments.conf import Conf
+    from experiments.sweep.composed import of_command
+    from experiments.sweep.dryrun.facts import Facts
+    from experiments.sweep.dryrun.forecast import forecast
+    from experiments.sweep.dryrun.table import page
+    from experiments.sweep.fairness import findings
+
+    if options.speed is not None and not options.speed > 0:
+        raise UserError(f"--speed takes a number above 0, not {options.speed:g}")
+    folder = ["--config-dir", str(options.config_dir)] if options.config_dir else []
+    with plain_errors():
+        specs, config = of_command([*folder, *options.words], HOME / "conf")
+    facts = Facts()
+    speed = None if options.speed is None else options.speed * 1e9
+    found = forecast(specs, facts, root=Path("runs"), workers=config.workers, speed=speed)
+    seeds = sorted({row.seeds for row in found.rows})
+    power = _power(options, seeds)
+    conf = Conf(HOME / "conf", *([options.config_dir] if options.config_dir else []))
+    unfair = findings([spec for spec, _ in (*found.plan.done, *found.plan.todo)], _known(facts, conf))
+    if options.csv:
+        _write(options.csv, [row.as_dict() for row in found.rows])
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "runs": len(found.plan.todo) + len(found.plan.done),
+                    "done": len(found.plan.done),
+                    "duplicates": found.plan.duplicates,
+                    "workers": found.workers,
+                    "estimate": {
+                        "seconds": found.seconds,
+                        "memory_bytes": found.memory,
+                        "disk_bytes": found.disk,
+                    },
+                    "estimated_from": found.sources,
+                    "smallest_effect": power,
+                    "findings": [asdict(finding) for finding in unfair],
+                    "cells": [row.as_dict() for row in found.rows],
+                },
+                indent=1,
+            )
+        )
+        return
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console.print(page(found, unfair, _effects(power, seeds)))
+
+
+def _known(facts: Any, conf: Any) -> Any:
+    """What the checks of fairness may use: sizes, the variants' own rates, and what those were tuned for."""
+    from experiments.resolve import resolve
+    from experiments.sweep.fairness import Known
+
+    own = {name: conf.read("variant", name) for name in conf.choices("variant")}
+    return Known(
+        count=facts.count,
+        rank_for=facts.rank_for,
+        default_lr={name: float(content["lr"]) for name, content in own.items()},
+        recipe=resolve(conf.compose(conf.defaults()), choices=conf.defaults()),
+    )
+
+
+def _power(options: argparse.Namespace, seeds: Sequence[int]) -> dict[str, Any]:
+    """The smallest effects by number of seeds, told by `analysis.power` in a process of its own."""
+    words = ["--seeds", ",".join(map(str, seeds)), "--json"]
+    words += ["--pilot", str(options.pilot)] if options.pilot is not None else []
+    words += ["--sd", str(options.sd)] if options.sd is not None else []
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.power", *words],
+        env=dict(os.environ, PYTHONPATH=str(HOME)),
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise UserError(done.stderr.strip().removeprefix("error: "))
+    return json.loads(done.stdout)
+
+
+def _effects(power: dict[str, Any], seeds: Sequence[int]) -> list[str]:
+    """Those in words."""
+    lines = [
+        f"{n} seeds show a difference of {power['detectable'][str(n)]:.4f} between two variants (power 0.8)"
+        if str(n) in power["detectable"]
+        else f"{n} seed{'s' * (n != 1)} cannot give a verdict"
+        for n in seeds
+    ]
+    needed = [
+        f"{float(effect):g} needs {n or 'over 1000'} seeds" for effect, n in power["seeds_needed"].items()
+    ]
+    return [*lines, f"{', '.join(needed)}; SD of paired differences {power['sd']:.4g}, {power['source']}"]
+
+
+def _write(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)

@@ -1,0 +1,108 @@
+"""What earlier runs on this machine cost, by their shape: the best forecast of the next one."""
+
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from experiments import record
+from experiments.errors import UserError
+from experiments.spec import RunSpec, from_record
+
+MOST = 3000  # records that are read, those of the newest studies first
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Medians over earlier runs of one shape."""
+
+    runs: int
+    studies: tuple[str, ...]
+    step_seconds: float
+    evaluation_seconds: float  # per run
+    other_seconds: float
+    memory: int | None
+
+
+class Past:
+    """Records under runs/ by the shape of their run; those of another machine are left out."""
+
+    def __init__(self, root: Path):
+        self._groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+        for found in _records(root):
+            spec = from_record(found["spec"])
+            self._groups[shape(spec)].append(found)
+            self._groups[frame(spec)].append(found)
+        self._measured: dict[Any, Measured | None] = {}
+
+    def like(self, spec: RunSpec) -> Measured | None:
+        """Of runs that differ from this one in seed, rates and number of steps at most."""
+        return self._of(shape(spec))
+
+    def frames(self, spec: RunSpec) -> list[tuple[RunSpec, float]]:
+        """Specs of runs on the same model, data and batch, with their seconds per step."""
+        return [
+            (from_record(found["spec"]), found["cost"]["step_ms"] / 1000)
+            for found in self._groups.get(frame(spec), ())
+        ]
+
+    def _of(self, key: Any) -> Measured | None:
+        if key not in self._measured:
+            group = self._groups.get(key)
+            self._measured[key] = _median(group) if group else None
+        return self._measured[key]
+
+
+def frame(spec: RunSpec) -> tuple[Any, ...]:
+    """What sets the work of a step, whatever the method is."""
+    train = spec.train
+    return (
+        "frame", spec.model, spec.model_options.get("name"), spec.model_options.get("content"), spec.dataset,
+        spec.dataset_options.get("max_length"), train.batch_size, train.micro_batch_size, train.precision,
+        train.gradient_checkpointing,
+    )  # fmt: skip
+
+
+def shape(spec: RunSpec) -> tuple[Any, ...]:
+    """The frame, the method, and the number of evaluations."""
+    return (
+        *frame(spec), spec.train.evaluations, spec.phase == "tune", spec.method, spec.axes, spec.r,
+        spec.targets, spec.options,
+    )  # fmt: skip
+
+
+def _median(group: list[dict[str, Any]]) -> Measured:
+    costs = [found["cost"] for found in group]
+    peaks = [cost["peak_bytes"] for cost in costs if cost.get("peak_bytes")]
+    return Measured(
+        runs=len(group),
+        studies=tuple(sorted({found["study"] for found in group})),
+        step_seconds=median(cost["step_ms"] for cost in costs) / 1000,
+        evaluation_seconds=median(cost.get("evaluate_seconds", 0.0) for cost in costs),
+        other_seconds=median(
+            cost.get("load_seconds", 0.0) + cost.get("harness_seconds", 0.0) for cost in costs
+        ),
+        memory=int(median(peaks)) if peaks else None,
+    )
+
+
+def _records(root: Path) -> Iterator[dict[str, Any]]:
+    """Completed records of this machine, of at most MOST that are read."""
+    left = MOST
+    newest = sorted(record.studies(root), key=lambda study: -os.stat(study).st_mtime)
+    for folder in (folder for study in newest for folder in record.run_folders(study)):
+        if left == 0:
+            return
+        left -= 1
+        try:
+            found = record.read(folder.path)
+        except UserError:  # written by another version; nothing can be learnt from it
+            continue
+        if found is None or found["status"] != "completed" or not found.get("cost", {}).get("step_ms"):
+            continue
+        if found.get("env", {}).get("host") == platform.node():
+            yield found
