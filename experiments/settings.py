@@ -63,5 +63,6 @@ class Config:
     targets: Any = None
     lr: float | None = _key(None, [">0", None])
     seed: int = _key(0, [0, 999_999_999])
+    repeat: bool = _key(False)
     study: str = "default"
     workers: Any = "auto"

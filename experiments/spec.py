@@ -26,8 +26,9 @@ Value = bool | int | float | str | None
 class RunSpec:
     """One run. `r`, `alpha` and `targets` are None where the method does not use them.
 
-    `phase` is one of `record.PHASES`: a run that tunes is judged on validation and never tested. `signatures`
-    is whether the run leaves the small arrays that its paper's figures need.
+    `phase` is one of `record.PHASES`: a run that tunes is judged on validation and never tested. `tuned` names
+    the keys of the record's spec between whose values tuning chooses. `repeat` counts the runs before it that
+    were the same one. `signatures` is whether the run leaves the small arrays that its paper's figures need.
     """
 
     study: str
@@ -48,9 +49,11 @@ class RunSpec:
     tracker: Mapping[str, Any] = field(default_factory=lambda: FrozenDict({"name": "none"}))
     phase: str = "run"
     signatures: bool = True
+    tuned: tuple[str, ...] = ()
+    repeat: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("axes", "options", "model_options", "dataset_options", "tracker", "targets"):
+        for name in ("axes", "options", "model_options", "dataset_options", "tracker", "targets", "tuned"):
             object.__setattr__(self, name, frozen(getattr(self, name)))
 
     @property
@@ -69,6 +72,8 @@ class RunSpec:
             "train": vars(self.train),
             "variant_axes": self.axes,
             "variant_options": self.options,
+            "tuned": self.tuned or None,
+            "repeat": self.repeat or None,
         }
 
     def cell(self) -> str:
@@ -112,7 +117,7 @@ def from_record(record: Mapping[str, Any]) -> RunSpec:
     unset = {f.name: None for f in fields(Train) if type(None) in get_args(f.type)}
     return RunSpec(
         **{name: record.get(name) for name in _AS_THEY_ARE},  # type: ignore[arg-type]
-        **{name: record[name] for name in ("phase", "signatures") if name in record},
+        **{name: record[name] for name in ("phase", "signatures", "tuned", "repeat") if name in record},
         train=Train(**{**unset, **record["train"]}),
         axes=record["variant_axes"],
         options=record["variant_options"],

@@ -5,7 +5,9 @@ Python, because a composition costs Hydra 70 ms and a sweep may have 100,000 cel
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from experiments.conf import Conf
@@ -47,6 +49,7 @@ def expand(
     choices: Mapping[str, str],
     compose: Compose,
     dimensions: Dimensions | None = None,
+    rows: Iterable[tuple[int, ...]] | None = None,
 ) -> tuple[list[RunSpec], list[str]]:
     """Every cell of the product, in the order of the words, the last one changing fastest.
 
@@ -56,16 +59,19 @@ def expand(
         choices: The file of each group that no word chooses.
         compose: Gives the configuration for a choice of files.
         dimensions: Facts on the model of a spec, if it is here; no rank may be above its smallest layer.
+        rows: Which cells, by the number of each word's value; None for the product.
 
     Returns:
-        The specs, equal ones included, and what is wrong with them, a sentence per problem.
+        The specs, equal ones included (where `repeat` is set, numbered), and what is wrong with them, a sentence per problem.
     """
     words = list(words)
     groups = {i: word.key for i, word in enumerate(words) if word.key in choices}
     parts: dict[tuple[int, ...], _Part] = {}
     specs: list[RunSpec] = []
     problems: dict[str, None] = {}
-    for index in itertools.product(*(range(len(word.values)) for word in words)):
+    again: Counter[RunSpec] = Counter()
+    product = itertools.product(*(range(len(word.values)) for word in words))
+    for index in product if rows is None else rows:
         chosen = tuple(index[i] for i in groups)
         if chosen not in parts:
             files = {key: str(words[i].values[index[i]]) for i, key in groups.items()}
@@ -75,7 +81,11 @@ def expand(
         if wrong:
             problems.update(dict.fromkeys(wrong))
         else:
-            specs.append(resolve(config, choices=parts[chosen].choices))
+            spec = resolve(config, choices=parts[chosen].choices)
+            if config["repeat"]:
+                again[spec] += 1
+                spec = replace(spec, repeat=again[spec] - 1)
+            specs.append(spec)
     if dimensions is not None:
         problems.update(dict.fromkeys(check_ranks(specs, dimensions)))
     return specs, list(problems)
