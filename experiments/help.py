@@ -62,7 +62,7 @@ def page(folder: Path) -> str:
         _section("EXPERIMENTS  Sweeps that answer a question: +experiment=...", _files(conf, "experiment")),
         _section("TRAINING", _commented(folder / "train/default.yaml", "train.")),
         _section(
-            "FAIR TUNING  hydra/sweeper=fair tunes every cell on validation, then confirms it on other seeds.",
+            "FAIR TUNING  hydra/sweeper=fair tunes each cell on validation and confirms it on other seeds.",
             _commented(folder / "hydra/sweeper/fair.yaml", "hydra.sweeper."),
         ),
         "EXAMPLES\n" + _EXAMPLES,

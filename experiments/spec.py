@@ -26,9 +26,9 @@ Value = bool | int | float | str | None
 class RunSpec:
     """One run. `r`, `alpha` and `targets` are None where the method does not use them.
 
-    `phase` is one of `record.PHASES`: a run that tunes is judged on validation and never tested. `tuned` names
-    the keys of the record's spec between whose values tuning chooses. `repeat` counts the runs before it that
-    were the same one. `signatures` is whether the run leaves the small arrays that its paper's figures need.
+    `phase` is one of `record.PHASES`: a run that tunes is judged on validation and never tested. `tuned`
+    names the keys of the record between whose values tuning chooses. `repeat` counts the runs before it
+    that were the same one. `signatures` is whether the run leaves the small arrays that its paper's figures need.
     """
 
     study: str

@@ -216,7 +216,7 @@ def _finished(folder: Path) -> bool:
 
 
 def _words(metrics: Mapping[str, float]) -> str:
-    """The metrics of a run that just ended, in a line: those of the test, of a run that tunes of validation."""
+    """The metrics of a run that just ended, in a line: those of the test, or of validation if it tunes."""
     split = "test/" if any(name.startswith("test/") for name in metrics) else "validation/"
     return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name.startswith(split))
 

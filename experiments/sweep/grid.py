@@ -62,7 +62,8 @@ def expand(
         rows: Which cells, by the number of each word's value; None for the product.
 
     Returns:
-        The specs, equal ones included (where `repeat` is set, numbered), and what is wrong with them, a sentence per problem.
+        The specs, equal ones included (numbered where `repeat` is set), and what is wrong with them, a
+        sentence per problem.
     """
     words = list(words)
     groups = {i: word.key for i, word in enumerate(words) if word.key in choices}

@@ -59,8 +59,8 @@ def run(
     """
     if not hasattr(launcher, "launch_specs"):
         raise UserError(
-            "hydra/sweeper=fair decides from results what runs next, and this launcher knows nothing of them: "
-            "leave hydra/launcher out, or give hydra/launcher=local or slurm."
+            "hydra/sweeper=fair decides from results what runs next, and this launcher gives it none: leave "
+            "hydra/launcher out, or give hydra/launcher=local or slurm."
         )
     given = next((word for word in command.words if word.key == "seed"), None)
     wrong = problems(values, None if given is None else given.values)

@@ -26,9 +26,8 @@ class Settings:
 
 def settings_of(values: Mapping[str, Any]) -> Settings:
     """The settings, once `problems` has found nothing wrong with them."""
-    return Settings(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    )
+    lists: dict[str, Any] = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
+    return Settings(**{**values, **lists})
 
 
 def check(words: Sequence[Word], conf: Conf) -> list[str]:
@@ -68,8 +67,8 @@ def problems(values: Mapping[str, Any], seeds: Sequence[int] | None) -> list[str
     if both:
         name = "seed" if seeds is not None else f"{PREFIX}confirm_seeds"
         found.append(
-            f"{PREFIX}tune_seeds and {name} both hold {_listed(both)}: a rate that was chosen with a seed looks "
-            f"better on it than it is. Give {PREFIX}tune_seeds other seeds."
+            f"{PREFIX}tune_seeds and {name} both hold {_listed(both)}: a rate that was chosen with a seed "
+            f"looks better on it than it is. Give {PREFIX}tune_seeds other seeds."
         )
     return found
 
