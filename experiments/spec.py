@@ -28,7 +28,8 @@ class RunSpec:
 
     `phase` is one of `record.PHASES`: a run that tunes is judged on validation and never tested. `tuned`
     names the keys of the record between whose values tuning chooses. `repeat` counts the runs before it
-    that were the same one. `signatures` is whether the run leaves the small arrays that its paper's figures need.
+    that were the same one. `signatures` is whether the run leaves the small arrays that its paper's figures
+    need.
     """
 
     study: str
