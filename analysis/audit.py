@@ -17,6 +17,7 @@ from experiments.errors import told
 from experiments.record import verify
 
 ADVISED_SEEDS = 5
+FAIR = "use hydra/sweeper=fair"
 MATCHED = 0.1  # of the parameters: how close two budgets count as equal
 
 
@@ -83,32 +84,45 @@ def _power_remedy(judged: pd.DataFrame, margin: float) -> str:
 
 def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
     final = cells[cells["final"].astype(bool)]
-    rates = sorted(set(final["rates"]))
+    tried: dict[int, set[str]] = {}
+    for _, row in final.iterrows():
+        tried.setdefault(found.budgets[row["cell_key"], row["stack"]].points, set()).add(str(row["series"]))
+    points = sorted(set(tried) - {0})  # 0: nothing to tune
+    told = "; ".join(f"{n} for {', '.join(sorted(tried[n]))}" for n in points)
     yield Item(
         "The learning rate of every variant was tuned, with the same number of points",
-        len(rates) == 1 and rates[0] > 1,
-        f"learning rates per cell: {', '.join(map(str, rates)) or 'none'}",
-        "sweep lr over as many points for every variant; the report chooses on validation",
+        len(points) == 1 and points[0] > 1,
+        f"points per cell: {told or 'none'}",
+        f"{FAIR}, which gives every cell equally many points and chooses on validation",
     )
-    edges = [row for row in tuning.table(cells) if row["edge"]]
+    tuned = [budget for budget in found.budgets.values() if budget.tuned]
+    edges = [budget for budget in tuned if budget.edges]
     yield Item(
-        "No chosen rate lies on the edge of its grid",
-        not edges and any(rate > 1 for rate in rates),
-        f"{len(edges)} chosen rates lie on an edge"
-        if rates and max(rates) > 1
-        else "no rate was chosen from several",
-        "extend the grid where the edge was chosen, and give the other variants as many more points",
+        "No chosen value lies on the edge of its grid",
+        bool(tuned) and not edges,
+        f"{len(edges)} of {len(tuned)} chosen values lie on an edge"
+        if tuned
+        else "nothing was chosen from several values",
+        "extend the grid where the edge was chosen, and give the other variants as many more points "
+        "(hydra.sweeper.extensions)",
     )
-    tuned = study.runs[study.runs["phase"] == "tune"]
-    shared = set(tuned["seed"]) & set(study.runs.loc[study.runs["phase"] != "tune", "seed"])
-    several = final[final["rates"] > 1]
+    shared = sorted({seed for budget in tuned for seed in budget.shared})
+    blind = sum(not budget.seeds for budget in tuned)
     yield Item(
         "Rates were chosen with other seeds than those that are compared",
-        len(tuned) > 0 and not shared,
-        f"seeds in both: {sorted(shared)}" if shared else "there are no tuning runs",
-        "confirm the chosen rates on seeds that tuning never saw"
-        if len(several)
-        else "tune first, then confirm",
+        bool(tuned) and all(budget.apart for budget in tuned),
+        f"seeds in both: {shared}" if shared else f"{blind} cells have no tuning runs" if tuned else "",
+        f"{FAIR}, which confirms on seeds that tuning never saw",
+    )
+    runs = study.runs[study.runs["phase"] == "tune"]
+    tested = int((runs["split"] == "test").sum())
+    results = cells[~cells["tuning"].astype(bool) & ~cells["final"].astype(bool)]
+    more = int((results["n"] > 0).sum())
+    yield Item(
+        "The test set was read for the chosen values alone",
+        not tested and not more,
+        f"{tested} tuning runs and {more} cells that were not chosen were tested",
+        f"{FAIR}, which never tests a run that tunes",
     )
 
 

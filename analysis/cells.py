@@ -1,8 +1,9 @@
 """Runs grouped into cells: one row per cell with its seeds, its mean, what went wrong and what it cost.
 
-Tuning runs never enter a result. Where a group of cells differs in the learning rate alone, the one that is
-compared with others is chosen on validation, never on the test set: the confirmed one if there is one, else
-the best on validation.
+Tuning runs never enter a result. Where a group of cells differs in what was tuned alone, the one that is
+compared with others is chosen on validation, never on the test set: of the confirmed ones, if there are any,
+the one that tuning recommends, else the best on validation. Plain runs beside confirmed ones are shown and
+not compared.
 """
 
 from typing import Any
@@ -46,19 +47,23 @@ _FAILED = ("failed", "oom", "preempted")
 
 
 def cells(study: Study) -> pd.DataFrame:
-    """One row per cell, stack and kind of phase (tuning or result), the baseline-like variants first.
+    """One row per cell, stack and phase, the baseline-like variants first.
 
     Columns: those of a run that all runs of a cell share, means of the measured ones, and `n` completed
     seeds, `seeds`, `mean`, `sd`, `low`, `high` (t interval over seeds, from 3 seeds on), `diverged`,
-    `failed`, `tuning`, `final`, `rates`.
+    `failed`, `tuning`, `final` (stands for its group), `rates` (how many points its group tried), `beside`
+    (a plain run beside confirmed ones).
     """
     runs = study.runs.assign(series=series_labels(study), tuning=study.runs["phase"] == "tune")
     if runs.empty:
         return _empty()
     runs = _with_judge(runs)
-    rows = [_cell(group) for _, group in runs.groupby(["cell_key", "stack", "tuning"], sort=True)]
+    rows = [_cell(group) for _, group in runs.groupby(["cell_key", "stack", "phase"], sort=True)]
     table = pd.DataFrame(rows)
-    table["final"], table["rates"] = _final(table)
+    table["rates"] = _points(table)
+    groups = table.groupby(["group_key", "stack"])["phase"]
+    table["beside"] = (table["phase"] == "run") & groups.transform(lambda phases: "confirm" in set(phases))
+    table["final"] = _final(table)
     order = [order_of(name) for name in table["series"]]
     table = table.assign(_o=order).sort_values(
         ["dataset", "model", "targets", "_o", "r", "lr", "cell_key", "stack"]
@@ -74,13 +79,16 @@ def order_of(series: str) -> tuple[int, str]:
 def _with_judge(runs: pd.DataFrame) -> pd.DataFrame:
     """Give runs without a result the metric of the runs beside them, to count them in the right place."""
     judge = ["metric", "goal", "split"]
-    scored = runs[runs["score"].notna()].drop_duplicates(["dataset", "model"])
-    beside = dict(
-        zip(zip(scored["dataset"], scored["model"], strict=True), scored[judge].to_numpy(), strict=True)
-    )
+    place = list(zip(runs["dataset"], runs["model"], runs["tuning"], strict=True))
+    scored = runs["score"].notna().to_numpy()
+    known = zip(place, runs[judge].to_numpy(dtype=object), scored, strict=True)
+    beside: dict[Any, Any] = {}
+    for where, values, has in known:
+        if has:
+            beside.setdefault(where, values)
     rows = runs[judge].to_numpy(dtype=object)
     for i in np.flatnonzero(runs["score"].isna()):
-        metric, goal, split = beside.get((runs["dataset"].iloc[i], runs["model"].iloc[i]), (None, None, None))
+        metric, goal, split = beside.get(place[i], (None, None, None))
         own = rows[i, 0] if isinstance(rows[i, 0], str) else None
         rows[i] = (own or metric, rows[i, 1] if own else goal, split)
     return runs.assign(**{name: rows[:, k] for k, name in enumerate(judge)})
@@ -94,6 +102,8 @@ def _cell(runs: pd.DataFrame) -> dict[str, Any]:
     row = {name: first[name] for name in _SAME} | {name: runs[name].mean() for name in _MEANS}
     return row | {
         "tuning": bool(first["tuning"]),
+        "phase": first["phase"],
+        "tuned": first["tuned"],
         "n": len(done),
         "seeds": tuple(sorted(done["seed"])),
         "seeds_tried": tuple(sorted(set(runs["seed"]))),
@@ -108,13 +118,22 @@ def _cell(runs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _final(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """Which cells stand for their group (`final`), and how many learning rates the group tried (`rates`)."""
+def _points(table: pd.DataFrame) -> pd.Series:
+    """Between how many points each cell's group chose: those of its tuning runs, else of its own."""
+    tuned = table[table["tuning"]].groupby("group_key")["cell_key"].nunique()
+    own = table.groupby(["group_key", "stack"])["cell_key"].transform("nunique")
+    return table["group_key"].map(tuned).fillna(own).astype(int)
+
+
+def _final(table: pd.DataFrame) -> pd.Series:
+    """Which cells stand for their group."""
     final = pd.Series(False, table.index)
-    rates = table.groupby(["group_key", "stack"])["lr"].transform("nunique").clip(lower=1)
-    for _, group in table[~table["tuning"]].groupby(["group_key", "stack"], sort=False):
-        final[chosen(group)] = True
-    return final, rates.astype(int)
+    tuning = table[table["tuning"]].groupby("cell_key")["validation"].mean()
+    results = table[~table["tuning"] & ~table["beside"]]
+    for _, group in results.groupby(["group_key", "stack"], sort=False):
+        told = group["cell_key"].map(tuning)
+        final[chosen(group.assign(validation=told) if told.notna().any() else group)] = True
+    return final
 
 
 def chosen(group: pd.DataFrame) -> int:
@@ -140,7 +159,11 @@ def series_labels(study: Study) -> pd.Series:
         .to_numpy()
     )
     skip = {"variant", "r", "targets", "model", "dataset", "lr", "seed", "study", "method", "train.threads"}
-    specs = [identity.flat(study.records[run_id]["spec"]) for run_id in runs["run_id"]]
+    skip |= {"phase", "tuned", "repeat", "signatures"}
+    specs = [
+        _but(identity.flat(study.records[run_id]["spec"]), tuned)
+        for run_id, tuned in zip(runs["run_id"], runs["tuned"], strict=True)
+    ]
     keys = sorted(
         {key for spec in specs for key in spec if key not in skip and not key.startswith("tracker")}
     )
@@ -155,6 +178,12 @@ def series_labels(study: Study) -> pd.Series:
     return pd.Series(names, index=runs.index, dtype=object)
 
 
+def _but(spec: dict[str, Any], tuned: str) -> dict[str, Any]:
+    """The spec without what was tuned, which does not name a series."""
+    keys = set(tuned.split(","))
+    return {key: value for key, value in spec.items() if key not in keys}
+
+
 def _label(spec: dict[str, Any], told: list[str]) -> str:
     extra = [f"{key.rsplit('.', 1)[-1]}={identity.text(spec[key])}" for key in told if key in spec]
     return ", ".join([str(spec["variant"]), *extra])
@@ -163,7 +192,7 @@ def _label(spec: dict[str, Any], told: list[str]) -> str:
 def missing_seeds(table: pd.DataFrame) -> list[tuple[str, tuple[int, ...]]]:
     """Cells that lack seeds which others of the same setting have: (cell_key, the missing seeds)."""
     out = []
-    results = table[~table["tuning"]]
+    results = table[~table["tuning"] & ~table["beside"]]
     for _, group in results.groupby("peer_key", sort=False):
         wanted = sorted({seed for seeds in group["seeds_tried"] for seed in seeds})
         for _, row in group.iterrows():
@@ -178,6 +207,8 @@ def _empty() -> pd.DataFrame:
         *_SAME,
         *_MEANS,
         "tuning",
+        "phase",
+        "tuned",
         "n",
         "seeds",
         "seeds_tried",
@@ -191,5 +222,6 @@ def _empty() -> pd.DataFrame:
         "by_seed",
         "final",
         "rates",
+        "beside",
     ]
     return pd.DataFrame(columns=names)

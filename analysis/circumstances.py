@@ -36,6 +36,23 @@ def trouble(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[st
             [(cell, "seed " + ", ".join(map(str, s))) for cell, s in lacking],
         )
     )
+    plain = cells[cells["beside"].astype(bool)] if len(cells) else cells
+    groups.append(
+        (
+            "Plain runs of cells that were tuned and confirmed: shown, not compared",
+            [
+                (row["cell_key"], "seed " + ", ".join(map(str, row["seeds_tried"])))
+                for _, row in plain.iterrows()
+            ],
+        )
+    )
+    earlier = cells[(cells["phase"] == "confirm") & ~cells["final"].astype(bool)]
+    groups.append(
+        (
+            "Confirmed, but later tuning recommends another value: shown, not compared",
+            [(row["cell_key"], f"learning rate {row['lr']:g}") for _, row in earlier.iterrows()],
+        )
+    )
     lone = dict.fromkeys((left.cell["cell_key"], left.why) for left in found.unmatched)
     groups.append(("Cells that could not be compared", list(lone)))
     return [(heading, entries) for heading, entries in groups if entries]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import identity, prose, summary, tuning
+from analysis import identity, noise, prose, summary, tuning
 from analysis.audit import audit
 from analysis.cells import SETTING, order_of
 from analysis.circumstances import environment, error_text, notes, trouble
@@ -41,7 +41,7 @@ def collect(study: Study, cells: pd.DataFrame, found: Verdicts, figures: Sequenc
         "next_steps": commands(study, cells, found),
         "comparisons": comparisons(found),
         "across": summary.table(found),
-        "tuning": tuning.table(cells),
+        "tuning": tuning.table(cells, found.budgets),
         "checklist": audit(study, cells, found, files=False),
         "figures": {figure.name: figure.spec for figure in figures},
     }
@@ -95,9 +95,10 @@ def facts(study: Study, results: pd.DataFrame) -> list[tuple[str, str]]:
         ("Model", " · ".join(sorted(runs["model"].unique()))),
         ("Data", f"{data} ({size})" if size and runs["dataset"].nunique() == 1 else data),
     ]
-    floor, df = prose.noise_floor(results)
-    if df >= 2 and results["metric"].nunique() == 1:
-        pairs.append(("Noise floor", f"{floor:.3f} (SD between seeds of one cell)"))
+    floors = list(noise.floors(study, results).values())
+    if len(floors) == 1 and floors[0].df >= 2:
+        seeds = f"{floors[0].sd:.3f} (SD between seeds of one cell, {floors[0].df} degrees of freedom)"
+        pairs.append(("Noise floor", "; ".join(filter(None, (seeds, floors[0].repeat_text)))))
     return [(label, value) for label, value in pairs if value]
 
 

@@ -9,10 +9,10 @@ import hashlib
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-_NOT_CELL = ("seed", "study", "tracker")
+_NOT_CELL = ("seed", "study", "tracker", "phase", "signatures", "repeat", "tuned")
 _OF_VARIANT = ("variant", "method", "variant_axes", "variant_options", "lr")
 _NUISANCE = ("threads",)  # of train: changes no result
 _SHORT = ("variant", "r", "alpha", "targets", "model", "dataset", "lr", "seed", "study")
@@ -89,17 +89,63 @@ def joint_key(series: str, cell: Mapping[str, Any], keys: Sequence[str]) -> str:
     return f"{'-'.join(str(part).replace('/', '_') for part in parts)[:60]}-{_hash(sorted(keys))[:8]}"
 
 
-def group_key(content: Mapping[str, Any]) -> str:
-    """The same for cells that differ in their learning rate alone, between which tuning chooses."""
-    return _hash(_without(content["spec"], (*_NOT_CELL, "lr"), _NUISANCE), content.get("primary"))[:12]
+def tuned(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys of a spec between whose values tuning chooses: what it says, or the learning rate."""
+    return tuple(spec.get("tuned") or ("lr",))
 
 
-def peer_key(content: Mapping[str, Any]) -> str:
-    """The same for cells that may be compared as variants: all that a variant does not bring is equal."""
+def group_key(content: Mapping[str, Any], among: Sequence[str] | None = None) -> str:
+    """The same for cells that differ in what is tuned alone, between which tuning chooses.
+
+    Args:
+        content: a record.
+        among: the tuned keys; None for those that the record says.
+    """
+    keys = tuned(content["spec"]) if among is None else among
+    return _hash(without(_without(content["spec"], _NOT_CELL, _NUISANCE), keys), content.get("primary"))[:12]
+
+
+def peer_key(content: Mapping[str, Any], among: Sequence[str] | None = None) -> str:
+    """The same for cells that may be compared as variants: all that a variant does not bring is equal.
+
+    What was tuned is part of what a variant brings; `among` as in `group_key`.
+    """
     spec = _without(
         content["spec"], (*_NOT_CELL, *_OF_VARIANT, "r", "alpha", "targets"), (*_NUISANCE, "head_lr")
     )
-    return _hash(spec, content.get("primary"))[:12]
+    keys = tuned(content["spec"]) if among is None else among
+    return _hash(without(spec, keys), content.get("primary"))[:12]
+
+
+def without(spec: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """The spec without some dotted keys."""
+    out = dict(spec)
+    for key in keys:
+        part, _, last = key.rpartition(".")
+        if not part:
+            out.pop(key, None)
+        elif isinstance(out.get(part), Mapping):
+            out[part] = {name: value for name, value in out[part].items() if name != last}
+    return out
+
+
+def tuned_in(contents: Collection[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """The tuned keys of each run of a study, by run_id.
+
+    A run that says nothing of tuning, but would be of a group that was tuned, is of that group.
+    """
+    said = [content for content in contents if content["spec"].get("tuned")]
+    groups = {(tuned(content["spec"]), group_key(content)) for content in said}
+    by_variant: dict[str, set[tuple[str, ...]]] = {}
+    for content in said:
+        by_variant.setdefault(content["spec"]["variant"], set()).add(tuned(content["spec"]))
+    out = {}
+    for content in contents:
+        spec = content["spec"]
+        options = () if spec.get("tuned") else sorted(by_variant.get(spec["variant"], ()))
+        fits = (keys for keys in options if (keys, group_key(content, keys)) in groups)
+        out[content["run_id"]] = next(fits, tuned(spec))
+    return out
 
 
 def stack(content: Mapping[str, Any]) -> str:
@@ -129,7 +175,10 @@ def command(spec: Mapping[str, Any], **several: Sequence[Any]) -> str:
         several: values of short keys that take the place of the spec's, for a sweep, e.g. seed=(0, 1, 2).
     """
     given = {key: spec[key] for key in _SHORT if key in spec} | several
-    words = [f"{key}={','.join(map(_value, v)) if key in several else _value(v)}" for key, v in given.items()]
+    words = [
+        f"{key}={','.join(map(value_text, v)) if key in several else value_text(v)}"
+        for key, v in given.items()
+    ]
     groups = {
         "variant_axes": "variant",
         "variant_options": "variant",
@@ -139,14 +188,14 @@ def command(spec: Mapping[str, Any], **several: Sequence[Any]) -> str:
     }
     for part, group in groups.items():
         for key, value in (spec.get(part) or {}).items():
-            words.append(f"{group}.{key}={_value(value)}")
+            words.append(f"{group}.{key}={value_text(value)}")
     return f"python run.py {'-m ' if several else ''}" + " ".join(shlex.quote(word) for word in words)
 
 
-def _value(value: Any) -> str:
+def value_text(value: Any) -> str:
     """A value in the grammar of the command line: text that the grammar could misread is quoted."""
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_value, value)) + "]"
+        return "[" + ",".join(map(value_text, value)) + "]"
     plain = text(value) if not isinstance(value, float) else repr(value)
     if isinstance(value, str) and not all(c.isalnum() or c in "_-./:+%" for c in value):
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from analysis import identity
 from analysis.faults import NotFinite, fault, refuse_constant
 from analysis.rows import row_of, table_of
 from experiments import record as records
@@ -99,7 +100,8 @@ def read(folder: Path, *, pool: bool = False) -> Study:
         hint = _studies_below(folder)
         raise UserError(f"{folder} holds no run: no folder in it has a spec.json or a record.json.{hint}")
     ordered = {run_id: found[run_id] for run_id in sorted(found)}
-    rows = [row_of(content, places[run_id]) for run_id, content in ordered.items()]
+    tuned = identity.tuned_in(ordered.values())
+    rows = [row_of(content, places[run_id], tuned[run_id]) for run_id, content in ordered.items()]
     table = table_of(rows)
     if pool:
         table["stack"] = "pooled"
@@ -108,15 +110,19 @@ def read(folder: Path, *, pool: bool = False) -> Study:
 
 
 def _repeats(table: pd.DataFrame, problems: list[Problem]) -> pd.Series:
-    """Runs whose cell, stack and seed another run has: chance was not drawn anew, so they do not count."""
-    done = table[table["status"] == "completed"]
-    keys = ["cell_key", "stack", "seed", "tuning"]
-    done = done.assign(tuning=done["phase"] == "tune")
+    """Runs whose cell, phase, stack and seed another has: chance was not drawn anew, so they do not count.
+
+    Those that were asked for as repeats are no problem: they tell what chance is left at one seed.
+    """
+    done = table[table["status"] == "completed"].sort_values("again", kind="stable")
+    keys = ["cell_key", "stack", "seed", "phase"]
     repeat = pd.Series(False, table.index)
     for _, group in done[done.duplicated(keys, keep=False)].groupby(keys, sort=False):
         first = group.iloc[0]
         for _, run in group.iloc[1:].iterrows():
             repeat[run["run_id"]] = True
+            if run["again"]:
+                continue
             apart = f"{abs(run['score'] - first['score']):.4g}"
             what = f"repeats {first['run_id']} with the same seed and ended {apart} away from it"
             problems.append(Problem(run["run_id"], what + "; counted once"))

@@ -1,15 +1,17 @@
 """What a study lets one say, in plain words: a sentence per comparison, and a headline that sums them up."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import limits, stats
+from analysis import limits, noise, stats
 from analysis.cells import SETTING
 from analysis.figures.overview import metric_title
 from analysis.load import Study
+from analysis.standing import ORDER, listed, on_tuning, protocol, with_standing
 from analysis.verdicts import Verdicts
 
 MOST_SENTENCES = 12
@@ -38,19 +40,21 @@ def answer(study: Study, cells: pd.DataFrame, found: Verdicts) -> Answer:
     if final.empty:
         return _nothing(study)
     if len(final) == 1:
-        return _alone(final.iloc[0])
-    decided = found.overall[found.overall["verdict"] != ""]
-    if decided.empty:
-        out = Answer(_undecided(final, found), [Point(text) for text in observations(final)])
+        return _alone(study, cells, final.iloc[0])
+    floors = noise.floors(study, cells)
+    rows = with_standing(found.overall, floors)
+    if (rows["verdict"] == "").all():
+        out = Answer(_undecided(final, found), [Point(text) for text in observations(final, floors)])
     else:
-        order = {name: i for i, name in enumerate(("better", "worse", "equivalent", "inconclusive", ""))}
-        rows = found.overall.assign(_o=found.overall["verdict"].map(order)).sort_values("_o", kind="stable")
+        rows = rows.sort_values("standing", key=lambda names: names.map(ORDER.index), kind="stable")
         out = Answer(
             headline(rows), [Point(sentence(row, rows), row["verdict"]) for _, row in rows.iterrows()]
         )
+    fairness = protocol(rows)
     if len(out.points) > MOST_SENTENCES:
         rest = len(out.points) - MOST_SENTENCES
         out.points = [*out.points[:MOST_SENTENCES], Point(f"{rest} more comparisons are in the table below.")]
+    out.points += [Point(fairness)] if fairness else []
     out.limits = limits.limits(final, found)
     return out
 
@@ -66,11 +70,20 @@ def _nothing(study: Study) -> Answer:
     )
 
 
-def _alone(row: pd.Series) -> Answer:
+def _alone(study: Study, cells: pd.DataFrame, row: pd.Series) -> Answer:
     n = "one seed" if row["n"] == 1 else f"{row['n']} seeds"
     text = f"{cell_name(row)} reached a {metric_title(row).lower()} of {row['mean']:.3f} with {n}."
     more = "There is no second cell in this study, so there is nothing to compare it with."
-    return Answer(text, [Point(more)], limits.limits(row.to_frame().T, None))
+    points = [Point(f"{_of_noise(floor)}.") for floor in noise.floors(study, cells).values() if floor.df]
+    return Answer(text, [*points, Point(more)], limits.limits(row.to_frame().T, None))
+
+
+def _of_noise(floor: noise.Floor) -> str:
+    """What chance does to one cell."""
+    text = f"Another seed moves this result by {floor.sd:.3f} (SD, {floor.df} degrees of freedom)"
+    if not np.isnan(floor.level):
+        text += f": differences below {floor.level:.3f}, the noise floor, rank nobody"
+    return f"{text}; {floor.repeat_text}" if floor.repeats else text
 
 
 def cell_name(row: pd.Series) -> str:
@@ -101,35 +114,39 @@ def headline(rows: pd.DataFrame) -> str:
     """All overall verdicts in one sentence."""
     base = rows["baseline"].iloc[0]
     if rows["variant"].duplicated().any():
-        counts = rows["verdict"].value_counts()
-        words = {
-            "better": "better",
-            "worse": "worse",
-            "equivalent": "equivalent",
-            "inconclusive": "undecided",
-            "": "without a verdict",
-        }
-        parts = [f"{counts[key]} {word}" for key, word in words.items() if key in counts]
+        counts = rows["standing"].value_counts()
+        parts = [f"{counts[key]} {word}" for key, word in _COUNTED.items() if key in counts]
         return f"Of {len(rows)} comparisons with {base}: {listed(parts)}."
-    names = {verdict: listed(list(part["variant"])) for verdict, part in rows.groupby("verdict", sort=False)}
-    count = rows["verdict"].value_counts()
-    be = {verdict: "is" if count[verdict] == 1 else "are" for verdict in names}
+    groups = dict(tuple(rows.groupby("standing", sort=False)["variant"]))
     parts = []
-    for verdict, word in (
-        ("better", "better than"),
-        ("worse", "worse than"),
-        ("equivalent", "equivalent to"),
-    ):
-        if verdict in names:
-            parts.append(f"{names[verdict]} {be[verdict]} {word} {base}")
-    if "inconclusive" in names:
-        parts.append(f"{names['inconclusive']} cannot be told from {base if not parts else 'it'}")
+    for key in ORDER:
+        if key in groups and key in _SAID:
+            one, many = _SAID[key]
+            verb = one if len(groups[key]) == 1 else many
+            other = base if key != "inconclusive" or not parts else "it"
+            parts.append(f"{listed(list(groups[key]))} {verb.format(base=other)}")
     return "; ".join(parts) + "."
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names as a list in a sentence."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+_COUNTED = {
+    "better": "better",
+    "worse": "worse",
+    "ahead": "ahead with more tuning",
+    "behind": "behind with less tuning",
+    "close": "apart by less than the noise floor",
+    "equivalent": "equivalent",
+    "inconclusive": "undecided",
+    "": "without a verdict",
+}
+_SAID = {
+    "better": ("is better than {base}", "are better than {base}"),
+    "worse": ("is worse than {base}", "are worse than {base}"),
+    "ahead": ("came out ahead of {base} with more tuning", "came out ahead of {base} with more tuning"),
+    "behind": ("came out behind {base} with less tuning", "came out behind {base} with less tuning"),
+    "close": ("differs from {base} by less than noise", "differ from {base} by less than noise"),
+    "equivalent": ("is equivalent to {base}", "are equivalent to {base}"),
+    "inconclusive": ("cannot be told from {base}", "cannot be told from {base}"),
+}
 
 
 def sentence(row: pd.Series, rows: pd.DataFrame) -> str:
@@ -139,13 +156,18 @@ def sentence(row: pd.Series, rows: pd.DataFrame) -> str:
     if row["verdict"] == "":
         return f"No verdict on {name}{where}: {row['why']}."
     evidence = f"{row['difference']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f}; {unit(row)})"
+    side = "ahead of" if row["difference"] > 0 else "behind"
     text = {
         "better": f"{name} is better than {base}{where}: {evidence}",
         "worse": f"{name} is worse than {base}{where}: {evidence}",
+        "ahead": f"{name} came out ahead of {base}{where}, with more tuning: {evidence}",
+        "behind": f"{name} came out behind {base}{where}, with less tuning: {evidence}",
+        "close": f"{name} is {side} {base}{where} by less than the noise floor of {row['floor']:.3f}, which is "
+        f"what another seed does to one cell, so they are not ranked: {evidence}",
         "equivalent": f"{name} and {base} are equivalent within {row['margin']:g}{where}: {evidence}",
         "inconclusive": f"Whether {name} differs from {base}{where} cannot be told: {evidence}",
-    }[row["verdict"]]
-    if row["verdict"] in ("better", "worse") and abs(row["difference"]) < row["margin"]:
+    }[row["standing"]]
+    if row["standing"] in ("better", "worse") and abs(row["difference"]) < row["margin"]:
         text += f". The difference is real but negligible: less than the margin of {row['margin']:g}"
     if row["verdict"] == "inconclusive":
         text += f". A difference of {row['smallest_detectable']:.3f} or more would mostly have shown"
@@ -154,7 +176,8 @@ def sentence(row: pd.Series, rows: pd.DataFrame) -> str:
             f". {row['failed']} of its runs failed or diverged, against {row['failed_baseline']} of {base}"
         )
         text += ", so it is not called better" if row["difference"] > 0 and row["p_adjusted"] < 0.05 else ""
-    return text + "."
+    tuning = on_tuning(row)
+    return f"{text}. {tuning[0].upper()}{tuning[1:]}." if tuning else f"{text}."
 
 
 def place(row: pd.Series, rows: pd.DataFrame) -> str:
@@ -183,13 +206,15 @@ def unit(row: pd.Series) -> str:
     )
 
 
-def observations(final: pd.DataFrame) -> list[str]:
+def observations(final: pd.DataFrame, floors: Mapping[tuple[Any, ...], noise.Floor]) -> list[str]:
     """The highest cell of each setting, and how plain LoRA or the next cell compares with it."""
     groups = [group for _, group in final.groupby([*SETTING, "stack"], sort=True, dropna=False)]
-    return [_observation(group, final) for group in groups]
+    return [_observation(group, final, floors) for group in groups]
 
 
-def _observation(group: pd.DataFrame, final: pd.DataFrame) -> str:
+def _observation(
+    group: pd.DataFrame, final: pd.DataFrame, floors: Mapping[tuple[Any, ...], noise.Floor]
+) -> str:
     row = group.iloc[0]
     sign = -1 if row["goal"] == "min" else 1
     best = group.loc[(sign * group["mean"]).idxmax()]
@@ -199,18 +224,15 @@ def _observation(group: pd.DataFrame, final: pd.DataFrame) -> str:
     text = f"The {word} {metric_title(row).lower()} seen{where} is {best['mean']:.3f}, by {cell_name(best)}"
     plain = group[(group["series"] == "lora") & (group.index != best.name)]
     others = group.drop(best.name)
+    rival = None
     if len(plain) and best["series"] != "lora":
         rival = plain.loc[(sign * plain["mean"]).idxmax()]
         rank = f" (rank {rival['r']:g})" if rival["r"] > 0 else ""
         text += f"; the {word} of plain LoRA is {rival['mean']:.3f}{rank}"
     elif len(others):
-        second = others.loc[(sign * others["mean"]).idxmax()]
-        text += f"; next is {cell_name(second)} with {second['mean']:.3f}"
+        rival = others.loc[(sign * others["mean"]).idxmax()]
+        text += f"; next is {cell_name(rival)} with {rival['mean']:.3f}"
+    floor = floors.get(tuple(row[list(SETTING)]))
+    if rival is not None and floor and abs(best["mean"] - rival["mean"]) < floor.level:
+        text += f". That is closer than the noise floor of {floor.level:.3f}, so they are not ranked"
     return text + "."
-
-
-def noise_floor(cells: pd.DataFrame) -> tuple[float, int]:
-    """How far seeds alone move a cell: the pooled standard deviation, and its degrees of freedom."""
-    known = cells[cells["sd"].notna()]
-    df = int((known["n"] - 1).sum())
-    return (float(np.sqrt(((known["n"] - 1) * known["sd"] ** 2).sum() / df)), df) if df else (float("nan"), 0)

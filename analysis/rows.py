@@ -1,5 +1,6 @@
 """The table of runs: which columns a record becomes, and their types."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,8 +19,8 @@ COSTS = (
 )
 
 
-def row_of(content: dict[str, Any], place: str) -> dict[str, Any]:
-    """The columns of one run in the table of runs."""
+def row_of(content: dict[str, Any], place: str, tuned: Sequence[str]) -> dict[str, Any]:
+    """The columns of one run in the table of runs; `tuned` are the keys between whose values tuning chose."""
     spec, metrics, primary = content["spec"], content.get("metrics") or {}, content.get("primary") or {}
     cost, data, env = (content.get(part) or {} for part in ("cost", "data", "env"))
     metric = primary.get("metric")
@@ -30,6 +31,7 @@ def row_of(content: dict[str, Any], place: str) -> dict[str, Any]:
         "folder": place,
         "status": content["status"],
         "phase": content.get("phase", "run"),
+        "tuned": ",".join(tuned),
         "variant": str(spec["variant"]),
         "method": spec.get("method"),
         "r": spec.get("r"),
@@ -39,10 +41,11 @@ def row_of(content: dict[str, Any], place: str) -> dict[str, Any]:
         "dataset": identity.dataset(spec),
         "lr": spec.get("lr"),
         "seed": spec["seed"],
+        "again": int(spec.get("repeat", 0)),
         "scale": identity.scale(spec),
         "cell_key": identity.cell_key(content),
-        "peer_key": identity.peer_key(content),
-        "group_key": identity.group_key(content),
+        "peer_key": identity.peer_key(content, tuned),
+        "group_key": identity.group_key(content, tuned),
         "stack": identity.stack(content),
         "metric": metric,
         "goal": primary.get("goal"),
@@ -64,6 +67,7 @@ _TEXT = (
     "folder",
     "status",
     "phase",
+    "tuned",
     "variant",
     "method",
     "targets",
@@ -94,8 +98,12 @@ _NUMBERS = (
 )
 
 
+_COUNTS = ("seed", "again")
+
+
 def table_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The table of runs, indexed by run_id, with the same columns and types however many rows there are."""
-    table = pd.DataFrame(rows, columns=[*_TEXT, *_NUMBERS, "seed"], dtype=object)
-    kinds = {name: "object" for name in _TEXT} | {name: "float64" for name in _NUMBERS} | {"seed": "int64"}
+    table = pd.DataFrame(rows, columns=[*_TEXT, *_NUMBERS, *_COUNTS], dtype=object)
+    kinds = {name: "object" for name in _TEXT} | {name: "float64" for name in _NUMBERS}
+    kinds |= {name: "int64" for name in _COUNTS}
     return table.astype(kinds).set_index("run_id", drop=False)

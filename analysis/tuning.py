@@ -6,15 +6,21 @@ import numpy as np
 import pandas as pd
 
 from analysis import across
+from analysis.budgets import Budgets
 from analysis.figures.evidence import rate_points
 
 
-def table(cells: pd.DataFrame) -> list[dict[str, Any]]:
+def table(cells: pd.DataFrame, budgets: Budgets) -> list[dict[str, Any]]:
     """One row per group of cells that tried several learning rates.
 
-    `width` is in decades of the rate, `open` says that it is a lower bound; `expected` holds the validation
-    result to be expected of the best of 1, 2, 4, ... random trials out of those that were made (unbiased
-    estimate).
+    `points` counts everything that was tried, `seeds` are those that tuning alone used and `confirmed` those
+    of the cell that was chosen; `width` is in decades of the rate, `open` says that it is a lower bound;
+    `expected` holds the validation result to be expected of the best of 1, 2, 4, ... random trials out of
+    those that were made (unbiased estimate).
+
+    Args:
+        cells: all cells of a study.
+        budgets: the tuning behind those that stand for their group.
     """
     points = rate_points(cells) if len(cells) else cells
     rows = []
@@ -23,8 +29,10 @@ def table(cells: pd.DataFrame) -> list[dict[str, Any]]:
         sign = -1.0 if first["goal"] == "min" else 1.0
         scores = sign * group["validation"].to_numpy(float)
         width, open_ended = across.robust_width(group["lr"].to_numpy(float), scores)
-        budgets = [k for k in (1, 2, 4, 8, 16) if k <= len(scores)]
+        trials = [k for k in (1, 2, 4, 8, 16) if k <= len(scores)]
         chosen = group[group["chosen"]]
+        same = cells[(cells["group_key"] == first["group_key"]) & cells["final"].astype(bool)]
+        final = [budgets[row["cell_key"], row["stack"]] for _, row in same.iterrows()]
         rows.append(
             {
                 "series": first["series"],
@@ -32,6 +40,9 @@ def table(cells: pd.DataFrame) -> list[dict[str, Any]]:
                 "targets": first["targets"] if isinstance(first["targets"], str) else "",
                 "r": None if pd.isna(first["r"]) else float(first["r"]),
                 "rates": len(group),
+                "points": int(first["rates"]),
+                "seeds": sorted({seed for budget in final for seed in budget.seeds}),
+                "confirmed": sorted({s for seeds in same["seeds"] for s in seeds}) if first["tuning"] else [],
                 "low": float(group["lr"].min()),
                 "high": float(group["lr"].max()),
                 "chosen": float(chosen["lr"].iloc[0]) if len(chosen) else None,
@@ -40,8 +51,8 @@ def table(cells: pd.DataFrame) -> list[dict[str, Any]]:
                 "open": open_ended,
                 "expected": list(
                     zip(
-                        budgets,
-                        (sign * across.expected_best(scores, np.array(budgets))).tolist(),
+                        trials,
+                        (sign * across.expected_best(scores, np.array(trials))).tolist(),
                         strict=True,
                     )
                 ),

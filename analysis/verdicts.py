@@ -9,7 +9,8 @@ Rules, in this order, on p values adjusted by Holm's method within a family:
 
 A variant with more failed or diverged runs than the baseline is never better. Two families: the overall
 comparisons, one per variant and setting, which the answer rests on, and the comparisons at single ranks
-behind them. TOST is adjusted apart.
+behind them. TOST is adjusted apart. How fair the tuning of the two sides was (`sides`) changes no verdict here:
+it changes what the report says of it.
 """
 
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import identity, stats
+from analysis.budgets import Budgets, budgets, sides
 from analysis.cells import order_of
 from analysis.load import Problem, Study
 from analysis.pairs import Pair, Unmatched, paired, pairs
@@ -56,6 +58,7 @@ class Verdicts:
     margin: float
     table: pd.DataFrame
     predictions: Predictions
+    budgets: Budgets = field(default_factory=dict)
     unmatched: list[Unmatched] = field(default_factory=list)
     differing: list[str] = field(
         default_factory=list
@@ -96,7 +99,8 @@ def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margi
     predictions = Predictions(study)
     counts = cells.groupby("peer_key")["stack"].nunique()
     mixed = set(counts.index[counts > 1])
-    rows = [_row(pair, study, predictions, margin, mixed) for pair in found]
+    tuning = budgets(study, cells)
+    rows = [_row(pair, study, predictions, margin, mixed) | {"sides": sides(pair, tuning)} for pair in found]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *_EVIDENCE])
     table = table.astype(dict.fromkeys(_NUMBERS, "float64"))
     table["overall"] = pd.Series(_overall(table), table.index, dtype=bool)
@@ -108,7 +112,7 @@ def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margi
             table.loc[p.index[known], name] = stats.holm(p[known].to_numpy(float))
             table.loc[p.index, f"{name}_family"] = int(known.sum())
     table["verdict"] = [_verdict(row) for _, row in table.iterrows()]
-    return Verdicts(baseline, margin, table, predictions, unmatched, _differing(study, cells, mixed))
+    return Verdicts(baseline, margin, table, predictions, tuning, unmatched, _differing(study, cells, mixed))
 
 
 _NUMBERS = (
@@ -147,6 +151,7 @@ _EVIDENCE = (
     "scores_baseline",
     "sign",
     "ranks",
+    "sides",
 )
 
 

@@ -22,6 +22,7 @@ from hydra.errors import HydraException
 from experiments import help
 from experiments.conf import Conf, leaves
 from experiments.errors import UserError
+from experiments.sweep.fair.settings import check as check_sweeper
 from experiments.sweep.grid import Plain, expand
 from experiments.sweep.ranks import Dimensions, dimensions
 from experiments.unknown import no_choice, no_key, no_plugin
@@ -29,7 +30,7 @@ from experiments.words import Word, effective, key_of, parse, tidied
 
 USAGE = 2
 CELLS = 2000  # so many are checked before Hydra starts, those of a larger sweep once it has composed them
-ONCE = ("study", "workers", "match", "tracker", "experiment")
+ONCE = ("study", "workers", "match", "tracker", "experiment", "repeat")
 _HELP = {"--help", "-h"}
 _ANSWERED_BY_HYDRA = {"--hydra-help", "--version", "--shell-completion", "-sc", "--experimental-rerun"}
 _ANOTHER_CONFIG = {"--config-path", "-cp", "--config-name", "-cn"}
@@ -72,6 +73,7 @@ def check(texts: Sequence[str], conf: Conf, *, dimensions: Dimensions | None = N
     given = _read(texts, conf, problems)
     files, values, params = _experiment(given, conf, problems)
     swept = _read([f"{key}={value}" for key, value in params.items()], conf, problems)
+    problems += check_sweeper(effective(swept, given), conf)
     chosen, words = _chosen(effective(swept, given), {**conf.defaults(), **files}, conf, problems)
     words = [word for word in words if word.key in chosen or _fits(word, chosen, conf, problems)]
     for key, value in leaves(values):

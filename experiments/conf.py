@@ -85,11 +85,20 @@ class Conf:
         """What an experiment sets: files of groups, values, and what it sweeps."""
         content = self._read(f"experiment/{name}")
         params = (content.pop("hydra", None) or {}).get("sweeper", {}).get("params") or {}
-        chosen: dict[str, str] = {}
-        for entry in content.pop("defaults", []):
-            if isinstance(entry, Mapping):
-                chosen |= {str(key).split()[-1].lstrip("/"): str(value) for key, value in entry.items()}
-        return chosen, content, params
+        chosen = self._overridden(content.pop("defaults", []))
+        return {group: file for group, file in chosen.items() if "/" not in group}, content, params
+
+    def sweeper(self, experiment: str | None = None) -> tuple[str, dict[str, Any]]:
+        """The sweeper, where a command names none, and what an experiment sets of it but what it sweeps."""
+        content = self._read(f"experiment/{experiment}") if experiment else {}
+        chosen = self._overridden([*self._read("config")["defaults"], *content.get("defaults", [])])
+        settings = (content.get("hydra") or {}).get("sweeper") or {}
+        return chosen["hydra/sweeper"], {key: v for key, v in settings.items() if key != "params"}
+
+    def _overridden(self, defaults: list[Any]) -> dict[str, str]:
+        """The files that a list of defaults names, by their group."""
+        entries = [entry for entry in defaults if isinstance(entry, Mapping)]
+        return {str(key).split()[-1].lstrip("/"): str(v) for entry in entries for key, v in entry.items()}
 
     def compose(
         self, choices: Mapping[str, str], *, values: Mapping[str, Any] | None = None

@@ -155,7 +155,10 @@ def _threads(spec: RunSpec) -> None:
 
 
 def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence[dict[str, Any]]) -> None:
-    """Test the last state of each run that did not diverge, and write its predictions."""
+    """Test the last state of each run that did not diverge, and write its predictions.
+
+    A run that tunes is never tested: what it leaves behind is its validation.
+    """
     if not trainer.progress.alive.any():
         return
     started = time.perf_counter()
@@ -164,12 +167,15 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
             runs, _evaluate(trainer.attached, facts.task, "validation", trainer.specs), strict=True
         ):
             run.validation = scores
-    tested = _evaluate(trainer.attached, facts.task, "test", trainer.specs)
-    for run, record, scores in zip(runs, records, tested, strict=True):
+    for run, record in zip(runs, records, strict=True):
         if record["status"] == "completed" and run.validation is not None:
             record["metrics"] |= prefixed("validation", run.validation.metrics)
-            record["metrics"] |= prefixed("test", scores.metrics)
-            write_predictions(run.folder.predictions, facts.task, "test", scores)
+    if any(run.spec.phase != "tune" for run in runs):
+        tested = _evaluate(trainer.attached, facts.task, "test", trainer.specs)
+        for run, record, scores in zip(runs, records, tested, strict=True):
+            if record["status"] == "completed" and run.spec.phase != "tune":
+                record["metrics"] |= prefixed("test", scores.metrics)
+                write_predictions(run.folder.predictions, facts.task, "test", scores)
     facts.seconds.evaluate += time.perf_counter() - started
 
 

@@ -32,6 +32,7 @@ _EXAMPLES = """\
   python run.py variant=lora lr=1e-3,2e-3,5e-3 train.epochs=3
   python run.py variant=lora r=4,16 alpha='${r}' targets=[query,value]
   python run.py model=hf model.name=roberta-base tracker=wandb tracker.mode=offline
+  python run.py variant=lora,dora r=8 hydra/sweeper=fair
   python run.py variant=dora +experiment=noise_floor
   python run.py variant=lora --cfg job                                              # only show it
 """
@@ -60,6 +61,10 @@ def page(folder: Path) -> str:
         _section("TRACKERS", _files(conf, "tracker")),
         _section("EXPERIMENTS  Sweeps that answer a question: +experiment=...", _files(conf, "experiment")),
         _section("TRAINING", _commented(folder / "train/default.yaml", "train.")),
+        _section(
+            "FAIR TUNING  hydra/sweeper=fair tunes each cell on validation and confirms it on other seeds.",
+            _commented(folder / "hydra/sweeper/fair.yaml", "hydra.sweeper."),
+        ),
         "EXAMPLES\n" + _EXAMPLES,
         "RESULTS\n" + _RESULTS,
     ]

@@ -67,6 +67,7 @@ class Run:
             name=f"{spec.cell()}-s{spec.seed}",
             tags=[spec.study, spec.variant, spec.dataset, spec.model],
             folder=self.folder.path,
+            phase=spec.phase,
         )
 
     def log(self, text: str) -> None:

@@ -72,5 +72,6 @@ class Config:
     lr: float | None = _key(None, [">0", None])
     seed: int = _key(0, [0, 999_999_999])
     match: str | None = _key(None, ["parameters", "memory"])
+    repeat: bool = _key(False)
     study: str = "default"
     workers: Any = "auto"

@@ -26,9 +26,10 @@ Value = bool | int | float | str | None
 class RunSpec:
     """One run. `r`, `alpha` and `targets` are None where the method does not use them.
 
-    `phase` is one of `record.PHASES`: a run that tunes is judged on validation and never tested. `signatures`
-    is whether the run leaves the small arrays that its paper's figures need. `matched` is the rank of the
-    reference whose budget this run was given, where a sweep matches ranks.
+    `phase` is one of `record.PHASES`: a run that tunes is judged on validation and never tested. `tuned`
+    names the keys of the record between whose values tuning chooses. `repeat` counts the runs before it
+    that were the same one. `signatures` is whether the run leaves the small arrays that its paper's figures
+    need. `matched` is the rank of the reference whose budget this run was given, where a sweep matches ranks.
     """
 
     study: str
@@ -49,10 +50,12 @@ class RunSpec:
     tracker: Mapping[str, Any] = field(default_factory=lambda: FrozenDict({"name": "none"}))
     phase: str = "run"
     signatures: bool = True
+    tuned: tuple[str, ...] = ()
+    repeat: int = 0
     matched: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("axes", "options", "model_options", "dataset_options", "tracker", "targets"):
+        for name in ("axes", "options", "model_options", "dataset_options", "tracker", "targets", "tuned"):
             object.__setattr__(self, name, frozen(getattr(self, name)))
 
     @property
@@ -71,6 +74,8 @@ class RunSpec:
             "train": vars(self.train),
             "variant_axes": self.axes,
             "variant_options": self.options,
+            "tuned": self.tuned or None,
+            "repeat": self.repeat or None,
         }
 
     def cell(self) -> str:
@@ -87,13 +92,7 @@ class RunSpec:
         a model in a folder by what the folder holds (`content`, see `resolve`).
         """
         parts = self._parts()
-        for name in (
-            "study",
-            "tracker",
-            "signatures",
-            "matched",
-            *(["phase"] if self.phase == "run" else []),
-        ):
+        for name in (*_NO_RESULT, *(["phase"] if self.phase == "run" else [])):
             del parts[name]
         model = ("path", "name") if "content" in self.model_options else ("path",)
         parts["train"] = _without(parts["train"], "threads")
@@ -113,6 +112,8 @@ _AS_THEY_ARE = (
     "study", "variant", "method", "r", "alpha", "targets", "model", "model_options", "dataset",
     "dataset_options", "lr", "seed", "tracker",
 )  # fmt: skip
+_NO_RESULT = ("study", "tracker", "signatures", "matched")  # decide nothing about it
+_WHERE_SET = ("phase", "signatures", "tuned", "repeat", "matched")
 
 
 def from_record(record: Mapping[str, Any]) -> RunSpec:
@@ -120,7 +121,7 @@ def from_record(record: Mapping[str, Any]) -> RunSpec:
     unset = {f.name: None for f in fields(Train) if type(None) in get_args(f.type)}
     return RunSpec(
         **{name: record.get(name) for name in _AS_THEY_ARE},  # type: ignore[arg-type]
-        **{name: record[name] for name in ("phase", "signatures", "matched") if name in record},
+        **{name: record[name] for name in _WHERE_SET if name in record},
         train=Train(**{**unset, **record["train"]}),
         axes=record["variant_axes"],
         options=record["variant_options"],

@@ -102,12 +102,18 @@ def row_name(row: pd.Series) -> str:
 
 
 def rate_points(cells: pd.DataFrame) -> pd.DataFrame:
-    """Validation by learning rate for every group that tried several, from its tuning runs if any."""
+    """Validation by learning rate for every group that tried several, from its tuning runs if any.
+
+    Where other keys were tuned too, a rate stands for the best that was found with it.
+    """
     many = cells[(cells["rates"] > 1) & cells["validation"].notna()]
     parts = []
     for _, group in many.groupby(["group_key", "stack"], sort=False):
         tuning = group[group["tuning"].astype(bool)]
         curve = tuning if tuning["lr"].nunique() > 1 else group[~group["tuning"].astype(bool)]
+        if curve["lr"].nunique() < 2:
+            continue
+        curve = curve.loc[[best(same) for _, same in curve.groupby("lr")]]
         final = group.loc[group["final"].astype(bool), "lr"]
         at = final.iloc[0] if len(final) else curve.loc[best(curve), "lr"]
         ends = (curve["lr"].min(), curve["lr"].max())

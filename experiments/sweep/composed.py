@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.cli import page, prepare
 from experiments.conf import Conf, leaves
 from experiments.errors import UserError
+from experiments.keys import Key
 from experiments.spec import RunSpec, register
 from experiments.sweep.grid import Compose, Composed, Plain, expand
 from experiments.sweep.ranks import dimensions
-from experiments.words import effective, is_word, parse
+from experiments.words import Word, effective, is_word, parse
 
 
 class Interpolated:
@@ -36,10 +37,8 @@ class Interpolated:
         return _plain(config)
 
 
-def cells(
-    arguments: Sequence[str], params: Mapping[str, Any], *, master: DictConfig, loader: ConfigLoader
-) -> tuple[list[RunSpec], list[list[str]]]:
-    """Every cell of a command and the words that make it; UserError if anything is wrong with any of them.
+class Command:
+    """The words of a command over what Hydra composed for it; UserError where they cannot be read.
 
     Args:
         arguments: The words of the command, Hydra's own left out.
@@ -47,31 +46,87 @@ def cells(
         master: The configuration that Hydra composed for the command.
         loader: Hydra's.
     """
-    conf = _conf(master.hydra)
-    given = [parse(text, choices=conf.choices) for text in arguments]
-    below = [parse(f"{key}={value}", choices=conf.choices) for key, value in params.items()]
-    words = effective(below, given)
-    groups = [word for word in words if word.key in conf.defaults()]
-    swept = [word for word in words if word.swept or word in groups]
-    fixed = [word for word in words if word not in swept]
-    compose = _composer(master, loader, fixed=[w.text for w in fixed], groups=[w.key for w in groups])
-    try:
-        specs, problems = expand(
-            swept, conf, choices=_files(master.hydra, conf), compose=compose, dimensions=dimensions
-        )
-    except OmegaConfBaseException as error:  # a reference to what is not there
-        specs, problems = [], [str(error).splitlines()[0]]
-    if problems:
-        raise UserError(page(problems))
-    spellings = itertools.product(*([f"{w.prefix}{w.key}={s}" for s in w.spellings] for w in swept))
-    return specs, [[word.text for word in fixed] + list(row) for row in spellings]
+
+    def __init__(
+        self, arguments: Sequence[str], params: Mapping[str, Any], *, master: DictConfig, loader: ConfigLoader
+    ):
+        self._conf = _conf(master.hydra)
+        given = [parse(text, choices=self._conf.choices) for text in arguments]
+        below = [parse(f"{key}={value}", choices=self._conf.choices) for key, value in params.items()]
+        self.words = effective(below, given)
+        self._files = _files(master.hydra, self._conf)
+        groups = [word for word in self.words if word.key in self._conf.defaults()]
+        self._swept = [word for word in self.words if word.swept or word in groups]
+        self._fixed = [word for word in self.words if word not in self._swept]
+        texts, names = [word.text for word in self._fixed], [word.key for word in groups]
+        self._compose = _composer(master, loader, fixed=texts, groups=names)
+
+    def specs(
+        self,
+        *,
+        without: Sequence[str] = (),
+        axes: Sequence[Word] = (),
+        rows: Iterable[tuple[int, tuple[int, ...]]] | None = None,
+    ) -> list[RunSpec]:
+        """The cells, or some of them; UserError if anything is wrong with any.
+
+        Args:
+            without: Keys whose sweep is left out.
+            axes: Words laid over the cells.
+            rows: Which of them: the number of a cell of the command, and of each axis' value; None for all.
+        """
+        words = [word for word in self._swept if word.key not in without]
+        shape = [len(word.values) for word in words]
+        at = None if rows is None else [(*_place(number, shape), *row) for number, row in rows]
+        try:
+            specs, problems = expand(
+                [*words, *axes],
+                self._conf,
+                choices=self._files,
+                compose=self._compose,
+                dimensions=dimensions,
+                rows=at,
+            )
+        except OmegaConfBaseException as error:  # a reference to what is not there
+            specs, problems = [], [str(error).splitlines()[0]]
+        if problems:
+            raise UserError(page(problems))
+        return specs
+
+    def spellings(self) -> list[list[str]]:
+        """The words that make each cell, in the order of `specs`."""
+        each = ([f"{word.prefix}{word.key}={s}" for s in word.spellings] for word in self._swept)
+        return [[word.text for word in self._fixed] + list(row) for row in itertools.product(*each)]
+
+    def key(self, name: str, spec: RunSpec) -> Key:
+        """What may stand at a key in a cell."""
+        group = name.partition(".")[0]
+        choice = {"variant": spec.variant}.get(group, self._files.get(group, ""))
+        return (self._conf.keys(group, choice) if "." in name else self._conf.short_keys())[name]
 
 
-def of_command(arguments: Sequence[str], folder: Path) -> tuple[list[RunSpec], DictConfig]:
-    """Every cell of a command line without running it, and the configuration that Hydra composed for it.
+def _place(number: int, shape: Sequence[int]) -> list[int]:
+    """The index of each word's value in cell `number` of their product, the last one changing fastest."""
+    place = []
+    for size in reversed(shape):
+        number, at = divmod(number, size)
+        place.append(at)
+    return place[::-1]
+
+
+def cells(
+    arguments: Sequence[str], params: Mapping[str, Any], *, master: DictConfig, loader: ConfigLoader
+) -> tuple[list[RunSpec], list[list[str]]]:
+    """Every cell of a command and the words that make it; see `Command`."""
+    command = Command(arguments, params, master=master, loader=loader)
+    return command.specs(), command.spellings()
+
+
+def of_line(arguments: Sequence[str], folder: Path) -> tuple[Command, DictConfig]:
+    """What stands behind run.py, composed and not run; and the whole configuration, Hydra's part too.
 
     Args:
-        arguments: The words behind run.py, flags such as -m and --config-dir included.
+        arguments: The words, and flags such as -m and --config-dir.
         folder: The configuration.
 
     Raises:
@@ -80,24 +135,14 @@ def of_command(arguments: Sequence[str], folder: Path) -> tuple[list[RunSpec], D
     register()
     prepared = prepare(arguments, folder)
     words = [text for text in prepared if is_word(text)]
+    added = [value for flag, value in itertools.pairwise(prepared) if flag in ("--config-dir", "-cd")]
     with initialize_config_dir(str(folder), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        for text in _added(prepared):
-            path = Path(text).absolute()
-            loader.get_search_path().append("command-line", f"file://{path}")
+        for path in added:
+            loader.get_search_path().append("command-line", f"file://{Path(path).absolute()}")
         master = loader.load_configuration("config", words, run_mode=RunMode.MULTIRUN)
-        specs, _ = cells(
-            [str(word) for word in master.hydra.overrides.task],
-            master.hydra.sweeper.get("params") or {},
-            master=master,
-            loader=loader,
-        )
-    return specs, master
-
-
-def _added(arguments: Sequence[str]) -> list[str]:
-    """The folders that --config-dir adds."""
-    return [value for flag, value in itertools.pairwise(arguments) if flag in ("--config-dir", "-cd")]
+    task, params = master.hydra.overrides.task, master.hydra.sweeper.get("params") or {}
+    return Command(list(task), params, master=master, loader=loader), master
 
 
 def spec_of(config: DictConfig, hydra: DictConfig) -> RunSpec:
@@ -121,7 +166,15 @@ def spec_of(config: DictConfig, hydra: DictConfig) -> RunSpec:
 def _composer(
     master: DictConfig, loader: ConfigLoader, *, fixed: Sequence[str], groups: Sequence[str]
 ) -> Compose:
+    known: dict[tuple[str, ...], Composed] = {}
+
     def compose(files: Mapping[str, str]) -> Composed:
+        chosen = tuple(files[group] for group in groups)
+        if chosen not in known:
+            known[chosen] = fresh(files)
+        return known[chosen]
+
+    def fresh(files: Mapping[str, str]) -> Composed:
         words = [*fixed, *(f"{group}={files[group]}" for group in groups)]
         config = loader.load_sweep_config(master, words)
         task = without_hydra(config)

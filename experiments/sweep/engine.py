@@ -29,7 +29,12 @@ ALIKE_FAILURES = 3  # the first so many runs failing alike means that the next w
 
 
 def run(
-    specs: Sequence[RunSpec], *, workers: int | str = "auto", root: Path = Path("runs"), again: bool = False
+    specs: Sequence[RunSpec],
+    *,
+    workers: int | str = "auto",
+    root: Path = Path("runs"),
+    again: bool = False,
+    report: bool = True,
 ) -> int:
     """Run what is missing of a study and make its report.
 
@@ -38,6 +43,7 @@ def run(
         workers: How many processes; "auto" takes one per GPU, or what suits the cores.
         root: The folder of all studies.
         again: Run finished cells anew; their records are set aside first.
+        report: Whether to end with the table of results and the report; a round that others follow does not.
 
     Returns:
         The exit code: 0 all done, 1 some failed, 2 refused, 130 or 143 interrupted.
@@ -59,8 +65,9 @@ def run(
         code = _train(todo, study, workers, display) if todo.todo else DONE
         if code == USAGE:
             return code
-        report = _report(study)
-        display.results(_results(study, todo), report=str(report) if report else None)
+        if report:
+            page = _report(study)
+            display.results(_results(study, todo), report=str(page) if page else None)
     if code in (INTERRUPTED, TERMINATED):
         left = sum(1 for _, run_id in todo.todo if not _finished(study / run_id))
         print(f"\nStopped. {left} runs are left; give the same command again to go on from where they stand.")
@@ -209,8 +216,9 @@ def _finished(folder: Path) -> bool:
 
 
 def _words(metrics: Mapping[str, float]) -> str:
-    """The metrics of a run that just ended, in a line: those of the test."""
-    return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name.startswith("test/"))
+    """The metrics of a run that just ended, in a line: those of the test, or of validation if it tunes."""
+    split = "test/" if any(name.startswith("test/") for name in metrics) else "validation/"
+    return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name.startswith(split))
 
 
 def _results(study: Path, todo: Plan) -> list[dict]:

@@ -5,7 +5,9 @@ Python, because a composition costs Hydra 70 ms and a sweep may have 100,000 cel
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from experiments.conf import Conf
@@ -48,6 +50,7 @@ def expand(
     choices: Mapping[str, str],
     compose: Compose,
     dimensions: Dimensions | None = None,
+    rows: Iterable[tuple[int, ...]] | None = None,
 ) -> tuple[list[RunSpec], list[str]]:
     """Every cell of the product, in the order of the words, the last one changing fastest.
 
@@ -57,9 +60,11 @@ def expand(
         choices: The file of each group that no word chooses.
         compose: Gives the configuration for a choice of files.
         dimensions: Facts on the model of a spec, if it is here; no rank may be above its smallest layer.
+        rows: Which cells, by the number of each word's value; None for the product.
 
     Returns:
-        The specs, equal ones included, and what is wrong with them, a sentence per problem.
+        The specs, equal ones included (numbered where `repeat` is set), and what is wrong with them, a
+        sentence per problem.
     """
     words = list(words)
     groups = {i: word.key for i, word in enumerate(words) if word.key in choices}
@@ -67,7 +72,9 @@ def expand(
     specs: list[RunSpec] = []
     problems: dict[str, None] = {}
     match = None
-    for index in itertools.product(*(range(len(word.values)) for word in words)):
+    again: Counter[RunSpec] = Counter()
+    product = itertools.product(*(range(len(word.values)) for word in words))
+    for index in product if rows is None else rows:
         chosen = tuple(index[i] for i in groups)
         if chosen not in parts:
             files = {key: str(words[i].values[index[i]]) for i, key in groups.items()}
@@ -78,9 +85,14 @@ def expand(
         if wrong:
             problems.update(dict.fromkeys(wrong))
         else:
-            specs.append(resolve(config, choices=parts[chosen].choices))
+            spec = resolve(config, choices=parts[chosen].choices)
+            if config["repeat"]:
+                again[spec] += 1
+                spec = replace(spec, repeat=again[spec] - 1)
+            specs.append(spec)
     if match is not None and not problems:
-        specs, wrong = matched(specs, match, skeletons=skeleton)
+        among = specs if rows is None else expand(words, conf, choices=choices, compose=compose)[0]
+        specs, wrong = matched(specs, match, skeletons=skeleton, among=among)
         problems.update(dict.fromkeys(wrong))
     if dimensions is not None:
         problems.update(dict.fromkeys(check_ranks(specs, dimensions)))

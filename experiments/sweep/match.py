@@ -28,15 +28,18 @@ REFERENCE = "lora"
 Skeletons = Callable[[RunSpec], Skeleton | None]
 
 
-def matched(specs: Sequence[RunSpec], kind: str, *, skeletons: Skeletons) -> tuple[list[RunSpec], list[str]]:
+def matched(
+    specs: Sequence[RunSpec], kind: str, *, skeletons: Skeletons, among: Sequence[RunSpec] | None = None
+) -> tuple[list[RunSpec], list[str]]:
     """The specs with the ranks that match, and what is wrong, a sentence per problem.
 
     Args:
-        specs: All cells of a command.
+        specs: Cells of a command.
         kind: One of KINDS.
         skeletons: The skeleton of a spec's model, None if it is not on this machine.
+        among: All cells of the command, the reference's among them; None if `specs` are all.
     """
-    ranked = [spec for spec in specs if spec.r is not None]
+    ranked = [spec for spec in (specs if among is None else among) if spec.r is not None]
     variants = list(dict.fromkeys(spec.variant for spec in ranked))
     if len(variants) < 2:
         told = f"variant={variants[0]} alone" if variants else "no variant that has one"

@@ -42,7 +42,8 @@ def plan(specs: Sequence[RunSpec], *, fingerprints: Callable[[RunSpec], str], ro
         diverged += found is not None and found["status"] == "diverged"
         (done if ended else todo).append((spec, run_id))
     duplicates = len(specs) - len(cells)
-    notes = [*_on_repeats(specs, duplicates), *on_comparing(list(cells.values()))]
+    untuned = [spec for spec in cells.values() if spec.phase == "run"]
+    notes = [*_on_repeats(specs, duplicates), *on_comparing(untuned)]
     if diverged:
         notes.append(
             f"{diverged} of the finished runs diverged. That is their result; they are not run again."

@@ -27,11 +27,11 @@ class Local(Launcher):
         self.config = config
         self.hydra_context = hydra_context
 
-    def launch_specs(self, specs: Sequence) -> int:
+    def launch_specs(self, specs: Sequence, *, report: bool = True) -> int:
         """Run all cells; the exit code of the command."""
         from experiments.sweep import engine
 
-        return engine.run(specs, workers=self.config.workers)
+        return engine.run(specs, workers=self.config.workers, report=report)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Hydra's own contract, for other sweepers: a run's value is its primary metric on validation."""

@@ -132,6 +132,8 @@ class StudyWriter:
                 "best/validation/accuracy": accuracy,
                 "best/step": 150,
             }
+            if phase == "tune":  # never tested
+                content["metrics"] = {k: v for k, v in content["metrics"].items() if "test/" not in k}
         else:
             error = {"type": "Diverged", "message": "the loss was not finite at step 41"}
             content |= {"metrics": {}, "error": error}
@@ -139,7 +141,7 @@ class StudyWriter:
         (folder / "spec.json").write_text(json.dumps(spec))
         if history:
             self._history(folder, spec, accuracy, status)
-        if predictions and status == "completed":
+        if predictions and status == "completed" and phase != "tune":
             self._predictions(folder, scores)
         (folder / "record.json").write_text(json.dumps(content))
         return content

@@ -19,6 +19,7 @@ from typing import Any
 from experiments.errors import UserError
 from experiments.files import replacing
 
+ROOT = Path("runs")
 HOME = Path(__file__).resolve().parents[3]
 
 
@@ -44,7 +45,7 @@ def main(options: argparse.Namespace) -> None:
 
     from experiments.cli import plain_errors
     from experiments.conf import Conf
-    from experiments.sweep.composed import of_command
+    from experiments.sweep.dryrun.expected import expected
     from experiments.sweep.dryrun.facts import Facts
     from experiments.sweep.dryrun.forecast import forecast
     from experiments.sweep.dryrun.table import page
@@ -54,14 +55,16 @@ def main(options: argparse.Namespace) -> None:
         raise UserError(f"--speed takes a number above 0, not {options.speed:g}")
     folder = ["--config-dir", str(options.config_dir)] if options.config_dir else []
     with plain_errors():
-        specs, config = of_command([*folder, *options.words], HOME / "conf")
+        asked = expected([*folder, *options.words], conf=HOME / "conf", root=ROOT)
     facts = Facts()
     speed = None if options.speed is None else options.speed * 1e9
-    found = forecast(specs, facts, root=Path("runs"), workers=config.workers, speed=speed)
-    seeds = sorted({row.seeds for row in found.rows})
+    found = forecast(asked.specs, facts, root=ROOT, workers=asked.workers, speed=speed)
+    compared = [row for row in found.rows if row.spec.phase != "tune"]
+    seeds = sorted({row.seeds for row in compared})
     power = _power(options, seeds)
     conf = Conf(HOME / "conf", *([options.config_dir] if options.config_dir else []))
-    unfair = findings([spec for spec, _ in (*found.plan.done, *found.plan.todo)], _known(facts, conf))
+    runs = [spec for spec, _ in (*found.plan.done, *found.plan.todo) if spec.phase != "tune"]
+    unfair = findings(runs, _known(facts, conf))
     if options.csv:
         _write(options.csv, [row.as_dict() for row in found.rows])
     if options.json:
@@ -78,6 +81,7 @@ def main(options: argparse.Namespace) -> None:
                         "disk_bytes": found.disk,
                     },
                     "estimated_from": found.sources,
+                    "notes": asked.notes,
                     "smallest_effect": power,
                     "findings": [asdict(finding) for finding in unfair],
                     "cells": [row.as_dict() for row in found.rows],
@@ -87,7 +91,7 @@ def main(options: argparse.Namespace) -> None:
         )
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    console.print(page(found, unfair, _effects(power, seeds)))
+    console.print(page(found, unfair, _effects(power, seeds), asked.notes))
 
 
 def _known(facts: Any, conf: Any) -> Any:

@@ -15,11 +15,13 @@ from experiments.sweep.parameters import effective_scale
 
 MOST = 60  # cells with a line of their own; more are summed up by variant
 _COLOURS = {"problem": "red", "warning": "yellow", "note": "cyan"}
-_LEFT = ("variant", "targets", "model", "dataset")
-_MAY_GO = ("model", "dataset", "targets")  # columns that are left out where every line says the same
+_LEFT = ("phase", "variant", "targets", "model", "dataset")
+_MAY_GO = ("phase", "model", "dataset", "targets")  # columns that are left out where every line says the same
 
 
-def page(found: Forecast, findings: Sequence[Finding], smallest: Sequence[str]) -> RenderableType:
+def page(
+    found: Forecast, findings: Sequence[Finding], smallest: Sequence[str], notes: Sequence[str] = ()
+) -> RenderableType:
     """The whole dry run."""
     many = len(found.rows) > MOST
     lines = _by_variant(found.rows) if many else [_line(row) for row in found.rows]
@@ -28,7 +30,10 @@ def page(found: Forecast, findings: Sequence[Finding], smallest: Sequence[str]) 
         parts.append(
             Text(f"{len(found.rows):,} cells, summed up by variant; --csv FILE has a line for each.\n")
         )
-    parts += [_facts(_totals(found)), _titled("Smallest effect", smallest)]
+    parts += [
+        _facts([*_totals(found), *(("", note) for note in notes)]),
+        _titled("Smallest effect", smallest),
+    ]
     if found.plan.duplicates:
         parts.append(_titled("Duplicates", found.plan.notes[:1]))
     parts += [_fairness(findings), Text("Nothing was started.")]
@@ -38,6 +43,7 @@ def page(found: Forecast, findings: Sequence[Finding], smallest: Sequence[str]) 
 def _line(row: Row) -> dict[str, str]:
     spec, count = row.spec, row.count
     return {
+        "phase": spec.phase,
         "variant": spec.variant,
         "r": _rank(spec),
         "targets": _targets(spec),
@@ -60,12 +66,15 @@ def _by_variant(rows: Sequence[Row]) -> list[dict[str, str]]:
     """One line per variant, with the range of what differs in it."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.spec.variant, row.spec.model, row.spec.dataset), []).append(row)
+        groups.setdefault((row.spec.phase, row.spec.variant, row.spec.model, row.spec.dataset), []).append(
+            row
+        )
     lines = []
     for group in groups.values():
         counts = [row.count for row in group if row.count is not None]
         lines.append(
             {
+                "phase": group[0].spec.phase,
                 "variant": group[0].spec.variant,
                 "r": _range((row.spec.r for row in group), "d"),
                 "targets": ", ".join(sorted({_targets(row.spec) for row in group})),

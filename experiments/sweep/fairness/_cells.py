@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
-from experiments.spec import RunSpec
+from experiments.spec import RunSpec, Train
 from experiments.sweep.fairness._finding import Finding, Known, cell, compares, listed, plural, several
 from experiments.sweep.match import REFERENCE
 from experiments.sweep.parameters import effective_scale
@@ -62,7 +62,7 @@ def targets(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
 
 def training(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
     trains = {spec.train for spec in specs}
-    values = {f.name: {getattr(train, f.name) for train in trains} for f in fields(next(iter(trains)))}
+    values = {f.name: {getattr(train, f.name) for train in trains} for f in fields(Train)}
     differing = {key: v for key, v in values.items() if len(v) > 1 and key not in _FOLLOWS}
     if differing:
         told = "; ".join(f"train.{key} {listed(v)}" for key, v in differing.items())

@@ -17,6 +17,8 @@ def scales(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
     tried: dict[Any, set[float]] = defaultdict(set)
     shared: dict[float, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for spec in specs:
+        if spec.tuned:
+            continue
         scale = effective_scale(spec)
         if scale is not None and spec.r is not None:
             tried[spec.variant, spec.r, scale].add(spec.lr)
@@ -52,6 +54,8 @@ def one_rate(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
     """A rate given for all variants, where their own rates differ."""
     by_variant: dict[str, set[float]] = defaultdict(set)
     for spec in specs:
+        if spec.tuned:
+            return
         by_variant[spec.variant].add(spec.lr)
     shared = set.intersection(*by_variant.values()) if len(by_variant) > 1 else set()
     defaults = {known.default_lr[v] for v in by_variant if v in known.default_lr}
@@ -74,7 +78,7 @@ def recipe(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
     base = known.recipe
     if base is None or not compares(specs):
         return
-    untuned = [spec for spec in specs if spec.lr == known.default_lr.get(spec.variant)]
+    untuned = [spec for spec in specs if not spec.tuned and spec.lr == known.default_lr.get(spec.variant)]
     differing: dict[str, set[object]] = defaultdict(set)
     for spec in {(s.model, s.dataset, s.alpha, s.train): s for s in untuned}.values():
         for name in ("model", "dataset"):

@@ -71,6 +71,7 @@ def test_enough_seeds_alone_need_no_note(cells_of):
 
 def test_one_cell_has_nothing_to_compare(found):
     assert found("variant=dora") == []
+    assert findings([]) == []
 
 
 @pytest.mark.parametrize(

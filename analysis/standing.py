@@ -1,0 +1,82 @@
+"""What a verdict is worth as a ranking: whether the tuning was fair, and whether the noise floor drowns it.
+
+better, worse    as the verdict says
+ahead, behind    the side in front had more points to choose from, so nobody is called the winner
+close            the difference is below the noise floor (see `noise`), so nobody is ranked by it
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.budgets import Sides
+from analysis.noise import Floor
+
+ORDER = ("better", "worse", "ahead", "behind", "close", "equivalent", "inconclusive", "")
+
+
+def with_standing(rows: pd.DataFrame, floors: Mapping[tuple[Any, ...], Floor]) -> pd.DataFrame:
+    """Comparisons with `floor`, the noise floor of their setting (nan if unknown), and `standing`."""
+    known = {
+        (dataset, model, metric, split): f.level for (dataset, model, metric, _, split), f in floors.items()
+    }
+    keys = zip(rows["dataset"], rows["model"], rows["metric"], rows["split"], strict=True)
+    levels = [known.get((d, m, str(name).removeprefix("validation/"), s), np.nan) for d, m, name, s in keys]
+    rows = rows.assign(floor=np.array(levels, dtype=float))
+    return rows.assign(standing=[_standing(row) for _, row in rows.iterrows()])
+
+
+def _standing(row: pd.Series) -> str:
+    if row["verdict"] not in ("better", "worse"):
+        return str(row["verdict"])
+    if abs(row["difference"]) < row["floor"]:
+        return "close"
+    better = row["verdict"] == "better"
+    if favoured(row["sides"], variant=better):
+        return "ahead" if better else "behind"
+    return str(row["verdict"])
+
+
+def favoured(sides: Sides, *, variant: bool) -> bool:
+    """Whether one side had more points to choose from at some rank; one with nothing to tune never counts."""
+    pairs = zip(sides.variant, sides.baseline, strict=True)
+    points = [(v.points, b.points) if variant else (b.points, v.points) for v, b in pairs]
+    return any(0 < theirs < ours for ours, theirs in points)
+
+
+def on_tuning(row: pd.Series) -> str:
+    """What a reader must know of the tuning behind one comparison; empty if it was equal and inside."""
+    sides, told = row["sides"], []
+    ours, theirs = sides.points
+    if not sides.equal:
+        told.append(
+            f"the tuning was not equal: {ours} points for {row['variant']}, {theirs} for {row['baseline']}"
+        )
+    for name, budgets in ((row["variant"], sides.variant), (row["baseline"], sides.baseline)):
+        edges = sorted({key for budget in budgets for key in budget.edges})
+        if edges:
+            told.append(f"the {listed(edges)} chosen for {name} lies on the edge of those tried")
+    return "; ".join(told)
+
+
+def protocol(rows: pd.DataFrame) -> str:
+    """How fair the tuning behind all comparisons was, in a sentence; empty where nothing was tuned."""
+    every = [side for side in rows["sides"]]
+    points = {n for side in every for budget in (*side.variant, *side.baseline) if (n := budget.points)}
+    if not points or points == {1}:
+        return ""
+    if not all(side.equal for side in every):
+        return "The sides of some comparisons were not tuned equally, which is said with each."
+    seeds = sorted({s for side in every for b in (*side.variant, *side.baseline) for s in b.seeds})
+    count = str(points.pop()) if len(points) == 1 else "equally many"
+    how = f"Both sides of every comparison were tuned alike, with {count} points for each cell"
+    if all(side.apart for side in every):
+        return f"{how}, on validation with seeds {listed(list(map(str, seeds)))}, which no comparison uses."
+    return f"{how}, but on validation of seeds that are compared as well."
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a list in a sentence."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

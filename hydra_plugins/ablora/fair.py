@@ -1,0 +1,54 @@
+"""The sweeper `fair`: each cell is tuned on validation, confirmed on other seeds and tested once."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class Fair(Sweeper):
+    """Plans one round of runs after the other. conf/hydra/sweeper/fair.yaml explains the settings."""
+
+    def __init__(
+        self,
+        *,
+        params: Mapping[str, Any],
+        tune: Sequence[str],
+        factors: Sequence[float],
+        tune_seeds: Sequence[int],
+        confirm_seeds: Sequence[int],
+        extensions: int,
+        launched: int,
+    ):
+        self.params = params
+        self.settings = {
+            "tune": tune,
+            "factors": factors,
+            "tune_seeds": tune_seeds,
+            "confirm_seeds": confirm_seeds,
+            "extensions": extensions,
+            "launched": launched,
+        }
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.master = config
+        self.loader = hydra_context.config_loader
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run round after round; the process ends here unless all went well."""
+        from experiments.cli import plain_errors
+        from experiments.sweep.composed import Command
+        from experiments.sweep.fair import rounds
+
+        with plain_errors():
+            command = Command(arguments, self.params, master=self.master, loader=self.loader)
+            code = rounds.run(command, self.settings, self.launcher, typed=sys.argv)
+            return sys.exit(code) if code else code
