@@ -20,6 +20,7 @@ _SAME = (
     "variant",
     "method",
     "r",
+    "matched",
     "alpha",
     "targets",
     "model",
@@ -96,7 +97,7 @@ def _with_judge(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _cell(runs: pd.DataFrame) -> dict[str, Any]:
     done = runs[(runs["status"] == "completed") & ~runs["repeat"]]
-    first = (done if len(done) else runs).iloc[0]
+    first = (done if len(done) else runs).sort_values("matched", kind="stable").iloc[0]  # those that say so
     scores = done["score"].to_numpy(float)
     low, high = stats.t_interval(scores) if len(scores) >= stats.FEWEST_SEEDS else (np.nan, np.nan)
     row = {name: first[name] for name in _SAME} | {name: runs[name].mean() for name in _MEANS}
@@ -159,7 +160,7 @@ def series_labels(study: Study) -> pd.Series:
         .to_numpy()
     )
     skip = {"variant", "r", "targets", "model", "dataset", "lr", "seed", "study", "method", "train.threads"}
-    skip |= {"phase", "tuned", "repeat", "signatures"}
+    skip |= {"phase", "tuned", "repeat", "signatures", "matched"}
     specs = [
         _but(identity.flat(study.records[run_id]["spec"]), tuned)
         for run_id, tuned in zip(runs["run_id"], runs["tuned"], strict=True)
@@ -186,7 +187,7 @@ def _but(spec: dict[str, Any], tuned: str) -> dict[str, Any]:
 
 def _label(spec: dict[str, Any], told: list[str]) -> str:
     extra = [f"{key.rsplit('.', 1)[-1]}={identity.text(spec[key])}" for key in told if key in spec]
-    return ", ".join([str(spec["variant"]), *extra])
+    return ", ".join([str(spec["variant"]), *extra, *(["matched"] if "matched" in spec else [])])
 
 
 def missing_seeds(table: pd.DataFrame) -> list[tuple[str, tuple[int, ...]]]:

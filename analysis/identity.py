@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-_NOT_CELL = ("seed", "study", "tracker", "phase", "signatures", "repeat", "tuned")
+_NOT_CELL = ("seed", "study", "tracker", "phase", "signatures", "repeat", "tuned", "matched")
 _OF_VARIANT = ("variant", "method", "variant_axes", "variant_options", "lr")
 _NUISANCE = ("threads",)  # of train: changes no result
 _SHORT = ("variant", "r", "alpha", "targets", "model", "dataset", "lr", "seed", "study")

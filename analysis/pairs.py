@@ -1,8 +1,8 @@
 """Which cells are compared with which: variant against baseline, all else equal, seeds in common.
 
 Two cells are peers when only what defines a variant sets them apart: same data, model, training, targets,
-rank and alpha, same stack. Over ranks (`r` = "all") a seed contributes its mean over the ranks, so that a
-seed counts once.
+rank and alpha, same stack. A cell whose rank was matched for equal cost stands at the reference's rank. Over
+ranks (`r` = "all") a seed contributes its mean over the ranks, so that a seed counts once.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class Pair:
         """The rank of the comparison, "all" over ranks, None where neither has one."""
         if self.over_ranks:
             return "all"
-        rank = self.baseline[0]["r"]
+        rank = _rank(self.baseline[0])
         return None if pd.isna(rank) else float(rank)
 
     @property
@@ -77,7 +77,8 @@ def pairs(cells: pd.DataFrame, baseline: str) -> tuple[list[Pair], list[Unmatche
         plain = group[group["series"] == baseline]
         plain = plain if len(plain) else group[group["variant"] == baseline]
         others = group.drop(plain.index)
-        doubles = plain[plain.duplicated(["targets", "r", "alpha"], keep=False)]
+        ranks = plain["matched"].fillna(plain["r"])
+        doubles = plain[plain.assign(r=ranks).duplicated(["targets", "r", "alpha"], keep=False)]
         if len(doubles):
             names = " / ".join(sorted(set(doubles["series"])))
             left += [
@@ -109,14 +110,14 @@ def _sides(rows: pd.DataFrame, plain: pd.DataFrame) -> Iterator[tuple[str | None
 
 
 def _matched(rows: pd.DataFrame, plain: pd.DataFrame) -> tuple[list[Pair], list[Unmatched]]:
-    by_place = {(row["r"], row["alpha"]): row for _, row in plain.iterrows()}
+    by_place = {(_rank(row), row["alpha"]): row for _, row in plain.iterrows()}
     singles: list[Pair] = []
     left: list[Unmatched] = []
     for _, row in rows.iterrows():
         if pd.isna(row["r"]):
             singles += [Pair([row], [other]) for other in by_place.values()]
-        elif (row["r"], row["alpha"]) in by_place:
-            singles.append(Pair([row], [by_place[row["r"], row["alpha"]]]))
+        elif (_rank(row), row["alpha"]) in by_place:
+            singles.append(Pair([row], [by_place[_rank(row), row["alpha"]]]))
         else:
             left.append(Unmatched(row, _why(row, plain)))
     if len(rows) and rows["r"].isna().all() and not by_place:
@@ -127,9 +128,15 @@ def _matched(rows: pd.DataFrame, plain: pd.DataFrame) -> tuple[list[Pair], list[
 def _why(row: pd.Series, plain: pd.DataFrame) -> str:
     if plain.empty:
         return f"the baseline was not run on targets {row['targets']} in this setting and on this stack"
-    if row["r"] in set(plain["r"]):
-        return f"the baseline was run at rank {row['r']:g} with another alpha"
-    return f"the baseline was not run at rank {row['r']:g}"
+    ranks = {_rank(other) for _, other in plain.iterrows()}
+    if _rank(row) in ranks:
+        return f"the baseline was run at rank {_rank(row):g} with another alpha"
+    return f"the baseline was not run at rank {_rank(row):g}"
+
+
+def _rank(cell: pd.Series) -> float:
+    """The rank at which a cell is compared: its own, or the reference's that a sweep matched it with."""
+    return float(cell["r"] if pd.isna(cell["matched"]) else cell["matched"])
 
 
 def _over_ranks(singles: list[Pair]) -> list[Pair]:
@@ -162,7 +169,7 @@ def paired(pair: Pair, study: Study, predictions: Predictions) -> Paired:
     seeds = sorted(set.intersection(*[set(v) & set(b) for v, b in runs]))
     mean = lambda sides: np.mean([[study.scores[side[seed]] for seed in seeds] for side in sides], axis=0)  # noqa: E731
     found = Paired(
-        seeds, mean([v for v, _ in runs]), mean([b for _, b in runs]), sign, tuple(b["r"] for _, b in both)
+        seeds, mean([v for v, _ in runs]), mean([b for _, b in runs]), sign, tuple(_rank(b) for _, b in both)
     )
     sides = [(_examples(v, seeds, predictions), _examples(b, seeds, predictions)) for v, b in runs]
     known = [ids for side in sides for _, ids in side]

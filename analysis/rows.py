@@ -35,6 +35,7 @@ def row_of(content: dict[str, Any], place: str, tuned: Sequence[str]) -> dict[st
         "variant": str(spec["variant"]),
         "method": spec.get("method"),
         "r": spec.get("r"),
+        "matched": spec.get("matched"),
         "alpha": spec.get("alpha"),
         "targets": identity.text(spec["targets"]) if "targets" in spec else None,
         "model": identity.model(spec),
@@ -85,6 +86,7 @@ _TEXT = (
 )
 _NUMBERS = (
     "r",
+    "matched",
     "alpha",
     "lr",
     "scale",

@@ -120,3 +120,47 @@ def test_tuning_runs_choose_the_rate_and_enter_no_verdict(writer, judged):
             w.run(w.spec(variant, 8, seed, lr=0.01), phase="confirm")
     row = judged(w)[0]["dora", 8]
     assert row["n_seeds"] == 3 and row["seeds"] == (0, 1, 2)
+
+
+def test_matched_ranks_are_compared_with_the_rank_they_were_matched_with(writer, judged):
+    w = writer()
+    w.grid(("lora",), (4, 8), range(3))
+    for own, reference in ((3, 4), (7, 8)):
+        for seed in range(3):
+            w.run(w.spec("dora", own, seed, matched=reference))
+    rows, found = judged(w)
+    assert found.unmatched == []
+    name = "dora, matched"
+    assert set(rows) == {(name, 4.0), (name, 8.0), (name, "all")}
+    assert (rows[name, 4.0]["variant_r"], rows[name, 8.0]["variant_r"]) == (3.0, 7.0)
+    assert rows[name, "all"]["n_seeds"] == 3
+
+
+def test_equal_ranks_and_matched_ranks_are_two_comparisons(writer, judged):
+    w = writer()
+    w.grid(("lora", "dora"), (4, 8), range(3))
+    for own, reference in ((3, 4), (7, 8)):
+        for seed in range(3):
+            w.run(w.spec("dora", own, seed, matched=reference), 0.9)
+    rows, _ = judged(w)
+    assert rows["dora", 4.0]["variant_r"] == 4.0 and rows["dora, matched", 4.0]["variant_r"] == 3.0
+    assert rows["dora, matched", "all"]["difference"] > rows["dora", "all"]["difference"] + 0.05
+
+
+def test_a_matched_run_is_of_the_cell_that_the_rank_names(writer, judged):
+    """Two of its seeds were there before ranks were matched; all three are compared."""
+    w = writer()
+    w.grid(("lora",), (8,), range(3))
+    for seed in range(3):
+        w.run(w.spec("dora", 7, seed, **({"matched": 8} if seed == 2 else {})))
+    rows, _ = judged(w)
+    assert rows["dora, matched", 8.0]["n_seeds"] == 3
+
+
+def test_matched_variants_are_compared_with_each_other(writer, judged):
+    w = writer()
+    for variant, own in (("dora", 7), ("adalora", 5)):
+        for seed in range(3):
+            w.run(w.spec(variant, own, seed, matched=8))
+    rows, _ = judged(w, baseline="dora")
+    assert set(rows) == {("adalora, matched", 8.0)}

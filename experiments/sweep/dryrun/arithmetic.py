@@ -32,9 +32,10 @@ def step_flops(spec: RunSpec, skeleton: Skeleton, count: Count, length: int, *, 
     passes = {"full": 6, "probe": 2, "zero": 0}.get(spec.method, 4)
     if not passes:
         return 0.0
-    passes += 2 * spec.train.gradient_checkpointing
+    again = spec.train.gradient_checkpointing
+    passes += 2 * again
     tokens = spec.train.batch_size * length
-    attention = 2 * passes * length * skeleton.hidden * skeleton.layers
+    attention = (4 if spec.method == "probe" else 12 + 4 * again) * length * skeleton.hidden * skeleton.layers
     extra = 0 if spec.method == "full" else 6 * count.adapter
     return float(tokens * (passes * (skeleton.linear + _vocabulary(skeleton, causal)) + attention + extra))
 
