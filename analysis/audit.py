@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import stats, tuning
+from analysis import stats
 from analysis.cells import cells as cells_of
 from analysis.cells import missing_seeds
 from analysis.load import Study, read

@@ -162,8 +162,8 @@ def sentence(row: pd.Series, rows: pd.DataFrame) -> str:
         "worse": f"{name} is worse than {base}{where}: {evidence}",
         "ahead": f"{name} came out ahead of {base}{where}, with more tuning: {evidence}",
         "behind": f"{name} came out behind {base}{where}, with less tuning: {evidence}",
-        "close": f"{name} is {side} {base}{where} by less than the noise floor of {row['floor']:.3f}, which is "
-        f"what another seed does to one cell, so they are not ranked: {evidence}",
+        "close": f"{name} is {side} {base}{where} by less than the noise floor of {row['floor']:.3f}, by "
+        f"which seeds alone move one cell, so they are not ranked: {evidence}",
         "equivalent": f"{name} and {base} are equivalent within {row['margin']:g}{where}: {evidence}",
         "inconclusive": f"Whether {name} differs from {base}{where} cannot be told: {evidence}",
     }[row["standing"]]

@@ -13,10 +13,10 @@ from analysis.figures.evidence import rate_points
 def table(cells: pd.DataFrame, budgets: Budgets) -> list[dict[str, Any]]:
     """One row per group of cells that tried several learning rates.
 
-    `points` counts everything that was tried, `seeds` are those that tuning alone used and `confirmed` those
-    of the cell that was chosen; `width` is in decades of the rate, `open` says that it is a lower bound;
-    `expected` holds the validation result to be expected of the best of 1, 2, 4, ... random trials out of
-    those that were made (unbiased estimate).
+    `curve` holds the rates with their validation, `points` counts everything that was tried, `seeds` are
+    those that tuning alone used and `confirmed` those of the cell that was chosen; `width` is in decades of
+    the rate, `open` says that it is a lower bound; `expected` holds the validation result to be expected of
+    the best of 1, 2, 4, ... random trials out of those that were made (unbiased estimate).
 
     Args:
         cells: all cells of a study.
@@ -40,6 +40,7 @@ def table(cells: pd.DataFrame, budgets: Budgets) -> list[dict[str, Any]]:
                 "targets": first["targets"] if isinstance(first["targets"], str) else "",
                 "r": None if pd.isna(first["r"]) else float(first["r"]),
                 "rates": len(group),
+                "curve": list(zip(group["lr"].tolist(), group["validation"].tolist(), strict=True)),
                 "points": int(first["rates"]),
                 "seeds": sorted({seed for budget in final for seed in budget.seeds}),
                 "confirmed": sorted({s for seeds in same["seeds"] for s in seeds}) if first["tuning"] else [],

@@ -9,8 +9,8 @@ Rules, in this order, on p values adjusted by Holm's method within a family:
 
 A variant with more failed or diverged runs than the baseline is never better. Two families: the overall
 comparisons, one per variant and setting, which the answer rests on, and the comparisons at single ranks
-behind them. TOST is adjusted apart. How fair the tuning of the two sides was (`sides`) changes no verdict here:
-it changes what the report says of it.
+behind them. TOST is adjusted apart. How fair the tuning of the two sides was changes no verdict: it changes
+what the report says of one (`standing`).
 """
 
 from dataclasses import dataclass, field

@@ -19,10 +19,12 @@ _FIRST_TO_GO = ("ms/step", "range", "seeds", "targets", "val")  # where the term
 def results_table(records: Iterable[Mapping[str, Any]], *, width: int = 80) -> Table:
     """One row per cell: what differs, the primary metric's mean over seeds, step time, how the runs ended.
 
-    On fewer than `width` columns the less telling columns are left out.
+    On fewer than `width` columns the less telling columns are left out. Repeats of a run add no seed.
     """
     cells: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for record in records:
+        if record["spec"].get("repeat"):
+            continue
         cells.setdefault(tuple(_word(record["spec"].get(key)) for key in _CELL), []).append(record)
     named = [
         record["primary"]["metric"] for group in cells.values() for record in group if "primary" in record

@@ -178,6 +178,26 @@ def reviews(tmp_path):
     return ["dataset=csv", "dataset.path=reviews.csv"]
 
 
+def test_the_fair_sweeper_tunes_and_confirms(launch, reviews, tmp_path):
+    code, got, told = launch("r=4,8", "hydra/sweeper=fair", "seed=0,1", *reviews)
+    assert code == 0, told
+    assert len(got["specs"]) == 2 * 5 * 2  # cells, rates, tuning seeds; they all score alike
+    records = [json.loads(path.read_text()) for path in (tmp_path / "runs/default").glob("*/record.json")]
+    found = sorted(
+        (r["phase"], r["spec"]["r"], r["spec"]["seed"]) for r in records if r["phase"] == "confirm"
+    )
+    assert found == [("confirm", r, s) for r in (4, 8) for s in (0, 1)]
+    assert all(record["spec"]["tuned"] == ["lr"] for record in records)
+    assert {r["spec"]["lr"] for r in records if r["phase"] == "confirm"} == {0.00125}
+
+
+def test_a_run_is_repeated_where_that_is_asked_for(launch):
+    _, got, _ = launch("seed=0,1,0,0", "repeat=true")
+    assert [(s["seed"], s.get("repeat", 0)) for s in got["specs"]] == [(0, 0), (1, 0), (0, 1), (0, 2)]
+    _, got, _ = launch("+experiment=noise_floor", "variant=dora")
+    assert [(s["seed"], s.get("repeat", 0)) for s in got["specs"]] == [(s, 0) for s in range(8)] + [(0, 1)]
+
+
 @pytest.mark.parametrize("words", [["hydra/launcher=basic"], ["hydra/sweeper=basic"]])
 def test_hydras_own_launcher_and_sweeper_can_drive_the_runs(launch, reviews, words, tmp_path):
     assert launch("r=4,8", *reviews, *words)[0] == 0

@@ -67,6 +67,9 @@ GOOD = [
     "model=hf model.name=org/model model.revision=1234",
     "r=4,16 alpha=${r}",
     "seed=0,1,0",
+    "seed=0,1,0 repeat=true",
+    "hydra/sweeper=fair seed=0,1 hydra.sweeper.tune_seeds=[7,8] hydra.sweeper.extensions=0",
+    "hydra/sweeper=fair lr=1e-3,2e-3 train.weight_decay=0,0.1 hydra.sweeper.tune=[lr,train.weight_decay]",
 ]
 
 
@@ -94,6 +97,16 @@ BAD = {
     "+experiment=noise": "Did you mean 'noise_floor'?",
     "+experiment=noise_floor,default_lr": "one name per command",
     "hydra/launcher=locall": "Did you mean 'local'?",
+    "repeat=true,false": "one value per command",
+    "hydra/sweeper=fare": "Did you mean 'fair'?",
+    "hydra/sweeper=fair hydra.sweeper.tune_seed=[1]": "Did you mean 'tune_seeds'?",
+    "hydra/sweeper=fair hydra.sweeper.tune_seeds=1,2": "written hydra.sweeper.tune_seeds=[1,2]",
+    "hydra/sweeper=fair hydra.sweeper.tune_seeds=[-1]": "a list of different seeds, [100,101], not [-1]",
+    "hydra/sweeper=fair hydra.sweeper.factors=[1,0]": "different numbers above 0, [0.25,0.5,1,2,4], not [1,0]",
+    "hydra/sweeper=fair hydra.sweeper.extensions=-1": "a whole number of at least 0, not -1",
+    "hydra/sweeper=fair hydra.sweeper.tune=[seed]": "lr, train.<key> or variant.<key>",
+    "hydra/sweeper=fair seed=range(99,102)": "both hold 100,101",
+    "hydra.sweeper.tune_seeds=[1]": "add that, or leave it out",
     "r=abc": "r takes a whole number of at least 1, not 'abc'.",
     "r=": "not nothing",
     "r=0": "of at least 1, not 0",

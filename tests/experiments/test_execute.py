@@ -40,7 +40,7 @@ def run_of(tmp_path, tiny_bert):
     rows = "\n".join(f"{'good' if i % 3 else 'bad'} {i},{'yes' if i % 3 else 'no'}" for i in range(90))
     (tmp_path / "toy.csv").write_text("text,label\n" + rows + "\n")
 
-    def made(name, *, train=None, dropout=0.1):
+    def made(name, *, train=None, dropout=0.1, phase="run"):
         spec = RunSpec(
             study="toy", variant="lora", method="adapters", r=2, alpha=4.0, targets="qv", axes=AXES,
             options={"dropout": dropout}, model="hf", model_options={"path": str(tiny_bert)}, dataset="csv",
@@ -48,6 +48,7 @@ def run_of(tmp_path, tiny_bert):
                 "path": str(tmp_path / "toy.csv"), "text": "text", "label": "label", "max_length": 16,
             },
             lr=0.02, seed=0, train=Train(**{"steps": 12, "batch_size": 8, "head_lr": 0.02, **(train or {})}),
+            phase=phase,
         )  # fmt: skip
         return Run(spec, name, RunFolder(tmp_path / name), make({"name": "none"}))
 
@@ -91,6 +92,27 @@ def test_there_is_an_end_to_halving(run_of):
     assert run.halve()
     assert run.training.train.micro_batch_size == 1
     assert not run.halve()
+
+
+@pytest.mark.parametrize("phases", [("tune",), ("tune", "confirm")])
+def test_a_run_that_tunes_never_meets_the_test_split(run_of, monkeypatch, phases):
+    runs = [run_of(phase, phase=phase) for phase in phases]
+    read = []
+    monkeypatch.setattr(
+        execution, "evaluate", lambda *a, real=execution.evaluate, **k: (read.append(a[2]), real(*a, **k))[1]
+    )
+    tuned, *others = execute(runs, display=Quiet())
+    assert ("test" in read) == bool(others)
+    assert (tuned["status"], tuned["spec"]["phase"]) == ("completed", "tune")
+    assert {key.split("/")[0] for key in tuned["metrics"]} == {"validation", "best"}
+    assert not runs[0].folder.predictions.exists()
+    assert read_record(runs[0])["phase"] == "tune"
+    for run, record in zip(runs[1:], others, strict=True):
+        assert "test/accuracy" in record["metrics"] and run.folder.predictions.exists()
+
+
+def read_record(run):
+    return json.loads(run.folder.record.read_text())
 
 
 KILL_AT_WRITE = """

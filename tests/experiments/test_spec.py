@@ -111,6 +111,10 @@ def test_what_does_not_decide_the_result_is_not_hashed(same):
         {"lr": 0.0050001},
         {"train": Train(head_lr=0.005, steps=151)},
         {"seed": 1},
+        {"phase": "tune"},
+        {"phase": "confirm"},
+        {"phase": "confirm", "tuned": ("lr",)},
+        {"repeat": 1},
     ],
     ids=str,
 )

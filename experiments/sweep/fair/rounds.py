@@ -81,11 +81,12 @@ def run(
             if code == 0:
                 launcher.launch_after(follow_up(typed, found.number))
             return code
-        code = launcher.launch_specs(found.specs, report=found.phase == "confirm")
-        if code not in ENDED:
-            return code
+        ended = launcher.launch_specs(found.specs, report=found.phase == "confirm")
+        if ended not in ENDED:
+            return ended
+        code = max(code, ended)
         settings = replace(settings, launched=found.number)
-    if code == 0 and found.specs and settings.launched != found.number:
+    if found.specs and settings.launched != found.number:
         launcher.launch_specs(found.specs)  # all of them have ended: the table and the report
     return _conclude(found, settings, results, seeds) or code
 
@@ -127,6 +128,8 @@ class Maker:
         """The values that the command gives, or the variant's own rate times the factors."""
         word = next((word for word in self._command.words if word.key == key), None)
         allows = _allows(self._command.key(key, spec))
+        if key == "lr" and spec.lr == 0:  # a method that trains nothing
+            return Axis(key, (None,))
         if word is None and key == "lr":
             return Axis(key, tuple(float(f"{spec.lr * f:.6g}") for f in settings.factors), allows)
         values = tuple(dict.fromkeys(word.values)) if word is not None else ()
