@@ -36,7 +36,7 @@ def step_flops(spec: RunSpec, skeleton: Skeleton, count: Count, length: int, *, 
     passes += 2 * again
     tokens = spec.train.batch_size * length
     attention = (4 if spec.method == "probe" else 12 + 4 * again) * length * skeleton.hidden * skeleton.layers
-    extra = 0 if spec.method == "full" else 6 * count.adapter
+    extra = 6 * count.adapter if spec.method == "adapters" else 0
     return float(tokens * (passes * (skeleton.linear + _vocabulary(skeleton, causal)) + attention + extra))
 
 
@@ -45,7 +45,7 @@ def evaluation_flops(
 ) -> float:
     """Operations of all passes over validation and of the one over the test split."""
     rows = spec.train.evaluations * task.validation + (task.test if spec.phase != "tune" else 0)
-    extra = 0 if spec.method == "full" else count.adapter
+    extra = count.adapter if spec.method == "adapters" else 0
     weights = skeleton.linear + _vocabulary(skeleton, causal) + extra
     return float(rows * length * (2 * weights + 4 * length * skeleton.hidden * skeleton.layers))
 
