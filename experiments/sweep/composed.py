@@ -44,7 +44,7 @@ def cells(
         master: The configuration that Hydra composed for the command.
         loader: Hydra's.
     """
-    conf = _conf(master.hydra)
+    conf = conf_of(master.hydra)
     given = [parse(text, choices=conf.choices) for text in arguments]
     below = [parse(f"{key}={value}", choices=conf.choices) for key, value in params.items()]
     words = effective(below, given)
@@ -66,7 +66,7 @@ def cells(
 
 def spec_of(config: DictConfig, hydra: DictConfig) -> RunSpec:
     """The one run that a composed configuration asks for, told Hydra's own part of it."""
-    conf = _conf(hydra)
+    conf = conf_of(hydra)
     composed = Plain(_plain(config))
     specs, problems = expand(
         [], conf, choices=_files(hydra, conf), compose=lambda _: composed, dimensions=dimensions
@@ -91,7 +91,7 @@ def _composer(
     return compose
 
 
-def _conf(hydra: DictConfig) -> Conf:
+def conf_of(hydra: DictConfig) -> Conf:
     """The folders that Hydra read, those added by --config-dir last."""
     sources = [source for source in hydra.runtime.config_sources if source.schema == "file"]
     return Conf(*(Path(source.path) for source in sources))

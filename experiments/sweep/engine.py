@@ -23,13 +23,19 @@ from experiments.spec import RunSpec
 from experiments.sweep.plan import Plan, plan
 from experiments.sweep.pool import Cell, Outcome, Pool
 
-DONE, SOME_FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+DONE, SOME_FAILED, USAGE = 0, 1, 2
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 BYTES_PER_WORKER = 3 << 30  # libraries, a small base model, activations
 ALIKE_FAILURES = 3  # the first so many runs failing alike means that the next would too
 
 
 def run(
-    specs: Sequence[RunSpec], *, workers: int | str = "auto", root: Path = Path("runs"), again: bool = False
+    specs: Sequence[RunSpec],
+    *,
+    workers: int | str = "auto",
+    root: Path = Path("runs"),
+    again: bool = False,
+    report: bool = True,
 ) -> int:
     """Run what is missing of a study and make its report.
 
@@ -38,9 +44,10 @@ def run(
         workers: How many processes; "auto" takes one per GPU, or what suits the cores.
         root: The folder of all studies.
         again: Run finished cells anew; their records are set aside first.
+        report: Whether to make the report at the end.
 
     Returns:
-        The exit code: 0 all done, 1 some failed, 2 refused, 130 or 143 interrupted.
+        The exit code: 0 all done, 1 some failed, 2 refused, 128 + a signal's number when it interrupted.
 
     Raises:
         UserError: The data or the output folder cannot be used; nothing was started.
@@ -48,7 +55,7 @@ def run(
     study = root / specs[0].study
     check_writable(study)
     if again:
-        _set_aside(
+        set_aside(
             study, [run_id for _, run_id in plan(specs, fingerprints=data.fingerprint, root=root).done]
         )
     todo = plan(specs, fingerprints=data.fingerprint, root=root)
@@ -59,10 +66,10 @@ def run(
         code = _train(todo, study, workers, display) if todo.todo else DONE
         if code == USAGE:
             return code
-        report = _report(study)
-        display.results(_results(study, todo), report=str(report) if report else None)
-    if code in (INTERRUPTED, TERMINATED):
-        left = sum(1 for _, run_id in todo.todo if not _finished(study / run_id))
+        page = _report(study) if report else None
+        display.results(_results(study, todo), report=str(page) if page else None)
+    if code > 128:
+        left = sum(1 for _, run_id in todo.todo if not finished(study / run_id))
         print(f"\nStopped. {left} runs are left; give the same command again to go on from where they stand.")
     return code
 
@@ -74,15 +81,10 @@ def _train(todo: Plan, study: Path, workers: int | str, display: Display) -> int
     outcomes = 0
     pool = Pool(size, threads=threads, gpus=gpus, logs=study / ".logs", on_event=lambda e: _show(e, display))
     with pool, _signals(pool) as received:
-        answer = pool.check([cell.spec for cell in cells])
-        if answer["event"] == "died":
-            raise UserError(
-                f"the worker died while loading the model (exit code {answer['code']}); see {study}/.logs"
-            )
-        for note in answer["notes"]:
-            display.note(note)
-        if answer["problems"]:
-            _refuse(answer["problems"])
+        refused = check(pool, cells, display)
+        if received:
+            return 128 + received[0]
+        if refused:
             return USAGE
         for outcome in pool.run(cells, root=study.parent):
             outcomes += 1
@@ -101,17 +103,40 @@ def _train(todo: Plan, study: Path, workers: int | str, display: Display) -> int
     return SOME_FAILED if failures else DONE
 
 
+def check(pool: Pool, cells: Sequence[Cell], display: Display) -> bool:
+    """Have a worker try the cells on the model; whether something, which is then told, is against them."""
+    answer = pool.check([cell.spec for cell in cells])
+    if answer["event"] == "died":
+        if pool.stopping:
+            return False
+        raise UserError(
+            f"the worker died while loading the model (exit code {answer['code']}); see {pool.logs}"
+        )
+    for note in answer["notes"]:
+        display.note(note)
+    if answer["problems"]:
+        _refuse(answer["problems"])
+    return bool(answer["problems"])
+
+
 def resources(workers: int | str, cells: int) -> tuple[int, int, list[int]]:
     """Processes, threads of each, and the GPUs to share out; never more processes than cells.
 
     On CPUs "auto" is a process per core: measured on 2 cores, two processes of one thread train 1.3 times as
     many steps of the default model as one process of two.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    gpus = _gpus()
-    wanted = (len(gpus) or min(cores, _room())) if workers == "auto" else int(workers)
+    cores, mine = _cores(), gpus()
+    wanted = (len(mine) or min(cores, _room())) if workers == "auto" else int(workers)
     size = max(1, min(wanted, cells))
-    return size, max(1, cores // size), gpus
+    return size, max(1, cores // size), mine
+
+
+def _cores() -> int:
+    """The cores that are ours: what Slurm gave where it did, else what the system lets us use."""
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if given.isdigit():
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _room() -> int:
@@ -124,7 +149,7 @@ def _room() -> int:
     return max(1, free // BYTES_PER_WORKER)
 
 
-def _gpus() -> list[int]:
+def gpus() -> list[int]:
     """The GPUs that this process may use, asked of the driver: importing torch would cost seconds."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
@@ -134,14 +159,18 @@ def _gpus() -> list[int]:
 
 @contextmanager
 def _signals(pool: Pool) -> Iterator[list[int]]:
-    """While open, Ctrl-C and SIGTERM ask the pool to stop; the list holds what came."""
+    """While open, signals ask the pool to stop; the list holds what came.
+
+    A second Ctrl-C is a person who will not wait: it kills. Slurm's second signal only repeats the first.
+    """
     received: list[int] = []
 
     def stop(number: int, frame: object) -> None:
+        if not received or number == signal.SIGINT:
+            pool.stop()
         received.append(number)
-        pool.stop()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in STOPPING}
     try:
         yield received
     finally:
@@ -195,7 +224,7 @@ def _refuse(problems: Sequence[str]) -> None:
         print(f"  - {problem}", file=sys.stderr)
 
 
-def _set_aside(study: Path, run_ids: Sequence[str]) -> None:
+def set_aside(study: Path, run_ids: Sequence[str]) -> None:
     """Rename the records of finished runs, so that the runs count as missing and nothing is lost."""
     for run_id in run_ids:
         path = RunFolder(study / run_id).record
@@ -203,7 +232,7 @@ def _set_aside(study: Path, run_ids: Sequence[str]) -> None:
         path.rename(path.with_name(f"record.{earlier + 1}.json"))
 
 
-def _finished(folder: Path) -> bool:
+def finished(folder: Path) -> bool:
     found = record.read(folder)
     return found is not None and found["status"] in record.FINISHED
 
