@@ -58,7 +58,7 @@ def _static() -> dict[str, Any]:
 
 
 def source() -> dict[str, Any]:
-    """The commit, whether the tree differs from it, and the sources' hash; of a copy, those of the original."""
+    """The commit, whether the tree differs from it, the sources' hash; of a copy, those of its original."""
     stamp = ROOT / STAMP
     if stamp.is_file():
         return dict(json.loads(stamp.read_text(encoding="utf-8")))

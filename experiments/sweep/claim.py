@@ -92,9 +92,9 @@ def claim(
     """
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    generations = _generations(folder, run_id)
-    if generations and _alive(folder / f"{run_id}.{generations[-1]}", stale_seconds):
+    if is_held(folder, run_id, stale_seconds=stale_seconds):
         return None
+    generations = _generations(folder, run_id)
     generation = generations[-1] + 1 if generations else 0
     wanted = Claim(folder, run_id, generation, beat_seconds)
     return wanted if _create(wanted.path) else None
@@ -104,6 +104,12 @@ def holder(folder: Path, run_id: str) -> dict | None:
     """Who holds a cell (host, pid, since), whether alive or not; None when nobody does."""
     generations = _generations(folder, run_id)
     return _content(folder / f"{run_id}.{generations[-1]}") if generations else None
+
+
+def is_held(folder: Path, run_id: str, *, stale_seconds: float = STALE_SECONDS) -> bool:
+    """Whether somebody alive holds a cell."""
+    generations = _generations(folder, run_id)
+    return bool(generations) and _alive(folder / f"{run_id}.{generations[-1]}", stale_seconds)
 
 
 def _create(path: Path) -> bool:

@@ -55,9 +55,7 @@ def run(
     study = root / specs[0].study
     check_writable(study)
     if again:
-        set_aside(
-            study, [run_id for _, run_id in plan(specs, fingerprints=data.fingerprint, root=root).done]
-        )
+        set_aside(study, [run_id for _, run_id in plan(specs, fingerprints=data.fingerprint, root=root).done])
     todo = plan(specs, fingerprints=data.fingerprint, root=root)
     with Display() as display:
         display.sweep(total=len(todo.todo) + len(todo.done), skipped=len(todo.done))

@@ -1,4 +1,4 @@
-"""The launcher `slurm`: arrays of jobs on a cluster. Its keys and their defaults: conf/hydra/launcher/slurm.yaml."""
+"""The launcher `slurm`: arrays of jobs on a cluster; conf/hydra/launcher/slurm.yaml has its keys."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 class Slurm(Launcher):
     """Puts the cells into the queue and returns.
 
-    A sweeper that goes on from results asks `detached` and, instead of waiting, gives `launch_after` the command
-    that resumes it.
+    A sweeper that goes on from results asks `detached` and, instead of waiting, gives `launch_after` the
+    command that resumes it.
     """
 
     detached = True
@@ -36,8 +36,8 @@ class Slurm(Launcher):
     def launch_after(self, command: Sequence[str]) -> None:
         """Submit a small job that runs `command` once everything that was submitted has ended.
 
-        The job works in the folder in which this command was given, with the code as it was then: its first words
-        `python run.py`, however they are spelled, mean that code's.
+        The job works in the folder in which this command was given, with the code as it was then: the running
+        interpreter and this tree's run.py stand for the job's own.
         """
         self._submitter.submit_after(command)
 
@@ -46,6 +46,6 @@ class Slurm(Launcher):
         from experiments.errors import UserError
 
         raise UserError(
-            "hydra/launcher=slurm returns when the runs are queued, so hydra/sweeper must be one that does not wait "
-            "for their values: grid or fair."
+            "hydra/launcher=slurm returns when the runs are queued, so hydra/sweeper must be one that does "
+            "not wait for their values: grid or fair."
         )

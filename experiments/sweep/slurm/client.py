@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from experiments.errors import UserError
 
@@ -40,8 +41,8 @@ def need() -> None:
     """UserError where nothing can be submitted."""
     if shutil.which("sbatch") is None:
         raise UserError(
-            "hydra/launcher=slurm submits with the program sbatch, which this machine does not have: give the "
-            "command on a login node of the cluster, or leave hydra/launcher=slurm out to run here."
+            "hydra/launcher=slurm submits with the program sbatch, which this machine does not have: give "
+            "the command on a login node of the cluster, or leave hydra/launcher=slurm out to run here."
         )
 
 
@@ -80,7 +81,7 @@ def max_array_size() -> int:
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """Take jobs out of the queue, running ones after they have saved their state; UserError if it cannot be."""
+    """Take jobs out of the queue, those that run once they have saved their state; UserError if refused."""
     done = _run(["scancel", *jobs])
     if done is None or done.returncode:
         raise UserError(f"scancel failed: {done.stderr.strip() if done else 'it is not there'}.")
@@ -118,9 +119,8 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str] | None:
     """
     inside = {name for name in os.environ if name.startswith("SLURM_")} - {"SLURM_CONF"}
     environment = {name: value for name, value in os.environ.items() if name not in inside}
+    kept: dict[str, Any] = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
     try:
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=SECONDS, env=environment, stdin=subprocess.DEVNULL
-        )
+        return subprocess.run(command, timeout=SECONDS, env=environment, **kept)
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -1,7 +1,7 @@
 """The keys of conf/hydra/launcher/slurm.yaml: what may stand there, and what a run of a spec gets.
 
-The file holds the defaults and says what each key is for. A job's *shape* is all that Slurm must know to place
-it; `resources` changes it by variant, by model (which wins), and for the report.
+The file holds the defaults and says what each key is for. A job's *shape* is all that Slurm must know to
+place it; `resources` changes it by variant, by model (which wins), and for the report.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -137,8 +137,8 @@ class Settings:
         warning = self.job("warning_seconds")
         if warning >= 60 * shape.minutes:
             yield (
-                f"{PREFIX}warning_seconds={warning} is no less than the time limit of {shape.minutes} minutes, so "
-                f"that a run would save its state and do nothing else: make it smaller, or minutes larger."
+                f"{PREFIX}warning_seconds={warning} leaves nothing of a limit of minutes={shape.minutes}: "
+                f"make it smaller, or the limit larger."
             )
 
 
@@ -152,7 +152,7 @@ def problems_of(key: str, value: Any, *, known: Mapping[str, Sequence[str]]) -> 
     if first != "resources":
         yield from _wrong({**SHAPE, **JOB}, key, value, where=PREFIX)
         return
-    kind, name = (parts + [""])[:2]
+    kind, name = [*parts, ""][:2]
     if kind not in KINDS:
         yield f"{PREFIX}resources has no {kind!r}.{did_you_mean(kind, KINDS)} Known: {', '.join(KINDS)}."
     elif kind in BY_SPEC and name not in known[kind]:
@@ -180,7 +180,6 @@ def _converted(key: Key, value: Any) -> Any:
     if key.kind == "texts" and not isinstance(value, str):
         return tuple(key.convert(list(value)))
     return (key.convert(value),) if key.kind == "texts" else key.convert(value)
-
 
 
 def configured(given: Mapping[str, Any], config: DictConfig) -> Settings:

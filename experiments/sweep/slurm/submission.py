@@ -1,11 +1,13 @@
 """What was submitted, as files: whoever comes later learns from them which job has which runs.
 
-    runs/<study>/.slurm/<number>/
-        submission.json    when, from where, with which settings, and the jobs' numbers
-        <array>.jsonl      one line per element of an array: its runs, as [{"run_id": ..., "spec": {...}}, ...]
-        <array>.sbatch     the script of that array, made from slurm/job.sbatch; report.sbatch, after-<n>.sbatch
-        code/              the code that the jobs run (snapshot.py)
-        logs/              what they print
+runs/<study>/.slurm/<number>/
+    submission.json    when, from where, with which settings, and the jobs' numbers
+    <array>.jsonl      the runs of each element of an array, a line each: [{"run_id": ..., "spec": {...}}]
+    <array>.sbatch     its script, made from slurm/job.sbatch; also report.sbatch and after-<n>.sbatch
+    code/              the code that the jobs run (snapshot.py)
+    logs/              what they print
+
+Nothing of it is changed afterwards; what became of a job is asked of Slurm.
 """
 
 import itertools
@@ -54,10 +56,6 @@ class Submission:
         self.after.append(job)
         self._write()
 
-    def log(self, element: str) -> Path:
-        """What an element (12_3) printed."""
-        return self.folder / "logs" / f"{element}.log"
-
     def _write(self) -> None:
         write_json(self.folder / "submission.json", self.content)
 
@@ -67,7 +65,23 @@ class Place:
     """Where a run was last submitted."""
 
     submission: Submission
-    element: str
+    array: dict[str, Any]
+    index: int
+
+    @property
+    def element(self) -> str:
+        """The element as Slurm's commands name it."""
+        return f"{self.array['job']}_{self.index}"
+
+    @property
+    def log(self) -> Path:
+        """What the element printed."""
+        return self.submission.folder / "logs" / f"{self.element}.log"
+
+    def spec(self, run_id: str) -> RunSpec:
+        """The spec of one of its runs."""
+        runs = element(self.submission.folder / self.array["file"], self.index)
+        return next(spec for spec, name in runs if name == run_id)
 
 
 def create(study: Path, settings: dict[str, Any]) -> Submission:
@@ -103,11 +117,8 @@ def create(study: Path, settings: dict[str, Any]) -> Submission:
 def submissions(study: Path) -> list[Submission]:
     """All submissions of a study, the oldest first."""
     above = study / FOLDER
-    numbered = sorted(int(path.name) for path in above.iterdir() if path.name.isdigit()) if above.is_dir() else []
-    files = [above / str(number) / "submission.json" for number in numbered]
-    return [
-        Submission(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in files if file.is_file()
-    ]
+    files = sorted(above.glob("[0-9]*/submission.json"), key=lambda file: int(file.parent.name))
+    return [Submission(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in files]
 
 
 def write_elements(path: Path, elements: Iterable[Cells]) -> None:
@@ -127,17 +138,17 @@ def element(path: Path, index: int) -> list[tuple[RunSpec, str]]:
 
 def places(study: Path) -> dict[str, Place]:
     """Where each run of a study was last submitted, by run_id."""
-    found = {}
-    for submission in submissions(study):
-        for array in submission.arrays:
-            for index, run_ids in enumerate(_run_ids(submission.folder / array["file"])):
-                place = Place(submission, f"{array['job']}_{index}")
-                found.update(dict.fromkeys(run_ids, place))
-    return found
+    return {
+        run_id: Place(submission, array, index)
+        for submission in submissions(study)
+        for array in submission.arrays
+        for index, run_ids in enumerate(_run_ids(submission.folder / array["file"]))
+        for run_id in run_ids
+    }
 
 
 def active(study: Path, queue: Sequence[Element]) -> dict[str, Element]:
-    """The element in the queue that has a run of this study, by run_id; one that runs goes before one that waits."""
+    """Per run_id of a study the element in the queue that has it; one that runs before one that waits."""
     queued = {element.name: element for element in queue}
     found: dict[str, Element] = {}
     for submission in submissions(study):

@@ -1,7 +1,7 @@
-"""From specs to jobs in the queue: plan what is missing, copy the code, submit an array per shape, and return.
+"""From specs to jobs in the queue: plan what is missing, copy the code, submit an array per shape, return.
 
-Given again, the command submits only what is neither finished nor in the queue. That spares Slurm work; that a
-run is done once is the claims' doing (`experiments.sweep.claim`), whatever is submitted.
+Given again, the command submits only what is neither finished nor in the queue. That spares Slurm work; that
+a run is done once is the claims' doing (`experiments.sweep.claim`), whatever is submitted.
 """
 
 import sys
@@ -140,11 +140,11 @@ class Submitter:
         return job
 
 
-def last_settings(studys: Sequence[Submission]) -> Settings:
+def last_settings(before: Sequence[Submission]) -> Settings:
     """The settings of the latest submission, to submit with them again."""
-    if not studys:
+    if not before:
         raise UserError("nothing of this study was submitted to Slurm.")
-    return Settings(studys[-1].content["settings"])
+    return Settings(before[-1].content["settings"])
 
 
 def _own(word: str, code: Path) -> str:
@@ -182,6 +182,6 @@ def _next_steps(study: Path, *, queued: bool) -> str:
     if not queued:
         return f"Nothing to submit. The report: python -m analysis.report {study}"
     return (
-        f"You may log out. How it goes: python -m experiments.sweep watch {study} (or status, cancel, retry).\n"
+        f"You may log out. How it goes: python -m experiments.sweep watch {study} (status, cancel, retry).\n"
         f"The same command given again submits what is missing then."
     )

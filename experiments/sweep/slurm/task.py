@@ -2,10 +2,10 @@
 
     python -m experiments.sweep.slurm.task runs/demo/.slurm/1/1.jsonl auto     # started by slurm/job.sbatch
 
-What Slurm says by signals, and what becomes of the job once every run has saved its state:
+What Slurm says by signals, and what becomes of the task once every run has saved its state:
 
-    USR2, USR1   the time limit is near, or somebody asks for it (scancel --signal=USR2): queued again by this process
-    TERM         preempted: queued again by this process too, because a job that ends while it makes room counts
+    USR2, USR1   the time limit is near, or somebody asks (scancel --signal=USR2): it queues itself again
+    TERM         preempted: it queues itself again, because a job that ends while it makes room counts
                  as complete; requeued or cancelled from outside: it ends, and Slurm does what it was told
 
 A cell that somebody else holds is waited for as long as it takes to tell a dead holder from a living one.
@@ -53,9 +53,7 @@ def _workers(wanted: str) -> int:
     return (len(engine.gpus()) or 1) if wanted == "auto" else int(wanted)
 
 
-def _run(
-    cells: Sequence[tuple[RunSpec, str]], workers: int, *, root: Path, received: Sequence[int]
-) -> int:
+def _run(cells: Sequence[tuple[RunSpec, str]], workers: int, *, root: Path, received: Sequence[int]) -> int:
     """Run what is left until it has ended, somebody else has it, or a signal came."""
     deadline = time.monotonic() + 2 * STALE_SECONDS
     while True:
@@ -91,7 +89,9 @@ def _go_on_later(asked: set[int], *, idle: bool) -> None:
     if not asked & set(ASKING) and not client.is_preempted(job):
         return
     if idle and int(os.environ.get("SLURM_RESTART_COUNT") or 0) >= VAIN:
-        print("Not queued again: the last start did not get to save anything. Give hydra.launcher.minutes more.")
+        print(
+            "Not queued again: the last start did not get to save anything. Give hydra.launcher.minutes more."
+        )
     elif client.requeue(job):
         print("Queued again, to go on from the saved state.")
     else:
