@@ -151,7 +151,7 @@ def _own(word: str, code: Path) -> str:
     """A word of a command as the copy of the code has it: the interpreter, and run.py."""
     if word == sys.executable:
         return "python"
-    return str((code / "run.py").absolute()) if Path(word).absolute() == provenance.ROOT / "run.py" else word
+    return str((code / "run.py").absolute()) if Path(word).resolve() == provenance.ROOT / "run.py" else word
 
 
 def _by_shape(todo: Cells, settings: Settings) -> dict[Shape, list[tuple[RunSpec, str]]]:
