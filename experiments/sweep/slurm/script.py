@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.errors import UserError
 from experiments.files import explained
 from experiments.sweep.slurm.settings import Settings
 
@@ -22,8 +21,6 @@ def render(code: Path, settings: Settings, *, words: Sequence[str], command: Seq
         command: What the job does; "python" stands for the jobs' interpreter.
     """
     env = Path(settings.job("env") or code / "slurm/env.sh").absolute()
-    if not env.is_file():
-        raise UserError(f"hydra.launcher.env names {env}, which is no file.")
     python = settings.job("python") or sys.executable
     blanks = {
         "options": "\n".join(f"#SBATCH {_quoted(word)}" for word in (*words, *ALWAYS)),

@@ -6,6 +6,7 @@ place it; `resources` changes it by variant, by model (which wins), and for the 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -45,7 +46,6 @@ JOB = _keys(
     Key("env", "text", optional=True),
     Key("python", "text", optional=True),
     Key("check", "bool"),
-    Key("workers", "workers"),
 )
 
 
@@ -94,13 +94,14 @@ class Settings:
         """Check a composed configuration; UserError naming every mistake.
 
         Args:
-            given: The launcher's part of the configuration, and the key `workers`.
+            given: The launcher's part of the configuration, and `workers` beside it, which is checked.
             known: The variants and models that there are, by "variant" and "model".
         """
-        problems = [text for key, value in given.items() for text in problems_of(key, value, known=known)]
+        mine = {key: value for key, value in given.items() if key != "workers"}
+        problems = [text for key, value in mine.items() for text in problems_of(key, value, known=known)]
         settings = cls(given)
         if not problems:
-            problems = [text for shape in settings._all() for text in settings._too_short(shape)]
+            problems = [*settings._no_file(), *(t for s in settings._all() for t in settings._too_short(s))]
         if problems:
             raise UserError("\n".join(dict.fromkeys(problems)))
         return settings
@@ -132,6 +133,11 @@ class Settings:
         for kind in BY_SPEC:
             for name in (self.given.get("resources") or {}).get(kind) or {}:
                 yield self._with(self._differing(kind, name))
+
+    def _no_file(self) -> Iterator[str]:
+        env = self.job("env")
+        if env is not None and not Path(env).is_file():
+            yield f"{PREFIX}env names {env}, which is no file here."
 
     def _too_short(self, shape: Shape) -> Iterator[str]:
         warning = self.job("warning_seconds")

@@ -115,7 +115,7 @@ class Submitter:
             *shape.words(),
         ]
         task = ["python", "-m", "experiments.sweep.slurm.task", str(file.absolute())]
-        command = [*task, str(self.settings.job("workers"))]
+        command = [*task, str(self.settings.given["workers"])]
         text = script.render(made.folder / "code", self.settings, words=words, command=command)
         job = client.sbatch(script.write(file.with_suffix(".sbatch"), text))
         runs = sum(len(cells) for cells in elements)

@@ -28,7 +28,7 @@ def spec(variant="lora", model="minilm"):
 
 
 def test_the_file_has_every_key_and_no_other(defaults):
-    assert set(defaults) == {*SHAPE, *JOB, "resources"}
+    assert set(defaults) == {*SHAPE, *JOB, "resources", "workers"}
 
 
 def test_full_gets_more_memory_than_an_adapter(defaults):
@@ -87,6 +87,11 @@ def test_right_words_are_none(defaults):
         "hydra.launcher.setup=[a,b]",
     ]
     assert cli.check(words, Conf(CONF)) == []
+
+
+def test_a_file_that_is_not_there_is_refused(defaults):
+    with pytest.raises(UserError, match=r"hydra\.launcher\.env names my-env\.sh, which is no file here"):
+        Settings.of({**defaults, "env": "my-env.sh"}, known=KNOWN)
 
 
 def test_a_warning_longer_than_the_limit_is_refused(defaults):
