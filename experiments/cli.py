@@ -12,7 +12,7 @@ import textwrap
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import prod
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from hydra.errors import HydraException
 from experiments import help
 from experiments.conf import Conf, leaves
 from experiments.errors import UserError
+from experiments.settings import Terms
 from experiments.sweep.grid import Plain, expand
 from experiments.sweep.ranks import Dimensions, dimensions
 from experiments.unknown import no_choice, no_key, no_launcher_key, no_plugin
@@ -29,7 +30,7 @@ from experiments.words import Word, effective, key_of, parse, tidied
 
 USAGE = 2
 CELLS = 2000  # so many are checked before Hydra starts, those of a larger sweep once it has composed them
-ONCE = ("study", "workers", "tracker", "experiment")
+ONCE = ("study", "workers", "tracker", "experiment", *(f.name for f in fields(Terms)))
 _HELP = {"--help", "-h"}
 _ANSWERED_BY_HYDRA = {"--hydra-help", "--version", "--shell-completion", "-sc", "--experimental-rerun"}
 _ANOTHER_CONFIG = {"--config-path", "-cp", "--config-name", "-cn"}

@@ -133,7 +133,7 @@ class StudyWriter:
                 "best/step": 150,
             }
         else:
-            error = {"type": "Diverged", "message": "the loss was not finite at step 41"}
+            error = {"kind": "diverged", "message": "the loss was not finite at step 41"}
             content |= {"metrics": {}, "error": error}
         content |= record
         (folder / "spec.json").write_text(json.dumps(spec))

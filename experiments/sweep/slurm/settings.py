@@ -5,7 +5,7 @@ place it; `resources` changes it by variant, by model (which wins), and for the 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.errors import UserError, did_you_mean
 from experiments.keys import Key
+from experiments.settings import Terms
 from experiments.spec import RunSpec
 from experiments.sweep.composed import conf_of
 
 PREFIX = "hydra.launcher."
 BY_SPEC = ("variant", "model")
+ELSEWHERE = ("workers", *(f.name for f in fields(Terms)))
 KINDS = (*BY_SPEC, "report")  # of resources
 
 
@@ -94,10 +96,11 @@ class Settings:
         """Check a composed configuration; UserError naming every mistake.
 
         Args:
-            given: The launcher's part of the configuration, and `workers` beside it, which is checked.
+            given: The launcher's part of the configuration, and beside it `workers` and the terms, which
+                are checked elsewhere.
             known: The variants and models that there are, by "variant" and "model".
         """
-        mine = {key: value for key, value in given.items() if key != "workers"}
+        mine = {key: value for key, value in given.items() if key not in ELSEWHERE}
         problems = [text for key, value in mine.items() for text in problems_of(key, value, known=known)]
         settings = cls(given)
         if not problems:
@@ -109,6 +112,10 @@ class Settings:
     def job(self, name: str) -> Any:
         """The value of a key that is the same for all jobs."""
         return JOB[name].convert(self.given[name])
+
+    def terms(self) -> Terms:
+        """How the engine treats the runs of a job."""
+        return Terms.of(self.given)
 
     def shape(self, spec: RunSpec) -> Shape:
         """What a run of this spec gets."""
@@ -196,5 +203,6 @@ def configured(given: Mapping[str, Any], config: DictConfig) -> Settings:
         for name, value in given.items()
     }
     return Settings.of(
-        {**plain, "workers": config.workers}, known={kind: conf.choices(kind) for kind in BY_SPEC}
+        {**plain, **{name: config[name] for name in ELSEWHERE}},
+        known={kind: conf.choices(kind) for kind in BY_SPEC},
     )

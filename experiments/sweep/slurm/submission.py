@@ -118,7 +118,12 @@ def submissions(study: Path) -> list[Submission]:
     """All submissions of a study, the oldest first."""
     above = study / FOLDER
     files = sorted(above.glob("[0-9]*/submission.json"), key=lambda file: int(file.parent.name))
-    return [Submission(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    return [read(file.parent) for file in files]
+
+
+def read(folder: Path) -> Submission:
+    """The submission in a folder."""
+    return Submission(folder, json.loads((folder / "submission.json").read_text(encoding="utf-8")))
 
 
 def write_elements(path: Path, elements: Iterable[Cells]) -> None:

@@ -6,6 +6,7 @@ a run is done once is the claims' doing (`experiments.sweep.claim`), whatever is
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from experiments import data, provenance
@@ -14,11 +15,13 @@ from experiments.errors import UserError
 from experiments.files import check_writable
 from experiments.spec import RunSpec
 from experiments.sweep import engine
-from experiments.sweep.plan import Cells, plan
-from experiments.sweep.pool import Cell, Pool
+from experiments.sweep.plan import Cells, Plan, plan
+from experiments.sweep.pool import Pool
+from experiments.sweep.resources import resources
 from experiments.sweep.slurm import client, script, snapshot
 from experiments.sweep.slurm.settings import Settings, Shape
 from experiments.sweep.slurm.submission import Submission, active, create, jobs_in, write_elements
+from experiments.sweep.whole import set_apart
 
 
 class Submitter:
@@ -45,10 +48,11 @@ class Submitter:
         client.need()
         self._study, self._last = self.root / specs[0].study, None
         check_writable(self._study)
+        found = plan(specs, fingerprints=data.fingerprint, root=self.root, again=again)
         if again:
-            done = plan(specs, fingerprints=data.fingerprint, root=self.root).done
-            engine.set_aside(self._study, [run_id for _, run_id in done])
-        found = plan(specs, fingerprints=data.fingerprint, root=self.root)
+            engine.set_aside(self._study, found)
+        else:
+            engine.note_planned(self._study, found)
         queued = active(self._study, client.queue() or [])
         todo = tuple((spec, run_id) for spec, run_id in found.todo if run_id not in queued)
         waiting = len(found.todo) - len(todo)
@@ -56,9 +60,9 @@ class Submitter:
         counts += [f"{waiting} in the queue already"] * bool(waiting)
         with Display() as display:
             display.note(", ".join([_count(len(found.todo) + len(found.done), "run"), *counts]))
-            for note in found.notes:
+            for note in (*found.notes, *set_apart(self._study, found.damaged)):
                 display.note(note)
-            if todo and self.settings.job("check") and self._refused(todo, display):
+            if todo and self.settings.job("check") and self._refused(replace(found, todo=todo), display):
                 return engine.USAGE
         if todo:
             self._last = self._arrays(todo)
@@ -77,13 +81,13 @@ class Submitter:
         job = self._after(last, f"after-{len(last.after)}", command)
         print(f"Job {job} goes on after them: {' '.join(command)}")
 
-    def _refused(self, todo: Cells, display: Display) -> bool:
+    def _refused(self, todo: Plan, display: Display) -> bool:
         """Have a worker of this machine try the cells on the model."""
-        _, threads, gpus = engine.resources(1, 1)
+        _, threads, gpus = resources(1, 1)
         logs = self._study / ".logs"
         pool = Pool(1, threads=threads, gpus=gpus, logs=logs, on_event=lambda event: None)
         with pool:
-            return engine.check(pool, [Cell(run_id, spec.as_record()) for spec, run_id in todo], display)
+            return engine.refused(pool, todo, self._study, display)
 
     def _new(self) -> Submission:
         made = create(self._study, dict(self.settings.given))
@@ -114,8 +118,7 @@ class Submitter:
             f"--signal=USR2@{self.settings.job('warning_seconds')}",
             *shape.words(),
         ]
-        task = ["python", "-m", "experiments.sweep.slurm.task", str(file.absolute())]
-        command = [*task, str(self.settings.given["workers"])]
+        command = ["python", "-m", "experiments.sweep.slurm.task", str(file.absolute())]
         text = script.render(made.folder / "code", self.settings, words=words, command=command)
         job = client.sbatch(script.write(file.with_suffix(".sbatch"), text))
         runs = sum(len(cells) for cells in elements)

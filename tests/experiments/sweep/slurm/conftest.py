@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from experiments.conf import Conf
+from experiments.settings import Terms
 from experiments.sweep.grid import Plain, expand
 from experiments.sweep.slurm.settings import Settings
 from experiments.sweep.slurm.submit import Submitter
@@ -177,6 +178,6 @@ def submitter(tmp_path, monkeypatch):
     defaults = yaml.safe_load((HOME / "conf/hydra/launcher/slurm.yaml").read_text())
 
     def make(**keys):
-        return Submitter(Settings({**defaults, "workers": "auto", "check": False, **keys}))
+        return Submitter(Settings({**defaults, **vars(Terms()), "workers": "auto", "check": False, **keys}))
 
     return make

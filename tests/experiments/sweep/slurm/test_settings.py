@@ -20,7 +20,7 @@ def defaults():
     """The file as it stands."""
     given = yaml.safe_load((CONF / "hydra/launcher/slurm.yaml").read_text())
     del given["_target_"]
-    return {**given, "workers": "auto"}
+    return {**given, "workers": "auto", "keep_going": True}
 
 
 def spec(variant="lora", model="minilm"):
@@ -28,7 +28,7 @@ def spec(variant="lora", model="minilm"):
 
 
 def test_the_file_has_every_key_and_no_other(defaults):
-    assert set(defaults) == {*SHAPE, *JOB, "resources", "workers"}
+    assert set(defaults) == {*SHAPE, *JOB, "resources", "workers", "keep_going"}
 
 
 def test_full_gets_more_memory_than_an_adapter(defaults):

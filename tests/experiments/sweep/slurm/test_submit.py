@@ -81,7 +81,7 @@ def test_the_script_of_an_array(fake, submitter, cells):
         "b",
         "trap : TERM USR1 USR2",
     ]
-    task = f"{sys.executable} -m experiments.sweep.slurm.task {folder}/1.jsonl auto &"
+    task = f"{sys.executable} -m experiments.sweep.slurm.task {folder}/1.jsonl &"
     assert next(line for line in lines if line.startswith("srun")).endswith(task)
     assert "{{" not in text
     assert subprocess.run(["bash", "-n", folder / "1.sbatch"], check=False).returncode == 0
