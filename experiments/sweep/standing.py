@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.errors import UserError
-from experiments.record import FINISHED, RunFolder, read, run_folders
+from experiments.record import FINISHED, RunFolder, planned, read, run_folders
 from experiments.sweep.claim import holder, is_held
 from experiments.sweep.slurm import client
 from experiments.sweep.slurm.client import Element
@@ -52,7 +52,7 @@ def look(study: Path) -> Look:
     queue = client.queue() if submitted else []
     queued = active(study, queue or [])
     folders = {folder.path.name: folder for folder in run_folders(study)}
-    names = sorted(folders.keys() | submitted.keys())
+    names = sorted(folders.keys() | submitted.keys() | planned(study).keys())
     if not names:
         raise UserError(f"there are no runs in {study}. Name the folder of a study, e.g. runs/demo.")
     ended = _ended(study, [name for name in names if name not in queued], submitted)
@@ -79,7 +79,8 @@ def _standing(
     if place is not None:
         how = f"ended, {ended[place.element]}" if place.element in ended else "is not in the queue any more"
         return Standing(name, "unfinished", f"its job {place.element} {how}; see {place.log}")
-    return Standing(name, "unfinished", "goes on when the command is given again")
+    begun = "goes on" if folder.spec.exists() else "begins"
+    return Standing(name, "unfinished", f"{begun} when the command is given again")
 
 
 def _ended(study: Path, names: Sequence[str], submitted: dict[str, Place]) -> dict[str, str]:

@@ -36,12 +36,12 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _without_result(options: argparse.Namespace) -> list[RunSpec]:
-    """The runs that failed or were lost, begun or not."""
+    """The runs that failed or were lost, and those submitted that never began."""
     submitted = places(options.study)
     names = [run.run_id for run in look(options.study).runs if run.kind not in (*FINISHED, *UNDER_WAY)]
+    begun = {name for name in names if (options.study / name / "spec.json").exists()}
     return [
-        spec_in(options.study, name)
-        if (options.study / name / "spec.json").exists()
-        else submitted[name].spec(name)
+        spec_in(options.study, name) if name in begun else submitted[name].spec(name)
         for name in names
+        if name in begun or name in submitted
     ]

@@ -30,21 +30,30 @@ ASKING = (signal.SIGUSR1, signal.SIGUSR2)
 VAIN = 2  # restarts, after which one that gets nowhere is not followed by another
 
 
+class Asked(BaseException):
+    """A signal came while the engine had nothing under way; its number is the argument."""
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the cells of this element; the exit code is the engine's."""
     file = Path(arguments[0])
-    received: list[int] = []
-    for stop in (signal.SIGTERM, *ASKING):
-        signal.signal(stop, lambda got, frame: received.append(got))  # until the engine takes them over
+    for number in (signal.SIGTERM, *ASKING):
+        signal.signal(number, _stop)  # but for the time when the engine listens itself
     settings = Settings(read(file.parent).content["settings"])
     cells = element(file, int(os.environ["SLURM_ARRAY_TASK_ID"]))
     study = file.parents[2]
     before = _progress(study, cells)
-    code = _run(cells, settings, root=study.parent)
-    asked = {*received, code - 128} & {signal.SIGTERM, *ASKING}
-    if asked and not all(engine.finished(study / run_id) for _, run_id in cells):
-        _go_on_later(asked, idle=_progress(study, cells) == before)
+    try:
+        code = _run(cells, settings, root=study.parent)
+    except Asked as asked:
+        code = 128 + asked.args[0]
+    if code > 128 and not all(engine.finished(study / run_id) for _, run_id in cells):
+        _go_on_later(code - 128, idle=_progress(study, cells) == before)
     return code
+
+
+def _stop(number: int, frame: object) -> None:
+    raise Asked(number)
 
 
 def _run(cells: Sequence[tuple[RunSpec, str]], settings: Settings, *, root: Path) -> int:
@@ -65,15 +74,16 @@ def _progress(study: Path, cells: Sequence[tuple[RunSpec, str]]) -> list[list[st
     ]
 
 
-def _go_on_later(asked: set[int], *, idle: bool) -> None:
-    """Have Slurm start this element again, if that was meant and leads anywhere."""
-    job = os.environ["SLURM_JOB_ID"]
-    if not asked & set(ASKING) and not client.is_preempted(job):
+def _go_on_later(number: int, *, idle: bool) -> None:
+    """Have Slurm start this element again, if that was meant by the signal and leads anywhere.
+
+    It goes by its name in the array: the number of one element is that of the whole array, too.
+    """
+    job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    if number not in ASKING and not client.is_preempted(job):
         return
     if idle and int(os.environ.get("SLURM_RESTART_COUNT") or 0) >= VAIN:
-        print(
-            "Not queued again: the last start did not get to save anything. Give hydra.launcher.minutes more."
-        )
+        print("Not queued again: this start got no further. Give more hydra.launcher.minutes.")
     elif client.requeue(job):
         print("Queued again, to go on from the saved state.")
     else:

@@ -37,7 +37,8 @@ def test_only_what_is_meant_to_go_on_is_queued_again(
     fake, monkeypatch, asked, shown, idle, restarts, requeued
 ):
     fake.write("scontrol", f'test "$1" = show && printf "{shown}"; exit 0')
-    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
-    task._go_on_later({asked}, idle=idle)
-    assert ("requeue 77" in fake.told("scontrol")) is requeued
+    task._go_on_later(asked, idle=idle)
+    assert ("requeue 77_3" in fake.told("scontrol")) is requeued
