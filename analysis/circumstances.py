@@ -10,6 +10,8 @@ from analysis.cells import missing_seeds
 from analysis.load import Study
 from analysis.verdicts import Verdicts
 
+MISSING_SHOWN = 50
+
 
 def trouble(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[str, list[tuple[str, str]]]]:
     """Everything that is not a completed run, under headings: (heading, [(run or cell, what)])."""
@@ -26,6 +28,7 @@ def trouble(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[st
     groups.append(
         ("Begun, without a record", [(name, "still running or killed") for name in study.unfinished])
     )
+    groups.append(("Missing: asked for, not begun", _missing(study)))
     groups.append(
         ("Left out or corrected", [(run, what) for run, what in [*study.problems, *found.problems]])
     )
@@ -58,11 +61,19 @@ def trouble(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[st
     return [(heading, entries) for heading, entries in groups if entries]
 
 
+def _missing(study: Study) -> list[tuple[str, str]]:
+    """The runs that no process came to, the first of them by name."""
+    how = "give the command that asked for it again"
+    rest = len(study.missing) - MISSING_SHOWN
+    more = [(f"and {rest} more", how)] if rest > 0 else []
+    return [(name, how) for name in study.missing[:MISSING_SHOWN]] + more
+
+
 def error_text(record: Mapping[str, Any]) -> str:
     error = record.get("error") or {}
     if isinstance(error, str):
         return error
-    return ": ".join(str(error[key]) for key in ("type", "message") if error.get(key)) or "no reason recorded"
+    return ": ".join(str(error[key]) for key in ("kind", "message") if error.get(key)) or "no reason recorded"
 
 
 def notes(study: Study) -> list[tuple[str, int]]:

@@ -78,11 +78,9 @@ def facts(study: Study, results: pd.DataFrame) -> list[tuple[str, str]]:
         if rows and f"{s}_rows" in rows[0]
     )
     data = " · ".join(sorted(runs["dataset"].unique()))
+    asked = len(runs) + len(study.unfinished) + len(study.missing) + len(study.problems)
     pairs = [
-        (
-            "Runs",
-            f"{len(study.completed)} completed of {len(runs) + len(study.unfinished) + len(study.problems)}",
-        ),
+        ("Runs", f"{len(study.completed)} completed of {asked}"),
         ("Variants", " · ".join(sorted(runs["variant"].unique(), key=order_of))),
         ("Ranks", " · ".join(f"{r:g}" for r in ranks)),
         ("Targets", " · ".join(sorted(runs["targets"].dropna().unique()))),

@@ -1,9 +1,9 @@
 """A study folder read into one table, with everything that could not be used named and explained.
 
 `read(folder)` returns a Study: `runs` has one row per usable record, whatever its status; `problems` says
-which folders were left out and why; `unfinished` names the runs that have begun and left no record. A record
-that is torn, of another schema, holds a number that is not finite or contradicts itself is never repaired and
-never half used.
+which folders were left out and why; `unfinished` names the runs that have begun and left no record, `missing`
+those that were asked for and never begun. A record that is torn, of another schema, holds a number that is
+not finite or contradicts itself is never repaired and never half used.
 """
 
 import json
@@ -40,6 +40,7 @@ class Study:
     records: Mapping[str, dict[str, Any]]
     problems: list[Problem] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
 
     @property
     def completed(self) -> pd.DataFrame:
@@ -96,7 +97,9 @@ def read(folder: Path, *, pool: bool = False) -> Study:
             _duplicate(run_id, run.path.name, content, found, refused, problems)
             continue
         found[run_id], places[run_id] = content, run.path.name
-    if not found and not problems and not unfinished:
+    begun = {run.path.name for run in records.run_folders(folder)} | set(found)
+    missing = sorted(records.planned(folder).keys() - begun)
+    if not found and not problems and not unfinished and not missing:
         hint = _studies_below(folder)
         raise UserError(f"{folder} holds no run: no folder in it has a spec.json or a record.json.{hint}")
     ordered = {run_id: found[run_id] for run_id in sorted(found)}
@@ -106,7 +109,7 @@ def read(folder: Path, *, pool: bool = False) -> Study:
     if pool:
         table["stack"] = "pooled"
     table["repeat"] = _repeats(table, problems)
-    return Study(folder.resolve().name, folder, table, ordered, problems, unfinished)
+    return Study(folder.resolve().name, folder, table, ordered, problems, unfinished, missing)
 
 
 def _repeats(table: pd.DataFrame, problems: list[Problem]) -> pd.Series:

@@ -63,6 +63,7 @@ def _nothing(study: Study) -> Answer:
     counts = study.runs["status"].value_counts().sort_index()
     parts = [f"{count} {status}" for status, count in counts.items()]
     parts += [f"{len(study.unfinished)} unfinished"] if study.unfinished else []
+    parts += [f"{len(study.missing)} missing"] if study.missing else []
     parts += [f"{len(study.problems)} unreadable"] if study.problems else []
     return Answer(
         "No run has been completed, so nothing can be said yet.",

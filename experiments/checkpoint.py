@@ -8,6 +8,7 @@ import hashlib
 import io
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,15 +32,21 @@ def save(folder: Path, *, step: int, state: dict) -> Path:
     return target
 
 
-def load(folder: Path) -> dict | None:
-    """The newest state that is whole, or None.
+def load(folder: Path, *, fits: Callable[[dict], bool] = lambda state: True) -> dict | None:
+    """The newest state that is whole and fits, or None.
 
-    A torn file is set aside as `*.torn`, not used and not lost.
+    Others are set aside as `*.torn`: not used, not lost, and not in the way of those still to be written.
+
+    Args:
+        folder: The checkpoint folder of a run.
+        fits: Whether what else the run left still belongs to a state.
     """
     for _, path in reversed(_found(folder)):
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() == path.name.split(".")[1]:
-            return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+            state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+            if fits(state):
+                return state
         path.rename(path.with_suffix(".torn"))
     return None
 

@@ -12,7 +12,7 @@ import textwrap
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import prod
 from pathlib import Path
 
@@ -22,15 +22,16 @@ from hydra.errors import HydraException
 from experiments import help
 from experiments.conf import Conf, leaves
 from experiments.errors import UserError
+from experiments.settings import Terms
 from experiments.sweep.fair.settings import check as check_sweeper
 from experiments.sweep.grid import Plain, expand
 from experiments.sweep.ranks import Dimensions, dimensions
-from experiments.unknown import no_choice, no_key, no_plugin
+from experiments.unknown import no_choice, no_key, no_launcher_key, no_plugin
 from experiments.words import Word, effective, key_of, parse, tidied
 
 USAGE = 2
 CELLS = 2000  # so many are checked before Hydra starts, those of a larger sweep once it has composed them
-ONCE = ("study", "workers", "match", "tracker", "experiment", "repeat")
+ONCE = ("study", "workers", "match", "tracker", "experiment", "repeat", *(f.name for f in fields(Terms)))
 _HELP = {"--help", "-h"}
 _ANSWERED_BY_HYDRA = {"--hydra-help", "--version", "--shell-completion", "-sc", "--experimental-rerun"}
 _ANOTHER_CONFIG = {"--config-path", "-cp", "--config-name", "-cn"}
@@ -216,6 +217,8 @@ def _chosen(
             kept.append(word)
         elif word.key in ("hydra/launcher", "hydra/sweeper"):
             problems += no_plugin(word.key, word.values[0], conf)
+        elif word.key.startswith("hydra.launcher."):
+            problems += no_launcher_key(word, [w for w in words if w.key == "hydra/launcher"], conf)
     return chosen, kept
 
 

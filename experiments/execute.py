@@ -17,16 +17,11 @@ from experiments import checkpoint, data, memory, models
 from experiments.evaluate import Scores, evaluate, prefixed, write_predictions
 from experiments.files import replacing
 from experiments.outcome import Facts, Seconds, result, start_hashes
-from experiments.pack import Checkpoints, Run, resume, save
+from experiments.pack import Checkpoints, Interrupted, Run, resume, save
 from experiments.progress import Progress
 from experiments.spec import RunSpec
 from experiments.train import Trainer, run_config, total_steps
 from variants import Attached, attach
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and did so at a step boundary; the same command goes on from there."""
-
 
 _prepared: dict[tuple, tuple] = {}
 
@@ -62,6 +57,7 @@ def execute(
     display: Progress,
     should_stop: Callable[[], bool] = lambda: False,
     checkpoint_every: float = 60.0,
+    checkpoint_steps: int | None = None,
 ) -> list[dict[str, Any]]:
     """Train a pack to its end and write each run's record.
 
@@ -70,12 +66,15 @@ def execute(
         display: Shown what happens.
         should_stop: Asked at each step boundary.
         checkpoint_every: Seconds between checkpoints.
+        checkpoint_steps: Steps between them, if that comes first. They are written with the rows of the
+            history, so at the first multiple of train.log_every from there on.
 
     Returns:
         The records as written.
 
     Raises:
-        Interrupted: `should_stop` said so; the state is in the checkpoint.
+        Interrupted: `should_stop` said so and the state is in the checkpoint; or the run is another process's
+            by now, and nothing was written.
     """
     started = time.perf_counter()
     seconds = Seconds()
@@ -104,12 +103,13 @@ def execute(
         resume(runs, trainer)
         for run in runs:
             display.run_started(run.run_id, trainer.steps, done=trainer.progress.step)
-        trainer.on_boundary = Checkpoints(runs, trainer, checkpoint_every)
+        trainer.on_boundary = saving = Checkpoints(runs, trainer, checkpoint_every, checkpoint_steps)
         memory.reset_peak(place)
         trainer.run()
         if trainer.progress.step < trainer.steps and trainer.progress.alive.any():
             save(runs, trainer)
             raise Interrupted
+        seconds.checkpoint = saving.spent
         facts = Facts(task, info, seconds, peak=memory.peak(place))
         records = [result(run, k, trainer, facts) for k, run in enumerate(runs)]
         _test(runs, trainer, facts, records)
@@ -169,6 +169,7 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
             run.validation = scores
     for run, record in zip(runs, records, strict=True):
         if record["status"] == "completed" and run.validation is not None:
+            run.check_mine()
             record["metrics"] |= prefixed("validation", run.validation.metrics)
     if any(run.spec.phase != "tune" for run in runs):
         tested = _evaluate(trainer.attached, facts.task, "test", trainer.specs)
@@ -181,12 +182,15 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
 
 def _conclude(run: Run, k: int, trainer: Trainer, record: dict[str, Any]) -> None:
     """Adapter, then history, then the record; the checkpoint goes last, when nothing needs it any more."""
+    run.check_mine()
     if record["status"] == "completed":
         save_trained(trainer.attached, k, run.folder.adapter)
         files = [path for path in run.folder.adapter.rglob("*") if path.is_file()]
         record["cost"]["adapter_bytes"] = sum(path.stat().st_size for path in files)
     run.history.close()
+    run.check_mine()
     run.folder.write_record(record)
+    run.log(f"ended, {record['status']}")
     run.tracker.summary(record["metrics"] | record["cost"])
     run.tracker.finish(record["status"])
     checkpoint.clear(run.folder.checkpoint)

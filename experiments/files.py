@@ -102,8 +102,8 @@ def plain(value: Any, where: str) -> Any:
     raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold")
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any], *, indent: int | None = 1) -> None:
     """Write a mapping as JSON in one piece; NaN is refused."""
-    text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=1)
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=indent)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -59,6 +59,7 @@ def page(folder: Path) -> str:
         _section("DATASETS", _files(conf, "dataset")),
         _section("MODELS", _files(conf, "model")),
         _section("TRACKERS", _files(conf, "tracker")),
+        _section("LAUNCHERS  Where the runs are made: hydra/launcher=...", _launchers(conf)),
         _section("EXPERIMENTS  Sweeps that answer a question: +experiment=...", _files(conf, "experiment")),
         _section("TRAINING", _commented(folder / "train/default.yaml", "train.")),
         _section(
@@ -131,6 +132,15 @@ def _files(conf: Conf, group: str) -> Iterator[tuple[str, list[str]]]:
     for name in conf.choices(group):
         options = [] if group == "experiment" else _options(conf, group, name, without=_UNTOLD)
         yield name, [conf.about(group, name).removeprefix("Question: "), *options]
+
+
+def _launchers(conf: Conf) -> Iterator[tuple[str, list[str]]]:
+    yield "local", ["Worker processes on this machine; the default."]
+    for name in conf.choices("hydra/launcher"):
+        content = conf.read("hydra/launcher", name)
+        plain = [key for key, value in content.items() if key != "_target_" and not isinstance(value, dict)]
+        keys = " ".join(f"{key}={_shown(content[key])}" for key in plain)
+        yield name, [conf.about("hydra/launcher", name), f"Each as hydra.launcher.<key>=...: {keys}"]
 
 
 def _options(conf: Conf, group: str, name: str, *, without: Iterable[str]) -> list[str]:

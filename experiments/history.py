@@ -1,5 +1,6 @@
 """The history of a run: JSON lines that survive a kill, and how they are read back. Standard library only."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -52,12 +53,27 @@ class History:
                 self._file.close()
                 self._file = None
 
-    def truncate_after(self, step: int) -> None:
-        """Drop the rows past `step`, in one piece, so that a resumed run repeats none."""
+    def mark(self) -> tuple[int, str]:
+        """The size of the file in bytes and its hash: what `cut` goes back to. Synced before it is told."""
+        self.sync()
+        content = self.path.read_bytes() if self.path.exists() else b""
+        return len(content), hashlib.sha256(content).hexdigest()
+
+    def holds(self, size: int, digest: str) -> bool:
+        """Whether the file still begins with what was marked."""
+        content = self.path.read_bytes()[:size] if self.path.exists() else b""
+        return len(content) == size and hashlib.sha256(content).hexdigest() == digest
+
+    def cut(self, size: int) -> None:
+        """Drop what follows the first `size` bytes, in one piece, so that a resumed run repeats no row.
+
+        The file is replaced: a process that still has the old one open writes to nothing.
+        """
         self.close()
-        kept = [row for row in read_history(self.path) if row.get("step", 0) <= step]
-        with replacing(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in kept)
+        if self.path.exists():
+            content = self.path.read_bytes()[:size]
+            with replacing(self.path) as temporary:
+                temporary.write_bytes(content)
 
     def _open(self) -> BinaryIO:
         if self._file is None:

@@ -1,5 +1,6 @@
 """What the record of a run says: its result, or how it failed."""
 
+import errno
 import hashlib
 import traceback
 from dataclasses import dataclass
@@ -21,13 +22,15 @@ class Seconds:
 
     load: float = 0.0
     evaluate: float = 0.0
+    checkpoint: float = 0.0
 
     def as_cost(self, wall: float, train: float) -> dict[str, float]:
         """The record's figures; what is left over is the harness's own."""
-        other = max(0.0, wall - train - self.load - self.evaluate)
+        other = max(0.0, wall - train - self.load - self.evaluate - self.checkpoint)
         return {
             "load_seconds": self.load,
             "evaluate_seconds": self.evaluate,
+            "checkpoint_seconds": self.checkpoint,
             "harness_seconds": other,
             "wall_seconds": wall,
         }
@@ -117,10 +120,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
+def kind_of(error: Exception) -> str:
+    """What ended a run, in a word: disk, user, or the exception's own name."""
+    cause = error.__cause__ if isinstance(error, UserError) else error
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "disk"
+    return "user" if isinstance(error, UserError) else type(error).__name__
+
+
 def fail(run: Run, error: Exception) -> dict[str, Any]:
     """The record of a run that an exception ended.
 
-    Status, kind, text, traceback, and the command that repeats it alone.
+    Status, kind, text, traceback, and the command that repeats it alone. Where the disk takes nothing any
+    more the record is only returned; whatever checkpoint there is stays.
     """
     record: dict[str, Any] = {
         "run_id": run.run_id,
@@ -130,13 +142,16 @@ def fail(run: Run, error: Exception) -> dict[str, Any]:
         "env": provenance.collect(),
         "deviations": run.deviations,
         "error": {
-            "kind": "user" if isinstance(error, UserError) else type(error).__name__,
+            "kind": kind_of(error),
             "message": str(error) or type(error).__name__,
             "traceback": "".join(traceback.format_exception(error)),
-            "repeat": f"python -m experiments.sweep retry runs/{run.spec.study} {run.run_id}",
+            "repeat": run.folder.repeat,
         },
     }
-    run.log(record["error"]["traceback"])
-    run.folder.write_record(record)
+    try:
+        run.folder.write_record(record)
+        run.log(record["error"]["traceback"])
+    except (UserError, OSError) as unwritten:
+        record["error"]["message"] += f" (and its record was not written: {unwritten})"
     run.tracker.finish(record["status"])
     return record

@@ -1,10 +1,10 @@
 """Runs under way: their folders, their validation so far, and how they are saved and go on."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from experiments import checkpoint, trackers
+from experiments import checkpoint, provenance, trackers
 from experiments.evaluate import Scores, prefixed
 from experiments.history import History
 from experiments.record import RunFolder
@@ -12,14 +12,19 @@ from experiments.spec import RunSpec
 from experiments.train import Trainer
 
 
+class Interrupted(Exception):
+    """The run stopped before its end; the same command goes on from where it stood."""
+
+
 @dataclass
 class Run:
-    """One run of the pack while it is under way."""
+    """One run of the pack while it is under way. `mine` tells whether no other process has taken it over."""
 
     spec: RunSpec
     run_id: str
     folder: RunFolder
     tracker: trackers.Tracker
+    mine: Callable[[], bool] = lambda: True
     history: History = field(init=False)
     micro_batch_size: int | None = None  # smaller than the spec's after the memory ran out; the batch stays
     deviations: list[str] = field(default_factory=list)  # where the run departs from its spec, for its record
@@ -50,11 +55,20 @@ class Run:
         if smaller is None:
             return False
         self.micro_batch_size = smaller
-        self.deviations.append(
+        self.deviate(
             f"out of memory with {rows} rows at a time: went on with {smaller}, "
             f"gradients accumulated to the same batch"
         )
         return True
+
+    def deviate(self, *texts: str) -> None:
+        """Note where the run departs from its spec, each departure once."""
+        self.deviations += [text for text in texts if text not in self.deviations]
+
+    def check_mine(self) -> None:
+        """Before anything is written: Interrupted if another process has taken the run over."""
+        if not self.mine():
+            raise Interrupted
 
     def begin(self) -> None:
         """The spec on the disk, then the tracker."""
@@ -77,6 +91,7 @@ class Run:
 
     def add_rows(self, rows: Sequence[dict]) -> None:
         """History first, then whoever else listens."""
+        self.check_mine()
         for row in rows:
             self.history.append(row)
             self.tracker.log(row, row["step"])
@@ -95,37 +110,68 @@ class Run:
 def save(runs: Sequence[Run], trainer: Trainer) -> None:
     """One checkpoint for the pack, in the folder of its first run, once all histories are on the disk."""
     for run in runs:
-        run.history.sync()
-    state = {"trainer": trainer.state_dict(), "best": [run.best for run in runs]}
+        run.check_mine()
+    state = {
+        "trainer": trainer.state_dict(),
+        "best": [run.best for run in runs],
+        "histories": [run.history.mark() for run in runs],
+        "deviations": [run.deviations for run in runs],
+        "code_sha256": _code(),
+    }
     checkpoint.save(runs[0].folder.checkpoint, step=trainer.progress.step, state=state)
 
 
 def resume(runs: Sequence[Run], trainer: Trainer) -> None:
-    """Go on from the newest whole checkpoint, or start afresh.
+    """Go on from the newest whole checkpoint whose histories are still there, or start afresh.
 
     Histories are cut back to where the state is.
     """
-    state = checkpoint.load(runs[0].folder.checkpoint)
-    if state is not None:
+
+    def fits(state: dict) -> bool:
+        marks = state.get("histories", [])
+        return len(marks) == len(runs) and all(r.history.holds(*m) for r, m in zip(runs, marks, strict=True))
+
+    state = checkpoint.load(runs[0].folder.checkpoint, fits=fits)
+    if state is None:
+        for run in runs:
+            run.history.cut(0)
+    else:
         trainer.load_state_dict(state["trainer"])
-        for run, best in zip(runs, state["best"], strict=True):
-            run.best = best
+        for k, run in enumerate(runs):
+            run.best = state["best"][k]
+            run.history.cut(state["histories"][k][0])
+            run.deviate(*state["deviations"][k])
+            if state["code_sha256"] != _code():
+                run.deviate(f"went on after step {trainer.progress.step} with other code than it began with")
     for run in runs:
-        if run.folder.history.exists():
-            run.history.truncate_after(trainer.progress.step)
         run.log(f"starts at step {trainer.progress.step} of {trainer.steps}")
+
+
+def _code() -> str:
+    return str(provenance.collect().get("code_sha256"))
 
 
 @dataclass
 class Checkpoints:
-    """Saves the pack whenever `every` seconds have passed."""
+    """Saves the pack whenever `seconds` have passed, or `steps` (None: by the time alone).
+
+    `spent` is how many seconds that took.
+    """
 
     runs: Sequence[Run]
     trainer: Trainer
-    every: float
-    last: float = field(default_factory=time.monotonic)
+    seconds: float
+    steps: int | None = None
+
+    def __post_init__(self):
+        self._last, self._step = time.monotonic(), self.trainer.progress.step
+        self.spent = 0.0
 
     def __call__(self) -> None:
-        if time.monotonic() - self.last >= self.every:
+        step = self.trainer.progress.step
+        many = self.steps is not None and step - self._step >= self.steps
+        if many or time.monotonic() - self._last >= self.seconds:
+            started = time.monotonic()
             save(self.runs, self.trainer)
-            self.last = time.monotonic()
+            self._last, self._step = time.monotonic(), step
+            self.spent += self._last - started

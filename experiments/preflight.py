@@ -4,14 +4,19 @@ Does every cell fit it, and what do its targets mean?
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
-from experiments import models
+from experiments import checkpoint, models
 from experiments.errors import UserError
 from experiments.execute import prepare
 from experiments.spec import RunSpec
+from experiments.sweep.plan import kinds
 from experiments.train import run_config, total_steps
 from variants import Attached, attach
+
+_PREDICTION, _ROW, _REST = 120, 150, 40_000  # bytes: a test example, a step of the history, the other files
 
 
 def check_cells(specs: Sequence[RunSpec]) -> tuple[list[str], list[str]]:
@@ -22,7 +27,7 @@ def check_cells(specs: Sequence[RunSpec]) -> tuple[list[str], list[str]]:
     """
     problems: list[str] = []
     notes: list[str] = []
-    for spec in _distinct(specs):
+    for spec in _grouped(specs):
         try:
             model, info, task = prepare(spec)
             attached = attach(
@@ -36,16 +41,36 @@ def check_cells(specs: Sequence[RunSpec]) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(problems)), list(dict.fromkeys(notes))
 
 
-def _distinct(specs: Sequence[RunSpec]) -> Iterable[RunSpec]:
-    """One spec for each combination that could be refused, those of one model and dataset together."""
-    chosen = {
-        (
-            s.model, str(s.model_options), s.dataset, str(s.dataset_options), s.train.base_dropout,
-            s.method, str(s.axes), s.r, str(s.targets), str(s.options),
-        ): s
-        for s in specs
-    }  # fmt: skip
-    return [chosen[key] for key in sorted(chosen, key=str)]
+def check_room(cells: Mapping[RunSpec, int], folder: Path, *, workers: int) -> list[str]:
+    """Whether the disk has room for what the runs will leave there: a sentence if it has not.
+
+    Args:
+        cells: Specs, each with the number of runs like it.
+        folder: Where the runs will be.
+        workers: How many are unfinished at a time, each with its checkpoints.
+    """
+    results, states = 0, 0
+    for spec, count in cells.items():
+        model, _, task = prepare(spec)
+        steps = total_steps(spec.train, task.rows["train"])
+        trained = attach(models.clone(model), [_cheap(spec, steps)]).count(0)
+        results += count * (4 * trained + _PREDICTION * task.rows["test"] + _ROW * steps + _REST)
+        states = max(states, 12 * trained * (checkpoint.KEEP + 1))  # a parameter and AdamW's two moments
+    needed, free = results + workers * states, shutil.disk_usage(folder).free
+    if needed <= free:
+        return []
+    return [
+        f"the runs need {needed / 1e9:.1f} GB in {folder} ({workers * states / 1e9:.1f} GB of it for states "
+        f"while they run), and the disk has {free / 1e9:.1f} GB left. Free some space, or ask for fewer runs"
+    ]
+
+
+def _grouped(specs: Iterable[RunSpec]) -> list[RunSpec]:
+    """A spec of each kind, those of one model and dataset together."""
+    return sorted(
+        kinds(specs),
+        key=lambda s: str((s.model, s.model_options, s.dataset, s.dataset_options, s.train.base_dropout)),
+    )
 
 
 def _cheap(spec: RunSpec, steps: int):

@@ -11,3 +11,13 @@ class Progress(Protocol):
 
     def step(self, run_id: str, step: int, loss: float | None = None) -> None:
         """So many steps are done."""
+
+
+class Silent:
+    """Nobody watches."""
+
+    def run_started(self, run_id: str, steps: int, done: int = 0) -> None:
+        """Nothing."""
+
+    def step(self, run_id: str, step: int, loss: float | None = None) -> None:
+        """Nothing."""

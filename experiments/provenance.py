@@ -4,6 +4,7 @@ git_sha, dirty   the commit, and whether the tree differs from it; absent outsid
 code_sha256      the python sources of variants/ and experiments/, so a change of the README does not count
 versions         the packages that a number can depend on
 python, host     where it ran
+slurm            the job, and how often Slurm has started it again, where there is one
 device           the GPU's name if the run used one, else the processor's
 threads          how many threads torch computes with
 """
@@ -12,6 +13,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+STAMP = "provenance.json"  # in a copy of the code: where it was copied from, as `source` said there
 _SOURCES = ("variants", "experiments")
 _PACKAGES = (
     "torch",
@@ -38,7 +41,7 @@ _PACKAGES = (
 
 def collect() -> dict[str, Any]:
     """The record's "env". What cannot be found out is absent."""
-    found: dict[str, Any] = {"device": _device(), "threads": _threads()}
+    found: dict[str, Any] = {"device": _device(), "threads": _threads(), "slurm": _slurm()}
     return {**_static(), **{key: value for key, value in found.items() if value is not None}}
 
 
@@ -46,13 +49,20 @@ def collect() -> dict[str, Any]:
 def _static() -> dict[str, Any]:
     """What does not change while a process lives; the code's hash is that of the files now, at first call."""
     found = {
-        **_git(),
-        "code_sha256": code_sha256(ROOT),
+        **source(),
         "versions": _versions(),
         "python": platform.python_version(),
         "host": platform.node(),
     }
     return {key: value for key, value in found.items() if value not in (None, "")}
+
+
+def source() -> dict[str, Any]:
+    """The commit, whether the tree differs from it, the sources' hash; of a copy, those of its original."""
+    stamp = ROOT / STAMP
+    if stamp.is_file():
+        return dict(json.loads(stamp.read_text(encoding="utf-8")))
+    return {**_git(), "code_sha256": code_sha256(ROOT)}
 
 
 def code_sha256(root: Path) -> str | None:
@@ -85,6 +95,13 @@ def _git() -> dict[str, Any]:
     if shas and shas[0] != "(initial)":
         found["git_sha"] = shas[0]
     return found
+
+
+def _slurm() -> dict[str, Any] | None:
+    """The job that this process is of, as Slurm's own commands name it."""
+    job, index = (os.environ.get(name) for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"))
+    name = f"{job}_{index}" if job else os.environ.get("SLURM_JOB_ID")
+    return {"job": name, "restarts": int(os.environ.get("SLURM_RESTART_COUNT") or 0)} if name else None
 
 
 def _versions() -> dict[str, str]:

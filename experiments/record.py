@@ -14,6 +14,7 @@ keys; a number that is not finite is refused here and never stands for "unknown"
 that the analysis can read records anywhere.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ FINISHED = ("completed", "diverged")  # results; the others are to be run again
 PHASES = ("run", "tune", "confirm")
 
 _REQUIRED = ("run_id", "study", "spec")
+PLANNED = (
+    ".planned"  # of a study: one list of runs per distinct command; to forget a command, delete its list
+)
 _NOT_RUNS = ("report", "wandb")
 
 
@@ -80,6 +84,11 @@ class RunFolder:
         """What happened beside the training, e.g. a tracker that was given up."""
         return self.path / "events.jsonl"
 
+    @property
+    def repeat(self) -> str:
+        """The command that does this run again, alone."""
+        return f"python -m experiments.sweep retry {self.path.parent} {self.path.name}"
+
     def write_spec(self, spec: Mapping[str, Any]) -> None:
         """Write spec.json in one piece."""
         write_json(self.spec, plain(spec, "spec"))
@@ -126,6 +135,14 @@ def read(path: Path) -> dict[str, Any] | None:
     return record
 
 
+def written(folder: Path) -> int | None:
+    """When a run folder's record was written, in the file system's nanoseconds; None if there is none."""
+    try:
+        return (folder / "record.json").stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 def verify(folder: Path) -> list[str]:
     """What is wrong with a run folder that claims to be finished; an empty list means nothing is."""
     record = read(folder)
@@ -142,6 +159,30 @@ def verify(folder: Path) -> list[str]:
         elif sha256(path) != expected:
             problems.append(f"{name} differs from its checksum: changed or truncated after the run")
     return problems
+
+
+def write_planned(study: Path, cells: Mapping[str, Mapping[str, Any]]) -> None:
+    """Leave word of what a command asked for, so that a report can name what is missing.
+
+    Args:
+        study: The study's folder.
+        cells: Per run_id the few values that tell a person which run it is.
+    """
+    digest = hashlib.sha256("\n".join(sorted(cells)).encode()).hexdigest()[:16]
+    path = study / PLANNED / f"{digest}.json"
+    if not path.exists():  # the same command again
+        write_json(path, {"cells": plain(cells, "cells")}, indent=None)
+
+
+def planned(study: Path) -> dict[str, dict[str, Any]]:
+    """Every run that some command asked of a study, by run_id; a torn list is left out."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((study / PLANNED).glob("*.json")):
+        try:
+            found |= json.loads(path.read_text(encoding="utf-8"))["cells"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
 
 
 def studies(runs: Path) -> list[Path]:

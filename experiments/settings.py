@@ -5,7 +5,8 @@ names the choices. `ranges` in the files of conf/variant and the other groups is
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 AXES = ("delta", "scaling", "storage", "grouping", "controller")
@@ -75,3 +76,22 @@ class Config:
     repeat: bool = _key(False)
     study: str = "default"
     workers: Any = "auto"
+    time_limit: float | None = _key(None, [">0", None])
+    keep_going: bool = _key(False)
+    checkpoint_seconds: float = _key(60.0, [0, None])
+    checkpoint_steps: int | None = _key(None, [1, None])
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a command treats its runs. No part of what a run is: other terms, the same results."""
+
+    time_limit: float | None = None  # minutes for one run
+    keep_going: bool = False
+    checkpoint_seconds: float = 60.0
+    checkpoint_steps: int | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Terms":
+        """The terms in a composed configuration."""
+        return cls(**{f.name: config[f.name] for f in fields(cls)})

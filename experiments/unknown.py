@@ -6,6 +6,7 @@ from pathlib import Path
 from experiments.conf import Conf
 from experiments.errors import did_you_mean, nearest
 from experiments.settings import DEFAULTS, FACTS
+from experiments.words import Word
 
 _ELSEWHERE = {
     "alpha_r": "alpha",
@@ -83,6 +84,23 @@ def no_plugin(group: str, value: object, conf: Conf) -> list[str]:
     return [
         f"There is no {group} {str(value)!r}.{did_you_mean(str(value), known)} Known: {', '.join(known)}."
     ]
+
+
+def no_launcher_key(word: Word, launchers: Sequence[Word], conf: Conf) -> list[str]:
+    """What is wrong with a word on Slurm's jobs; other launchers' keys are Hydra's to check."""
+    from experiments.sweep.slurm.settings import BY_SPEC, problems_of
+
+    key = word.key.removeprefix("hydra.launcher.")
+    if not launchers:
+        return [f"{word.key} is of a launcher that is not chosen: add hydra/launcher=slurm."]
+    file = launchers[0].values[0]
+    if file not in conf.choices("hydra/launcher"):
+        return []
+    if word.swept:
+        return [
+            f"{word.key} takes one value per command; what differs by variant or model is set in resources."
+        ]
+    return list(problems_of(key, word.values[0], known={kind: conf.choices(kind) for kind in BY_SPEC}))
 
 
 def _not_here(name: str, group: str, having: Sequence[str], chosen: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 _WORD = re.compile(r"[+~]*([A-Za-z_][\w./@:-]*)=(.*)", re.DOTALL)
+_OPEN = "hydra.launcher.resources."  # takes names that its file need not have
 _parser = OverridesParser.create()
 
 
@@ -105,7 +106,8 @@ def tidied(words: Sequence[str]) -> list[str]:
     result = []
     for text in words:
         bare = text.lstrip("+")
-        text = f"+{bare}" if key_of(bare) == "experiment" else bare
+        prefix = "+" if key_of(bare) == "experiment" else "++" if key_of(bare).startswith(_OPEN) else ""
+        text = f"{prefix}{bare}"
         if _WORD.fullmatch(text) and _override(text) is None:
             text = literal(text)  # a regex, or a file name with brackets: meant as it stands
         result.append(text)

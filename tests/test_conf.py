@@ -27,7 +27,7 @@ ENGINE = """
 import json, runpy, sys, types
 engine = types.ModuleType("experiments.sweep.engine")
 
-def run(specs, *, workers="auto", root="runs", report=True):
+def run(specs, *, workers="auto", root="runs", terms=None, report=True):
     print(json.dumps({"workers": workers, "specs": [spec.as_record() for spec in specs]}))
     for spec in specs:
         if spec.dataset == "csv":

@@ -4,13 +4,17 @@ A claim is a file `<run_id>.<generation>`, made by linking a finished temporary 
 succeeds for exactly one process, on NFS too. The holder touches it every few seconds. When the touches stop,
 whoever comes first makes the next generation and so takes over; a generation is never given out twice, so no
 two can take over from each other. A holder that was only slow sees the newer generation and stands down.
+Each claim bears a token of its own, so that nobody takes another's claim of the same generation for theirs.
 Finished cells are known by their record, not by claims.
+
+Giving a cell back sets the file's time to 0, which needs no space: it works on a full disk.
 
 Ages are read off the file server's clock alone (a file just touched against the claim), so hosts may disagree
 about the time.
 """
 
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -20,7 +24,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.files import explained, replacing
+from experiments.files import explained
 
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
@@ -37,6 +41,7 @@ class Claim:
     run_id: str
     generation: int
     beat_seconds: float = HEARTBEAT_SECONDS
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
     _thread: threading.Thread | None = field(default=None, repr=False)
 
@@ -47,8 +52,10 @@ class Claim:
 
     def held(self) -> bool:
         """Whether the claim is still ours: nobody took over while we were slow."""
-        generations = _generations(self.folder, self.run_id)
-        return bool(generations) and generations[-1] == self.generation
+        content = _content(self.path)
+        if content is None or content.get("token") != self.token:
+            return False
+        return not (self.folder / f"{self.run_id}.{self.generation + 1}").exists()
 
     def __enter__(self) -> "Claim":
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -60,8 +67,8 @@ class Claim:
         if self._thread is not None:
             self._thread.join()
         if self.held():  # marked, not removed: a slow earlier holder must never find itself the newest again
-            with replacing(self.path) as temporary:
-                temporary.write_text(json.dumps({"released": True}))
+            with contextlib.suppress(OSError):  # else it grows stale
+                os.utime(self.path, (0, 0))
 
     def remove(self) -> None:
         """Forget all generations of the cell.
@@ -97,19 +104,32 @@ def claim(
         return None
     generation = generations[-1] + 1 if generations else 0
     wanted = Claim(folder, run_id, generation, beat_seconds)
-    return wanted if _create(wanted.path) else None
+    return wanted if _create(wanted.path, wanted.token) else None
 
 
 def holder(folder: Path, run_id: str) -> dict | None:
-    """Who holds a cell (host, pid, since), whether alive or not; None when nobody does."""
+    """Who holds a cell (host, pid, since), whether alive or not; None when nobody does.
+
+    `released` is true once it was given back.
+    """
     generations = _generations(folder, run_id)
-    return _content(folder / f"{run_id}.{generations[-1]}") if generations else None
+    path = folder / f"{run_id}.{generations[-1]}" if generations else None
+    content = _content(path) if path else None
+    return {**content, "released": _released(path)} if content and path else None
 
 
-def _create(path: Path) -> bool:
+def is_held(folder: Path, run_id: str, *, stale_seconds: float = STALE_SECONDS) -> bool:
+    """Whether somebody alive holds a cell."""
+    generations = _generations(folder, run_id)
+    return bool(generations) and _alive(folder / f"{run_id}.{generations[-1]}", stale_seconds)
+
+
+def _create(path: Path, token: str) -> bool:
     """Make the file with its content in one step; False when another was first."""
     me = {
+        "token": token,
         "host": socket.gethostname(),
+        "machine": _machine(),
         "pid": os.getpid(),
         "started": _process_start(os.getpid()),
         "since": time.time(),
@@ -143,14 +163,36 @@ def _generations(folder: Path, run_id: str) -> list[int]:
 def _alive(path: Path, stale_seconds: float) -> bool:
     """Whether the holder is at work: its process exists if it is of this host, and its heartbeat is young."""
     content = _content(path)
-    if content is None or content.get("released"):
+    if content is None or _released(path):
         return False
-    if content["host"] == socket.gethostname() and _process_start(content["pid"]) != content["started"]:
+    ours = (content["host"], content.get("machine")) == (socket.gethostname(), _machine())
+    if ours and _process_start(content["pid"]) != content["started"]:
         return False
     try:
         return _server_now(path.parent) - path.stat().st_mtime < stale_seconds
     except FileNotFoundError:
         return False
+
+
+def _released(path: Path) -> bool:
+    """Whether the holder gave the cell back."""
+    try:
+        return path.stat().st_mtime == 0
+    except FileNotFoundError:
+        return True
+
+
+@functools.cache
+def _machine() -> str | None:
+    """What tells apart two containers or boots of one host name, whose process numbers mean different things.
+
+    None where the system does not tell.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
 
 
 def _server_now(folder: Path) -> float:

@@ -50,7 +50,7 @@ class Command:
     def __init__(
         self, arguments: Sequence[str], params: Mapping[str, Any], *, master: DictConfig, loader: ConfigLoader
     ):
-        self._conf = _conf(master.hydra)
+        self._conf = conf_of(master.hydra)
         given = [parse(text, choices=self._conf.choices) for text in arguments]
         below = [parse(f"{key}={value}", choices=self._conf.choices) for key, value in params.items()]
         self.words = effective(below, given)
@@ -153,7 +153,7 @@ def spec_of(config: DictConfig, hydra: DictConfig) -> RunSpec:
             "Hydra's hands over one run at a time: use hydra/launcher=local with hydra/sweeper=grid, the "
             "defaults"
         )
-    conf = _conf(hydra)
+    conf = conf_of(hydra)
     composed = Plain(_plain(config))
     specs, problems = expand(
         [], conf, choices=_files(hydra, conf), compose=lambda _: composed, dimensions=dimensions
@@ -186,7 +186,7 @@ def _composer(
     return compose
 
 
-def _conf(hydra: DictConfig) -> Conf:
+def conf_of(hydra: DictConfig) -> Conf:
     """The folders that Hydra read, those added by --config-dir last."""
     sources = [source for source in hydra.runtime.config_sources if source.schema == "file"]
     return Conf(*(Path(source.path) for source in sources))

@@ -17,14 +17,17 @@ from experiments import data, record
 from experiments.display import Display
 from experiments.errors import UserError
 from experiments.files import check_writable
-from experiments.provenance import collect
 from experiments.record import RunFolder
+from experiments.settings import Terms
 from experiments.spec import RunSpec
-from experiments.sweep.plan import Plan, plan
-from experiments.sweep.pool import Cell, Outcome, Pool
+from experiments.sweep.ended import settle
+from experiments.sweep.plan import Plan, kinds, plan
+from experiments.sweep.pool import Cell, Pool
+from experiments.sweep.resources import resources as resources
+from experiments.sweep.whole import set_apart
+from experiments.sweep.worker import STOP_SIGNALS
 
-DONE, SOME_FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-BYTES_PER_WORKER = 3 << 30  # libraries, a small base model, activations
+DONE, SOME_FAILED, USAGE = 0, 1, 2
 ALIKE_FAILURES = 3  # the first so many runs failing alike means that the next would too
 
 
@@ -34,7 +37,9 @@ def run(
     workers: int | str = "auto",
     root: Path = Path("runs"),
     again: bool = False,
+    terms: Terms | None = None,
     report: bool = True,
+    part: bool = False,
 ) -> int:
     """Run what is missing of a study and make its report.
 
@@ -43,112 +48,109 @@ def run(
         workers: How many processes; "auto" takes one per GPU, or what suits the cores.
         root: The folder of all studies.
         again: Run finished cells anew; their records are set aside first.
+        terms: How runs are treated on the way; the defaults if None.
         report: Whether to end with the table of results and the report; a round that others follow does not.
+        part: These are some cells of a command that noted all of them and sees to the report.
 
     Returns:
-        The exit code: 0 all done, 1 some failed, 2 refused, 130 or 143 interrupted.
+        The exit code: 0 all done, 1 some failed, 2 refused, 128 + n after signal n (130 is Ctrl-C).
 
     Raises:
         UserError: The data or the output folder cannot be used; nothing was started.
     """
     study = root / specs[0].study
     check_writable(study)
+    todo = plan(specs, fingerprints=data.fingerprint, root=root, again=again)
     if again:
-        _set_aside(
-            study, [run_id for _, run_id in plan(specs, fingerprints=data.fingerprint, root=root).done]
-        )
-    todo = plan(specs, fingerprints=data.fingerprint, root=root)
+        set_aside(study, todo)
+    elif not part:
+        note_planned(study, todo)
     with Display() as display:
         display.sweep(total=len(todo.todo) + len(todo.done), skipped=len(todo.done))
-        for note in todo.notes:
+        for note in (*todo.notes, *set_apart(study, todo.damaged)):
             display.note(note)
-        code = _train(todo, study, workers, display) if todo.todo else DONE
+        code = _train(todo, study, workers, terms or Terms(), display) if todo.todo else DONE
         if code == USAGE:
             return code
         if report:
-            page = _report(study)
+            page = None if part else _report(study, anew=bool(todo.todo))
             display.results(_results(study, todo), report=str(page) if page else None)
-    if code in (INTERRUPTED, TERMINATED):
-        left = sum(1 for _, run_id in todo.todo if not _finished(study / run_id))
+    if code not in (DONE, SOME_FAILED):
+        left = sum(1 for _, run_id in todo.todo if not finished(study / run_id))
         print(f"\nStopped. {left} runs are left; give the same command again to go on from where they stand.")
     return code
 
 
-def _train(todo: Plan, study: Path, workers: int | str, display: Display) -> int:
-    cells = [Cell(run_id, spec.as_record()) for spec, run_id in todo.todo]
-    size, threads, gpus = resources(workers, len(cells))
-    failures: Counter[str] = Counter()
-    outcomes = 0
-    pool = Pool(size, threads=threads, gpus=gpus, logs=study / ".logs", on_event=lambda e: _show(e, display))
+def _train(todo: Plan, study: Path, workers: int | str, terms: Terms, display: Display) -> int:
+    size, threads, gpus = resources(workers, len(todo.todo))
+    pool = Pool(size, threads=threads, gpus=gpus, logs=study / ".logs", on_event=_Teller(display))
     with pool, _signals(pool) as received:
-        answer = pool.check([cell.spec for cell in cells])
-        if answer["event"] == "died":
-            raise UserError(
-                f"the worker died while loading the model (exit code {answer['code']}); see {study}/.logs"
-            )
-        for note in answer["notes"]:
-            display.note(note)
-        if answer["problems"]:
-            _refuse(answer["problems"])
+        if refused(pool, todo, study, display):
             return USAGE
-        for outcome in pool.run(cells, root=study.parent):
-            outcomes += 1
-            status, reason = _settle(outcome, study)
-            display.run_finished(outcome.cell.run_id, status, _words(outcome.event.get("metrics", {})))
-            if status in ("failed", "oom"):
-                failures[reason] += 1
-                display.note(f"{outcome.cell.run_id} {status}: {reason}")
-                if failures[reason] == outcomes == ALIKE_FAILURES and len(cells) > ALIKE_FAILURES:
-                    display.note(
-                        f"The first {ALIKE_FAILURES} runs failed alike, so the sweep stops here: {reason}"
-                    )
-                    pool.stop()
+        failed = _collect(pool, todo, study, terms, display)
         if received:
             return 128 + received[0]
-    return SOME_FAILED if failures else DONE
+    return SOME_FAILED if failed else DONE
 
 
-def resources(workers: int | str, cells: int) -> tuple[int, int, list[int]]:
-    """Processes, threads of each, and the GPUs to share out; never more processes than cells.
-
-    On CPUs "auto" is a process per core: measured on 2 cores, two processes of one thread train 1.3 times as
-    many steps of the default model as one process of two.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    gpus = _gpus()
-    wanted = (len(gpus) or min(cores, _room())) if workers == "auto" else int(workers)
-    size = max(1, min(wanted, cells))
-    return size, max(1, cores // size), gpus
-
-
-def _room() -> int:
-    """How many worker processes the free memory holds."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 2
-    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    return max(1, free // BYTES_PER_WORKER)
+def refused(pool: Pool, todo: Plan, study: Path, display: Display) -> bool:
+    """Have a worker try the cells on the model; whether something, which is then told, is against them."""
+    cells = [[spec.as_record(), count] for spec, count in kinds(spec for spec, _ in todo.todo).items()]
+    answer = pool.check({"check": cells, "folder": str(study), "workers": pool.size})
+    if answer["event"] == "died" and not pool.stopping:
+        raise UserError(
+            f"the worker died while loading the model (exit code {answer['code']}); see {study}/.logs"
+        )
+    for note in answer.get("notes", ()):
+        display.note(note)
+    if answer.get("problems"):
+        _refuse(answer["problems"])
+    return bool(answer.get("problems"))
 
 
-def _gpus() -> list[int]:
-    """The GPUs that this process may use, asked of the driver: importing torch would cost seconds."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [int(part) for part in visible.split(",") if part.strip().isdigit()]
-    return sorted(int(p.name[6:]) for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit())
+def _collect(pool: Pool, todo: Plan, study: Path, terms: Terms, display: Display) -> int:
+    """Run the cells and say how each ended; how many failed."""
+    failures: Counter[str] = Counter()
+    ended = 0
+    cells = (Cell(run_id, spec, record.written(study / run_id)) for spec, run_id in todo.todo)
+    for outcome in pool.run(list(cells), root=study.parent, terms=terms):
+        run_id = outcome.cell.run_id
+        settled = settle(outcome, study, terms)
+        if settled is None:
+            pool.wait_for(outcome.cell)
+            continue
+        ended += 1
+        status, reason = settled
+        display.run_finished(run_id, status, _words(outcome.event.get("metrics", {})))
+        if status not in ("failed", "oom"):
+            continue
+        display.note(f"{run_id} {status}: {reason}")
+        alike = reason.replace(run_id, "...")
+        failures[alike] += 1
+        more = len(todo.todo) > ALIKE_FAILURES
+        if failures[alike] == ended == ALIKE_FAILURES and more and not terms.keep_going:
+            display.note(
+                f"The first {ALIKE_FAILURES} runs failed alike, so the sweep stops here: {reason}. "
+                f"keep_going=true goes on all the same."
+            )
+            pool.stop()
+    return failures.total()
 
 
 @contextmanager
 def _signals(pool: Pool) -> Iterator[list[int]]:
-    """While open, Ctrl-C and SIGTERM ask the pool to stop; the list holds what came."""
+    """While open, the signals that end a sweep ask the pool to stop; the list holds what came.
+
+    A second Ctrl-C is a person who will not wait, and kills. Slurm's second signal only repeats the first.
+    """
     received: list[int] = []
 
     def stop(number: int, frame: object) -> None:
+        if not received or number == signal.SIGINT:
+            pool.stop()
         received.append(number)
-        pool.stop()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, *STOP_SIGNALS)}
     try:
         yield received
     finally:
@@ -156,44 +158,24 @@ def _signals(pool: Pool) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _settle(outcome: Outcome, study: Path) -> tuple[str, str]:
-    """The status of a run and the reason, if it failed.
+class _Teller:
+    """Passes on to the display what workers say on the way."""
 
-    A run whose worker was killed gets its record here.
-    """
-    event = outcome.event
-    if event["event"] in ("busy", "interrupted"):
-        return ("preempted" if event["event"] == "interrupted" else "busy"), ""
-    if event["event"] == "finished":
-        error = event.get("error", {})
-        return event["status"], ": ".join(str(error[key]) for key in ("kind", "message") if key in error)
-    code = event["code"]
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    hint = " (out of memory, most often)" if code == -signal.SIGKILL else ""
-    message = f"the worker process died: {how}{hint}"
-    folder = RunFolder(study / outcome.cell.run_id)
-    folder.write_record(
-        {
-            "run_id": outcome.cell.run_id,
-            "study": study.name,
-            "status": "failed",
-            "spec": outcome.cell.spec,
-            "env": collect(),
-            "error": {"kind": "killed", "message": message},
-        }
-    )
-    return "failed", message
+    def __init__(self, display: Display):
+        self._display = display
+        self._waits = False
 
-
-def _show(event: dict, display: Display) -> None:
-    """What a worker says on the way, for the display."""
-    match event["event"]:
-        case "started":
-            display.run_started(event["run_id"], event["steps"], done=event["done"])
-        case "step":
-            display.step(event["run_id"], event["step"], event["loss"])
-        case "note":
-            display.note(event["text"])
+    def __call__(self, event: dict) -> None:
+        match event["event"]:
+            case "started":
+                self._display.run_started(event["run_id"], event["steps"], done=event["done"])
+            case "step":
+                self._display.step(event["run_id"], event["step"], event["loss"])
+            case "note":
+                self._display.note(event["text"])
+            case "waiting" if not self._waits:
+                self._waits = True
+                self._display.note("Runs that another process has begun are waited for.")
 
 
 def _refuse(problems: Sequence[str]) -> None:
@@ -202,15 +184,26 @@ def _refuse(problems: Sequence[str]) -> None:
         print(f"  - {problem}", file=sys.stderr)
 
 
-def _set_aside(study: Path, run_ids: Sequence[str]) -> None:
-    """Rename the records of finished runs, so that the runs count as missing and nothing is lost."""
-    for run_id in run_ids:
+def set_aside(study: Path, todo: Plan) -> None:
+    """Rename the records of these runs, where there are any: they count as missing and nothing is lost."""
+    for _, run_id in todo.todo:
         path = RunFolder(study / run_id).record
-        earlier = len(list(path.parent.glob("record.*.json")))
-        path.rename(path.with_name(f"record.{earlier + 1}.json"))
+        if path.exists():
+            earlier = len(list(path.parent.glob("record.*.json")))
+            path.rename(path.with_name(f"record.{earlier + 1}.json"))
 
 
-def _finished(folder: Path) -> bool:
+def note_planned(study: Path, todo: Plan) -> None:
+    """Leave word of what a command asked for."""
+    record.write_planned(study, {run_id: brief(spec) for spec, run_id in (*todo.done, *todo.todo)})
+
+
+def brief(spec: RunSpec) -> dict[str, object]:
+    """What tells a person which run it is."""
+    return {key: getattr(spec, key) for key in ("variant", "r", "targets", "model", "dataset", "lr", "seed")}
+
+
+def finished(folder: Path) -> bool:
     found = record.read(folder)
     return found is not None and found["status"] in record.FINISHED
 
@@ -227,11 +220,14 @@ def _results(study: Path, todo: Plan) -> list[dict]:
     return [found for run_id in ids if (found := record.read(study / run_id)) is not None]
 
 
-def _report(study: Path) -> Path | None:
-    """Make the report in a process of its own.
+def _report(study: Path, *, anew: bool) -> Path | None:
+    """Make the report in a process of its own, unless it is there and nothing happened since.
 
     It needs other libraries, and its failure must not cost a sweep.
     """
+    report = study / "report" / "report.html"
+    if not anew and _is_newest(report, study):
+        return report
     command = [sys.executable, "-m", "analysis.report", str(study)]
     environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]))
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -241,4 +237,14 @@ def _report(study: Path) -> Path | None:
             file=sys.stderr,
         )
         return None
-    return study / "report" / "report.html"
+    return report
+
+
+def _is_newest(report: Path, study: Path) -> bool:
+    """Whether no record and no list of what was asked for is younger than the report."""
+    if not report.exists():
+        return False
+    lists = (path.stat().st_mtime_ns for path in (study / record.PLANNED).glob("*.json"))
+    with os.scandir(study) as entries:
+        records = [record.written(Path(entry.path)) or 0 for entry in entries if entry.is_dir()]
+    return report.stat().st_mtime_ns > max(*records, *lists, 0, 0)

@@ -1,14 +1,15 @@
 """What of a sweep is missing: each run once, those that ended left out, and what to know before comparing."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments import record
 from experiments.errors import UserError
 from experiments.spec import RunSpec
 from experiments.sweep.notes import on_comparing
+from experiments.sweep.whole import Whole
 
 Cells = tuple[tuple[RunSpec, str], ...]  # each with its run_id
 
@@ -21,26 +22,39 @@ class Plan:
     done: Cells  # completed or diverged: results either way
     duplicates: int  # cells that are the same run as an earlier one
     notes: tuple[str, ...]
+    damaged: Mapping[str, Sequence[str]] = field(
+        default_factory=dict
+    )  # of `todo`: what is wrong with its files
 
 
-def plan(specs: Sequence[RunSpec], *, fingerprints: Callable[[RunSpec], str], root: Path) -> Plan:
-    """Tell what is to be run.
+def plan(
+    specs: Sequence[RunSpec], *, fingerprints: Callable[[RunSpec], str], root: Path, again: bool = False
+) -> Plan:
+    """Tell what is to be run. A finished run whose files are not what its record says is not finished.
 
     Args:
         specs: All cells, equal ones included, in the order in which they are to run.
         fingerprints: The hash of a spec's data, `experiments.data.fingerprint`; asked once per dataset.
         root: The folder of all studies.
+        again: Whether finished runs are to be run anew.
     """
     cells = _named(specs, fingerprints)
     begun = {study: _folders(root / study) for study in {spec.study for spec in specs}}
+    whole = {study: Whole(root / study) for study in begun}
     todo: list[tuple[RunSpec, str]] = []
     done: list[tuple[RunSpec, str]] = []
+    damaged: dict[str, Sequence[str]] = {}
     diverged = 0
     for run_id, spec in cells.items():
-        found = record.read(root / spec.study / run_id) if run_id in begun[spec.study] else None
-        ended = found is not None and found["status"] in record.FINISHED
-        diverged += found is not None and found["status"] == "diverged"
+        begin_anew = again or run_id not in begun[spec.study]
+        status, problems = (None, []) if begin_anew else whole[spec.study].status(run_id)
+        if problems:
+            damaged[run_id] = problems
+        ended = status in record.FINISHED and not problems
+        diverged += ended and status == "diverged"
         (done if ended else todo).append((spec, run_id))
+    for known in whole.values():
+        known.save()
     duplicates = len(specs) - len(cells)
     untuned = [spec for spec in cells.values() if spec.phase == "run"]
     notes = [*_on_repeats(specs, duplicates), *on_comparing(untuned)]
@@ -48,7 +62,23 @@ def plan(specs: Sequence[RunSpec], *, fingerprints: Callable[[RunSpec], str], ro
         notes.append(
             f"{diverged} of the finished runs diverged. That is their result; they are not run again."
         )
-    return Plan(tuple(todo), tuple(done), duplicates, tuple(notes))
+    return Plan(tuple(todo), tuple(done), duplicates, tuple(notes), damaged)
+
+
+def kinds(specs: Iterable[RunSpec]) -> dict[RunSpec, int]:
+    """A spec for each way of attaching to a model, with the number of those like it.
+
+    What a model refuses, and how much a run leaves on the disk, is the same for all of a kind.
+    """
+    first: dict[tuple[object, ...], RunSpec] = {}
+    counts: Counter[RunSpec] = Counter()
+    for s in specs:
+        key = (
+            s.model, s.model_options, s.dataset, s.dataset_options, s.train.base_dropout, s.method, s.axes,
+            s.r, s.targets, s.options,
+        )  # fmt: skip
+        counts[first.setdefault(key, s)] += 1
+    return dict(counts)
 
 
 def _named(specs: Sequence[RunSpec], fingerprints: Callable[[RunSpec], str]) -> dict[str, RunSpec]:

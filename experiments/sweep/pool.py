@@ -13,21 +13,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from experiments.settings import Terms
+from experiments.spec import RunSpec
+
 _HOME = Path(__file__).parents[2]  # so that workers find the packages even where nothing is installed
+WORKER = (sys.executable, "-m", "experiments.sweep.worker")
 GRACE_SECONDS = 60.0  # to reach a step boundary and write a checkpoint
+BUSY_SECONDS = 2.0  # until a run that another process holds is asked for again
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A run to be done: its identity and its spec as JSON."""
+    """A run to be done. `seen` is when the record that it is to replace was written, None without one."""
 
     run_id: str
-    spec: dict
+    spec: RunSpec
+    seen: int | None = None
 
 
 @dataclass
@@ -39,7 +46,7 @@ class _Process:
     orders: IO[str]  # its standard input
     cell: Cell | None = None
     since: float = field(default_factory=time.monotonic)
-    died: bool = False
+    ending: float | None = None  # since when it is being stopped for a run that took too long
 
     def send(self, order: dict) -> None:
         with contextlib.suppress(BrokenPipeError, ValueError):  # it died: the reader thread says so
@@ -49,7 +56,7 @@ class _Process:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended: an event of the worker, or its death with the signal or exit code."""
+    """How a cell ended: an event of the worker, its death with the exit code, or "late" (it was stopped)."""
 
     cell: Cell
     event: dict
@@ -63,11 +70,22 @@ class Pool:
     """
 
     def __init__(
-        self, size: int, *, threads: int, gpus: list[int], logs: Path, on_event: Callable[[dict], None]
+        self,
+        size: int,
+        *,
+        threads: int,
+        gpus: list[int],
+        logs: Path,
+        on_event: Callable[[dict], None],
+        worker: Sequence[str] = WORKER,
+        grace: float = GRACE_SECONDS,
     ):
         self.size, self.threads, self.gpus, self.logs, self.on_event = size, threads, gpus, logs, on_event
+        self.command, self.grace = worker, grace
         self._events: queue.Queue[tuple[_Process, dict]] = queue.Queue()
         self._workers: list[_Process] = []
+        self._waiting: deque[Cell] = deque()
+        self._later: deque[tuple[float, Cell]] = deque()  # held by others: from when to ask again
         self.stopping = False
 
     def __enter__(self) -> "Pool":
@@ -79,17 +97,18 @@ class Pool:
         for worker in self._workers:
             with contextlib.suppress(OSError):
                 worker.orders.close()
-        deadline = time.monotonic() + GRACE_SECONDS
+        deadline = time.monotonic() + self.grace
         for worker in self._workers:
             try:
                 worker.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 worker.process.kill()
+                worker.process.wait()
 
-    def check(self, specs: list[dict]) -> dict:
+    def check(self, order: dict) -> dict:
         """Have the first worker check the cells against the model; its answer, or how it died."""
         worker = self._workers[0]
-        worker.send({"check": specs})
+        worker.send(order)
         while True:
             origin, event = self._events.get()
             if event["event"] == "checked" or (event["event"] == "died" and origin is worker):
@@ -99,40 +118,74 @@ class Pool:
             else:
                 self.on_event(event)
 
-    def run(self, cells: list[Cell], *, root: Path, time_limit: float | None = None) -> Iterator[Outcome]:
+    def run(self, cells: Iterable[Cell], *, root: Path, terms: Terms) -> Iterator[Outcome]:
         """Run the cells, in order, as workers become free; outcomes come as they happen.
 
-        After `stop()` nothing new is handed out, and the outcomes of what was under way still come.
+        A run that another process holds is waited for: it ends there, or is taken over from there. After
+        `stop()` nothing new is handed out, and the outcomes of what was under way still come.
         """
-        waiting = list(reversed(cells))
+        self._waiting.extend(cells)
         while True:
-            for worker in self._workers:
-                if worker.cell is None and waiting and not self.stopping:
-                    worker.cell, worker.since = waiting.pop(), time.monotonic()
-                    worker.send({"run": worker.cell.spec, "run_id": worker.cell.run_id, "root": str(root)})
+            self._hand_out(root, terms)
             busy = [worker for worker in self._workers if worker.cell is not None]
-            if not busy:
+            if not busy and (self.stopping or not (self._waiting or self._later)):
                 return
+            self._end_late(busy, terms.time_limit)
             try:
-                worker, event = self._events.get(timeout=1.0)
+                worker, event = self._events.get(timeout=1.0 if busy else 0.1)
             except queue.Empty:
-                self._end_late(busy, time_limit)
                 continue
-            if event["event"] in ("finished", "busy", "interrupted", "died"):
-                if worker.cell is not None:
-                    yield Outcome(worker.cell, event, time.monotonic() - worker.since)
-                worker.cell = None
-                if event["event"] == "died" and waiting and not self.stopping:
-                    self._replace(worker)
-            else:
-                self.on_event(event)
+            outcome = self._heard(worker, event)
+            if outcome is not None:
+                yield outcome
+
+    def wait_for(self, cell: Cell) -> None:
+        """Another process has this cell: ask for it again after a while."""
+        self._later.append((time.monotonic() + BUSY_SECONDS, cell))
+        self.on_event({"event": "waiting", "run_id": cell.run_id})
 
     def stop(self) -> None:
         """Ask every worker to stop at its next step boundary; asked twice, kill them."""
         for worker in self._workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.process.pid, signal.SIGKILL if self.stopping else signal.SIGTERM)
+            worker.process.send_signal(signal.SIGKILL if self.stopping else signal.SIGTERM)
         self.stopping = True
+
+    def _hand_out(self, root: Path, terms: Terms) -> None:
+        while self._later and self._later[0][0] <= time.monotonic():
+            self._waiting.append(self._later.popleft()[1])
+        for worker in self._workers:
+            if worker.cell is None and worker.ending is None and self._waiting and not self.stopping:
+                cell = worker.cell = self._waiting.popleft()
+                worker.since = time.monotonic()
+                worker.send(
+                    {
+                        "run": cell.spec.as_record(),
+                        "run_id": cell.run_id,
+                        "root": str(root),
+                        "seen": cell.seen,
+                        "checkpoint": {"seconds": terms.checkpoint_seconds, "steps": terms.checkpoint_steps},
+                    }
+                )
+
+    def _heard(self, worker: _Process, event: dict) -> Outcome | None:
+        """Take in what a worker said; the outcome of its cell, if it is that."""
+        kind, cell = event["event"], worker.cell
+        if kind not in ("finished", "busy", "interrupted", "died"):
+            self.on_event(event)
+            return None
+        worker.cell = None
+        if kind == "died" and (self._waiting or self._later or cell) and not self.stopping:
+            self._replace(worker)
+        if cell is None:
+            return None
+        if self.stopping and kind == "died":
+            event = {"event": "interrupted"}  # it was asked to end, at the second time with a kill
+        elif kind in ("died", "interrupted") and worker.ending is not None:
+            event = {"event": "late"}
+        elif not self.stopping and (kind in ("busy", "interrupted") or event.get("code") == 0):
+            self.wait_for(cell)  # it is another's, or its worker was told by somebody to leave
+            return None
+        return Outcome(cell, event, time.monotonic() - worker.since)
 
     def _start(self, number: int) -> _Process:
         environment = dict(os.environ, PYTHONUNBUFFERED="1", TOKENIZERS_PARALLELISM="false")
@@ -144,7 +197,7 @@ class Pool:
             environment["CUDA_VISIBLE_DEVICES"] = str(self.gpus[number % len(self.gpus)])
         with (self.logs / f"worker-{number}.log").open("a") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "experiments.sweep.worker"],
+                self.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -167,7 +220,13 @@ class Pool:
     def _replace(self, dead: _Process) -> None:
         self._workers[self._workers.index(dead)] = self._start(dead.number)
 
-    def _end_late(self, busy: list[_Process], time_limit: float | None) -> None:
+    def _end_late(self, busy: list[_Process], minutes: float | None) -> None:
+        """Stop the workers whose run takes too long, kill those that do not stop."""
+        now = time.monotonic()
         for worker in busy:
-            if time_limit is not None and time.monotonic() - worker.since > time_limit:
-                worker.process.kill()
+            if worker.ending is not None:
+                if now - worker.ending > self.grace:
+                    worker.process.kill()
+            elif minutes is not None and now - worker.since > 60 * minutes:
+                worker.ending = now
+                worker.process.send_signal(signal.SIGTERM)

@@ -6,10 +6,12 @@ It reads one JSON line per order from its standard input and answers with JSON l
 whatever else prints goes to standard error. When the input ends, or SIGTERM, SIGUSR1 or SIGUSR2 comes, it
 stops at the next step boundary with its state in a checkpoint.
 
-Orders:  {"check": [spec, ...]}                           may these cells run on this model? -> {"event":
-"checked", ...}
-         {"run": spec, "run_id": ..., "root": folder}     -> started, step, note ..., finished | busy |
-         interrupted
+Orders:
+    {"check": [[spec, how many], ...], "folder": ..., "workers": n}   -> checked: may these cells run here?
+    {"run": spec, "run_id": ..., "root": folder}                      -> started, step, note ..., and at last
+                                                                         finished | busy | interrupted
+A run's order may also say `checkpoint` ({"seconds": ..., "steps": ...}) and `seen`: the time of the record
+that is to be replaced, as `record.written` gives it. Another record than that is taken as the answer.
 """
 
 import json
@@ -18,12 +20,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from experiments.errors import UserError
-from experiments.record import FINISHED, RunFolder, read
+from experiments.record import FINISHED, RunFolder, read, written
 from experiments.spec import RunSpec, from_record
 from experiments.sweep.claim import Claim, claim
 
@@ -66,27 +68,38 @@ class Worker:
     def carry_out(self, order: dict) -> None:
         """One order; anything that a run throws ends that run, not the worker."""
         if "check" in order:
-            problems, notes = check([from_record(spec) for spec in order["check"]])
+            cells = {from_record(spec): count for spec, count in order["check"]}
+            problems, notes = check(cells, Path(order["folder"]), order["workers"])
             self.events.emit("checked", problems=problems, notes=notes)
-        else:
-            self.run(from_record(order["run"]), order["run_id"], Path(order["root"]))
+            return
+        folder = RunFolder(Path(order["root"]) / order["run"]["study"] / order["run_id"])
+        try:
+            self.run(order, folder)
+        except (UserError, OSError) as error:  # nothing can be written, not even a claim
+            self._tell(
+                order["run_id"], {"status": "failed", "error": {"kind": "disk", "message": str(error)}}
+            )
 
-    def run(self, spec: RunSpec, run_id: str, root: Path) -> None:
+    def run(self, order: dict, folder: RunFolder) -> None:
         """Claim a cell, run it, write its record, and say how it went."""
-        study = root / spec.study
-        folder = RunFolder(study / run_id)
-        held = claim(study / ".claims", run_id)
+        run_id = order["run_id"]
+        held = claim(folder.path.parent / ".claims", run_id)
         if held is None:
             self.events.emit("busy", run_id=run_id)
             return
         with held:
-            record = read(folder.path)
-            if record is None or record["status"] not in FINISHED:
-                record = self._execute(spec, run_id, folder, held)
-            if record is None:
-                self.events.emit("interrupted", run_id=run_id)
-                return
-            held.remove()
+            record: Mapping[str, Any] | None = read(folder.path)
+            new = "seen" in order and written(folder.path) != order["seen"]
+            if record is None or not (new or record["status"] in FINISHED):
+                record = self._execute(order, folder, held)
+            if record is not None:
+                held.remove()
+        if record is None:
+            self.events.emit("interrupted", run_id=run_id)
+        else:
+            self._tell(run_id, record)
+
+    def _tell(self, run_id: str, record: Mapping[str, Any]) -> None:
         error = record.get("error", {})
         self.events.emit(
             "finished",
@@ -96,19 +109,29 @@ class Worker:
             error={key: error[key] for key in ("kind", "message") if key in error},
         )
 
-    def _execute(self, spec: RunSpec, run_id: str, folder: RunFolder, held: Claim) -> dict | None:
+    def _execute(self, order: dict, folder: RunFolder, held: Claim) -> Mapping[str, Any] | None:
         from experiments import trackers
         from experiments.execute import Interrupted, execute
         from experiments.outcome import fail, is_out_of_memory
         from experiments.pack import Run
 
-        run = Run(spec, run_id, folder, trackers.make(spec.tracker, tell=self.events.note))
+        spec, run_id = from_record(order["run"]), order["run_id"]
+        often = order.get("checkpoint", {"seconds": 60.0, "steps": None})
+        run = Run(spec, run_id, folder, trackers.make(spec.tracker, tell=self.events.note), held.held)
         while True:
             try:
-                return execute([run], display=self.events, should_stop=self._stop_for(held))[0]
+                return execute(
+                    [run],
+                    display=self.events,
+                    should_stop=self._stop_for(held),
+                    checkpoint_every=often["seconds"],
+                    checkpoint_steps=often["steps"],
+                )[0]
             except Interrupted:
                 return None
             except Exception as error:
+                if not held.held():
+                    return None
                 if not (is_out_of_memory(error) and run.halve()):
                     return fail(run, error)
             self.events.note(f"{run_id}: {run.deviations[-1]}")
@@ -117,12 +140,19 @@ class Worker:
         return lambda: self.stopping.is_set() or not held.held()
 
 
-def check(specs: list[RunSpec]) -> tuple[list[str], list[str]]:
-    """What stands against running these cells, and what their targets resolve to; loads each model once."""
-    from experiments.preflight import check_cells
+def check(cells: Mapping[RunSpec, int], folder: Path, workers: int) -> tuple[list[str], list[str]]:
+    """What stands against running these cells, and what their targets resolve to; loads each model once.
+
+    Args:
+        cells: Specs, each with the number of runs like it (see `experiments.sweep.plan.kinds`).
+        folder: The study, whose disk must have room.
+        workers: How many runs are unfinished at a time.
+    """
+    from experiments.preflight import check_cells, check_room
 
     try:
-        return check_cells(specs)
+        problems, notes = check_cells(list(cells))
+        return problems or check_room(cells, folder, workers=workers), notes
     except UserError as error:
         return [str(error)], []
 

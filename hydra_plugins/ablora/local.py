@@ -29,9 +29,10 @@ class Local(Launcher):
 
     def launch_specs(self, specs: Sequence, *, report: bool = True) -> int:
         """Run all cells; the exit code of the command."""
+        from experiments.settings import Terms
         from experiments.sweep import engine
 
-        return engine.run(specs, workers=self.config.workers, report=report)
+        return engine.run(specs, workers=self.config.workers, terms=Terms.of(self.config), report=report)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Hydra's own contract, for other sweepers: a run's value is its primary metric on validation."""

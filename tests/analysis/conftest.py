@@ -135,7 +135,7 @@ class StudyWriter:
             if phase == "tune":  # never tested
                 content["metrics"] = {k: v for k, v in content["metrics"].items() if "test/" not in k}
         else:
-            error = {"type": "Diverged", "message": "the loss was not finite at step 41"}
+            error = {"kind": "diverged", "message": "the loss was not finite at step 41"}
             content |= {"metrics": {}, "error": error}
         content |= record
         (folder / "spec.json").write_text(json.dumps(spec))

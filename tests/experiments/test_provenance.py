@@ -83,3 +83,23 @@ def test_asking_again_looks_at_no_file(clone, monkeypatch):
     monkeypatch.setattr(subprocess, "run", None)
     monkeypatch.setattr(provenance, "code_sha256", None)
     assert provenance.collect() == first
+
+
+def test_a_copy_says_what_its_original_said(clone):
+    stamp = {"git_sha": "abc", "dirty": True, "code_sha256": "def"}
+    (clone / provenance.STAMP).write_text(json.dumps(stamp))
+    (clone / "variants/lora.py").write_text("other")
+    found = provenance.collect()
+    assert {key: found[key] for key in stamp} == stamp
+
+
+def test_a_job_of_slurm_is_named_as_slurms_commands_name_it(monkeypatch):
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert "slurm" not in provenance.collect()
+    monkeypatch.setenv("SLURM_JOB_ID", "14")
+    assert provenance.collect()["slurm"] == {"job": "14", "restarts": 0}
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert provenance.collect()["slurm"] == {"job": "12_1", "restarts": 2}

@@ -167,21 +167,48 @@ def test_a_torn_last_line_is_read_over_and_cut_off_by_the_next_append(tmp_path):
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
-def test_truncating_drops_later_steps_and_appending_goes_on(tmp_path):
+def test_cut_to_a_mark_later_rows_are_gone_and_appending_goes_on(tmp_path):
     history = record.History(tmp_path / "history.jsonl")
-    for step in range(1, 6):
+    for step in range(1, 4):
         history.append({"step": step})
-    history.truncate_after(3)
+    size, digest = history.mark()
+    for step in (4, 5):
+        history.append({"step": step})
+    assert history.holds(size, digest)
+    history.cut(size)
     history.append({"step": 4, "again": True})
     history.close()
     rows = record.read_history(history.path)
     assert [row["step"] for row in rows] == [1, 2, 3, 4] and rows[-1]["again"]
 
 
-def test_truncating_a_history_that_never_began_is_nothing(tmp_path):
+def test_a_history_that_was_changed_or_shortened_no_longer_holds_its_mark(tmp_path):
     history = record.History(tmp_path / "history.jsonl")
-    history.truncate_after(0)
+    history.append({"step": 1})
+    mark = history.mark()
+    history.close()
+    content = history.path.read_bytes()
+    for damaged in (content.replace(b"1", b"7"), content[:-1], b""):
+        history.path.write_bytes(damaged)
+        assert not history.holds(*mark)
+    history.path.unlink()
+    assert not history.holds(*mark)
+
+
+def test_cutting_a_history_that_never_began_is_nothing(tmp_path):
+    history = record.History(tmp_path / "history.jsonl")
+    assert history.holds(*history.mark())
+    history.cut(0)
     assert record.read_history(history.path) == []
+
+
+def test_a_process_that_was_replaced_writes_past_the_history(tmp_path):
+    slow, mine = record.History(tmp_path / "history.jsonl"), record.History(tmp_path / "history.jsonl")
+    slow.append({"step": 1})
+    mine.cut(0)
+    mine.append({"step": 1})
+    slow.append({"step": 2})
+    assert [row["step"] for row in record.read_history(mine.path)] == [1]
 
 
 # --- what a disk may do

@@ -1,20 +1,47 @@
-"""Run some runs of a study again, whatever came of them before.
+"""Run some runs of a study again, whatever came of them before; without names, all that have no result.
 
-python -m experiments.sweep retry runs/demo RUN_ID [RUN_ID ...]
+python -m experiments.sweep retry runs/demo [RUN_ID ...]
+
+What was submitted to Slurm last is submitted again with the same settings; --here runs it on this machine.
 """
 
 import argparse
 
+from experiments.record import FINISHED
+from experiments.spec import RunSpec
+from experiments.sweep.slurm.submission import places, submissions
+from experiments.sweep.standing import UNDER_WAY, look
 from experiments.sweep.study import spec_in, study_argument
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     study_argument(parser)
-    parser.add_argument("run_id", nargs="+", help="the folder of a run")
+    parser.add_argument("run_id", nargs="*", help="the folder of a run")
+    parser.add_argument("--here", action="store_true", help="on this machine, also what Slurm had")
 
 
 def main(options: argparse.Namespace) -> int:
     from experiments.sweep import engine
+    from experiments.sweep.slurm.submit import Submitter, last_settings
 
-    specs = [spec_in(options.study, run_id) for run_id in options.run_id]
-    return engine.run(specs, root=options.study.parent, again=True)
+    again = bool(options.run_id)
+    specs = [spec_in(options.study, name) for name in options.run_id] or _without_result(options)
+    if not specs:
+        print(f"Every run of {options.study} has a result or is under way. To repeat one, name it.")
+        return 0
+    before = submissions(options.study)
+    if before and not options.here:
+        return Submitter(last_settings(before), root=options.study.parent).submit(specs, again=again)
+    return engine.run(specs, root=options.study.parent, again=again)
+
+
+def _without_result(options: argparse.Namespace) -> list[RunSpec]:
+    """The runs that failed or were lost, and those submitted that never began."""
+    submitted = places(options.study)
+    names = [run.run_id for run in look(options.study).runs if run.kind not in (*FINISHED, *UNDER_WAY)]
+    begun = {name for name in names if (options.study / name / "spec.json").exists()}
+    return [
+        spec_in(options.study, name) if name in begun else submitted[name].spec(name)
+        for name in names
+        if name in begun or name in submitted
+    ]

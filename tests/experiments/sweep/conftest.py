@@ -21,6 +21,7 @@ class Shell:
 
     def __init__(self, folder: Path, model: Path):
         self.folder = folder
+        self.home = HOME  # the tree whose run.py is called
         self.model = model
         rng = random.Random(0)
         rows = [
@@ -31,13 +32,17 @@ class Shell:
         self.words = {
             "model": "hf", "model.path": model, "dataset": "csv", "dataset.path": "reviews.csv",
             "dataset.text": "review", "dataset.label": "stars", "dataset.max_length": 32, "train.steps": 8,
-            "train.batch_size": 8, "study": "toy", "lr": 0.01,
+            "train.batch_size": 8, "study": "toy", "lr": 0.01, "train.threads": 1,
         }  # fmt: skip
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen:
         """`python run.py WORDS` on the small study, under way."""
         given = self.words | dict(word.split("=", 1) for word in words)
-        command = [sys.executable, str(HOME / "run.py"), *(f"{key}={value}" for key, value in given.items())]
+        command = [
+            sys.executable,
+            str(self.home / "run.py"),
+            *(f"{key}={value}" for key, value in given.items()),
+        ]
         return subprocess.Popen(
             command, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
@@ -60,3 +65,9 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path, tiny_bert) -> Shell:
     return Shell(tmp_path, tiny_bert)
+
+
+@pytest.fixture(scope="module")
+def module_shell(tmp_path_factory, tiny_bert) -> Shell:
+    """A study that the tests of a file share."""
+    return Shell(tmp_path_factory.mktemp("shell"), tiny_bert)

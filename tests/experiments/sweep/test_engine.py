@@ -119,7 +119,7 @@ def test_one_run_that_diverges_is_a_result_and_the_rest_go_on(shell):
 
 
 def test_a_worker_that_is_killed_costs_its_run_alone(shell):
-    process = shell.start("variant=lora", "r=2,3", "seed=0,1", "workers=1", "train.steps=400")
+    process = shell.start("variant=lora", "r=2,3", "seed=0,1", "workers=1", "train.steps=150")
     victims = wait_for_history(shell, process, 1)
     os.kill(worker_of(process), signal.SIGKILL)
     output, _ = process.communicate(timeout=300)
@@ -128,14 +128,14 @@ def test_a_worker_that_is_killed_costs_its_run_alone(shell):
     assert records[victims[0]]["status"] == "failed"
     assert "SIGKILL" in records[victims[0]]["error"]["message"]
     assert sorted(r["status"] for r in records.values()) == ["completed"] * 3 + ["failed"]
-    code, _ = shell.run("variant=lora", "r=2,3", "seed=0,1", "workers=1", "train.steps=400")
+    code, _ = shell.run("variant=lora", "r=2,3", "seed=0,1", "workers=1", "train.steps=150")
     assert code == 0
     assert {r["status"] for r in shell.records().values()} == {"completed"}
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_and_given_again_a_sweep_ends_with_the_same_bits(shell, number, code):
-    words = ("variant=adalora", "r=2", "train.steps=600", "train.threads=1", "variant.dropout=0.1")
+    words = ("variant=adalora", "r=2", "train.steps=300", "variant.dropout=0.1")
     process = shell.start(*words)
     [name] = wait_for_history(shell, process, 1)
     process.send_signal(number)

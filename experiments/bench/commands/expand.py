@@ -1,0 +1,73 @@
+"""A large plan: cells expanded, checked, named, told apart and compared with what is done; then claimed.
+
+python -m experiments.bench expand [--cells 100000] [--done 1000] [--csv FILE]
+
+The target is 60 s and 2 GB for 100,000 cells. Claims are of empty runs; the last thousand must cost what the
+first did.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+from experiments import data
+from experiments.bench.fake import finish, specs_of, write_csv
+from experiments.record import write_planned
+from experiments.sweep.claim import claim
+from experiments.sweep.engine import brief
+from experiments.sweep.plan import kinds, plan
+
+SECONDS, GIGABYTES = 60.0, 2.0
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cells", type=int, default=100_000)
+    parser.add_argument("--done", type=int, default=1000, help="so many of them have finished")
+    parser.add_argument("--csv", type=Path)
+
+
+def main(options: argparse.Namespace) -> None:
+    seeds = max(1, options.cells // 100)
+    words = [
+        "variant=lora,dora,rslora,loraplus,adalora", "r=2,4,8,16", "lr=1e-4,3e-4,1e-3,3e-3,1e-2",
+        f"seed=range(0,{seeds})", "study=bench",
+    ]  # fmt: skip
+    rows: list[tuple[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        started = time.perf_counter()
+        specs = specs_of(*words)
+        rows.append(("expanded and checked, s", time.perf_counter() - started))
+        for spec in specs[: options.done]:
+            finish(spec, root / "bench" / spec.run_id(data.fingerprint(spec)), adapter_bytes=1000)
+        started = time.perf_counter()
+        found = plan([*specs, *specs[:7]], fingerprints=data.fingerprint, root=root)
+        rows.append(("named, told apart, compared, s", time.perf_counter() - started))
+        started = time.perf_counter()
+        write_planned(root / "bench", {run_id: brief(spec) for spec, run_id in (*found.done, *found.todo)})
+        alike = kinds(spec for spec, _ in found.todo)
+        rows.append(("list left for the report, s", time.perf_counter() - started))
+        rows.append((f"sum, target {SECONDS:g} s", sum(seconds for _, seconds in rows)))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        rows.append((f"peak memory, target {GIGABYTES:g} GB", peak))
+        rows += _claims(root / "claims", [run_id for _, run_id in found.todo])
+    print(f"{len(specs)} cells: {len(found.done)} done, {len(found.todo)} left, of {len(alike)} kinds")
+    for name, value in rows:
+        print(f"{name:34s} {value:10.3f}")
+    write_csv(options.csv, ("cells", "what", "value"), [(len(specs), *row) for row in rows])
+
+
+def _claims(folder: Path, run_ids: list[str]) -> list[tuple[str, float]]:
+    """Milliseconds of a claim, of the first and of the last thousand of all."""
+    times = []
+    for run_id in run_ids:
+        started = time.perf_counter()
+        claim(folder, run_id)
+        times.append(1000 * (time.perf_counter() - started))
+    few = min(1000, len(times) // 2)
+    return [
+        ("claim, the first ones, ms", sum(times[:few]) / max(1, few)),
+        ("claim, the last ones, ms", sum(times[-few:]) / max(1, few)),
+    ]

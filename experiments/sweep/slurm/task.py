@@ -1,0 +1,95 @@
+"""One element of an array: runs its cells with the engine, as a command on one machine would.
+
+    python -m experiments.sweep.slurm.task runs/demo/.slurm/1/1.jsonl      # started by slurm/job.sbatch
+
+What Slurm says by signals, and what becomes of the task once every run has saved its state:
+
+    USR2, USR1   the time limit is near, or somebody asks (scancel --signal=USR2): it queues itself again
+    TERM         preempted: it queues itself again, because a job that ends while it makes room counts
+                 as complete; requeued or cancelled from outside: it ends, and Slurm does what it was told
+
+A run that another process holds is waited for: it ends there, or is taken over from there.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.errors import told
+from experiments.record import RunFolder
+from experiments.spec import RunSpec
+from experiments.sweep import engine
+from experiments.sweep.resources import gpus
+from experiments.sweep.slurm import client
+from experiments.sweep.slurm.settings import Settings
+from experiments.sweep.slurm.submission import element, read
+
+ASKING = (signal.SIGUSR1, signal.SIGUSR2)
+VAIN = 2  # restarts, after which one that gets nowhere is not followed by another
+
+
+class Asked(BaseException):
+    """A signal came while the engine had nothing under way; its number is the argument."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the cells of this element; the exit code is the engine's."""
+    file = Path(arguments[0])
+    for number in (signal.SIGTERM, *ASKING):
+        signal.signal(number, _stop)  # but for the time when the engine listens itself
+    settings = Settings(read(file.parent).content["settings"])
+    cells = element(file, int(os.environ["SLURM_ARRAY_TASK_ID"]))
+    study = file.parents[2]
+    before = _progress(study, cells)
+    try:
+        code = _run(cells, settings, root=study.parent)
+    except Asked as asked:
+        code = 128 + asked.args[0]
+    if code > 128 and not all(engine.finished(study / run_id) for _, run_id in cells):
+        _go_on_later(code - 128, idle=_progress(study, cells) == before)
+    return code
+
+
+def _stop(number: int, frame: object) -> None:
+    raise Asked(number)
+
+
+def _run(cells: Sequence[tuple[RunSpec, str]], settings: Settings, *, root: Path) -> int:
+    """The cells with one process per GPU of the job; one where it has none, whose threads its cores are."""
+    workers = settings.given["workers"]
+    if workers == "auto":
+        workers = len(gpus()) or 1
+    specs = [spec for spec, _ in cells]
+    return engine.run(specs, workers=workers, root=root, terms=settings.terms(), part=True)
+
+
+def _progress(study: Path, cells: Sequence[tuple[RunSpec, str]]) -> list[list[str]]:
+    """What has been saved of each cell; a checkpoint's name says its step."""
+    folders = [RunFolder(study / run_id) for _, run_id in cells]
+    return [
+        sorted(path.name for path in (*folder.path.glob("record.json"), *folder.checkpoint.glob("*")))
+        for folder in folders
+    ]
+
+
+def _go_on_later(number: int, *, idle: bool) -> None:
+    """Have Slurm start this element again, if that was meant by the signal and leads anywhere.
+
+    It goes by its name in the array: the number of one element is that of the whole array, too.
+    """
+    job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    if number not in ASKING and not client.is_preempted(job):
+        return
+    if idle and int(os.environ.get("SLURM_RESTART_COUNT") or 0) >= VAIN:
+        print("Not queued again: this start got no further. Give more hydra.launcher.minutes.")
+    elif client.requeue(job):
+        print("Queued again, to go on from the saved state.")
+    else:
+        print("Slurm does not queue it again; give the same command again to go on from the saved state.")
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.exit(told(lambda: main(sys.argv[1:])))

@@ -1,0 +1,152 @@
+"""The pool with workers that pretend: what it does about slow, dying, leaving and busy ones."""
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from experiments.settings import Terms
+from experiments.sweep.pool import Cell, Pool
+
+WORKER = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+say = lambda event, **facts: print(json.dumps({"event": event, **facts}), flush=True)
+for line in sys.stdin:
+    order = json.loads(line)
+    run_id, memory = order["run_id"], Path(order["root"])
+    behaviour = run_id.split("-")[0]
+    tried = len(list(memory.glob(f"{run_id}.*")))
+    (memory / f"{run_id}.{tried}").write_text(line)
+    if behaviour == "crashes":
+        os._exit(9)
+    if behaviour == "hangs":
+        while True:
+            time.sleep(0.05)
+    if behaviour == "slow":
+        while not stop:
+            time.sleep(0.01)
+    if behaviour == "leaves" and tried == 0:
+        stop.append(1)
+    if behaviour == "busy" and tried < 2:
+        say("busy", run_id=run_id)
+    elif stop:
+        say("interrupted", run_id=run_id)
+    else:
+        say("step", run_id=run_id, step=1, loss=0.5)
+        say("finished", run_id=run_id, status="completed", metrics={})
+    if stop:
+        break
+"""
+
+
+@pytest.fixture
+def pool_of(tmp_path, monkeypatch):
+    """`pool_of(size)`: a pool of pretenders, and the folder in which they note their orders."""
+    monkeypatch.setattr("experiments.sweep.pool.BUSY_SECONDS", 0.05)
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    told = []
+
+    def made(size, grace=0.3):
+        pool = Pool(
+            size, threads=1, gpus=[], logs=tmp_path / "logs", on_event=told.append,
+            worker=(sys.executable, str(script)), grace=grace,
+        )  # fmt: skip
+        return pool, memory, told
+
+    return made
+
+
+def cells(*run_ids, seen=None):
+    return [Cell(run_id, SimpleNamespace(as_record=lambda: {"study": "toy"}), seen) for run_id in run_ids]
+
+
+def outcomes(pool, memory, *run_ids, **terms):
+    with pool:
+        found = list(pool.run(cells(*run_ids), root=memory, terms=Terms(**terms)))
+    assert len({o.cell.run_id for o in found}) == len(found), "a cell ended twice"
+    return {o.cell.run_id: o.event["event"] for o in found}
+
+
+def test_every_cell_ends_once_and_a_crash_costs_its_own_alone(pool_of):
+    pool, memory, told = pool_of(2)
+    names = [f"good-{i}" for i in range(7)] + ["crashes-1"] + [f"good-{i}" for i in range(7, 12)]
+    found = outcomes(pool, memory, *names)
+    assert found.pop("crashes-1") == "died"
+    assert Counter(found.values()) == {"finished": 12}
+    assert sum(event["event"] == "step" for event in told) == 12
+
+
+def test_a_run_that_takes_too_long_is_stopped_and_killed_if_it_does_not_stop(pool_of):
+    """Two workers that keep talking beside it must not hide the slow one."""
+    pool, memory, _ = pool_of(2)
+    found = outcomes(pool, memory, "slow-1", "hangs-1", *(f"good-{i}" for i in range(5)), time_limit=0.01)
+    assert {name: event for name, event in found.items() if not name.startswith("good")} == {
+        "slow-1": "late",
+        "hangs-1": "late",
+    }
+    assert list(found.values()).count("finished") == 5
+
+
+def test_a_run_that_another_process_holds_is_asked_for_until_it_has_ended(pool_of):
+    pool, memory, told = pool_of(1)
+    assert outcomes(pool, memory, "busy-1", "good-1") == {"busy-1": "finished", "good-1": "finished"}
+    assert len(list(memory.glob("busy-1.*"))) == 3
+    assert {"event": "waiting", "run_id": "busy-1"} in told
+
+
+def test_a_worker_that_somebody_told_to_leave_does_not_take_its_run_with_it(pool_of):
+    pool, memory, _ = pool_of(1)
+    assert set(outcomes(pool, memory, "leaves-1", "good-1", "good-2").values()) == {"finished"}
+
+
+@pytest.mark.parametrize("behaviour", ["slow", "hangs"])
+def test_stopped_once_or_twice_what_was_under_way_is_interrupted_and_nothing_new_begins(pool_of, behaviour):
+    pool, memory, _ = pool_of(1, grace=5)
+    found = []
+    with pool:
+        times = 2 if behaviour == "hangs" else 1
+
+        def stop():
+            while not list(memory.glob(f"{behaviour}-1.*")):
+                time.sleep(0.01)
+            for _ in range(times):
+                pool.stop()
+                time.sleep(0.1)
+
+        thread = threading.Thread(target=stop)
+        thread.start()
+        for outcome in pool.run(cells(f"{behaviour}-1", "good-1"), root=memory, terms=Terms()):
+            found.append((outcome.cell.run_id, outcome.event["event"]))
+        thread.join()
+    assert found == [(f"{behaviour}-1", "interrupted")]
+    assert not list(memory.glob("good-1.*"))
+
+
+def test_an_order_carries_what_the_command_said(pool_of):
+    pool, memory, _ = pool_of(1)
+    with pool:
+        list(pool.run(cells("good-1", seen=17), root=memory, terms=Terms(checkpoint_steps=50)))
+    order = json.loads((memory / "good-1.0").read_text())
+    assert order["seen"] == 17
+    assert order["checkpoint"] == {"seconds": 60.0, "steps": 50}
+
+
+def test_no_worker_outlives_its_pool(pool_of):
+    pool, memory, _ = pool_of(2)
+    with pool:
+        list(pool.run(cells("good-1", "good-2", "good-3"), root=memory, terms=Terms()))
+        processes = [worker.process for worker in pool._workers]
+    assert all(process.returncode is not None for process in processes)
+    assert signal.SIGKILL not in [-process.returncode for process in processes]
