@@ -106,6 +106,12 @@ def holder(folder: Path, run_id: str) -> dict | None:
     return _content(folder / f"{run_id}.{generations[-1]}") if generations else None
 
 
+def under_way(folder: Path, run_id: str, *, stale_seconds: float = STALE_SECONDS) -> bool:
+    """Whether somebody alive holds a cell."""
+    generations = _generations(folder, run_id)
+    return bool(generations) and _alive(folder / f"{run_id}.{generations[-1]}", stale_seconds)
+
+
 def _create(path: Path) -> bool:
     """Make the file with its content in one step; False when another was first."""
     me = {

@@ -107,6 +107,7 @@ class Worker:
             try:
                 return execute([run], display=self.events, should_stop=self._stop_for(held))[0]
             except Interrupted:
+                run.tracker.finish("preempted")
                 return None
             except Exception as error:
                 if not (is_out_of_memory(error) and run.halve()):

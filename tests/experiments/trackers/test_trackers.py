@@ -14,16 +14,6 @@ ROOT = Path(record.__file__).resolve().parents[1]
 SPEC = {"study": "demo", "variant": "lora"}
 
 
-@pytest.fixture
-def told():
-    """The lines that a person would see."""
-    return []
-
-
-def events(folder):
-    return [row["event"] for row in record.read_history(record.RunFolder(folder).events)]
-
-
 class Breaking(Tracker):
     """Fails at the call it is told to, and counts them all."""
 
@@ -43,7 +33,7 @@ class Breaking(Tracker):
 
 
 @pytest.mark.parametrize("at", ["start", "log", "summary", "finish"])
-def test_the_first_exception_ends_the_tracking_and_nothing_else(tmp_path, told, at):
+def test_the_first_exception_ends_the_tracking_and_nothing_else(tmp_path, told, events, at):
     inner = Breaking(at)
     tracker = BestEffort(inner, name="breaking", tell=told.append)
     tracker.start("id", SPEC, group="g", name="n", tags=[], folder=tmp_path)
