@@ -7,7 +7,7 @@ middle, last part), then a part of a protobuf record. A kill leaves a torn tail,
 import json
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,9 @@ def records(path: Path) -> Iterator[Any]:
             yield Record.FromString(parts)
 
 
-def mark_synced(folder: Path) -> None:
-    """Tell W&B's own tools that the logs of a run need no upload: `wandb sync` passes over them."""
-    for path in logs(folder):
+def mark(synced: Iterable[Path]) -> None:
+    """Tell W&B's own tools that these logs need no upload: `wandb sync` passes over them."""
+    for path in synced:
         path.with_name(f"{path.name}.synced").touch()
 
 

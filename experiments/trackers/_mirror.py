@@ -107,7 +107,7 @@ class Mirror:
         )
         session = _session.begin(arguments, mode="online", timeout=self.timeout, tell=self.tell)
         session.end(status_of(folder))
-        _log.mark_synced(folder.path)
+        _log.mark(_log.logs(folder.path))
         return self.standing(folder, spec)
 
     def _place(self, spec: RunSpec) -> tuple[str | None, str]:

@@ -29,7 +29,7 @@ def own(row: Row) -> dict[str, Any]:
 
 
 def identity(row: Row) -> Identity:
-    """What makes a row this one: its step and what it tells; a training and a validation row may share a step."""
+    """What makes a row this one: its step and its columns; training and validation rows may share a step."""
     return row[STEP], tuple(sorted(key for key in row if key != STEP))
 
 

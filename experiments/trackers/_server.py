@@ -1,4 +1,4 @@
-"""The W&B server, asked what it has of a run. What it has is the truth here; no ledger of ours stands beside it.
+"""The W&B server, asked what it has of a run. That is the truth here: no ledger of ours stands beside it.
 
 A history is read back row by row, and the count of lines that the server took says whether that was all: a
 server that is still digesting shows fewer rows than it took, and nothing is added on such a view.

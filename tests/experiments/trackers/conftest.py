@@ -47,7 +47,7 @@ class StoredRun:
 
 
 class WandbServer(ThreadingHTTPServer):
-    """What arrived; `failing` makes every answer a 500, `hidden` last rows of each run cannot be read yet."""
+    """What arrived. `failing` (or a post to /fail): every answer is a 500; `hidden` last rows stay unread."""
 
     daemon_threads = True
 
@@ -152,6 +152,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.failing:
             self.server.refused += 1
             self._answer({}, status=500)
+        elif self.path == "/fail":
+            self.server.failing = True
+            self._answer({})
         elif self.path.endswith("/file_stream"):
             self.server.take_stream(self.path.split("/")[-2], json.loads(body))
             self._answer({"exitcode": None, "limits": {}})

@@ -1,7 +1,5 @@
 """`sweep sync`: W&B is brought up to the run folders, row by row, and nothing is there twice."""
 
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +10,11 @@ from experiments import record, trackers
 from experiments.commands import run as command_line
 from experiments.spec import RunSpec, Train
 from experiments.sweep.claim import claim
-from experiments.trackers import _log
 
 ROOT = Path(record.__file__).resolve().parents[1]
 AXES = {
-    "delta": "lora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform", "controller": "none",
+    "delta": "lora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform",
+    "controller": "none",
 }  # fmt: skip
 ROWS = [{"step": step, "loss": 1 / step, "lr": 0.01} for step in range(1, 8)]
 ROWS.insert(4, {"step": 4, "validation/accuracy": 0.5})
@@ -72,7 +70,7 @@ def sync(study, capsys):
 
 @pytest.fixture
 def track(study):
-    """Log rows of a run with the tracker itself: `track(folder, rows, {"mode": "offline"}, end="completed")`."""
+    """Log rows of a run with the tracker itself: `track(folder, rows, {"mode": "offline"})`."""
 
     def log(folder, rows, options=None, *, seed=0, end="completed"):
         tracker = trackers.make({"name": "wandb", **(options or {})})
@@ -206,7 +204,8 @@ def test_offline_logs_can_be_checked_and_are_then_brought_up_once(online, add, s
     assert_same(online.runs[folder.path.name], [*ROWS, {"step": 8, "loss": 0.1}])
     lines = len(online.runs[folder.path.name].lines)
     wandb = [sys.executable, "-m", "wandb", "sync", "--yes", *map(str, folder.path.glob("wandb/*run-*"))]
-    subprocess.run(wandb, check=False, capture_output=True, timeout=120)
+    done = subprocess.run(wandb, check=True, capture_output=True, text=True, timeout=120)
+    assert "Skipped" in done.stdout + done.stderr
     assert len(online.runs[folder.path.name].lines) == lines, "W&B's own sync passes over these logs"
 
 
