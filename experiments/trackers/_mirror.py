@@ -85,7 +85,7 @@ class Mirror:
         local = _session.local_rows(folder)
         held = self._server.held(*self._place(spec), folder.path.name, patience=PATIENCE)
         if held is None:
-            return Standing(compare(local, []), ["the run itself missing"])
+            return Standing(compare(local, []), ["W&B has no such run"])
         doubt = ""
         if not held.whole:
             doubt = f"W&B took {held.lines} rows and shows {len(held.rows)} of them so far: look again later"

@@ -11,7 +11,7 @@ from typing import Any
 from experiments.errors import UserError
 from experiments.trackers._rows import own
 
-NO_KEY = "no API key: run `wandb login`, set WANDB_API_KEY, or use tracker.mode=offline"
+NO_KEY = "no API key for W&B: run `wandb login` or set WANDB_API_KEY"
 RETRIES = 4  # of a request that fails; the client's own default goes on for hours
 
 
@@ -56,8 +56,8 @@ class Server:
             self._api = wandb.Api(timeout=max(1, round(timeout)))
         except wandb.Error as error:
             raise UserError(
-                f"W&B cannot be used ({_first_line(error)}). Check the network, WANDB_BASE_URL and the API "
-                f"key; what was logged is in the run folders and can be brought up at any time."
+                f"W&B does not answer, or refuses the account ({_first_line(error)}). Check the network, "
+                f"WANDB_BASE_URL and the API key. Nothing is lost: the run folders have it all."
             ) from error
 
     def held(self, entity: str | None, project: str, run_id: str, *, patience: float = 0.0) -> Held | None:

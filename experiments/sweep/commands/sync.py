@@ -80,7 +80,7 @@ def _bring_up(folder: RunFolder, mirror: _mirror.Mirror) -> tuple[str, str]:
         return "different", after.describe()
     if not before.lacks:
         return "in step", after.rows.describe()
-    return "brought up", before.describe()
+    return "brought up", f"before, {before.describe()}"
 
 
 def _report(

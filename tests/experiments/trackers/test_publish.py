@@ -106,7 +106,7 @@ def test_settings_that_differ_are_part_of_the_names(study):
 def test_what_stands_against_it_is_said(online, publish, study, tmp_path):
     online.failing = True
     code, shown = publish("--timeout", "1")
-    assert code == 2 and "W&B cannot be used" in shown
+    assert code == 2 and "W&B does not answer" in shown
     (study / "report" / "verdicts.csv").unlink()
     code, shown = publish()
     assert code == 2 and f"python -m analysis.report {study}" in shown

@@ -130,6 +130,35 @@ def test_a_disk_that_fills_up_does_not_fail_the_run(client, tmp_path):
     assert log.stat().st_size <= 20_000  # it was full, and 3000 rows need more
 
 
+def test_disabled_leaves_nothing_behind(client, begin, tmp_path, told, events):
+    tracker = begin({"mode": "disabled"})
+    tracker.log({"loss": 1.0}, 1)
+    tracker.finish("completed")
+    assert _log.logs(tmp_path / "demo" / RUN) == [] and told == []
+    assert events(tmp_path / "demo" / RUN) == []
+
+
+def test_an_offline_run_that_goes_on_logs_what_its_earlier_log_lacks_and_nothing_else(
+    client, begin, tmp_path
+):
+    """The first process was killed after row 4, of which its log holds three."""
+    folder = tmp_path / "demo" / RUN
+    first = begin({"mode": "offline"})
+    for step in (1, 2, 3):
+        first.log({"loss": 1.0}, step)
+    first.finish("preempted")
+    with record.History(folder / "history.jsonl") as rows:
+        for step in range(1, 7):
+            rows.append({"step": step, "loss": 1.0})
+    client.teardown()
+    second = begin({"mode": "offline"})
+    for step in (3, 5, 6):
+        second.log({"loss": 1.0}, step)
+    second.finish("completed")
+    assert sorted(row["train/step"] for row in history(folder)) == [1, 2, 3, 4, 5, 6]
+    assert len(_log.logs(folder)) == 2
+
+
 # --- online
 
 
@@ -172,7 +201,7 @@ def test_a_server_gone_at_the_end_is_waited_for_no_longer_than_asked(online, beg
     tracker.log({"loss": 1.0}, 1)
     begun = time.monotonic()
     tracker.finish("completed")
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 60
     folder = tmp_path / "demo/lora-r8-s0-1a2b"
     assert "tracker wandb stopped" in told[-1] and f"experiments.sweep sync {folder.parent}" in told[-1]
     assert events(folder) == ["tracker wandb stopped"]
