@@ -4,6 +4,7 @@ Nothing is ever logged twice: what the server has is read row by row, and only w
 W&B run with the run's own id. W&B takes no row back, so rows that it has too much are named and stay.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -94,7 +95,8 @@ class Mirror:
     def bring_up(self, folder: RunFolder, spec: RunSpec) -> Standing:
         """Add what the server lacks of a run; how the two stand afterwards.
 
-        The caller sees to it that nobody else logs the run meanwhile, and that it lacks something.
+        Rows that somebody else added since its standing was asked for are seen when the run is opened. The
+        caller sees to it that nobody logs the run from then on.
         """
         entity, project = self._place(spec)
         arguments = _session.arguments_of(
@@ -108,7 +110,10 @@ class Mirror:
         session = _session.begin(arguments, mode="online", timeout=self.timeout, tell=self.tell)
         session.end(status_of(folder))
         _log.mark(_log.logs(folder.path))
-        return self.standing(folder, spec)
+        deadline = time.monotonic() + PATIENCE
+        while (after := self.standing(folder, spec)).lacks and time.monotonic() < deadline:
+            time.sleep(PATIENCE / 8)  # a server may take a moment to show a new summary or state
+        return after
 
     def _place(self, spec: RunSpec) -> tuple[str | None, str]:
         """Entity and project of a run."""

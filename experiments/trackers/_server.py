@@ -51,7 +51,8 @@ class Server:
         log_in()
         import wandb
 
-        wandb.setup().settings.x_graphql_retry_max = RETRIES
+        settings = wandb.setup().settings
+        usual, settings.x_graphql_retry_max = settings.x_graphql_retry_max, RETRIES
         try:
             self._api = wandb.Api(timeout=max(1, round(timeout)))
         except wandb.Error as error:
@@ -59,6 +60,8 @@ class Server:
                 f"W&B does not answer, or refuses the account ({_first_line(error)}). Check the network, "
                 f"WANDB_BASE_URL and the API key. Nothing is lost: the run folders have it all."
             ) from error
+        finally:
+            settings.x_graphql_retry_max = usual  # runs that are logged may try for longer
 
     def held(self, entity: str | None, project: str, run_id: str, *, patience: float = 0.0) -> Held | None:
         """What the server has of a run, or None if it knows no such run.

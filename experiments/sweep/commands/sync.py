@@ -66,20 +66,23 @@ def _compared(runs: Sequence[RunFolder], copy: _mirror.Copy, options: argparse.N
 
 def _bring_up(folder: RunFolder, mirror: _mirror.Mirror) -> tuple[str, str]:
     """Bring up one run while it is claimed, so that neither a worker nor a second sync logs it meanwhile."""
-    held = claim(folder.path.parent / ".claims", folder.path.name)
+    claims = folder.path.parent / ".claims"
+    if under_way(claims, folder.path.name):
+        return UNDER_WAY, ""
+    spec = _spec(folder)
+    before = mirror.standing(folder, spec)
+    if not before.lacks or before.doubt:
+        return ("different" if before.doubt else "in step"), before.doubt or before.rows.describe()
+    held = claim(claims, folder.path.name)
     if held is None:
         return UNDER_WAY, ""
     with held:
-        spec = _spec(folder)
-        before = mirror.standing(folder, spec)
-        after = mirror.bring_up(folder, spec) if before.lacks and not before.doubt else before
+        after = mirror.bring_up(folder, spec)
         record = read(folder.path)
         if record is not None and record["status"] in FINISHED:
             held.remove()
     if after.lacks or after.doubt:
         return "different", after.describe()
-    if not before.lacks:
-        return "in step", after.rows.describe()
     return "brought up", f"before, {before.describe()}"
 
 
