@@ -28,7 +28,7 @@ class History:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row. Values that are not finite become absent keys, named under "nonfinite"."""
-        line = json.dumps(_finite(row), allow_nan=False, ensure_ascii=False) + "\n"
+        line = json.dumps(finite(row), allow_nan=False, ensure_ascii=False) + "\n"
         with explained(self.path):
             file = self._open()
             size = os.fstat(file.fileno()).st_size
@@ -96,7 +96,7 @@ def _drop_torn_tail(path: Path) -> None:
             os.truncate(path, data.rfind(b"\n") + 1)
 
 
-def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+def finite(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row without its non-finite values, whose keys are listed instead."""
     kept, nonfinite = {}, []
     for key, value in row.items():

@@ -74,15 +74,7 @@ class Run:
         """The spec on the disk, then the tracker."""
         spec, record = self.spec, self.spec.as_record()
         self.folder.write_spec(record)
-        self.tracker.start(
-            self.run_id,
-            record,
-            group=spec.cell(),
-            name=f"{spec.cell()}-s{spec.seed}",
-            tags=[spec.study, spec.variant, spec.dataset, spec.model],
-            folder=self.folder.path,
-            phase=spec.phase,
-        )
+        self.tracker.start(self.run_id, record, folder=self.folder.path, **trackers.labels(spec))
 
     def log(self, text: str) -> None:
         """A line for people, with the time."""

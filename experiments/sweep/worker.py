@@ -128,6 +128,7 @@ class Worker:
                     checkpoint_steps=often["steps"],
                 )[0]
             except Interrupted:
+                run.tracker.finish("preempted")
                 return None
             except Exception as error:
                 if not held.held():

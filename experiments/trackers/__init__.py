@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.errors import UserError, did_you_mean
-from experiments.trackers._base import BestEffort, Tell, Tracker
+from experiments.trackers._base import BestEffort, Tell, Tracker, labels
 
-__all__ = ["Tracker", "make", "names"]
+__all__ = ["Tracker", "labels", "make", "names"]
 
 
 def names() -> list[str]:

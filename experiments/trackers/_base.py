@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.errors import UserError
 from experiments.record import History, RunFolder
+from experiments.spec import RunSpec
 
 Tell = Callable[[str], None]
 
@@ -35,6 +36,16 @@ class Tracker:
 
     def finish(self, status: str) -> None:
         """End the run with the record's status."""
+
+
+def labels(spec: RunSpec) -> dict[str, Any]:
+    """How a run is filed, for `Tracker.start`."""
+    return {
+        "group": spec.cell(),
+        "name": f"{spec.cell()}-s{spec.seed}",
+        "tags": [spec.study, spec.variant, spec.dataset, spec.model],
+        "phase": spec.phase,
+    }
 
 
 class BestEffort(Tracker):

@@ -6,7 +6,8 @@
               timeout   seconds to wait for the server, at the start and at the end of a run
 
 W&B's files lie in the run's own folder, `runs/<study>/<run_id>/wandb/`, so that a run is moved or thrown away
-whole. `wandb sync runs/<study>/*/wandb/offline-run-*` uploads what was logged offline.
+whole. Whatever W&B missed, offline or through an outage, a kill or a full disk, is brought up from the run's
+own files by `python -m experiments.sweep sync runs/<study>`.
 
 Settings differ from W&B's defaults where those lose data: the log is flushed every 2 s (15 s by default, and
 a kill loses what was not flushed), the exit code is given explicitly (a raised SystemExit would count as
@@ -21,16 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError, did_you_mean
+from experiments.trackers import _session
 from experiments.trackers._base import Tell, Tracker, note_event, reason
+from experiments.trackers._rows import shown
+from experiments.trackers._server import log_in
 
 MODES = ("online", "offline", "disabled")
-STEP = "train/step"
-_JOB_TYPES = {"run": "train"}  # the other phases keep their name
-_EXIT_CODES = {
-    "completed": 0,
-    "diverged": 0,
-    "preempted": 143,
-}  # anything else is 1; a divergence is a result
 
 
 class _Server:
@@ -50,8 +47,7 @@ class Wandb(Tracker):
     project: str | None = None
     entity: str | None = None
     timeout: float = 30.0
-    _run: Any = field(default=None, init=False)
-    _sent: int = field(default=-1, init=False)  # the last step that the server had when the run was resumed
+    _open: _session.Session | None = field(default=None, init=False)
 
     def start(
         self,
@@ -64,60 +60,57 @@ class Wandb(Tracker):
         folder: Path,
         phase: str = "run",
     ) -> None:
-        """Begin the W&B run, offline where the server does not answer."""
-        arguments = {
-            "id": run_id,
-            "config": dict(spec),
-            "group": group,
-            "name": name,
-            "tags": [tag[:64] for tag in tags],  # W&B refuses longer ones
-            "job_type": _JOB_TYPES.get(phase, phase),
-            "project": self.project or os.environ.get("WANDB_PROJECT") or str(spec["study"]),
-            "entity": self.entity,
-            "dir": str(folder),
-            "resume": "allow",
-        }
-        folder.mkdir(parents=True, exist_ok=True)
+        """Begin the W&B run, offline where the server does not answer.
+
+        Another start of the same run, after memory ran out, goes on with what is open.
+        """
+        if self._open is not None:
+            return
+        arguments = _session.arguments_of(
+            run_id,
+            spec,
+            group=group,
+            name=name,
+            tags=tags,
+            folder=folder,
+            phase=phase,
+            project=self.project or project_of(spec),
+            entity=self.entity,
+        )
         mode = self.mode or os.environ.get("WANDB_MODE") or "online"
-        self._run = (
+        self._open = (
             self._begin_online(arguments, folder) if mode == "online" else self._begin(arguments, mode)
         )
         _Server.open_runs += 1
-        self._run.define_metric("*", step_metric=STEP)
-        if self._run.resumed:
-            self._sent = int(self._run.summary.get(STEP, -1))
 
     def log(self, row: Mapping[str, Any], step: int) -> None:
-        """Log one row under our own step; what an interrupted run had sent is not sent again."""
-        if step > self._sent:
-            self._run.log({**{key: value for key, value in row.items() if key != "step"}, STEP: step})
+        """Log one row under our own step, unless W&B has it from before an interruption."""
+        if self._open is not None:
+            self._open.log(shown({**row, "step": step}))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set final values."""
-        self._run.summary.update(dict(values))
+        if self._open is not None:
+            self._open.run.summary.update(dict(values))
 
     def finish(self, status: str) -> None:
-        """End the run; raises when the server did not take everything in time (the data is on disk)."""
+        """End the run; UserError when the server did not take everything in time."""
+        session, self._open = self._open, None
+        if session is None:
+            return
         _Server.open_runs -= 1
-        self._run.summary.update({"status": status})
-        self._run.finish(exit_code=_EXIT_CODES.get(status, 1))
+        try:
+            session.end(status)
+        except TimeoutError as error:
+            raise UserError(
+                f"the server did not take everything within {self.timeout:g} s; later: "
+                f"python -m experiments.sweep sync {session.folder.path.parent}"
+            ) from error
 
-    def _begin(self, arguments: Mapping[str, Any], mode: str) -> Any:
-        import wandb
+    def _begin(self, arguments: Mapping[str, Any], mode: str) -> _session.Session:
+        return _session.begin(arguments, mode=mode, timeout=self.timeout, tell=self.tell)
 
-        settings = wandb.Settings(
-            console="off",
-            silent=True,
-            save_code=False,
-            x_save_requirements=False,  # the record holds the versions
-            x_transaction_log_flush_interval=2,
-            init_timeout=self.timeout,
-            finish_timeout=self.timeout,
-            finish_timeout_raises=True,
-        )
-        return wandb.init(**arguments, mode=mode, settings=settings, reinit="create_new")  # type: ignore[arg-type]
-
-    def _begin_online(self, arguments: Mapping[str, Any], folder: Path) -> Any:
+    def _begin_online(self, arguments: Mapping[str, Any], folder: Path) -> _session.Session:
         if _Server.unreachable is None:
             try:
                 return self._log_in_and_begin(arguments)
@@ -125,7 +118,7 @@ class Wandb(Tracker):
                 _Server.unreachable = reason(error)
                 self.tell(
                     f"W&B cannot be used online ({_Server.unreachable}). Runs are logged offline; "
-                    f"upload them later with: wandb sync {folder.parent}/*/wandb/offline-run-*"
+                    f"bring W&B up to them later with: python -m experiments.sweep sync {folder.parent}"
                 )
                 self._forget_failed_run()
         note_event(folder, "tracker wandb went offline", detail=_Server.unreachable, tell=self.tell)
@@ -138,17 +131,18 @@ class Wandb(Tracker):
         if _Server.open_runs == 0:
             wandb.teardown()
 
-    def _log_in_and_begin(self, arguments: Mapping[str, Any]) -> Any:
-        import wandb
-
-        wandb.setup(wandb.Settings(silent=True))  # or the login would greet the user once per process
-        if not wandb.login(prompt=False, verify=False):  # a prompt would stop a sweep that nobody watches
-            raise UserError("no API key: run `wandb login`, set WANDB_API_KEY, or use tracker.mode=offline")
-        run = self._begin(arguments, "online")
+    def _log_in_and_begin(self, arguments: Mapping[str, Any]) -> _session.Session:
+        log_in()
+        session = self._begin(arguments, "online")
         if not _Server.announced:
             _Server.announced = True
-            self.tell(f"W&B: {run.project_url}")
-        return run
+            self.tell(f"W&B: {session.run.project_url}")
+        return session
+
+
+def project_of(spec: Mapping[str, Any]) -> str:
+    """The project of a run that names none: WANDB_PROJECT, else its study."""
+    return os.environ.get("WANDB_PROJECT") or str(spec["study"])
 
 
 def make(options: Mapping[str, Any], tell: Tell) -> Wandb:

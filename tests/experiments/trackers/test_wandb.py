@@ -3,34 +3,27 @@
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
-import zlib
 from pathlib import Path
 
 import pytest
 
 from experiments import record, trackers
+from experiments.trackers import _log
 from experiments.trackers import wandb as backend
 
 ROOT = Path(record.__file__).resolve().parents[1]
 SPEC = {"study": "demo", "variant": "lora", "r": 8, "train": {"steps": 3}}
-KEY = "local-" + "a" * 40
-
-
-@pytest.fixture
-def told():
-    """The lines that a person would see."""
-    return []
+RUN = "lora-r8-s0-1a2b"
 
 
 @pytest.fixture
 def begin(tmp_path, told):
     """Make a tracker and start a run with it."""
 
-    def start(options, *, run_id="lora-r8-s0-1a2b", phase="run"):
+    def start(options, *, run_id=RUN, phase="run"):
         tracker = trackers.make({"name": "wandb", **options}, tell=told.append)
         folder = tmp_path / "demo" / run_id
         names = {"group": "lora-r8", "name": run_id[:10], "tags": ["demo", "lora"]}
@@ -40,90 +33,36 @@ def begin(tmp_path, told):
     return start
 
 
-@pytest.fixture
-def client(monkeypatch, tmp_path):
-    """W&B's client with no settings from elsewhere, its service ended after the test."""
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(backend._Server, "unreachable", None)
-    monkeypatch.setattr(backend._Server, "announced", False)
-    monkeypatch.setattr(backend._Server, "open_runs", 0)
-    wandb = pytest.importorskip("wandb")
-    yield wandb
-    wandb.teardown()
-
-
-@pytest.fixture
-def online(client, wandb_server, monkeypatch):
-    """The client, logged in to the stand-in server."""
-    monkeypatch.setenv("WANDB_BASE_URL", wandb_server.url)
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    return wandb_server
-
-
-def events(folder):
-    return [row["event"] for row in record.read_history(record.RunFolder(folder).events)]
-
-
-# --- reading the log that the client leaves
-
-
-def chunks(data):
-    """The pieces of a W&B log: 32 KiB blocks of chunks with a 7-byte header; a torn tail ends the list."""
-    at = 7  # ":W&B", a magic number, a version
-    while at + 7 <= len(data):
-        if 32768 - at % 32768 < 7:  # no room for a header: the rest of the block is padding
-            at += 32768 - at % 32768
-            continue
-        crc, size, kind = struct.unpack_from("<IHB", data, at)
-        piece = data[at + 7 : at + 7 + size]
-        if len(piece) < size or zlib.crc32(piece, zlib.crc32(bytes([kind]))) != crc:
-            return
-        yield kind, piece
-        at += 7 + size
-
-
 def logged(folder):
-    """The protobuf records of the run's W&B log, after the client's service has closed it."""
+    """The protobuf records of the run's newest W&B log, after the client's service has closed it."""
     import wandb
-    from wandb.proto.wandb_internal_pb2 import Record
 
     wandb.teardown()
-    path = max(folder.glob("wandb/*run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
-    assert path.read_bytes()[:4] == b":W&B"
-    found, parts = [], b""
-    for kind, piece in chunks(path.read_bytes()):  # kinds: 1 whole, 2 first, 3 middle, 4 last
-        parts += piece
-        if kind in (1, 4):
-            found.append(Record.FromString(parts))
-            parts = b""
-    return found
+    return list(_log.records(_log.logs(folder)[-1]))
 
 
 def history(folder):
-    """The logged rows, without W&B's own columns."""
-    rows = []
-    for entry in logged(folder):
-        if entry.WhichOneof("record_type") == "history":
-            pairs = {(item.key or "/".join(item.nested_key)): item.value_json for item in entry.history.item}
-            rows.append({key: json.loads(value) for key, value in pairs.items() if not key.startswith("_")})
-    return rows
+    """The logged rows of all logs of a run, after the client's service has closed them."""
+    import wandb
+
+    wandb.teardown()
+    return _log.rows(folder)
 
 
 # --- offline
 
 
-def test_an_offline_run_holds_its_rows_and_names(client, begin, tmp_path, told):
+def test_an_offline_run_holds_its_rows_and_names(client, begin, tmp_path, told, events):
     tracker = begin({"mode": "offline"}, phase="tune")
     for step in (5, 10):
         tracker.log({"step": step, "loss": 1 / step}, step)
     tracker.summary({"test/accuracy": 0.5})
     tracker.finish("diverged")
-    folder = tmp_path / "demo" / "lora-r8-s0-1a2b"
+    folder = tmp_path / "demo" / RUN
     assert history(folder) == [{"loss": 0.2, "train/step": 5}, {"loss": 0.1, "train/step": 10}]
     entries = {entry.WhichOneof("record_type"): entry for entry in logged(folder)}
     run = entries["run"].run
-    assert (run.run_id, run.display_name, run.run_group) == ("lora-r8-s0-1a2b", "lora-r8-s0", "lora-r8")
+    assert (run.run_id, run.display_name, run.run_group) == (RUN, "lora-r8-s0", "lora-r8")
     assert (run.project, run.job_type, list(run.tags)) == ("demo", "tune", ["demo", "lora"])
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert {key: config[key] for key in SPEC} == SPEC
@@ -191,7 +130,40 @@ def test_a_disk_that_fills_up_does_not_fail_the_run(client, tmp_path):
     assert log.stat().st_size <= 20_000  # it was full, and 3000 rows need more
 
 
+def test_disabled_leaves_nothing_behind(client, begin, tmp_path, told, events):
+    tracker = begin({"mode": "disabled"})
+    tracker.log({"loss": 1.0}, 1)
+    tracker.finish("completed")
+    assert _log.logs(tmp_path / "demo" / RUN) == [] and told == []
+    assert events(tmp_path / "demo" / RUN) == []
+
+
+def test_an_offline_run_that_goes_on_logs_what_its_earlier_log_lacks_and_nothing_else(
+    client, begin, tmp_path
+):
+    """The first process was killed after row 4, of which its log holds three."""
+    folder = tmp_path / "demo" / RUN
+    first = begin({"mode": "offline"})
+    for step in (1, 2, 3):
+        first.log({"loss": 1.0}, step)
+    first.finish("preempted")
+    with record.History(folder / "history.jsonl") as rows:
+        for step in range(1, 7):
+            rows.append({"step": step, "loss": 1.0})
+    client.teardown()
+    second = begin({"mode": "offline"})
+    for step in (3, 5, 6):
+        second.log({"loss": 1.0}, step)
+    second.finish("completed")
+    assert sorted(row["train/step"] for row in history(folder)) == [1, 2, 3, 4, 5, 6]
+    assert len(_log.logs(folder)) == 2
+
+
 # --- online
+
+
+def steps(run):
+    return [row["train/step"] for row in run.rows]
 
 
 def test_an_online_run_arrives_with_rows_group_and_exit_code(online, begin, told):
@@ -200,12 +172,13 @@ def test_an_online_run_arrives_with_rows_group_and_exit_code(online, begin, told
         tracker.log({"step": step, "loss": 1 / step}, step)
     tracker.summary({"test/accuracy": 0.5})
     tracker.finish("failed")
-    assert [row["train/step"] for row in online.rows] == list(range(1, 31))
-    assert online.rows[-1]["loss"] == pytest.approx(1 / 30) and "step" not in online.rows[-1]
-    first = online.upserts[0]
-    assert (first["name"], first["groupName"], first["jobType"]) == ("lora-r8-s0-1a2b", "lora-r8", "train")
-    assert json.loads(first["config"])["train"]["value"] == {"steps": 3}
-    assert online.exit_codes == [1]
+    run = online.runs[RUN]
+    assert steps(run) == list(range(1, 31))
+    assert run.rows[-1]["loss"] == pytest.approx(1 / 30) and "step" not in run.rows[-1]
+    assert (run.upsert["groupName"], run.upsert["jobType"], run.project) == ("lora-r8", "train", "demo")
+    assert run.config["train"] == {"steps": 3}
+    assert run.summary["test/accuracy"] == 0.5 and run.summary["status"] == "failed"
+    assert run.exit_codes == [1]
     assert told == [f"W&B: {online.url}/me/demo"]
 
 
@@ -219,39 +192,91 @@ def test_an_outage_in_mid_run_delays_rows_and_loses_none(online, begin, told):
         time.sleep(0.05)
     online.failing = False
     tracker.finish("completed")
-    assert [row["train/step"] for row in online.rows] == list(range(101)) and len(told) == 1
+    assert steps(online.runs[RUN]) == list(range(101)) and len(told) == 1
 
 
-def test_a_server_gone_at_the_end_is_waited_for_no_longer_than_asked(online, begin, told, tmp_path):
+def test_a_server_gone_at_the_end_is_waited_for_no_longer_than_asked(online, begin, told, tmp_path, events):
     tracker = begin({"timeout": 2})
     online.failing = True
     tracker.log({"loss": 1.0}, 1)
     begun = time.monotonic()
     tracker.finish("completed")
-    assert time.monotonic() - begun < 15
-    assert "tracker wandb stopped" in told[-1]
+    assert time.monotonic() - begun < 60
     folder = tmp_path / "demo/lora-r8-s0-1a2b"
+    assert "tracker wandb stopped" in told[-1] and f"experiments.sweep sync {folder.parent}" in told[-1]
     assert events(folder) == ["tracker wandb stopped"]
-    assert history(folder) == [{"loss": 1, "train/step": 1}]  # on disk, for wandb sync
+    assert history(folder) == [{"loss": 1, "train/step": 1}]
 
 
 def test_a_resumed_run_sends_nothing_twice(online, begin):
     tracker = begin({})
     for step in range(1, 6):
         tracker.log({"loss": 1.0}, step)
+    tracker.log({"validation/loss": 1.0}, 5)
     tracker.finish("preempted")
-    online.keep_for_resume("lora-r8-s0-1a2b")
     tracker = begin({})
     for step in range(3, 9):  # from a checkpoint after step 2
         tracker.log({"loss": 1.0}, step)
+        if step in (5, 8):
+            tracker.log({"validation/loss": 1.0}, step)
     tracker.finish("completed")
-    assert [row["train/step"] for row in online.rows] == list(range(1, 9))
+    run = online.runs[RUN]
+    assert [row["train/step"] for row in run.rows if "loss" in row] == list(range(1, 9))
+    assert [row["train/step"] for row in run.rows if "validation/loss" in row] == [5, 8]
+    assert run.exit_codes == [143, 0] and run.state == "finished"
 
 
-def test_an_unreachable_server_is_tried_once_and_told_once(online, begin, told, tmp_path, monkeypatch):
+def test_a_resumed_run_trusts_the_last_step_of_a_server_that_does_not_show_all(
+    online, begin, tmp_path, events
+):
+    tracker = begin({})
+    for step in range(1, 6):
+        tracker.log({"loss": 1.0}, step)
+    tracker.finish("preempted")
+    online.hidden = 2
+    tracker = begin({"timeout": 1})
+    for step in range(3, 9):
+        tracker.log({"loss": 1.0}, step)
+    tracker.finish("completed")
+    assert steps(online.runs[RUN]) == list(range(1, 9))
+    assert events(tmp_path / "demo" / RUN) == ["tracker wandb trusts the last step"]
+
+
+def test_rows_that_a_killed_process_never_sent_are_added_at_the_end(online, begin, tmp_path):
+    """The history holds what W&B's client had not yet passed on."""
+    tracker = begin({})
+    for step in (1, 2):
+        tracker.log({"loss": 1.0}, step)
+    tracker.finish("preempted")
+    with record.History(tmp_path / "demo" / RUN / "history.jsonl") as rows:
+        for step in range(1, 8):
+            rows.append({"step": step, "loss": 1.0})
+    tracker = begin({})
+    for step in (6, 7):
+        tracker.log({"loss": 1.0}, step)
+    tracker.finish("completed")
+    run = online.runs[RUN]
+    assert steps(run) == [1, 2, 6, 7, 3, 4, 5]
+    assert run.summary["train/step"] == 7, "the summary is that of the last step, not of the last row sent"
+
+
+def test_another_attempt_of_a_run_goes_on_in_the_same_wandb_run(online, begin, tmp_path):
+    """As after memory ran out: the pack begins again, in the same process and with the same tracker."""
+    tracker = begin({})
+    tracker.log({"loss": 1.0}, 1)
+    tracker.start(RUN, SPEC, group="lora-r8", name="n", tags=[], folder=tmp_path / "demo" / RUN)
+    for step in (1, 2):
+        tracker.log({"loss": 1.0}, step)
+    tracker.finish("completed")
+    assert steps(online.runs[RUN]) == [1, 2] and online.runs[RUN].exit_codes == [0]
+
+
+def test_an_unreachable_server_is_tried_once_and_told_once(
+    online, begin, told, tmp_path, events, monkeypatch
+):
     online.server_close()
     online.shutdown()
-    ids = ["lora-r8-s0-1a2b", "lora-r8-s1-1a2b"]
+    ids = [RUN, "lora-r8-s1-1a2b"]
     tried = []
     log_in = backend.Wandb._log_in_and_begin
     monkeypatch.setattr(backend.Wandb, "_log_in_and_begin", lambda *a: tried.append(a) or log_in(*a))
@@ -260,14 +285,16 @@ def test_an_unreachable_server_is_tried_once_and_told_once(online, begin, told, 
     for tracker in running:
         tracker.log({"loss": 1.0}, 1)
         tracker.finish("completed")
-    assert len(told) == 1 and "wandb sync" in told[0]
+    assert len(told) == 1 and "experiments.sweep sync" in told[0]
     for run_id in ids:
         assert events(tmp_path / "demo" / run_id) == ["tracker wandb went offline"]
         assert history(tmp_path / "demo" / run_id) == [{"loss": 1, "train/step": 1}]
 
 
-def test_without_an_account_the_run_is_logged_offline_and_nobody_is_asked(client, begin, told, tmp_path):
+def test_without_an_account_the_run_is_logged_offline_and_nobody_is_asked(
+    client, begin, told, tmp_path, events
+):
     tracker = begin({"mode": "online"})
     tracker.finish("completed")
     assert len(told) == 1 and "wandb login" in told[0]
-    assert events(tmp_path / "demo/lora-r8-s0-1a2b") == ["tracker wandb went offline"]
+    assert events(tmp_path / "demo" / RUN) == ["tracker wandb went offline"]

@@ -1,27 +1,20 @@
 """Trackers in general: found by name, and never able to fail a run."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from experiments import record, trackers
+from experiments import execute, record, trackers
 from experiments.errors import UserError
+from experiments.spec import RunSpec, Train
+from experiments.sweep.worker import Events, Worker
 from experiments.trackers._base import BestEffort, Tracker
 
 ROOT = Path(record.__file__).resolve().parents[1]
 SPEC = {"study": "demo", "variant": "lora"}
-
-
-@pytest.fixture
-def told():
-    """The lines that a person would see."""
-    return []
-
-
-def events(folder):
-    return [row["event"] for row in record.read_history(record.RunFolder(folder).events)]
 
 
 class Breaking(Tracker):
@@ -43,7 +36,7 @@ class Breaking(Tracker):
 
 
 @pytest.mark.parametrize("at", ["start", "log", "summary", "finish"])
-def test_the_first_exception_ends_the_tracking_and_nothing_else(tmp_path, told, at):
+def test_the_first_exception_ends_the_tracking_and_nothing_else(tmp_path, told, events, at):
     inner = Breaking(at)
     tracker = BestEffort(inner, name="breaking", tell=told.append)
     tracker.start("id", SPEC, group="g", name="n", tags=[], folder=tmp_path)
@@ -97,3 +90,32 @@ def test_no_tracker_imports_no_client(tmp_path):
 def test_mistakes_are_answered_with_what_is_possible(options, words):
     with pytest.raises(UserError, match=words):
         trackers.make(options)
+
+
+@pytest.mark.parametrize("phase", ["run", "tune"])
+def test_a_run_that_is_stopped_says_so_to_its_tracker(tmp_path, monkeypatch, phase):
+    """Else W&B's client would call it finished when the process ends."""
+    calls = []
+
+    class Noting(Tracker):
+        def start(self, run_id, spec, **labels):
+            calls.append((run_id, labels["phase"], labels["group"], labels["tags"]))
+
+        def finish(self, status):
+            calls.append(status)
+
+    def begun_and_stopped(runs, **_):
+        runs[0].begin()
+        raise execute.Interrupted
+
+    spec = RunSpec(
+        study="demo", variant="probe", method="probe", r=None, alpha=None, targets=None, axes={}, options={},
+        model="tiny", model_options={}, dataset="toy", dataset_options={}, lr=0.1, seed=3, train=Train(),
+        phase=phase,
+    )  # fmt: skip
+    monkeypatch.setattr(trackers, "make", lambda options, tell: Noting())
+    monkeypatch.setattr(execute, "execute", begun_and_stopped)
+    out = io.StringIO()
+    Worker(Events(out)).run(spec, "probe-1", tmp_path)
+    assert calls == [("probe-1", phase, "probe-toy", ["demo", "probe", "toy", "tiny"]), "preempted"]
+    assert '"interrupted"' in out.getvalue()
