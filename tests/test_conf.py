@@ -28,7 +28,8 @@ import json, runpy, sys, types
 engine = types.ModuleType("experiments.sweep.engine")
 
 def run(specs, *, workers="auto", root="runs", terms=None):
-    print(json.dumps({"workers": workers, "terms": vars(terms), "specs": [spec.as_record() for spec in specs]}))
+    cells = [spec.as_record() for spec in specs]
+    print(json.dumps({"workers": workers, "terms": vars(terms), "specs": cells}))
     for spec in specs:
         if spec.dataset == "csv":
             write(spec)
