@@ -59,9 +59,6 @@ def run(
     todo = plan(specs, fingerprints=data.fingerprint, root=root, again=again)
     if again:
         _set_aside(study, [run_id for _, run_id in todo.todo])
-    else:
-        cells = {run_id: brief(spec) for spec, run_id in (*todo.done, *todo.todo)}
-        record.write_planned(study, cells)
     with Display() as display:
         display.sweep(total=len(todo.todo) + len(todo.done), skipped=len(todo.done))
         for note in (*todo.notes, *set_apart(study, todo.damaged)):
@@ -93,6 +90,7 @@ def _train(todo: Plan, study: Path, workers: int | str, terms: Terms, display: D
         if answer.get("problems"):
             _refuse(answer["problems"])
             return USAGE
+        record.write_planned(study, {run_id: brief(spec) for spec, run_id in (*todo.done, *todo.todo)})
         failed = _collect(pool, todo, study, terms, display)
         if received:
             return 128 + received[0]

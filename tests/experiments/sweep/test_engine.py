@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.record import planned
+
 
 def test_a_sweep_leaves_records_and_a_report_and_the_same_command_skips_what_is_done(shell):
     code, output = shell.run("variant=lora,full", "r=2,4", "workers=2")
@@ -18,6 +20,7 @@ def test_a_sweep_leaves_records_and_a_report_and_the_same_command_skips_what_is_
     assert {r["status"] for r in records.values()} == {"completed"}
     assert (shell.folder / "runs/toy/report/report.html").exists()
     assert "report.html" in output
+    assert planned(shell.folder / "runs/toy").keys() == records.keys()
     before = {path: path.stat().st_mtime_ns for path in shell.folder.glob("runs/toy/*/record.json")}
     code, output = shell.run("variant=lora,full", "r=2,4", "workers=2")
     assert code == 0
@@ -99,6 +102,7 @@ def test_a_rank_too_large_for_the_model_is_refused_before_anything_runs(shell):
     assert "25" in output
     assert "24" in output
     assert shell.records() == {}
+    assert planned(shell.folder / "runs/toy") == {}, "what was refused is not missing"
 
 
 def test_targets_that_match_nothing_are_refused_with_what_they_could_have_meant(shell):
@@ -133,7 +137,15 @@ def test_a_worker_that_is_killed_costs_its_run_alone(shell):
     assert {r["status"] for r in shell.records().values()} == {"completed"}
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR2, 140, marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_and_given_again_a_sweep_ends_with_the_same_bits(shell, number, code):
     words = ("variant=adalora", "r=2", "train.steps=300", "variant.dropout=0.1")
     process = shell.start(*words)
