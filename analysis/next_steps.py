@@ -20,6 +20,8 @@ def commands(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[str]:
         if row["n_seeds"] < stats.FEWEST_SEEDS
         for key in row["cells"]
     }
+    if not wanted:
+        return []
     final = cells[cells["final"].astype(bool)]
     chosen = final[[key in wanted for key in zip(final["cell_key"], final["stack"], strict=True)]]
     seeds = sorted({seed for tried in chosen["seeds_tried"] for seed in tried})

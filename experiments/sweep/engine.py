@@ -50,7 +50,7 @@ def run(
         again: Run finished cells anew; their records are set aside first.
         terms: How runs are treated on the way; the defaults if None.
         report: Whether to end with the table of results and the report; a round that others follow does not.
-        part: These are some cells of a command that noted all of them and sees to the report.
+        part: These are some cells of a command that makes the report itself, once all have ended.
 
     Returns:
         The exit code: 0 all done, 1 some failed, 2 refused, 128 + n after signal n (130 is Ctrl-C).
@@ -63,8 +63,6 @@ def run(
     todo = plan(specs, fingerprints=data.fingerprint, root=root, again=again)
     if again:
         set_aside(study, todo)
-    elif not part:
-        note_planned(study, todo)
     with Display() as display:
         display.sweep(total=len(todo.todo) + len(todo.done), skipped=len(todo.done))
         for note in (*todo.notes, *set_apart(study, todo.damaged)):
@@ -87,6 +85,7 @@ def _train(todo: Plan, study: Path, workers: int | str, terms: Terms, display: D
     with pool, _signals(pool) as received:
         if refused(pool, todo, study, display):
             return USAGE
+        note_planned(study, todo)
         failed = _collect(pool, todo, study, terms, display)
         if received:
             return 128 + received[0]
