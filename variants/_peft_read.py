@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from variants._method import Attached, RunConfig, attach
 from variants._peft import CONFIG, PREFIX, WEIGHTS
+from variants._targets import backbone_linears, block_index
 
 _KEYS = {
     "lora_A": "A",
@@ -44,14 +46,15 @@ class Adapter:
     config: Mapping[str, Any]
     modules: Mapping[str, Mapping[str, Tensor]]
     heads: Mapping[str, Tensor]
+    emptied: frozenset[str] = frozenset()  # modules whose whole rank was pruned away
 
     @property
     def delta(self) -> str:
         """Which delta its tensors are those of."""
         return _DELTAS[frozenset(next(iter(self.modules.values())))]
 
-    def run(self, *, storage: str = "fp32") -> RunConfig:
-        """The run that it is on our side."""
+    def run(self, *, storage: str = "fp32", options: Mapping[str, Any] | None = None) -> RunConfig:
+        """The run that it is on our side; `options` are those of the storage."""
         ranks = {name: len(tensors["A"]) for name, tensors in self.modules.items()}
         stable = bool(self.config.get("use_rslora"))
         alphas = {n: self._scale(n, r) * (math.sqrt(r) if stable else r) for n, r in ranks.items()}
@@ -70,6 +73,7 @@ class Adapter:
                 "alpha_pattern": _exactly(alphas),
                 "init_r_ratio": 1.0,
                 "orth_weight": 0.0,
+                **(options or {}),
             },
         )
 
@@ -109,11 +113,10 @@ def read_peft(folder: str | os.PathLike) -> Adapter:
         else:
             kind = _KEYS[f"lora_{leaf}"]
             modules.setdefault(name, {})[kind] = tensor.flatten() if kind in "Em" else tensor
-    modules = {
-        name: tensors for name, tensors in modules.items() if tensors.get("A") is None or len(tensors["A"])
-    }
+    emptied = {name for name, tensors in modules.items() if "A" in tensors and not len(tensors["A"])}
+    modules = {name: tensors for name, tensors in modules.items() if name not in emptied}
     _check(folder, config, modules)
-    return Adapter(folder, config, modules, heads)
+    return Adapter(folder, config, modules, heads, frozenset(emptied))
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -166,25 +169,64 @@ def attach_peft(
     adapters: Sequence[Adapter],
     *,
     storage: str = "fp32",
+    options: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
 ) -> Attached:
     """Attach adapters to one base, as the runs of one pack.
 
     The model's own head stays where an adapter brings none.
+
+    Args:
+        model: the base; it is changed in place.
+        adapters: one entry per run.
+        storage: how the base is kept.
+        options: what the storage reads, e.g. nf4's `double_quant` and `compute`.
+        device: where the model shall be.
+
+    Raises:
+        AdapterError: an adapter is for another model, or lacks tensors that its own settings ask for.
     """
-    names = dict(model.named_modules())
+    linears = backbone_linears(model)
     for adapter in adapters:
-        missing = [name for name in adapter.modules if name not in names]
-        if missing:
-            raise AdapterError(
-                f"{adapter.folder} is for another model: this one has no {', '.join(missing[:3])}."
-            )
-    attached = attach(model, [a.run(storage=storage) for a in adapters], device=device, fresh=())
+        _check_fit(adapter, linears)
+    runs = [a.run(storage=storage, options=options) for a in adapters]
+    attached = attach(model, runs, device=device, fresh=())
     with torch.no_grad():
         for k, adapter in enumerate(adapters):
             _fill(attached, k, adapter)
     attached.after_load()
     return attached
+
+
+def _check_fit(adapter: Adapter, linears: Collection[str]) -> None:
+    """Whether the model has every module of the adapter, and the adapter every module that it says it has."""
+    strange = [name for name in (*adapter.modules, *adapter.emptied) if name not in linears]
+    if strange:
+        raise AdapterError(
+            f"{adapter.folder} is for another model: this one has no {', '.join(strange[:3])}."
+        )
+    there = {*adapter.modules, *adapter.emptied}
+    missing = [name for name in linears if name not in there and _is_target(adapter.config, name)]
+    if missing:
+        raise AdapterError(
+            f"{adapter.folder}: tensors for {len(there) + len(missing)} modules were expected, as its "
+            f"target_modules say, but {len(missing)} have none: {', '.join(missing[:3])}."
+        )
+
+
+def _is_target(config: Mapping[str, Any], name: str) -> bool:
+    """Whether PEFT adapts a module, by the settings of an adapter."""
+    layers = config.get("layers_to_transform")
+    if layers is not None and block_index(name) not in ([layers] if isinstance(layers, int) else layers):
+        return False
+    return _listed(config.get("target_modules"), name) and not _listed(config.get("exclude_modules"), name)
+
+
+def _listed(modules: Any, name: str) -> bool:
+    """A text is a pattern for the whole name, a list holds names or ends of names."""
+    if isinstance(modules, str):
+        return modules == "all-linear" or re.fullmatch(modules, name) is not None
+    return any(f".{name}".endswith(f".{end}") for end in modules or ())
 
 
 def _fill(attached: Attached, k: int, adapter: Adapter) -> None:
@@ -215,12 +257,8 @@ def _copy(target: Tensor, source: Tensor, what: str, folder: Path) -> None:
 
 def _exactly(values: Mapping[str, Any]) -> dict[str, Any]:
     """Patterns that match one module name each."""
-    import re
-
     return {re.escape(name): value for name, value in values.items()}
 
 
 def _by_pattern(patterns: Mapping[str, Any] | None, name: str, otherwise: Any) -> Any:
-    import re
-
     return next((v for p, v in (patterns or {}).items() if re.match(rf"(.*\.)?({p})$", name)), otherwise)
