@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -31,15 +32,26 @@ _CAUSES = {
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn an OSError from writing `path` into a UserError that names the cause and the remedy."""
+    """Turn a system error from writing `path` into a UserError that names the cause and the remedy."""
     try:
         yield
-    except OSError as error:
-        cause = _CAUSES.get(error.errno or 0, f"{error.strerror or error}. Look into that")
+    except Exception as error:
+        number = _errno(error)
+        if number is None:
+            raise
+        cause = _CAUSES.get(number, f"{getattr(error, 'strerror', None) or error}. Look into that")
         raise UserError(
             f"cannot write {path}: {cause}, then give the same command again. "
             "Finished runs are kept; it goes on from them."
         ) from error
+
+
+def _errno(error: Exception) -> int | None:
+    """The number of a system error; safetensors tells it in the text of an error of its own."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None
 
 
 def check_writable(folder: Path, *, needed_bytes: int = 50_000_000) -> None:
