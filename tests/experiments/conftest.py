@@ -258,6 +258,19 @@ def spec_of():
     return build
 
 
+def _louder(folder, root):
+    """A copy of a language model with matrices ten times larger: it writes more than one letter for ever."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter *= 10
+    return _saved(root / folder.name, model, AutoTokenizer.from_pretrained(folder))
+
+
 class Quiet:
     """A display that shows nothing."""
 
@@ -280,14 +293,14 @@ def finished(tmp_path_factory, tiny_bert, tiny_gpt2, tiny_llama):
 
     conf = Conf(Path(__file__).parents[2] / "conf")
     root, done = tmp_path_factory.mktemp("finished"), {}
-    models = {"bert": tiny_bert, "gpt2": tiny_gpt2, "llama": tiny_llama}
+    models = {"bert": tiny_bert, "gpt2": _louder(tiny_gpt2, root), "llama": _louder(tiny_llama, root)}
     rows = (f"{'good' if i % 3 else 'bad'} {i},{'yes' if i % 3 else 'no'}" for i in range(90))
     (root / "toy.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
     pairs = ({"prompt": f"say {'ab'[i % 2]} {i}", "completion": "ab"[i % 2] * 3} for i in range(60))
     (root / "toy.jsonl").write_text("\n".join(map(json.dumps, pairs)) + "\n")
 
     def made(variant, *, model="bert", r=2, targets="qv", lr=0.02, **options):
-        key = (variant, model, r, targets, *options.items())
+        key = (variant, model, r, targets, lr, *options.items())
         if key in done:
             return done[key]
         kind, file = ("csv", "toy.csv") if model == "bert" else ("instruct", "toy.jsonl")

@@ -1,4 +1,4 @@
-"""Many runs on one base answer as each did alone: as its predictions.parquet says, and as transformers does."""
+"""Many runs on one base answer as each did alone: as its predictions.parquet and transformers say."""
 
 import csv
 import io
@@ -103,7 +103,7 @@ def test_who_is_asked_must_be_loaded(mixed):
 @pytest.mark.parametrize("model", ["gpt2", "llama"])
 def test_completions_are_those_of_transformers_on_the_merged_model(model, finished, tmp_path):
     """One prompt at a time there, padded batches of several runs here."""
-    runs = [finished(v, model=model, targets="all", lr=0.1) for v in ("lora", "dora", "adalora")]
+    runs = [finished(v, model=model, targets="all") for v in ("lora", "dora", "adalora")]
     prompts = ["say a 3", "say b 41 or something longer", "b"]
     predictor = Predictor([open_source(run) for run in runs])
     together = predictor(prompts, max_new_tokens=12, batch_size=2)
@@ -121,7 +121,7 @@ def test_completions_are_those_of_transformers_on_the_merged_model(model, finish
 
 
 def test_a_chat_goes_through_the_models_template(finished):
-    source = open_source(finished("lora", model="llama", targets="all", lr=0.1))
+    source = open_source(finished("lora", model="llama", targets="all"))
     predictor = Predictor([source])
     chat = (("user", "say a 3"),)
     seen = data.encode_prompts([chat], predictor.base.tokenizer)
@@ -185,7 +185,7 @@ def test_prompts_and_chats_in_a_table(finished, tmp_path, capsys):
     chat = [{"role": "user", "content": "say a"}, {"role": "assistant", "content": "aaa"}]
     for name, line in (("prompts", {"prompt": "say a"}), ("chats", {"messages": chat})):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
-        run = str(finished("lora", model="llama", targets="all", lr=0.1))
+        run = str(finished("lora", model="llama", targets="all"))
         assert main([run, "--input", str(tmp_path / f"{name}.jsonl"), "--max-new-tokens", "3"]) == 0
         (row,) = rows(capsys)
         assert row["text"] == "say a" and list(row) == ["row", "run", "text", "prediction"]
