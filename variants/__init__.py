@@ -8,7 +8,8 @@ from variants._layer import AdaptedLinear
 from variants._method import Attached, Controller, RunConfig, Trained, attach, rates
 from variants._packable import fed_without_batch
 from variants._peft import peft_form, write_peft
-from variants._peft_read import Adapter, AdapterError, attach_peft, read_peft
+from variants._peft_attach import attach_peft
+from variants._peft_read import Adapter, AdapterError, read_peft
 from variants._registry import UnknownPart, get, names, register
 from variants._seeds import generator
 from variants._targets import TargetError, backbone_linears

@@ -76,4 +76,9 @@ def _labels(path: Path, given: tuple[str, ...], heads: Any) -> tuple[str, ...]:
 
 def _exported(path: Path) -> tuple[str, ...]:
     file = path / EXPORT
-    return tuple(json.loads(file.read_text(encoding="utf-8")).get("labels", ())) if file.is_file() else ()
+    if not file.is_file():
+        return ()
+    try:
+        return tuple(json.loads(file.read_text(encoding="utf-8")).get("labels") or ())
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{file} is damaged: {error}. Remove it, and give the classes by --labels") from error

@@ -11,6 +11,7 @@ change of selection is a look-up.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from experiments.data import Turn
@@ -106,14 +107,12 @@ class Predictor:
         spec = self.sources[name].spec
         return (spec.variant, spec.r or 0) if spec else ("", 0)
 
-    @property
+    @cached_property
     def _shareable(self) -> bool:
         """Whether this base can serve several runs at once; DeBERTa's maps of positions cannot."""
         from variants import fed_without_batch
 
-        if not hasattr(self, "_fed_alone"):
-            self._fed_alone = bool(fed_without_batch(self.base.model)) if len(self.sources) > 1 else False
-        return not self._fed_alone
+        return len(self.sources) == 1 or not fed_without_batch(self.base.model)
 
     def _ask(
         self, pack: Sequence[Source], texts: Sequence[Any], size: int, longest: int

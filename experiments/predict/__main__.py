@@ -92,10 +92,10 @@ def _dataset_options(sources: Sequence[Source]) -> dict:
 
 def _summary(predictor: Predictor, texts: int, empty: int, loading: float, answering: float) -> str:
     packs = len(list(predictor.packs()))
-    passed = f" ({empty} empty rows passed over)" if empty else ""
+    passed = f" ({empty} empty passed over)" if empty else ""
     return (
-        f"{len(predictor.sources)} runs on one {predictor.base.info.name} in {packs} packs, {texts} "
-        f"texts{passed}; base loaded in {loading:.1f} s, answered in {answering:.1f} s"
+        f"base {predictor.base.info.name}: runs {len(predictor.sources)}, packs {packs}, "
+        f"texts {texts}{passed}; loaded in {loading:.1f} s, answered in {answering:.1f} s"
     )
 
 

@@ -153,7 +153,7 @@ def test_lines_of_text_from_a_file(finished, tmp_path, capsys):
     for row in table:
         scores = {label: float(row[f"score {label}"]) for label in ("no", "yes")}
         assert sum(scores.values()) == pytest.approx(1) and max(scores, key=scores.get) == row["prediction"]
-    assert "2 runs on one" in said.err and "1 packs, 2 texts (1 empty rows passed over)" in said.err
+    assert "runs 2, packs 1, texts 2 (1 empty passed over)" in said.err
 
 
 def test_tables_in_and_out(finished, tmp_path, capsys):
@@ -319,6 +319,7 @@ QUERY = "base_model.model.bert.encoder.layer.0.attention.self.query.lora_"
         ),
         (lambda f: edit(f, base_model_name_or_path=None), "does not say which model it is for"),
         (lambda f: (f / "export.json").write_text('{"labels": ["x"]}'), "a head for 3 classes, but 1 labels"),
+        (lambda f: (f / "export.json").write_text("{"), "export.json is damaged"),
     ],
 )
 def test_a_bad_adapter_is_refused(spoil, message, foreign):
