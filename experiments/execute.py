@@ -21,7 +21,7 @@ from experiments.pack import Checkpoints, Interrupted, Run, resume, save
 from experiments.progress import Progress
 from experiments.spec import RunSpec
 from experiments.train import Trainer, run_config, total_steps
-from variants import Attached, attach
+from variants import Attached, attach, peft_form
 
 _prepared: dict[tuple, tuple] = {}
 
@@ -204,8 +204,9 @@ def save_trained(attached: Attached, k: int, folder: Path) -> None:
 
     Nothing if nothing learned.
     """
-    if attached.slots(k):
-        attached.export_peft(k, folder, replace=True)
+    form = peft_form(attached, k)
+    if form is not None:
+        attached.export_peft(k, folder, form=form, replace=True)
         return
     mine = [t for t in attached.trained if t.runs.start <= k < t.runs.stop]
     tensors = {t.name: (t.parameter if t.plain else t.parameter[k - t.runs.start]).detach() for t in mine}

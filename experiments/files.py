@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -31,15 +32,26 @@ _CAUSES = {
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn an OSError from writing `path` into a UserError that names the cause and the remedy."""
+    """Turn a system error from writing `path` into a UserError that names the cause and the remedy."""
     try:
         yield
-    except OSError as error:
-        cause = _CAUSES.get(error.errno or 0, f"{error.strerror or error}. Look into that")
+    except Exception as error:
+        number = _errno(error)
+        if number is None:
+            raise
+        cause = _CAUSES.get(number, f"{getattr(error, 'strerror', None) or error}. Look into that")
         raise UserError(
             f"cannot write {path}: {cause}, then give the same command again. "
             "Finished runs are kept; it goes on from them."
         ) from error
+
+
+def _errno(error: Exception) -> int | None:
+    """The number of a system error; safetensors tells it in the text of an error of its own."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None
 
 
 def check_writable(folder: Path, *, needed_bytes: int = 50_000_000) -> None:
@@ -90,6 +102,30 @@ def remove_temporaries(folder: Path) -> None:
     """Remove what a killed `replacing` left below a folder. For the one process that writes there."""
     for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path` to fill; it takes the place of `path` at the end, or vanishes."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    old = temporary.with_suffix(".old")
+    try:
+        with explained(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with open(file, "rb+") as stream:
+                        os.fsync(stream.fileno())
+            if path.exists():
+                os.replace(path, old)
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+    finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -76,7 +76,7 @@ def result(run: Run, k: int, trainer: Trainer, facts: Facts) -> dict[str, Any]:
         "cost": cost,
         "data": {f"{split}_sha256": value for split, value in task.sha256.items()}
         | {f"{split}_rows": value for split, value in task.rows.items()}
-        | {"max_length": task.max_length},
+        | {"max_length": task.max_length, "labels": task.labels or None},
         "env": provenance.collect(),
         "model": {"source": facts.info.source, "sha256": facts.info.sha256},
         "adapter": attached.summary(k),

@@ -91,6 +91,7 @@ def test_the_record_needs_the_standard_library_only():
 def light():
     """The modules that answer a person at once, or run beside the training: they may import nothing heavy."""
     sources = ["experiments/spec.py", "experiments/cli.py", "experiments/record.py", "experiments/display.py"]
+    sources += ["experiments/export/__main__.py", "experiments/predict/__main__.py"]
     sources += (
         room("experiments/sweep") + room("experiments/trackers") + room("hydra_plugins") + room("analysis")
     )

@@ -3,15 +3,16 @@
 from variants._base import Base, Clock, Delta, Held, Slot
 from variants._export import merge
 from variants._heads import PackedLinear
-from variants._inject import linear_shapes, resolve
+from variants._inject import linear_shapes, resolve, store_backbone
 from variants._layer import AdaptedLinear
 from variants._method import Attached, Controller, RunConfig, Trained, attach, rates
 from variants._packable import fed_without_batch
-from variants._peft import write_peft
-from variants._peft_read import Adapter, AdapterError, attach_peft, read_peft
+from variants._peft import peft_form, write_peft
+from variants._peft_attach import attach_peft
+from variants._peft_read import Adapter, AdapterError, read_peft
 from variants._registry import UnknownPart, get, names, register
 from variants._seeds import generator
-from variants._targets import TargetError
+from variants._targets import TargetError, backbone_linears
 
 __all__ = [
     "AdaptedLinear",
@@ -31,15 +32,18 @@ __all__ = [
     "UnknownPart",
     "attach",
     "attach_peft",
+    "backbone_linears",
     "fed_without_batch",
     "generator",
     "get",
     "linear_shapes",
     "merge",
     "names",
+    "peft_form",
     "rates",
     "read_peft",
     "register",
     "resolve",
+    "store_backbone",
     "write_peft",
 ]

@@ -80,7 +80,7 @@ def store_backbone(
 ) -> dict[str, AdaptedLinear]:
     """Put the linear maps of the backbone into their storage, one at a time.
 
-    At full precision only the adapted ones are touched.
+    At full precision only the adapted ones are touched, and a map that is stored already stays as it is.
     """
     storages = {run.axis("storage") for run in runs}
     if len(storages) != 1:
@@ -92,9 +92,13 @@ def store_backbone(
     layers = {}
     for name, module in backbone_linears(model).items():
         if name in adapted or (storage != "fp32" and not name.startswith(whole)):
-            weight = module.weight if device is None else module.weight.to(device)
-            base = store(weight, transposed=is_conv1d(module), options=runs[0].options)
-            layers[name] = AdaptedLinear(base, module.bias, name=name, runs=len(runs), origin=type(module))
+            if isinstance(module, AdaptedLinear):
+                base, origin = module.base, module.origin
+            else:
+                weight = module.weight if device is None else module.weight.to(device)
+                base = store(weight, transposed=is_conv1d(module), options=runs[0].options)
+                origin = type(module)
+            layers[name] = AdaptedLinear(base, module.bias, name=name, runs=len(runs), origin=origin)
             model.set_submodule(name, layers[name])
     return layers
 

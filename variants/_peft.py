@@ -73,6 +73,23 @@ def write_peft(
     _write(Path(folder), config, tensors, replace=replace)
 
 
+def peft_form(attached: Attached, k: int) -> str | None:
+    """The form in which PEFT's format keeps all that run k trained; None if it keeps it in none.
+
+    AdaLoRA's triplets are kept as they are where PEFT's own AdaLoRA can hold them: whole maps, one rank and
+    one scale for all. Blocks of the model itself, as `unfreeze_top` trains, have no place in an adapter.
+    """
+    slots = [(held, held.delta.slots[i]) for held, i in attached.slots(k).values()]
+    if not slots or any(t.plain for t in attached.trained):
+        return None
+    triplets = all("diag" in held.delta.roles.values() for held, _ in slots)
+    alike = len({(slot.rank, slot.scale) for _, slot in slots}) == 1
+    if triplets and alike and all(held.part.block is None for held, _ in slots):
+        return "adalora"
+    left = any(piece.rank for layer in attached.layers.values() if (piece := _piece(layer, k, "lora")))
+    return "lora" if left else None
+
+
 def _piece(layer: AdaptedLinear, k: int, form: str) -> Piece | None:
     held = [(h, k - h.part.runs.start) for h in layer.held if h.part.runs.start <= k < h.part.runs.stop]
     if not held:

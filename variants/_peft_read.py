@@ -1,17 +1,17 @@
-"""Adapters that PEFT wrote, on our model: read with suspicion, attached as runs of a pack."""
+"""Adapters that PEFT wrote, read with suspicion; `_peft_attach.py` puts them on a model."""
 
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from variants._method import Attached, RunConfig, attach
+from variants._method import RunConfig
 from variants._peft import CONFIG, PREFIX, WEIGHTS
 
 _KEYS = {
@@ -25,11 +25,6 @@ _KEYS = {
 }
 _REFUSED = ("target_parameters", "layer_replication", "trainable_token_indices", "lora_bias", "use_qalora")
 _DELTAS = {frozenset("AB"): "lora", frozenset("ABm"): "dora", frozenset("ABE"): "adalora"}
-_PARAMETERS = {
-    "lora": {"A": "A", "B": "B"},
-    "dora": {"A": "A", "B": "B", "m": "m"},
-    "adalora": {"Q": "A", "P": "B", "L": "E"},
-}
 
 
 class AdapterError(ValueError):
@@ -44,14 +39,15 @@ class Adapter:
     config: Mapping[str, Any]
     modules: Mapping[str, Mapping[str, Tensor]]
     heads: Mapping[str, Tensor]
+    emptied: frozenset[str] = frozenset()  # modules whose whole rank was pruned away
 
     @property
     def delta(self) -> str:
         """Which delta its tensors are those of."""
         return _DELTAS[frozenset(next(iter(self.modules.values())))]
 
-    def run(self, *, storage: str = "fp32") -> RunConfig:
-        """The run that it is on our side."""
+    def run(self, *, storage: str = "fp32", options: Mapping[str, Any] | None = None) -> RunConfig:
+        """The run that it is on our side; `options` are those of the storage."""
         ranks = {name: len(tensors["A"]) for name, tensors in self.modules.items()}
         stable = bool(self.config.get("use_rslora"))
         alphas = {n: self._scale(n, r) * (math.sqrt(r) if stable else r) for n, r in ranks.items()}
@@ -70,6 +66,7 @@ class Adapter:
                 "alpha_pattern": _exactly(alphas),
                 "init_r_ratio": 1.0,
                 "orth_weight": 0.0,
+                **(options or {}),
             },
         )
 
@@ -109,11 +106,10 @@ def read_peft(folder: str | os.PathLike) -> Adapter:
         else:
             kind = _KEYS[f"lora_{leaf}"]
             modules.setdefault(name, {})[kind] = tensor.flatten() if kind in "Em" else tensor
-    modules = {
-        name: tensors for name, tensors in modules.items() if tensors.get("A") is None or len(tensors["A"])
-    }
+    emptied = {name for name, tensors in modules.items() if "A" in tensors and not len(tensors["A"])}
+    modules = {name: tensors for name, tensors in modules.items() if name not in emptied}
     _check(folder, config, modules)
-    return Adapter(folder, config, modules, heads)
+    return Adapter(folder, config, modules, heads, frozenset(emptied))
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -161,66 +157,10 @@ def _check(folder: Path, config: Mapping[str, Any], modules: Mapping[str, Mappin
             raise AdapterError(f"{folder}: ranks of {name} disagree: {shapes}.")
 
 
-def attach_peft(
-    model: nn.Module,
-    adapters: Sequence[Adapter],
-    *,
-    storage: str = "fp32",
-    device: torch.device | str | None = None,
-) -> Attached:
-    """Attach adapters to one base, as the runs of one pack.
-
-    The model's own head stays where an adapter brings none.
-    """
-    names = dict(model.named_modules())
-    for adapter in adapters:
-        missing = [name for name in adapter.modules if name not in names]
-        if missing:
-            raise AdapterError(
-                f"{adapter.folder} is for another model: this one has no {', '.join(missing[:3])}."
-            )
-    attached = attach(model, [a.run(storage=storage) for a in adapters], device=device, fresh=())
-    with torch.no_grad():
-        for k, adapter in enumerate(adapters):
-            _fill(attached, k, adapter)
-    attached.after_load()
-    return attached
-
-
-def _fill(attached: Attached, k: int, adapter: Adapter) -> None:
-    for name, (held, i) in attached.slots(k).items():
-        for parameter, key in _PARAMETERS[adapter.delta].items():
-            _copy(
-                getattr(held.delta, parameter)[i], adapter.modules[name][key], f"{name} {key}", adapter.folder
-            )
-    own = {
-        f"{name}.{leaf}": p[k] for name, head in attached.heads.items() for leaf, p in head.named_parameters()
-    }
-    unknown = sorted(set(adapter.heads) - set(own))
-    if unknown:
-        raise AdapterError(
-            f"{adapter.folder}: {', '.join(unknown[:3])} are no parameters of this model's head."
-        )
-    for name, tensor in adapter.heads.items():
-        _copy(own[name], tensor, name, adapter.folder)
-
-
-def _copy(target: Tensor, source: Tensor, what: str, folder: Path) -> None:
-    if target.shape != source.shape:
-        raise AdapterError(
-            f"{folder}: {what} should be {tuple(target.shape)} for this model, found {tuple(source.shape)}."
-        )
-    target.copy_(source)
-
-
 def _exactly(values: Mapping[str, Any]) -> dict[str, Any]:
     """Patterns that match one module name each."""
-    import re
-
     return {re.escape(name): value for name, value in values.items()}
 
 
 def _by_pattern(patterns: Mapping[str, Any] | None, name: str, otherwise: Any) -> Any:
-    import re
-
     return next((v for p, v in (patterns or {}).items() if re.match(rf"(.*\.)?({p})$", name)), otherwise)

@@ -21,22 +21,36 @@ import importlib
 import json
 import pkgutil
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments.data import _cache
-from experiments.data._tasks import Encoded, RawTask, Rows, Task, canonical
+from experiments.data._tasks import Encoded, RawTask, Rows, Task, Turn, canonical
 from experiments.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Encoded", "RawTask", "Rows", "Task", "encode", "fingerprint", "names", "read", "read_options"]
+__all__ = [
+    "Encoded",
+    "RawTask",
+    "Rows",
+    "Task",
+    "Turn",
+    "encode",
+    "encode_prompts",
+    "encode_texts",
+    "fingerprint",
+    "names",
+    "read",
+    "read_options",
+]
 
 _VERSION = "1"  # of what is cached; a change of how rows are read or tokenised needs a new one
+DEFAULT_LENGTH = 128  # tokens
 _KEEP = 4  # encoded tasks held in memory
 _encoded: OrderedDict[tuple[str, int, tuple[str, ...]], Task] = OrderedDict()
 
@@ -81,7 +95,7 @@ def encode(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", max_length: int |
     """
     from experiments.data import _encode
 
-    length = max_length or 128
+    length = max_length or DEFAULT_LENGTH
     entry = _encode.identity(raw, tokenizer, length, _VERSION)
     key = (entry, length, raw.notes)
     if key not in _encoded:
@@ -90,6 +104,30 @@ def encode(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", max_length: int |
             _encoded.popitem(last=False)
     _encoded.move_to_end(key)
     return _encoded[key]
+
+
+def encode_texts(
+    texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int | None
+) -> Encoded:
+    """Texts without classes as tensors, cut as `encode` cuts them and as long as their longest."""
+    from experiments.data import _encode
+
+    rows = Rows(tuple(str(i) for i in range(len(texts))), tuple(texts), labels=(0,) * len(texts))
+    return _encode.encode_rows(rows, tokenizer, max_length or DEFAULT_LENGTH)
+
+
+def encode_prompts(
+    conversations: Sequence[tuple[Turn, ...]], tokenizer: "PreTrainedTokenizerBase"
+) -> list[list[int]]:
+    """Token ids of prompts, each ending where its completion would begin.
+
+    A conversation holds all turns but the one to be written; [("prompt", text)] is plain text.
+    """
+    from experiments.data._chat import render
+
+    last = {"prompt": "completion"}
+    open_ended = [(*turns, (last.get(turns[-1][0], "assistant"), "")) for turns in conversations]
+    return [prompt for prompt, _ in render(open_ended, tokenizer)]
 
 
 def _module(name: str) -> ModuleType:

@@ -68,6 +68,13 @@ def encode(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", max_length: int, 
     )
 
 
+def encode_rows(rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Encoded:
+    """Rows for classification, as long as the longest of them."""
+    ids, tokens, truncated = _classified(rows, tokenizer, min(max_length, tokenizer.model_max_length))
+    longest = max(len(text) for text, _ in tokens)
+    return _padded(ids, tokens, truncated, length=longest, pad=tokenizer.pad_token_id or 0)
+
+
 def _notes(raw: RawTask, splits: dict[str, Encoded], asked: int, limit: int, longest: int) -> list[str]:
     why = "the model takes no more" if limit < asked else "dataset.max_length"
     total = sum(len(part.ids) for part in splits.values())

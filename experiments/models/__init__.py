@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Info", "Skeleton", "clone", "dimensions", "load", "skeleton"]
+__all__ = ["Info", "Skeleton", "clone", "dimensions", "find", "load", "skeleton"]
 
 _loaded: dict[tuple[Any, ...], tuple[Any, Any, "Info"]] = {}  # one at a time: bases are large
 
@@ -84,9 +84,15 @@ def clone(model: "nn.Module", share: bool = True) -> "nn.Module":
 
     Args:
         model: What to copy.
-        share: Whether all parameters and buffers are the original's own (no memory is taken), or copies.
+        share: Whether all parameters, buffers and stored maps are the original's own (no memory is taken), or
+            copies.
     """
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())} if share else {}
+    from variants import Base
+
+    stored = (module for module in model.modules() if isinstance(module, Base))
+    shared: dict[int, Any] = {}
+    if share:
+        shared = {id(part): part for part in (*model.parameters(), *model.buffers(), *stored)}
     return copy.deepcopy(model, shared)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import string
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -169,3 +170,66 @@ def spec_of():
         )
 
     return build
+
+
+def _louder(folder, root):
+    """A copy of a language model with matrices ten times larger: it writes more than one letter for ever."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter *= 10
+    return _saved(root / folder.name, model, AutoTokenizer.from_pretrained(folder))
+
+
+class Quiet:
+    """A display that shows nothing."""
+
+    def run_started(self, run_id, steps, done=0): ...
+    def step(self, run_id, step, loss): ...
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, tiny_bert, tiny_gpt2, tiny_llama):
+    """The folder of a completed run of a variant, trained once: `finished("dora", model="gpt2", r=4)`.
+
+    BERT classifies rows of a small table, the others complete short prompts.
+    """
+    from experiments.conf import Conf
+    from experiments.execute import execute
+    from experiments.pack import Run
+    from experiments.record import RunFolder
+    from experiments.resolve import resolve
+    from experiments.trackers import make
+
+    conf = Conf(Path(__file__).parents[2] / "conf")
+    root, done = tmp_path_factory.mktemp("finished"), {}
+    models = {"bert": tiny_bert, "gpt2": _louder(tiny_gpt2, root), "llama": _louder(tiny_llama, root)}
+    rows = (f"{'good' if i % 3 else 'bad'} {i},{'yes' if i % 3 else 'no'}" for i in range(90))
+    (root / "toy.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    pairs = ({"prompt": f"say {'ab'[i % 2]} {i}", "completion": "ab"[i % 2] * 3} for i in range(60))
+    (root / "toy.jsonl").write_text("\n".join(map(json.dumps, pairs)) + "\n")
+
+    def made(variant, *, model="bert", r=2, targets="qv", lr=0.02, **options):
+        key = (variant, model, r, targets, lr, *options.items())
+        if key in done:
+            return done[key]
+        kind, file = ("csv", "toy.csv") if model == "bert" else ("instruct", "toy.jsonl")
+        choices = {"variant": variant, "model": "hf", "dataset": kind, "train": "default", "tracker": "none"}
+        values = {
+            "r": r, "alpha": 4.0, "targets": targets, "study": "finished", "lr": lr, "variant": options,
+            "model": {"path": str(models[model])}, "dataset": {"path": str(root / file), "max_length": 24},
+            "train": {"steps": 12, "batch_size": 8, "head_lr": 0.02},
+        }  # fmt: skip
+        spec = resolve(conf.compose(choices, values=values), choices=choices)
+        name = "-".join(str(part) for part in (variant, model, f"r{r}", len(done)))
+        run = Run(spec, name, RunFolder(root / "study" / name), make({"name": "none"}))
+        (record,) = execute([run], display=Quiet())
+        assert record["status"] == "completed"
+        done[key] = run.folder.path
+        return done[key]
+
+    return made

@@ -7,7 +7,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from variants import AdapterError, RunConfig, attach, attach_peft, merge, names, read_peft
+from variants import (
+    AdapterError,
+    Base,
+    RunConfig,
+    attach,
+    attach_peft,
+    merge,
+    names,
+    peft_form,
+    read_peft,
+    store_backbone,
+)
 
 ADALORA = {"delta": "adalora", "controller": "adalora_budget"}
 RUNS = {
@@ -272,3 +283,72 @@ def test_a_quantised_run_exports_what_it_trained(delta, tiny_model, tmp_path):
     attached = trained(tiny_model("bert"), run)
     attached.export_peft(0, tmp_path / "adapter")
     assert read_peft(tmp_path / "adapter").delta == ("dora" if delta == "dora" else "lora")
+
+
+@pytest.mark.parametrize(
+    ("run", "form"),
+    [
+        (RUNS["dora"], "lora"),
+        (RUNS["adalora"], "adalora"),
+        (RunConfig(0, r=2, axes=ADALORA, options={"rank_pattern": "query=3"}), "lora"),
+        (RunConfig(0, r=2, targets="all", options={"unfreeze_top": 1}), None),
+        (RunConfig(0, method="bitfit"), None),
+    ],
+)
+def test_the_form_that_keeps_what_was_trained(run, form, tiny_model):
+    assert peft_form(trained(tiny_model("bert"), run), 0) == form
+
+
+def test_the_form_of_an_adalora_run_in_blocks_or_with_nothing_left(tiny_model):
+    blocks = trained(tiny_model("gpt2"), RunConfig(0, r=2, axes=ADALORA))
+    assert peft_form(blocks, 0) == "lora"
+    for held, _ in blocks.slots(0).values():
+        held.delta.L.data.zero_()
+    assert peft_form(blocks, 0) is None
+
+
+def test_a_module_whose_ranks_are_all_pruned_goes_to_peft_and_back(tiny_model, tokens, tmp_path):
+    peft = pytest.importorskip("peft")
+    attached = trained(tiny_model("bert"), RUNS["adalora"])
+    name = "bert.encoder.layer.0.attention.self.key"
+    attached.layers[name].held[0].delta.L.data.zero_()
+    attached.export_peft(0, tmp_path / "adapter", form="adalora")
+    adapter = read_peft(tmp_path / "adapter")
+    assert adapter.emptied == {name} and name not in adapter.modules
+    ours = attached.model(input_ids=tokens()).logits
+    near(ours, attach_peft(tiny_model("bert"), [adapter]).model(input_ids=tokens()).logits)
+    model = peft.PeftModel.from_pretrained(tiny_model("bert"), tmp_path / "adapter").eval()
+    near(ours, model(input_ids=tokens()).logits)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["query", "dense"], "exclude_modules": ["pooler.dense"]},
+        {"target_modules": r".*\.(query|value)"},
+        {"target_modules": ["key", "query"], "layers_to_transform": 1},
+    ],
+)
+def test_what_peft_was_asked_to_adapt_is_told_as_peft_tells_it(settings, tiny_model, tokens, tmp_path):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=3, task_type="SEQ_CLS", init_lora_weights=False, **settings)
+    model = peft.get_peft_model(tiny_model("bert"), config).eval()
+    model.save_pretrained(tmp_path)
+    back = attach_peft(tiny_model("bert"), [read_peft(tmp_path)])
+    near(model(input_ids=tokens()).logits, back.model(input_ids=tokens()).logits)
+    first = next(key for key in load_file(tmp_path / "adapter_model.safetensors") if "lora_" in key)
+    lost = first.partition(".lora_")[0]
+    rewrite(tmp_path, lambda t: [t.pop(key) for key in list(t) if key.startswith(f"{lost}.")])
+    with pytest.raises(AdapterError, match=f"but 1 have none: {lost.removeprefix('base_model.model.')}"):
+        attach_peft(tiny_model("bert"), [read_peft(tmp_path)])
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_a_base_that_is_stored_already_is_used_as_it_is(kind, tiny_model, tokens):
+    run = RunConfig(0, r=2, targets="all", axes={"storage": "nf4"})
+    stored = tiny_model(kind)
+    store_backbone(stored, [run])
+    bases = {id(m) for m in stored.modules() if isinstance(m, Base)}
+    attached = trained(stored, run)
+    assert {id(layer.base) for layer in attached.layers.values()} <= bases
+    near(trained(tiny_model(kind), run).model(input_ids=tokens()).logits, stored(input_ids=tokens()).logits)

@@ -1,0 +1,114 @@
+"""--to merged: a plain checkpoint that transformers loads, with tokenizer and names of classes."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from experiments.errors import UserError
+from experiments.export._fidelity import Reference, installed
+from experiments.opened import Base, Source
+from variants import Attached, merge
+
+if TYPE_CHECKING:
+    from experiments.export import Options
+
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def write(
+    base: Base, source: Source, attached: Attached, folder: Path, options: "Options", reference: Reference
+) -> dict[str, Any]:
+    """Write the merged model and compare what transformers reads back with the run's own."""
+    chosen = options.dtype or ("fp32" if source.storage == "fp32" else "bf16")  # 4 bits go to 16
+    if options.requantise:
+        _check_quantiser()
+    merged = merge(attached, 0, dtype=torch.float32)
+    reference.compare("merged, in float32", merged)
+    merged = merge(attached, 0, dtype=TYPES[chosen])
+    _dress(merged, base, source)
+    merged.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    del merged
+    model = _load(folder, source).to(base.device)
+    said = f"transformers with this checkpoint, {chosen} weights"
+    reference.compare(said, model, exact=chosen == "fp32")
+    if options.requantise:
+        _requantise(folder, model, base, source, reference)
+    return {"dtype": chosen, "requantised": options.requantise}
+
+
+def _dress(model: Any, base: Base, source: Source) -> None:
+    """The base's own settings, as its folder has them, and the classes: what training changed is undone."""
+    from transformers import AutoConfig
+
+    from experiments.models import find
+
+    config = AutoConfig.from_pretrained(find(source.loading).folder, local_files_only=True)
+    if source.labels:
+        config.num_labels = len(source.labels)
+        config.id2label = dict(enumerate(source.labels))
+        config.label2id = {label: number for number, label in enumerate(source.labels)}
+    config.pad_token_id = base.tokenizer.pad_token_id
+    config.name_or_path = source.base_name
+    model.config = config
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.use_cache = True
+
+
+def _load(folder: Path, source: Source, **settings: Any) -> Any:
+    import transformers
+
+    kind = "AutoModelForSequenceClassification" if source.labels else "AutoModelForCausalLM"
+    auto = getattr(transformers, kind)
+    return auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **settings)
+
+
+def _check_quantiser() -> None:
+    if installed("accelerate") is None:
+        raise UserError(
+            "--requantise loads the checkpoint as transformers does, which needs accelerate: "
+            "pip install accelerate, or leave out --requantise"
+        )
+
+
+def _requantise(folder: Path, dense: Any, base: Base, source: Source, reference: Reference) -> None:
+    """Put the merged weights back into nf4, in the format of transformers and bitsandbytes."""
+    from bitsandbytes.functional import dequantize_4bit
+    from transformers import BitsAndBytesConfig
+
+    from variants import backbone_linears
+
+    inside = backbone_linears(dense)
+    outside = [n for n, m in dense.named_modules() if isinstance(m, torch.nn.Linear) and n not in inside]
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=source.storage_options.get("double_quant", True),
+        bnb_4bit_compute_dtype=torch.float32,
+        llm_int8_skip_modules=outside or None,
+    )
+    model = _load(folder, source, quantization_config=settings, device_map={"": base.device})
+    errors = []
+    for name, module in model.named_modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is not None:
+            plain = dense.get_submodule(name)
+            W = plain.weight.T if type(plain).__name__ == "Conv1D" else plain.weight
+            back = dequantize_4bit(module.weight.data, state).to(W.dtype)
+            errors.append(float((back - W).norm() / W.norm()))
+    reference.compare(
+        "transformers with this checkpoint, requantised to nf4",
+        model,
+        exact=False,
+        weight_error=sum(errors) / len(errors),
+        requantised_maps=len(errors),
+    )
+    again = folder / "requantised"
+    model.save_pretrained(again)
+    for file in folder.glob("model*.safetensors*"):
+        file.unlink()
+    for file in again.iterdir():
+        file.replace(folder / file.name)
+    shutil.rmtree(again)

@@ -1,0 +1,85 @@
+"""--to peft: an adapter that PEFT loads."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from experiments.errors import UserError
+from experiments.export._fidelity import Reference, installed
+from experiments.opened import Base, Source, dense_base
+from variants import Attached, merge
+
+if TYPE_CHECKING:
+    from experiments.export import Options
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def write(
+    base: Base, source: Source, attached: Attached, folder: Path, options: "Options", reference: Reference
+) -> dict[str, Any]:
+    """Write the adapter and compare PEFT's reading of it, and the merged model, with the run's own."""
+    assert source.adapter is not None
+    form, config = options.form or "lora", _read(source.adapter)
+    if config["peft_type"] == {"lora": "LORA", "adalora": "ADALORA"}[form]:
+        for name in (CONFIG, WEIGHTS):  # as the run wrote it, to the byte
+            shutil.copyfile(source.adapter / name, folder / name)
+    elif form == "adalora":
+        raise UserError(
+            f"{source.name} has no triplets of AdaLoRA to export: its adapter is {config['peft_type']} "
+            "(another variant, or ranks or blocks that PEFT's AdaLoRA cannot hold). Leave out --form"
+        )
+    else:
+        _as_lora(source, attached, folder)
+    _name_base(source, folder)
+    _compare(base, source, folder, reference)
+    reference.compare("merged, in float32", merge(attached, 0, dtype=torch.float32))
+    return {"form": form}
+
+
+def _as_lora(source: Source, attached: Attached, folder: Path) -> None:
+    """Write the ranks that are left. The folder is there already, so by way of one inside it."""
+    inner = folder / "adapter"
+    try:
+        attached.export_peft(0, inner, form="lora")
+    except ValueError as error:
+        raise UserError(f"{source.name} cannot become a LoRA adapter: {error}") from error
+    for file in inner.iterdir():
+        file.rename(folder / file.name)
+    inner.rmdir()
+
+
+def _name_base(source: Source, folder: Path) -> None:
+    """Name the base as others find it, not by where it lies on this machine."""
+    config = _read(folder) | {
+        "base_model_name_or_path": source.base_name,
+        "revision": source.loading.model_options.get("revision"),
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return config
+
+
+def _compare(base: Base, source: Source, folder: Path, reference: Reference) -> None:
+    peft = installed("peft")
+    if peft is None:
+        reference.skip("PEFT with this adapter", "peft is not installed here (pip install peft)")
+        return
+    stored = dense_base(base, source, options=reference.storage_options)
+    model = peft.PeftModel.from_pretrained(stored, folder)
+    kept = "" if source.storage == "fp32" else f", on the base as kept in {source.storage}"
+    reference.compare(f"PEFT {peft.__version__} with this adapter{kept}", model)
+    if source.storage != "fp32":
+        model = peft.PeftModel.from_pretrained(dense_base(base, _full(source), options={}), folder)
+        reference.compare("PEFT with this adapter, on the base in full precision", model, exact=False)
+
+
+def _full(source: Source) -> Source:
+    return replace(source, storage="fp32", storage_options={})

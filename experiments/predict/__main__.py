@@ -1,0 +1,103 @@
+"""Answer texts with finished runs, or adapters of PEFT: several at once on one loaded base.
+
+python -m experiments.predict runs/demo/RUN_ID --input texts.txt
+python -m experiments.predict runs/demo/* --input reviews.csv --text review --output answers.csv
+python -m experiments.predict path/to/peft_adapter --model roberta-base --labels no,yes --input -
+
+The input is a text per line (.txt, or - for the standard input) or a table (.csv, .tsv, .jsonl). For text
+generation the text is a prompt, joined to its completion as dataset=instruct joins them: by a line break,
+where the prompt does not end in white space; a .jsonl may hold chats in a field `messages`.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.errors import UserError, told
+from experiments.opened import Source, open_source
+from experiments.predict import BATCH, Predictor
+from experiments.predict._input import FORMATS as INPUTS
+from experiments.predict._input import read_input
+from experiments.predict._output import FORMATS, format_of, table, write
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m experiments.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("run", type=Path, nargs="+", help="the folder of a finished run, or of an adapter")
+    made.add_argument("--input", required=True, help="a file, or - for the standard input")
+    made.add_argument("--input-format", choices=INPUTS, help="default: by the file's ending, else txt")
+    made.add_argument("--text", help="column of the texts (default: as in training, else the usual names)")
+    made.add_argument("--output", help="a .csv or .jsonl file (default: CSV on the standard output)")
+    made.add_argument("--output-format", choices=FORMATS)
+    made.add_argument(
+        "--batch-size", type=int, default=BATCH, help="texts of each run in a forward pass (%(default)s)"
+    )
+    made.add_argument("--max-new-tokens", type=int, default=64, help="for text generation (%(default)s)")
+    made.add_argument(
+        "--merged", action="store_true", help="merge each run first: no added latency, no sharing"
+    )
+    made.add_argument(
+        "--model", help="for an adapter: its base, as a file of conf/model, a folder or a hub name"
+    )
+    made.add_argument("--labels", help="for an adapter: names of its classes in order, by commas")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Answer; the exit code."""
+    options = parser().parse_args(arguments)
+    return told(lambda: _predict(options))
+
+
+def _predict(options: argparse.Namespace) -> None:
+    for name in ("batch_size", "max_new_tokens"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 1 or more")
+    form = format_of(options.output, options.output_format)
+    labels = tuple(options.labels.split(",")) if options.labels else ()
+    sources = [open_source(path, model=options.model, labels=labels) for path in options.run]
+    for note in (note for source in sources for note in source.notes):
+        print(f"note: {note}", file=sys.stderr)
+    asked, empty = read_input(
+        options.input, kind=sources[0].kind, form=options.input_format, column=options.text,
+        options=_dataset_options(sources),
+    )  # fmt: skip
+    started = time.perf_counter()
+    predictor = Predictor(sources, merged=options.merged)
+    loaded = time.perf_counter()
+    answers = predictor(
+        [one.text for one in asked], batch_size=options.batch_size, max_new_tokens=options.max_new_tokens
+    )
+    text = table(asked, answers, form)
+    if options.output:
+        write(text, Path(options.output))
+    else:
+        sys.stdout.write(text)
+    print(
+        _summary(predictor, len(asked), empty, loaded - started, time.perf_counter() - loaded),
+        file=sys.stderr,
+    )
+
+
+def _dataset_options(sources: Sequence[Source]) -> dict:
+    return next((dict(s.spec.dataset_options) for s in sources if s.spec), {})
+
+
+def _summary(predictor: Predictor, texts: int, empty: int, loading: float, answering: float) -> str:
+    packs = len(list(predictor.packs()))
+    passed = f" ({empty} empty passed over)" if empty else ""
+    return (
+        f"base {predictor.base.info.name}: runs {len(predictor.sources)}, packs {packs}, "
+        f"texts {texts}{passed}; loaded in {loading:.1f} s, answered in {answering:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

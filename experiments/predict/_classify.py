@@ -1,0 +1,39 @@
+"""Classes and their probabilities, by every run of a pack at once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from experiments import data
+from experiments.batches import by_length
+from experiments.opened import Base, Source
+from experiments.predict import Answer
+from experiments.train import autocast
+
+
+@torch.no_grad()
+def classify(
+    model: Any, base: Base, pack: Sequence[Source], texts: Sequence[str], *, size: int
+) -> list[list[Answer]]:
+    """One list of answers per run, in the order of the texts.
+
+    Args:
+        model: The attached model of the pack, in evaluation mode.
+        base: What it stands on.
+        pack: The runs, in the order of the model's run axis; they share classes, length and precision.
+        texts: What to classify.
+        size: Texts of each run in a forward pass.
+    """
+    labels, runs = pack[0].labels, len(pack)
+    encoded = data.encode_texts(texts, base.tokenizer, pack[0].max_length)
+    found = torch.zeros(runs, len(texts), len(labels))
+    for rows, length in by_length(encoded, size=size):
+        ids, mask = (t[rows, :length].repeat(runs, 1) for t in (encoded.input_ids, encoded.attention_mask))
+        with autocast(pack[0].precision, base.device):
+            logits = model(input_ids=ids.to(base.device), attention_mask=mask.to(base.device)).logits
+        found[:, rows] = logits.float().softmax(-1).view(runs, len(rows), -1).cpu()
+    return [
+        [Answer(labels[row.index(max(row))], dict(zip(labels, row, strict=True))) for row in run]
+        for run in found.tolist()
+    ]

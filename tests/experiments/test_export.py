@@ -1,0 +1,387 @@
+"""What a run exports is what it was: PEFT and transformers alone lose on its test texts what it lost.
+
+The oracle is the run's own predictions.parquet, written by the live model at the end of training.
+"""
+
+import json
+import resource
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from experiments import data
+from experiments.export import Options, _fidelity, check_vacant, export
+from experiments.export.__main__ import main
+from experiments.opened import load_base, open_source, put_back
+
+VARIANTS = ["lora", "rslora", "loraplus", "dora", "adalora"]
+BASELINES = {"full": {"lr": 0.005}, "bitfit": {}, "probe": {}, "zero": {}}
+
+
+def expected(run):
+    """The loss of each test example, as the run itself had it."""
+    return torch.tensor(pq.read_table(run / "predictions.parquet")["loss"].to_pylist())
+
+
+@torch.no_grad()
+def losses(run, model):
+    """The loss of each test example under a model that knows nothing of ablora."""
+    source = open_source(run)
+    tokenizer = AutoTokenizer.from_pretrained(source.loading.model_options["path"])
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    raw = data.read(source.spec)
+    split = data.encode(raw, tokenizer, source.max_length).splits["test"]
+    logits = model.eval()(input_ids=split.input_ids, attention_mask=split.attention_mask).logits.float()
+    if logits.dim() == 2:
+        return F.cross_entropy(logits, split.labels, reduction="none")
+    tokens = F.cross_entropy(logits[:, :-1].mT, split.labels[:, 1:], ignore_index=-100, reduction="none")
+    return tokens.sum(1) / (split.labels[:, 1:] != -100).sum(1)
+
+
+def plain_base(run):
+    """The base as anyone loads it, with a head of the right size."""
+    source = open_source(run)
+    folder = source.loading.model_options["path"]
+    if source.kind == "causal":
+        return AutoModelForCausalLM.from_pretrained(folder)
+    return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(source.labels))
+
+
+def exported(run, to, out, **options):
+    fidelity = export(open_source(run), to, out, Options(**options))
+    assert json.loads((out / "fidelity.json").read_text()) == fidelity
+    assert not [p for p in out.rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
+    return fidelity
+
+
+def exact(fidelity):
+    return [e["max_relative_difference"] for e in fidelity["compared"] if "max_relative_difference" in e]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_peft_says_what_the_run_said(variant, finished, tmp_path):
+    peft = pytest.importorskip("peft")
+    run = finished(variant)
+    fidelity = exported(run, "peft", tmp_path / "out")
+    model = peft.PeftModel.from_pretrained(plain_base(run), tmp_path / "out")
+    assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
+    assert len(exact(fidelity)) == 2 and max(exact(fidelity)) <= 1e-5
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_merged_checkpoint_needs_transformers_alone(variant, finished, tmp_path):
+    run = finished(variant)
+    fidelity = exported(run, "merged", tmp_path / "out")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
+    assert max(exact(fidelity)) <= 1e-5
+    assert model.config.id2label == {0: "no", 1: "yes"} and model.config.label2id == {"no": 0, "yes": 1}
+    assert model.config.hidden_dropout_prob == 0.1  # of the base, which training had switched off
+    text = AutoTokenizer.from_pretrained(tmp_path / "out")("good 5")["input_ids"]
+    assert (
+        text
+        == AutoTokenizer.from_pretrained(open_source(run).loading.model_options["path"])("good 5").input_ids
+    )
+
+
+@pytest.mark.parametrize("variant", ["dora", "adalora", "full", "bitfit", "probe"])
+def test_the_base_plus_the_difference_is_the_run(variant, finished, tmp_path):
+    run = finished(variant, **BASELINES.get(variant, {}))
+    exported(run, "dense-delta", tmp_path / "out")
+    check_sum_of_base_and_difference(run, tmp_path / "out")
+    about = json.loads((tmp_path / "out/export.json").read_text())
+    assert (
+        about["format"] == "dense-delta" and about["labels"] == ["no", "yes"] and about["variant"] == variant
+    )
+
+
+def check_sum_of_base_and_difference(run, out):
+    model = plain_base(run)
+    state = model.state_dict()
+    with torch.no_grad():
+        for file in out.glob("*.safetensors"):
+            for name, tensor in load_file(file).items():
+                state[name].copy_(tensor if file.name == "head.safetensors" else state[name] + tensor)
+    assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", BASELINES)
+def test_baselines_merge_and_are_no_adapters(variant, finished, tmp_path, capsys):
+    run = finished(variant, **BASELINES[variant])
+    exported(run, "merged", tmp_path / "out")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
+    assert main([str(run), str(tmp_path / "no"), "--to", "peft"]) == 2
+    assert f"variant={variant} changed parameters of the model itself" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_blocks_that_learned_as_a_whole_are_kept_beside_adapters(finished, tmp_path):
+    run = finished("lora", targets="all", unfreeze_top=1)
+    exported(run, "merged", tmp_path / "out")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
+
+
+@pytest.mark.parametrize(("variant", "targets"), [("lora", "all"), ("dora", "qv"), ("adalora", "mlp")])
+def test_a_language_model_in_three_forms(variant, targets, finished, tmp_path):
+    """GPT-2: weights the other way round, q and v as blocks of one map."""
+    peft = pytest.importorskip("peft")
+    run = finished(variant, model="gpt2", targets=targets)
+    for to in ("peft", "merged", "dense-delta"):
+        assert max(exact(exported(run, to, tmp_path / to))) <= 1e-5
+    model = peft.PeftModel.from_pretrained(plain_base(run), tmp_path / "peft")
+    assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert torch.allclose(losses(run, merged), expected(run), atol=1e-5)
+    assert merged.config.use_cache and merged.lm_head.weight is merged.transformer.wte.weight
+    check_sum_of_base_and_difference(run, tmp_path / "dense-delta")
+
+
+def test_a_llama_goes_to_peft_and_back_into_one_piece(finished, tmp_path):
+    peft = pytest.importorskip("peft")
+    run = finished("dora", model="llama", targets="all")
+    exported(run, "peft", tmp_path / "out")
+    model = peft.PeftModel.from_pretrained(plain_base(run), tmp_path / "out")
+    assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
+
+
+def test_adalora_as_pefts_own_keeps_the_triplets(finished, tmp_path):
+    peft = pytest.importorskip("peft")
+    run = finished("adalora")
+    exported(run, "peft", tmp_path / "own", form="adalora")
+    exported(run, "peft", tmp_path / "lora")
+    kinds = [
+        json.loads((tmp_path / f / "adapter_config.json").read_text())["peft_type"] for f in ("own", "lora")
+    ]
+    assert kinds == ["ADALORA", "LORA"]
+    kept = "adapter_model.safetensors"
+    assert (tmp_path / "own" / kept).read_bytes() == (run / "adapter" / kept).read_bytes()
+    model = peft.PeftModel.from_pretrained(plain_base(run), tmp_path / "own")
+    assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
+
+
+def test_adalora_in_blocks_has_no_form_of_its_own(finished, tmp_path, capsys):
+    run = finished("adalora", model="gpt2")
+    assert main([str(run), str(tmp_path / "out"), "--to", "peft", "--form", "adalora"]) == 2
+    assert "has no triplets of AdaLoRA to export: its adapter is LORA" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+# --- a base in four bits
+
+
+def quantised(model):
+    """The model with its backbone's maps rounded to nf4, by bitsandbytes alone."""
+    functional = pytest.importorskip("bitsandbytes").functional
+    for module in model.base_model.modules():
+        if isinstance(module, torch.nn.Linear):
+            packed, state = functional.quantize_4bit(
+                module.weight.data, blocksize=64, quant_type="nf4", compress_statistics=True
+            )
+            module.weight.data = functional.dequantize_4bit(packed, state)
+    return model
+
+
+def test_a_qlora_adapter_fits_the_base_in_four_bits(finished, tmp_path):
+    peft = pytest.importorskip("peft")
+    run = finished("qlora", targets="all", compute="fp32")
+    fidelity = exported(run, "peft", tmp_path / "out")
+    model = peft.PeftModel.from_pretrained(quantised(plain_base(run)), tmp_path / "out")
+    assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
+    on_nf4, on_full, merged = exact(fidelity)
+    assert max(on_nf4, merged) <= 1e-5 < on_full
+    check = exported(run, "dense-delta", tmp_path / "delta")
+    assert max(exact(check)) <= 1e-5
+
+
+def test_merging_four_bits_goes_to_sixteen_or_as_asked(finished, tmp_path):
+    run = finished("qlora", targets="all", compute="fp32")
+    fidelity = exported(run, "merged", tmp_path / "bf16")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "bf16")
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert exact(fidelity)[0] <= 1e-5 < exact(fidelity)[1] < 0.02
+    exported(run, "merged", tmp_path / "fp32", dtype="fp32")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "fp32")
+    assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["bert", "gpt2"])
+def test_requantising_is_asked_for_and_its_error_shown(model, finished, tmp_path, capsys):
+    pytest.importorskip("accelerate")
+    run = finished("qlora", model=model, targets="all", compute="fp32")
+    assert main([str(run), str(tmp_path / "out"), "--to", "merged", "--requantise", "nf4"]) == 0
+    assert "requantised to nf4: logits differ by" in capsys.readouterr().out
+    entry = json.loads((tmp_path / "out/fidelity.json").read_text())["compared"][-1]
+    assert 0.001 < entry["weight_error"] < 0.15 and entry["max_relative_difference"] > 1e-4
+    kind = AutoModelForSequenceClassification if model == "bert" else AutoModelForCausalLM
+    again = kind.from_pretrained(tmp_path / "out")
+    assert again.config.quantization_config.load_in_4bit
+    assert torch.allclose(losses(run, again), expected(run), atol=0.3)
+
+
+# --- what is measured
+
+
+def test_without_the_data_it_is_measured_on_random_tokens(finished, tmp_path, monkeypatch):
+    run = finished("lora")
+    monkeypatch.setattr(
+        data, "read", lambda spec: data.read_options("csv", {"path": str(tmp_path / "gone.csv")})
+    )
+    fidelity = exported(run, "peft", tmp_path / "out")
+    assert fidelity["inputs"].startswith("random tokens (") and fidelity["n"] == 8
+    assert max(exact(fidelity)) <= 1e-5
+
+
+def test_without_peft_that_is_said(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(_fidelity.importlib.util, "find_spec", lambda name: None)
+    skipped, merged = exported(finished("lora"), "peft", tmp_path / "out")["compared"]
+    assert "peft is not installed" in skipped["skipped"] and merged["max_relative_difference"] <= 1e-5
+
+
+def test_an_export_that_says_something_else_is_not_kept(finished, tmp_path, monkeypatch, capsys):
+    from experiments.export import _dense
+
+    changes = _dense.changes
+    monkeypatch.setattr(_dense, "changes", lambda a: {name: 2 * t for name, t in changes(a).items()})
+    assert main([str(finished("lora")), str(tmp_path / "out"), "--to", "dense-delta"]) == 2
+    assert "does not say what lora-bert" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+# --- whole or not at all
+
+
+def test_a_folder_in_use_is_left_alone(finished, tmp_path, capsys):
+    run, out = finished("lora"), tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("mine")
+    for flags in ([], ["--replace"]):
+        assert main([str(run), str(out), "--to", "peft", *flags]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "is there already and holds thesis.tex. Choose another folder, or give --replace" in first
+    assert "no export wrote it" in second and (out / "thesis.tex").read_text() == "mine"
+    (out / "thesis.tex").unlink()
+    assert main([str(run), str(out), "--to", "peft"]) == 0  # an empty folder is free
+    with pytest.raises(Exception, match="give --replace"):
+        check_vacant(out, replace=False)
+    assert main([str(run), str(out), "--to", "merged", "--replace"]) == 0
+    assert not (out / "adapter_config.json").exists() and (out / "config.json").exists()
+
+
+@pytest.mark.parametrize("to", ["peft", "merged", "dense-delta"])
+def test_a_full_disk_leaves_nothing(to, finished, tmp_path, capsys):
+    """The limit on the size of files makes the system refuse to write, as a full disk does."""
+    run = finished("dora", targets="all", r=3)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
+    try:
+        assert main([str(run), str(tmp_path / "out"), "--to", to]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "cannot write" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_export_leaves_the_earlier_one(finished, tmp_path, monkeypatch):
+    run, out = finished("lora"), tmp_path / "out"
+    exported(run, "peft", out)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_fidelity.Reference, "report", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(open_source(run), "merged", out, Options(replace=True))
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+# --- what cannot be opened
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of a run that may be damaged."""
+    return shutil.copytree(finished("lora"), tmp_path / finished("lora").name)
+
+
+def test_a_torn_adapter_is_refused(copied, capsys):
+    with open(copied / "adapter/adapter_model.safetensors", "rb+") as file:
+        file.truncate(100)
+    assert main([str(copied), str(copied.parent / "out"), "--to", "merged"]) == 2
+    said = capsys.readouterr().err
+    assert "adapter_model.safetensors differs from its checksum" in said and "experiments.sweep retry" in said
+    assert not (copied.parent / "out").exists()
+
+
+def test_what_is_no_finished_run_is_refused(copied, finished, capsys):
+    out = str(copied.parent / "out")
+    record = json.loads((copied / "record.json").read_text())
+    for change, message in (
+        (lambda: None, ""),
+        (
+            lambda: (copied / "record.json").write_text(json.dumps(record | {"status": "diverged"})),
+            "'diverged'",
+        ),
+        (lambda: (copied / "record.json").unlink(), "record.json is missing: the run has not ended"),
+        (lambda: shutil.rmtree(copied), "there is no folder"),
+    ):
+        change()
+        assert main([str(copied), out, "--to", "peft", "--replace"]) == (2 if message else 0)
+        assert message in capsys.readouterr().err
+    study = finished("lora").parent
+    assert main([str(study), out, "--to", "peft"]) == 2
+    assert "is a study. Give one of its runs" in capsys.readouterr().err
+    assert main([str(study / finished("lora").name[:-1]), out, "--to", "peft"]) == 2
+    assert "Did you mean 'lora-bert" in capsys.readouterr().err
+    assert main([str(study.parent), out, "--to", "peft"]) == 2
+    assert "holds neither a run (record.json) nor an adapter" in capsys.readouterr().err
+
+
+def test_flags_of_another_form_are_refused(finished, tmp_path, capsys):
+    for flags, to in (
+        (["--form", "lora"], "merged"),
+        (["--dtype", "bf16"], "peft"),
+        (["--requantise", "nf4"], "peft"),
+    ):
+        assert main([str(finished("lora")), str(tmp_path / "out"), "--to", to, *flags]) == 2
+        assert f"{flags[0]} says how to write --to" in capsys.readouterr().err
+
+
+def test_a_base_that_has_changed_is_refused(finished, tmp_path):
+    from dataclasses import replace
+
+    source = open_source(finished("lora"))
+    base = load_base(source)
+    with pytest.raises(Exception, match="its base has changed"):
+        put_back(base, [replace(source, base_sha256="0" * 64)])
+
+
+def test_tensors_by_name_must_be_those_that_were_trained(finished, tmp_path):
+    from dataclasses import replace
+
+    source = open_source(finished("bitfit"))
+    base = load_base(source)
+    tensors = load_file(source.trained)
+    tensors.pop(next(iter(tensors)))
+    save_file(tensors, tmp_path / "trained.safetensors")
+    with pytest.raises(Exception, match=f"expected {len(tensors) + 1} tensors, found {len(tensors)}"):
+        put_back(base, [replace(source, trained=tmp_path / "trained.safetensors")])
+
+
+def test_a_record_without_labels_is_completed_from_its_data(copied, monkeypatch):
+    record = json.loads((copied / "record.json").read_text())
+    del record["data"]["labels"]
+    (copied / "record.json").write_text(json.dumps(record))
+    assert open_source(copied).labels == ("no", "yes")
+    record["data"]["train_sha256"] = "0" * 64
+    (copied / "record.json").write_text(json.dumps(record))
+    with pytest.raises(Exception, match="does not name its classes, and the data"):
+        open_source(copied)
