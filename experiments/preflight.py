@@ -3,7 +3,6 @@
 Does every cell fit it, and what do its targets mean?
 """
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 
 from experiments import models
@@ -25,10 +24,9 @@ def check_cells(specs: Sequence[RunSpec]) -> tuple[list[str], list[str]]:
     for spec in _distinct(specs):
         try:
             model, info, task = prepare(spec)
-            attached = attach(
-                models.clone(model), [_cheap(spec, total_steps(spec.train, task.rows["train"]))]
-            )
-        except (UserError, ValueError, TypeError) as error:
+            steps = total_steps(spec.train, task.rows["train"])
+            attached = attach(models.clone(model), [run_config(spec, steps=steps)])
+        except (UserError, ValueError, TypeError, ImportError) as error:
             problems.append(f"{spec.cell()}: {error}")
         else:
             notes += _coverage(attached)
@@ -37,21 +35,16 @@ def check_cells(specs: Sequence[RunSpec]) -> tuple[list[str], list[str]]:
 
 
 def _distinct(specs: Sequence[RunSpec]) -> Iterable[RunSpec]:
-    """One spec for each combination that could be refused, those of one model and dataset together."""
+    """One spec for each combination that could be refused, those of one base and dataset together."""
     chosen = {
         (
             s.model, str(s.model_options), s.dataset, str(s.dataset_options), s.train.base_dropout,
+            s.axes.get("storage", ""),
             s.method, str(s.axes), s.r, str(s.targets), str(s.options),
         ): s
         for s in specs
     }  # fmt: skip
     return [chosen[key] for key in sorted(chosen, key=str)]
-
-
-def _cheap(spec: RunSpec, steps: int):
-    """The cell with its base stored as loaded: what attaching refuses does not depend on the storage."""
-    config = run_config(spec, steps=steps)
-    return dataclasses.replace(config, axes={**config.axes, "storage": "fp32"}) if config.axes else config
 
 
 def _coverage(attached: Attached) -> list[str]:

@@ -9,9 +9,11 @@ from variants._method import Attached, Controller, RunConfig, Trained, attach, r
 from variants._packable import fed_without_batch
 from variants._peft import write_peft
 from variants._peft_read import Adapter, AdapterError, attach_peft, read_peft
-from variants._registry import UnknownPart, get, names, register
+from variants._registry import UnknownPart, get, names, reads, register
 from variants._seeds import generator
-from variants._targets import TargetError
+from variants._sizes import dense_size
+from variants._stored import loads_stored, stored_layer
+from variants._targets import TargetError, backbone_linears
 
 __all__ = [
     "AdaptedLinear",
@@ -31,15 +33,20 @@ __all__ = [
     "UnknownPart",
     "attach",
     "attach_peft",
+    "backbone_linears",
+    "dense_size",
     "fed_without_batch",
     "generator",
     "get",
     "linear_shapes",
+    "loads_stored",
     "merge",
     "names",
     "rates",
     "read_peft",
+    "reads",
     "register",
     "resolve",
+    "stored_layer",
     "write_peft",
 ]
