@@ -21,7 +21,7 @@ from experiments.pack import Checkpoints, Interrupted, Run, resume, save
 from experiments.progress import Progress
 from experiments.spec import RunSpec
 from experiments.train import Trainer, run_config, total_steps
-from variants import Attached, attach, peft_form
+from variants import Attached, attach, loads_stored, peft_form
 
 _prepared: dict[tuple, tuple] = {}
 
@@ -29,18 +29,21 @@ _prepared: dict[tuple, tuple] = {}
 def prepare(spec: RunSpec):
     """The frozen model (shared, not to be changed), its facts, and the encoded task of a spec.
 
-    Kept for the next run.
+    Kept for the next run. The base is loaded straight into the storage that the run asks for.
     """
+    run = run_config(spec, steps=1)
+    straight = run if loads_stored(run) else None
     key = (
         spec.model,
         *sorted(spec.model_options.items()),
         spec.dataset,
         *sorted(spec.dataset_options.items()),
         spec.train.base_dropout,
+        models.stored_as(straight),
     )
     if key not in _prepared:
         raw = data.read(spec)
-        model, tokenizer, info = models.load(spec, kind=raw.kind, n_labels=len(raw.labels))
+        model, tokenizer, info = models.load(spec, kind=raw.kind, n_labels=len(raw.labels), straight=straight)
         _prepared.clear()  # one base at a time: a sweep over models must not hold them all
         _prepared[key] = model, info, data.encode(raw, tokenizer, spec.dataset_options.get("max_length"))
     return _prepared[key]

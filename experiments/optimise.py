@@ -1,18 +1,20 @@
 """AdamW over the run axis: every run of a pack has its own rates, decay, clipping and fate.
 
 Trained tensors that belong to the same runs live in one flat buffer (runs, P), and each parameter is a view
-of it, so a step costs a dozen kernels however many layers are adapted. Rows never mix: what happens to one
-run cannot reach another. Loshchilov & Hutter 2019, arXiv:1711.05101; the update is torch.optim.AdamW's, term
-for term.
+of it, so a step costs a dozen kernels however many layers are adapted. Gradients are gathered into such a
+buffer when the backward pass has ended, so that none takes memory while activations do. Rows never mix: what
+happens to one run cannot reach another. Loshchilov & Hutter 2019, arXiv:1711.05101; the update is
+torch.optim.AdamW's, term for term.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from experiments.paged import paged_zeros_like
 from variants import Trained
 
 RunRates = Mapping[str, tuple[float, float]]  # role -> (learning rate, weight decay)
@@ -36,33 +38,47 @@ class _Flat:
     """The tensors of one slice of the run axis, as rows of flat buffers (runs, P), ordered by role."""
 
     runs: slice
+    parameters: list[tuple[nn.Parameter, slice]]  # each with its columns
     roles: list[tuple[str, slice]]  # role -> columns
     value: Tensor
-    grad: Tensor
-    exp_avg: Tensor = field(init=False)
-    exp_avg_sq: Tensor = field(init=False)
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    gathered: Tensor | None = None
 
-    def __post_init__(self):
-        self.exp_avg = torch.zeros_like(self.value)
-        self.exp_avg_sq = torch.zeros_like(self.value)
+    @property
+    def grad(self) -> Tensor:
+        """The gradients, gathered when first asked for; each parameter's own is a view from then on."""
+        if self.gathered is None:
+            rows = len(self.value)
+            parts = [torch.zeros_like(p) if p.grad is None else p.grad for p, _ in self.parameters]
+            self.gathered = torch.cat([part.reshape(rows, -1) for part in parts], dim=1)
+            for p, columns in self.parameters:
+                p.grad = self.gathered[:, columns].view(p.shape)
+        return self.gathered
+
+    def drop_grad(self) -> None:
+        """Forget the gradients and their memory."""
+        self.gathered = None
+        for p, _ in self.parameters:
+            p.grad = None
 
 
-def _flatten(runs: slice, trained: Sequence[Trained]) -> _Flat:
-    """Re-home the parameters: each becomes a view of one buffer, and so does its gradient."""
+def _flatten(runs: slice, trained: Sequence[Trained], zeros_like: Callable[[Tensor], Tensor]) -> _Flat:
+    """Re-home the parameters: each becomes a view of one buffer."""
     ordered = sorted(trained, key=lambda t: t.role)
     rows = runs.stop - runs.start
     value = torch.cat([t.parameter.detach().reshape(rows, -1).float() for t in ordered], dim=1)
-    grad = torch.zeros_like(value)
-    columns, start = [], 0
+    places, start = [], 0
     for t in ordered:
         stop = start + t.parameter.numel() // rows
         shape = t.parameter.shape
         t.parameter.data = value[:, start:stop].view(shape)
-        t.parameter.grad = grad[:, start:stop].view(shape)
-        columns.append((t.role, slice(start, stop)))
+        places.append(slice(start, stop))
         start = stop
-    roles = [(role, _span([c for _, c in part])) for role, part in groupby(columns, key=lambda c: c[0])]
-    return _Flat(runs, roles, value, grad)
+    by_role = groupby(zip(ordered, places, strict=True), key=lambda pair: pair[0].role)
+    roles = [(role, _span([place for _, place in part])) for role, part in by_role]
+    parameters = [(t.parameter, place) for t, place in zip(ordered, places, strict=True)]
+    return _Flat(runs, parameters, roles, value, zeros_like(value), zeros_like(value))
 
 
 def _span(columns: Sequence[slice]) -> slice:
@@ -76,20 +92,29 @@ class PackedAdamW:
         trained: The trained tensors, each with its role and its slice of the run axis.
         rates: For each run, role -> (learning rate, weight decay).
         settings: For each run, betas, eps and clipping.
+        paged: Whether the moments live in paged memory. It is there on a GPU only; elsewhere this is without
+            effect, and `described` says so.
 
     Raises:
         KeyError: A tensor has a role for which a run states no rate.
     """
 
     def __init__(
-        self, trained: Sequence[Trained], *, rates: Sequence[RunRates], settings: Sequence[AdamSettings]
+        self,
+        trained: Sequence[Trained],
+        *,
+        rates: Sequence[RunRates],
+        settings: Sequence[AdamSettings],
+        paged: bool = False,
     ):
+        device = trained[0].parameter.device if trained else torch.device("cpu")
+        self.paged = paged and device.type == "cuda"
+        zeros_like = paged_zeros_like if self.paged else torch.zeros_like
         by_runs = sorted(trained, key=lambda t: (t.runs.start, t.runs.stop))
         self._flats = [
-            _flatten(slice(start, stop), list(part))
+            _flatten(slice(start, stop), list(part), zeros_like)
             for (start, stop), part in groupby(by_runs, key=lambda t: (t.runs.start, t.runs.stop))
         ]
-        device = trained[0].parameter.device if trained else torch.device("cpu")
         column = lambda values: torch.tensor(list(values), dtype=torch.float32, device=device).unsqueeze(1)  # noqa: E731
         self._rates = {
             role: (column(r[role][0] for r in rates), column(r[role][1] for r in rates)) for role in rates[0]
@@ -103,10 +128,15 @@ class PackedAdamW:
         self._eps, self._clip = column(s.eps for s in settings), column(s.clip for s in settings)
         self._steps = torch.zeros_like(self._eps)
 
+    @property
+    def described(self) -> str:
+        """What it is, for a record."""
+        return f"AdamW, moments in 32 bits{', paged' if self.paged else ''}"
+
     def zero_grad(self) -> None:
-        """Zero in place: the gradients are views and must stay so."""
+        """Before the backward passes of a step."""
         for flat in self._flats:
-            flat.grad.zero_()
+            flat.drop_grad()
 
     def grad_norm(self) -> Tensor:
         """The norm of each run's whole gradient, before clipping: (K,)."""

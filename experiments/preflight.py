@@ -3,7 +3,6 @@
 Does every cell fit it, and what do its targets mean?
 """
 
-import dataclasses
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,10 +29,9 @@ def check_cells(specs: Sequence[RunSpec]) -> tuple[list[str], list[str]]:
     for spec in _grouped(specs):
         try:
             model, info, task = prepare(spec)
-            attached = attach(
-                models.clone(model), [_cheap(spec, total_steps(spec.train, task.rows["train"]))]
-            )
-        except (UserError, ValueError, TypeError) as error:
+            steps = total_steps(spec.train, task.rows["train"])
+            attached = attach(models.clone(model), [run_config(spec, steps=steps)])
+        except (UserError, ValueError, TypeError, ImportError) as error:
             problems.append(f"{spec.cell()}: {error}")
         else:
             notes += _coverage(attached)
@@ -50,11 +48,11 @@ def check_room(cells: Mapping[RunSpec, int], folder: Path, *, workers: int) -> l
         workers: How many are unfinished at a time, each with its checkpoints.
     """
     results, states = 0, 0
-    for spec, count in cells.items():
+    for spec in _grouped(cells):
         model, _, task = prepare(spec)
         steps = total_steps(spec.train, task.rows["train"])
-        trained = attach(models.clone(model), [_cheap(spec, steps)]).count(0)
-        results += count * (4 * trained + _PREDICTION * task.rows["test"] + _ROW * steps + _REST)
+        trained = attach(models.clone(model), [run_config(spec, steps=steps)]).count(0)
+        results += cells[spec] * (4 * trained + _PREDICTION * task.rows["test"] + _ROW * steps + _REST)
         states = max(states, 12 * trained * (checkpoint.KEEP + 1))  # a parameter and AdamW's two moments
     needed, free = results + workers * states, shutil.disk_usage(folder).free
     if needed <= free:
@@ -66,17 +64,16 @@ def check_room(cells: Mapping[RunSpec, int], folder: Path, *, workers: int) -> l
 
 
 def _grouped(specs: Iterable[RunSpec]) -> list[RunSpec]:
-    """A spec of each kind, those of one model and dataset together."""
+    """A spec of each kind, those of one base and dataset together."""
     return sorted(
         kinds(specs),
-        key=lambda s: str((s.model, s.model_options, s.dataset, s.dataset_options, s.train.base_dropout)),
+        key=lambda s: str(
+            (
+                s.model, s.model_options, s.dataset, s.dataset_options, s.train.base_dropout,
+                s.axes.get("storage"),
+            )
+        ),
     )
-
-
-def _cheap(spec: RunSpec, steps: int):
-    """The cell with its base stored as loaded: what attaching refuses does not depend on the storage."""
-    config = run_config(spec, steps=steps)
-    return dataclasses.replace(config, axes={**config.axes, "storage": "fp32"}) if config.axes else config
 
 
 def _coverage(attached: Attached) -> list[str]:

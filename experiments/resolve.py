@@ -88,10 +88,10 @@ def _check_baseline(variant: Mapping[str, Any], name: str) -> list[str]:
         for axis, neutral in (("delta", "none"), ("grouping", "uniform"), ("controller", "none"))
         if variant.get(axis, neutral) != neutral
     ]
-    if variant["method"] == "full" and variant.get("storage") == "nf4":
+    if variant["method"] in ("full", "bitfit") and variant.get("storage") not in (None, "fp32"):
         found.append(
-            f"variant={name} trains the base itself, and weights in nf4 cannot be trained: set "
-            f"variant.storage=fp32 or bf16, or train adapters on them (variant=qlora)"
+            f"variant={name} trains the base itself, and weights in {variant['storage']} cannot be trained: "
+            f"set variant.storage=fp32, or train adapters on them (variant=qlora)"
         )
     return found
 

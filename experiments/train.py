@@ -127,6 +127,7 @@ class Trainer:
             settings=[
                 AdamSettings(s.train.beta1, s.train.beta2, s.train.eps, s.train.clip) for s in self.specs
             ],
+            paged=any(s.options.get("paged") for s in self.specs),
         )
         self.progress = Standing(torch.ones(self.K, dtype=torch.bool, device=self.device))
         self._pending: list[tuple[int, Tensor, Tensor, list[float]]] = []

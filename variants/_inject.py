@@ -1,24 +1,25 @@
 """The method of all low-rank variants: freeze the model, give every run its deltas and its head."""
 
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import nn
 
-from variants._base import Base, Clock, Delta, Slot
+from variants._base import Clock, Delta, Slot
 from variants._dense import BlockOf
 from variants._heads import PackedLinear, pack_heads
 from variants._layer import AdaptedLinear
 from variants._method import Attached, RunConfig, Trained
 from variants._packable import fed_without_batch
+from variants._patterns import by_pattern, check_used, read_patterns
 from variants._plain import only_one, top_blocks, unfreeze
 from variants._registry import get, register
-from variants._targets import Target, TargetError, backbone_linears, find, is_conv1d, linear_shapes, resolve
+from variants._stored import store_backbone
+from variants._targets import Target, TargetError, find, linear_shapes, resolve
 
-__all__ = ["TargetError", "freeze", "head_parameters", "linear_shapes", "resolve", "store_backbone"]
+__all__ = ["TargetError", "freeze", "head_parameters", "linear_shapes", "resolve"]
 
 
 @register("method", "adapters")
@@ -70,39 +71,6 @@ def head_parameters(heads: Mapping[str, PackedLinear]) -> list[Trained]:
     return found
 
 
-def store_backbone(
-    model: nn.Module,
-    runs: Sequence[RunConfig],
-    *,
-    adapted: Collection[str] = (),
-    whole: tuple[str, ...] = (),
-    device: torch.device | str | None = None,
-) -> dict[str, AdaptedLinear]:
-    """Put the linear maps of the backbone into their storage, one at a time.
-
-    At full precision only the adapted ones are touched, and a map that is stored already stays as it is.
-    """
-    storages = {run.axis("storage") for run in runs}
-    if len(storages) != 1:
-        raise ValueError(
-            f"runs of one pack share one frozen base, so one storage; these ask for {sorted(storages)}."
-        )
-    storage = storages.pop()
-    store: Callable[..., Base] = get("storage", storage)
-    layers = {}
-    for name, module in backbone_linears(model).items():
-        if name in adapted or (storage != "fp32" and not name.startswith(whole)):
-            if isinstance(module, AdaptedLinear):
-                base, origin = module.base, module.origin
-            else:
-                weight = module.weight if device is None else module.weight.to(device)
-                base = store(weight, transposed=is_conv1d(module), options=runs[0].options)
-                origin = type(module)
-            layers[name] = AdaptedLinear(base, module.bias, name=name, runs=len(runs), origin=origin)
-            model.set_submodule(name, layers[name])
-    return layers
-
-
 def _unfrozen(model: nn.Module, runs: Sequence[RunConfig]) -> tuple[str, ...]:
     """Name prefixes of the blocks that learn as a whole."""
     count = next((int(n) for run in runs if (n := run.options.get("unfreeze_top"))), 0)
@@ -140,6 +108,14 @@ def _cover(
         twice = {t.module for t in targets if t.block} & {t.module for t in targets if not t.block}
         if twice:
             raise TargetError(f"targets {run.targets!r} name {twice.pop()} both as a whole and in blocks.")
+        if not targets:
+            raise ValueError(
+                f"unfreeze_top {run.options['unfreeze_top']} leaves none of targets {run.targets!r} to "
+                "adapt: take fewer blocks, or other targets."
+            )
+        for option in ("rank_pattern", "alpha_pattern"):
+            patterns = read_patterns(option, run.options.get(option))
+            check_used(option, patterns, {target.module for target in targets})
         for target in targets:
             wanted.setdefault(target.module, {}).setdefault(target, []).append(k)
     order = [name for name, _ in model.named_modules() if name in wanted]
@@ -165,10 +141,14 @@ def _hold(
 
 def _slot(run: RunConfig, target: Target) -> Slot:
     delta = get("delta", run.axis("delta"))
-    r = _by_pattern(run.options.get("rank_pattern"), target.module, run.r)
-    alpha = _by_pattern(run.options.get("alpha_pattern"), target.module, run.alpha)
+    r, alpha = (
+        by_pattern(read_patterns(option, run.options.get(option)), target.module, otherwise or 0)
+        for option, otherwise in (("rank_pattern", run.r), ("alpha_pattern", run.alpha))
+    )
     if alpha <= 0:
         raise ValueError(f"alpha {alpha:g} must be positive.")
+    if r != int(r):
+        raise ValueError(f"rank {r:g} of {target.name} must be a whole number.")
     rank = delta.initial_rank(int(r), run.options)
     scale = get("scaling", run.axis("scaling"))(float(alpha), max(rank, 1))
     return Slot(
@@ -181,16 +161,6 @@ def _slot(run: RunConfig, target: Target) -> Slot:
         dropout=run.dropout,
         options=run.options,
     )
-
-
-def _by_pattern(patterns: Any, name: str, otherwise: Any) -> Any:
-    """The value of the first pattern that matches the end of a name, as PEFT reads its patterns."""
-    if isinstance(patterns, str):
-        patterns = dict(item.rsplit("=", 1) for item in patterns.split(",") if item)
-    for pattern, value in (patterns or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", name):
-            return float(value)
-    return otherwise
 
 
 def _delta_parameters(layers: Mapping[str, AdaptedLinear]) -> list[Trained]:

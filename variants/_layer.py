@@ -14,10 +14,17 @@ class AdaptedLinear(nn.Module):
     """
 
     def __init__(
-        self, base: Base, bias: Tensor | None, *, name: str, runs: int, origin: type[nn.Module] = nn.Linear
+        self,
+        base: Base,
+        bias: Tensor | None,
+        *,
+        name: str,
+        runs: int,
+        origin: type[nn.Module] = nn.Linear,
+        storage: str = "fp32",
     ) -> None:
         super().__init__()
-        self.base, self.name, self.runs, self.origin = base, name, runs, origin
+        self.base, self.name, self.runs, self.origin, self.storage = base, name, runs, origin, storage
         self.bias = bias if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self.deltas = nn.ModuleList()
         self.held: list[Held] = []

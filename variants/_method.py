@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from variants._base import Clock, Delta, Held
 from variants._layer import AdaptedLinear
 from variants._registry import get
+from variants._sizes import bits_per_weight, frozen_bytes
 
 Rates = dict[str, tuple[float, float]]  # role -> (learning rate, weight decay)
 
@@ -167,6 +168,9 @@ class Attached:
         }
         if computes:
             facts["compute"] = ", ".join(sorted(computes))
+        bits = bits_per_weight(self.model)
+        if bits is not None:
+            facts["bits_per_weight"] = round(bits, 3)
         facts |= self.controllers[k].summary() if k in self.controllers else {}
         return facts
 
@@ -176,13 +180,8 @@ class Attached:
         return sum(t.parameter.numel() if t.plain else t.parameter[0].numel() for t in mine)
 
     def base_bytes(self) -> int:
-        """Stored bytes of all that is frozen: quantised and dense maps, embeddings, norms."""
-        from variants._base import Base
-
-        inside = {id(p) for m in self.model.modules() if isinstance(m, Base) for p in m.parameters()}
-        trained = {id(t.parameter) for t in self.trained}
-        rest = (p.nbytes for p in self.model.parameters() if id(p) not in inside | trained)
-        return sum(m.nbytes for m in self.model.modules() if isinstance(m, Base)) + sum(rest)
+        """Stored bytes of all that is frozen."""
+        return frozen_bytes(self.model, [t.parameter for t in self.trained])
 
     def weights(self, k: int) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Module name -> (W, W') of run k, each worked out when it is asked for."""

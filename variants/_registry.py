@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 AXES = ("method", "delta", "scaling", "storage", "grouping", "controller")
 
 _parts: dict[tuple[str, str], Any] = {}
+_reads: dict[tuple[str, str], tuple[str, ...]] = {}
 Part = TypeVar("Part")
 
 
@@ -21,10 +22,11 @@ class UnknownPart(LookupError):
     """A name that no part of this axis bears."""
 
 
-def register(axis: str, name: str) -> Callable[[Part], Part]:
+def register(axis: str, name: str, *, reads: tuple[str, ...] = ()) -> Callable[[Part], Part]:
     """Decorator: file a part under (axis, name).
 
-    A second part of the same name is an error, never an overwrite.
+    A second part of the same name is an error, never an overwrite. `reads` names the options that a storage
+    depends on: runs that agree in them can share a base.
     """
     _check_axis(axis)
 
@@ -34,6 +36,7 @@ def register(axis: str, name: str) -> Callable[[Part], Part]:
             raise ValueError(
                 f"{axis} {name!r} is defined in {first.__module__} and again in {part.__module__}"
             )
+        _reads[axis, name] = reads
         return part
 
     return add
@@ -50,6 +53,12 @@ def get(axis: str, name: str) -> Any:
             f"To add one, write variants/<file>.py with @register({axis!r}, {name!r})."
         )
     return _parts[axis, name]
+
+
+def reads(axis: str, name: str) -> tuple[str, ...]:
+    """The options that a part said it depends on."""
+    get(axis, name)
+    return _reads[axis, name]
 
 
 def names(axis: str) -> list[str]:

@@ -122,4 +122,6 @@ def _steps(value: float, total: int) -> int:
     """A share of the run below 1, steps from 1 on."""
     if value < 0:
         raise ValueError(f"t_init and t_final are shares of the run or steps, not {value:g}.")
+    if value >= 1 and value != int(value):
+        raise ValueError(f"t_init and t_final are whole numbers of steps from 1 on, not {value:g}.")
     return math.floor(value * total) if value < 1 else int(value)

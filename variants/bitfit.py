@@ -28,6 +28,8 @@ def bitfit(
 ) -> Attached:
     """The biases of one run; a pack of several is refused."""
     only_one(runs)
+    if runs[0].axis("storage") != "fp32":
+        raise ValueError("bitfit trains the model's own biases in place: keep the base in storage=fp32.")
     freeze(model)
     heads = pack_heads(model, [runs[0].seed], fresh=fresh)
     trained, originals = unfreeze(model, lambda name, parameter: name.rpartition(".")[2] == "bias")

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from variants._heads import pack_heads
-from variants._inject import freeze, store_backbone
+from variants._inject import freeze
 from variants._method import Attached, RunConfig
 from variants._registry import register
+from variants._stored import store_backbone
 
 
 @register("method", "zero")

@@ -9,36 +9,34 @@ import torch
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Times of one contender, one per round, in milliseconds."""
-
-    name: str
-    ms: Sequence[float]
-
-    @property
-    def median(self) -> float:
-        """The middle round."""
-        return statistics.median(self.ms)
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How a figure of merit spread over the rounds: its median and its quartiles."""
+class Spread:
+    """A quantity over the rounds: its median and its quartiles."""
 
     median: float
     low: float
     high: float
 
-    def __str__(self) -> str:
-        return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of at least two values."""
+        low, middle, high = statistics.quantiles(values, n=4)
+        return cls(middle, low, high)
+
+    @classmethod
+    def exact(cls, value: float) -> "Spread":
+        """Of a quantity that is the same each time."""
+        return cls(value, value, value)
 
 
 def in_turn(
     contenders: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 3
-) -> dict[str, Timing]:
+) -> dict[str, list[float]]:
     """Run every contender once per round, the order turned by one each round.
 
     So none always follows the same.
+
+    Returns:
+        Milliseconds of each contender, one per round.
     """
     names = list(contenders)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -51,31 +49,23 @@ def in_turn(
             _synchronise()
             if number >= warmup:
                 times[name].append(1000 * (time.perf_counter() - started))
-    return {name: Timing(name, ms) for name, ms in times.items()}
+    return times
 
 
-def ratio(over: Timing, under: Timing, *, floor: Timing | None = None) -> Ratio:
-    """over / under, round by round.
-
-    With a floor, (over - floor) / (under - floor) of the medians, spread by thirds.
-    """
-    if floor is None:
-        return _spread([a / b for a, b in zip(over.ms, under.ms, strict=True)])
-    added = [
-        (_part(over.ms, i) - _part(floor.ms, i)) / (_part(under.ms, i) - _part(floor.ms, i)) for i in range(3)
-    ]
-    whole = (over.median - floor.median) / (under.median - floor.median)
-    return Ratio(whole, min(added), max(added))
+def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
+    """over / under, round by round."""
+    return Spread.of([a / b for a, b in zip(over, under, strict=True)])
 
 
-def _part(values: Sequence[float], i: int) -> float:
-    """The median of every third round, beginning with round i."""
-    return statistics.median(values[i::3])
+def added_ratio(over: Sequence[float], under: Sequence[float], *, floor: Sequence[float]) -> Spread:
+    """(over - floor) / (under - floor) of the medians; its spread is that of three thirds of the rounds."""
+    thirds = [_added(over[i::3], under[i::3], floor[i::3]) for i in range(3)]
+    return Spread(_added(over, under, floor), min(thirds), max(thirds))
 
 
-def _spread(values: Sequence[float]) -> Ratio:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return Ratio(middle, low, high)
+def _added(over: Sequence[float], under: Sequence[float], floor: Sequence[float]) -> float:
+    base = statistics.median(floor)
+    return (statistics.median(over) - base) / (statistics.median(under) - base)
 
 
 def _synchronise() -> None:

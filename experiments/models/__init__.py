@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Info", "Skeleton", "clone", "dimensions", "find", "load", "skeleton"]
+    from variants import RunConfig
+
+__all__ = ["Info", "Skeleton", "clone", "dimensions", "find", "load", "skeleton", "stored_as"]
 
 _loaded: dict[tuple[Any, ...], tuple[Any, Any, "Info"]] = {}  # one at a time: bases are large
 
@@ -52,7 +54,12 @@ class Info:
 
 
 def load(
-    spec: Spec, *, kind: str, n_labels: int | None = None, base_dropout: float | None = None
+    spec: Spec,
+    *,
+    kind: str,
+    n_labels: int | None = None,
+    base_dropout: float | None = None,
+    straight: "RunConfig | None" = None,
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase", Info]:
     """The frozen base of a spec, with a head for its kind of task. A second call returns the same objects.
 
@@ -61,6 +68,8 @@ def load(
         kind: "classification" or "causal".
         n_labels: Number of classes, for classification.
         base_dropout: Probability of every dropout in the base; None is that of the spec.
+        straight: A run into whose storage the linear maps of the backbone go as they are read, so that the
+            dense base is never held whole. None: all in fp32.
 
     Returns:
         The model on the CPU in evaluation mode, the tokenizer, and the facts. Change neither; train a
@@ -69,14 +78,28 @@ def load(
     if base_dropout is None:
         base_dropout = float(spec.train.base_dropout)
     classes = n_labels if kind == "classification" else None
-    key = (spec.model, str(sorted(spec.model_options.items())), kind, classes, base_dropout)
+    key = (
+        spec.model, str(sorted(spec.model_options.items())), kind, classes, base_dropout, stored_as(straight),
+    )  # fmt: skip
     if key not in _loaded:
         source = find(spec)
         sha256 = check(source.folder, spec.model_options, name=spec.model)
         _quiet()
         _loaded.clear()
-        _loaded[key] = _load(spec, source, sha256, kind=kind, n_labels=classes, dropout=base_dropout)
+        _loaded[key] = _load(
+            spec, source, sha256, kind=kind, n_labels=classes, dropout=base_dropout, straight=straight
+        )
     return _loaded[key]
+
+
+def stored_as(straight: "RunConfig | None") -> tuple[Any, ...] | None:
+    """What two runs must agree in to share a base that is loaded straight into its storage."""
+    if straight is None:
+        return None
+    from variants import reads
+
+    storage = straight.axis("storage")
+    return storage, *(straight.options.get(option) for option in reads("storage", storage))
 
 
 def clone(model: "nn.Module", share: bool = True) -> "nn.Module":
@@ -97,8 +120,17 @@ def clone(model: "nn.Module", share: bool = True) -> "nn.Module":
 
 
 def _load(
-    spec: Spec, source: Source, sha256: str, *, kind: str, n_labels: int | None, dropout: float
+    spec: Spec,
+    source: Source,
+    sha256: str,
+    *,
+    kind: str,
+    n_labels: int | None,
+    dropout: float,
+    straight: "RunConfig | None",
 ) -> tuple[Any, Any, Info]:
+    from variants import dense_size
+
     tokenizer, notes = _pretrained.tokenizer(source.folder, spec.model)
     config = _pretrained.config(source.folder, spec.model, n_labels=n_labels, dropout=dropout)
     if kind == "causal":
@@ -108,7 +140,7 @@ def _load(
             f"model={spec.model}: the tokenizer in {source.folder} knows {len(tokenizer)} tokens, the model "
             f"only {config.vocab_size}; they do not belong together. Save the model's own tokenizer beside it"
         )
-    model, fresh = _pretrained.pretrained(source.folder, spec, config, kind=kind)
+    model, fresh = _pretrained.pretrained(source.folder, spec, config, kind=kind, straight=straight)
     limit = _pretrained.limit(model)
     if limit is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
@@ -122,7 +154,7 @@ def _load(
         name=str(spec.model_options.get("path") or spec.model_options.get("name") or spec.model),
         source=source.text,
         sha256=sha256,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=dense_size(model),
         fresh=frozenset(fresh),
         max_length=limit,
         notes=tuple(notes),

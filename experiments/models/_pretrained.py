@@ -10,6 +10,8 @@ from experiments.models._find import Spec
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from variants import RunConfig
+
 
 def tokenizer(folder: Path, name: str) -> tuple["PreTrainedTokenizerBase", list[str]]:
     """The tokenizer with a pad token, and a note if it had none."""
@@ -70,13 +72,21 @@ def check_causal(config: "PreTrainedConfig", name: str) -> None:
 
 
 def pretrained(
-    folder: Path, spec: Spec, config: "PreTrainedConfig", *, kind: str
+    folder: Path, spec: Spec, config: "PreTrainedConfig", *, kind: str, straight: "RunConfig | None" = None
 ) -> tuple["PreTrainedModel", set[str]]:
-    """The model with the checkpoint's weights, and the names of the parameters that the checkpoint lacks."""
+    """The model with the checkpoint's weights, and the names of the parameters that the checkpoint lacks.
+
+    With `straight` given, the linear maps of the backbone go into that run's storage as they are read.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     auto = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
+    storing = {}
+    if straight is not None:
+        from experiments.models._straight import Straight
+
+        storing = {"quantization_config": Straight(straight)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
@@ -89,6 +99,7 @@ def pretrained(
                 use_safetensors=None if spec.model_options.get("allow_pickle") else True,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
+                **storing,
             )
         except (
             Exception

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from variants import RunConfig, attach, get, merge, names
 from variants._dense import DenseBase
-from variants.qlora import NF4Base
+from variants._fourbit import FourBitBase
 
 CODES = [
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
@@ -34,32 +34,32 @@ def literal(weight, block=64):
 def test_without_double_quantisation_it_is_the_nearest_code_of_each_block(shape):
     torch.manual_seed(0)
     weight = torch.randn(shape)
-    assert_close(NF4Base(weight, double_quant=False).weight(), literal(weight), rtol=1e-6, atol=1e-7)
+    assert_close(FourBitBase(weight, double_quant=False).weight(), literal(weight), rtol=1e-6, atol=1e-7)
 
 
 def test_there_are_sixteen_codes_one_of_them_zero():
     weight = torch.linspace(-1, 1, 64 * 64).view(64, 64)
     weight[:, 0] = 1.0  # every block's largest magnitude is one
-    found = NF4Base(weight, double_quant=False).weight().unique()
+    found = FourBitBase(weight, double_quant=False).weight().unique()
     assert_close(found, torch.tensor(CODES))
 
 
 def test_quantising_what_was_dequantised_changes_nothing():
     torch.manual_seed(0)
-    once = NF4Base(torch.randn(64, 128), double_quant=False).weight()
-    assert torch.equal(NF4Base(once, double_quant=False).weight(), once)
+    once = FourBitBase(torch.randn(64, 128), double_quant=False).weight()
+    assert torch.equal(FourBitBase(once, double_quant=False).weight(), once)
 
 
 @pytest.mark.parametrize(("double_quant", "bits"), [(True, 4.127), (False, 4.5)])
 def test_bits_per_weight_counted_from_what_is_stored(double_quant, bits):
-    base = NF4Base(torch.randn(1024, 1024), double_quant=double_quant)
+    base = FourBitBase(torch.randn(1024, 1024), double_quant=double_quant)
     assert abs(8 * base.nbytes / 1024**2 - bits) < 5e-4
 
 
 def test_double_quantisation_costs_little():
     torch.manual_seed(0)
     weight = torch.randn(256, 256)
-    errors = [(NF4Base(weight, double_quant=d).weight() - weight).norm() for d in (False, True)]
+    errors = [(FourBitBase(weight, double_quant=d).weight() - weight).norm() for d in (False, True)]
     assert errors[0] < errors[1] < 1.01 * errors[0]
 
 
@@ -82,15 +82,15 @@ def test_a_layer_equals_a_dense_one_with_the_dequantised_weight(delta, transpose
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_dequantising_straight_to_sixteen_bits_is_rounding(dtype):
-    base = NF4Base(torch.randn(96, 80))
+    base = FourBitBase(torch.randn(96, 80))
     assert_close(base.weight(dtype).float(), base.weight().to(dtype).float(), rtol=2**-8, atol=0)
 
 
 def test_the_compute_type_is_that_of_the_products(rows):
     torch.manual_seed(0)
     weight, x = torch.randn(96, 80), torch.randn(4, 80)
-    exact = x @ NF4Base(weight).weight().T
-    half = NF4Base(weight, compute=torch.bfloat16).product(x)
+    exact = x @ FourBitBase(weight).weight().T
+    half = FourBitBase(weight, compute="bf16").product(x)
     assert half.dtype == torch.float32 and not torch.equal(half, exact)
     assert (half - exact).norm() < 0.01 * exact.norm()
     assert torch.equal(half, half.bfloat16().float())
@@ -120,7 +120,7 @@ def test_every_linear_map_of_the_backbone_is_stored_and_nothing_else(tiny_model)
     model = tiny_model("bert")
     dense = sum(p.nbytes for p in model.parameters())
     attached = attach(model, [RunConfig(0, r=2, axes={"storage": "nf4"})])
-    stored = {name for name, m in attached.model.named_modules() if isinstance(m, NF4Base)}
+    stored = {name for name, m in attached.model.named_modules() if isinstance(m, FourBitBase)}
     assert len(stored) == 2 * 6 + 1 and "bert.pooler.dense.base" in stored
     assert attached.heads["classifier"].weight.dtype == torch.float32
     assert attached.model.bert.embeddings.word_embeddings.weight.dtype == torch.float32
@@ -149,14 +149,14 @@ def test_merging_a_quantised_base_gives_sixteen_bits(tiny_model, tokens):
 
 
 def test_a_copy_is_a_copy():
-    base = NF4Base(torch.randn(64, 64))
+    base = FourBitBase(torch.randn(64, 64))
     assert torch.equal(copy.deepcopy(base).weight(), base.weight())
     assert torch.equal(base.to(torch.float64).weight(), base.weight())
 
 
 def test_without_bitsandbytes_it_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(ImportError, match=r"storage nf4 needs bitsandbytes.*choose storage=bf16"):
+    with pytest.raises(ImportError, match=r"storage in 4 bits needs bitsandbytes.*choose storage=bf16"):
         get("storage", "nf4")(torch.randn(4, 4), transposed=False, options={})
 
 

@@ -1,0 +1,61 @@
+"""The words that the measurements against PEFT have in common. No torch, so that help is quick."""
+
+import argparse
+from pathlib import Path
+
+SHAPES = ("minilm", "0.1b", "0.5b", "1.5b", "8b")
+TARGETS = ("qv", "qkv", "attention", "mlp", "all")
+VARIANTS = ("lora", "dora", "adalora", "qlora")
+
+
+def add_choices(parser: argparse.ArgumentParser, *, rounds: int | None, variants: bool = True) -> None:
+    """The words, with this many rounds by default; None where nothing is timed."""
+    parser.add_argument("--targets", type=_some_of(TARGETS), default="qv,all", help="presets, by commas")
+    if variants:
+        parser.add_argument(
+            "--variants", type=_some_of(VARIANTS), default=",".join(VARIANTS), help="by commas"
+        )
+    parser.add_argument("--r", type=_at_least(1), default=8, help="rank")
+    parser.add_argument(
+        "--shape",
+        choices=SHAPES,
+        default="minilm",
+        help="the model, or a Llama of this size with random weights",
+    )
+    parser.add_argument("--batch", type=_at_least(1), default=16, help="texts in a batch")
+    parser.add_argument("--length", type=_at_least(2), default=48, help="tokens in a text")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--threads", type=_at_least(0), default=1, help="0: as many as torch takes")
+    if rounds is not None:
+        parser.add_argument(
+            "--rounds", type=_at_least(3), default=rounds, help="how often each takes its turn"
+        )
+    parser.add_argument("--csv", type=Path, help="write the table there as well")
+
+
+def title(what: str, options: argparse.Namespace) -> str:
+    """What was measured on what."""
+    return (
+        f"{what}: {options.shape}, {options.batch} texts of {options.length} tokens, r = {options.r}, "
+        f"{options.precision}"
+    )
+
+
+def _some_of(known: tuple[str, ...]):
+    def chosen(text: str) -> list[str]:
+        words = text.split(",")
+        unknown = [word for word in words if word not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+        return words
+
+    return chosen
+
+
+def _at_least(least: int):
+    def number(text: str) -> int:
+        if not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+        return int(text)
+
+    return number
