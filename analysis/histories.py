@@ -33,6 +33,11 @@ class Histories:
             self._known[run_id] = Curves(thin(column(rows, "loss")), thin(column(rows, "validation/loss")))
         return self._known[run_id]
 
+    def columns(self, run_id: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Other columns of a run's history as pairs (n, 2) of step and value."""
+        rows = read_history(self._study.path(run_id).history)
+        return {name: thin(column(rows, name)) for name in names}
+
 
 def column(rows: Sequence[Any], key: str) -> np.ndarray:
     """The pairs (step, value) of one column (n, 2).

@@ -1,7 +1,10 @@
 """What the record of a run says: its result, or how it failed."""
 
 import hashlib
+import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +24,22 @@ class Seconds:
 
     load: float = 0.0
     evaluate: float = 0.0
+    signatures: float = 0.0
+
+    @contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        """Count what passes inside to a part."""
+        started = time.perf_counter()
+        yield
+        setattr(self, part, getattr(self, part) + time.perf_counter() - started)
 
     def as_cost(self, wall: float, train: float) -> dict[str, float]:
         """The record's figures; what is left over is the harness's own."""
-        other = max(0.0, wall - train - self.load - self.evaluate)
+        other = max(0.0, wall - train - self.load - self.evaluate - self.signatures)
         return {
             "load_seconds": self.load,
             "evaluate_seconds": self.evaluate,
+            "signatures_seconds": self.signatures,
             "harness_seconds": other,
             "wall_seconds": wall,
         }

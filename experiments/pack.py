@@ -4,6 +4,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from torch import Tensor
+
 from experiments import checkpoint, trackers
 from experiments.evaluate import Scores, prefixed
 from experiments.history import History
@@ -28,6 +30,7 @@ class Run:
     )  # hashes of what the seed gave: first adapter, first batch
     validation: Scores | None = None
     best: dict[str, float] = field(default_factory=dict)  # the best validation so far, and at which step
+    signatures: dict[str, Tensor] = field(default_factory=dict)  # see experiments.signatures
 
     def __post_init__(self):
         self.history = History(self.folder.history)
@@ -95,7 +98,11 @@ def save(runs: Sequence[Run], trainer: Trainer) -> None:
     """One checkpoint for the pack, in the folder of its first run, once all histories are on the disk."""
     for run in runs:
         run.history.sync()
-    state = {"trainer": trainer.state_dict(), "best": [run.best for run in runs]}
+    state = {
+        "trainer": trainer.state_dict(),
+        "best": [run.best for run in runs],
+        "signatures": [run.signatures for run in runs],
+    }
     checkpoint.save(runs[0].folder.checkpoint, step=trainer.progress.step, state=state)
 
 
@@ -107,8 +114,11 @@ def resume(runs: Sequence[Run], trainer: Trainer) -> None:
     state = checkpoint.load(runs[0].folder.checkpoint)
     if state is not None:
         trainer.load_state_dict(state["trainer"])
-        for run, best in zip(runs, state["best"], strict=True):
-            run.best = best
+        for run, best, signatures in zip(runs, state["best"], state["signatures"], strict=True):
+            run.best, run.signatures = best, signatures
+    else:
+        for run in runs:  # of an attempt that left no checkpoint
+            run.best, run.signatures = {}, {}
     for run in runs:
         if run.folder.history.exists():
             run.history.truncate_after(trainer.progress.step)

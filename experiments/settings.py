@@ -65,3 +65,4 @@ class Config:
     seed: int = _key(0, [0, 999_999_999])
     study: str = "default"
     workers: Any = "auto"
+    signatures: bool = _key(True)
