@@ -86,68 +86,58 @@ def _effective_rank(view: View) -> Iterator[Figure]:
 
 def _interaction(view: View) -> Iterator[Figure]:
     """The difference from the baseline at each rank, and its slope over doublings of the rank."""
-    ranked = view.cells[view.cells["r"].notna()]
-    if ranked.empty:
-        return
-    baseline = view.domain[0]
-    rows, said = [], []
+    ranked, baseline = view.cells[view.cells["r"].notna()], view.domain[0]
+    many = ranked["targets"].nunique() > 1
     for targets, group in ranked.groupby("targets", sort=True):
         plain = group[group["series"] == baseline].set_index("r")["by_seed"].to_dict()
+        rows, said = [], []
         for series, own in group[group["series"] != baseline].groupby("series", sort=False):
             differences = _differences(view, own, plain)
-            if differences["r"].nunique() < 2:
-                continue
-            low_high = [
-                stats.t_interval(part.to_numpy(float))
-                if len(part) >= stats.FEWEST_SEEDS
-                else (np.nan, np.nan)
-                for _, part in differences.groupby("r")["difference"]
-            ]
-            means = differences.groupby("r")["difference"].agg(["mean", "size"]).reset_index()
-            means[["low", "high"]] = low_high
-            rows.append(means.assign(series=series, targets=targets))
-            said.append(f"{series} by {_slope(differences)}")
-    if not rows:
-        return
-    table = pd.concat(rows)
-    table["rank"] = [f"{r:g}" for r in table["r"]]
+            if differences["r"].nunique() > 1:
+                rows += [_mean(series, r, part) for r, part in differences.groupby("r")["difference"]]
+                said.append(f"{series} by {_slope(differences)}")
+        if rows:
+            yield view.figure(
+                f"rank_by_variant{f'-{targets}' if many else ''}",
+                PAPER,
+                f"Does the advantage depend on the rank?{f' On {targets}' if many else ''}",
+                finding=f"Per doubling of the rank, the difference from {baseline} changes for "
+                f"{', for '.join(said)}.",
+                caption="Differences are paired by seed; rules are 95% t intervals from three seeds on. "
+                "A slope that is not 0 is an interaction: the better variant then depends on the rank.",
+                chart=_by_rank(view, pd.DataFrame(rows), f"{view.metric} less that of {baseline}"),
+            )
+
+
+def _mean(series: str, r: float, differences: pd.Series) -> dict[str, object]:
+    values = differences.to_numpy(float)
+    enough = len(values) >= stats.FEWEST_SEEDS
+    low, high = stats.t_interval(values) if enough else (np.nan, np.nan)
+    return {
+        "series": series,
+        "r": r,
+        "rank": f"{r:g}",
+        "mean": values.mean(),
+        "low": low,
+        "high": high,
+        "size": len(values),
+    }
+
+
+def _by_rank(view: View, table: pd.DataFrame, title: str) -> alt.LayerChart:
     order = [f"{r:g}" for r in sorted(table["r"].unique())]
     present = [name for name in view.domain if name in set(table["series"])]
-    base = alt.Chart(table).encode(
-        x=alt.X("rank:O", sort=order, title="Rank r", axis=alt.Axis(labelAngle=0)),
-        xOffset=alt.XOffset("series:N", sort=present),
-        color=view.color(),
-    )
-    title = f"{view.metric} less that of {baseline}"
-    chart = alt.layer(
+    x = alt.X("rank:O", sort=order, title="Rank r", axis=alt.Axis(labelAngle=0))
+    base = alt.Chart(table).encode(x=x, xOffset=alt.XOffset("series:N", sort=present), color=view.color())
+    tips = ["series:N", "rank:O", alt.Tooltip("mean:Q", format="+.4f")]
+    tips += [alt.Tooltip("size:Q", title="paired seeds")]
+    return alt.layer(
         alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(strokeWidth=1.2).encode(y="at:Q"),
         base.mark_line(opacity=0.4).encode(y=alt.Y("mean:Q", title=title)),
         base.mark_rule(strokeWidth=1.6, opacity=0.6).encode(y=alt.Y("low:Q", title=title), y2="high:Q"),
         base.mark_point(filled=True, size=80, opacity=1).encode(
-            y=alt.Y("mean:Q", title=title),
-            shape=view.shape(),
-            tooltip=[
-                "series:N",
-                "rank:O",
-                alt.Tooltip("mean:Q", format="+.4f"),
-                alt.Tooltip("size:Q", title="paired seeds"),
-            ],
+            y=alt.Y("mean:Q", title=title), shape=view.shape(), tooltip=tips
         ),
-    )
-    if table["targets"].nunique() > 1:
-        chart = chart.properties(width=230, height=220).facet(
-            facet=alt.Facet("targets:N", title=None), columns=3
-        )
-    yield view.figure(
-        "rank_by_variant",
-        PAPER,
-        "Does the advantage depend on the rank?",
-        finding=f"Per doubling of the rank, the difference from {baseline} changes for "
-        f"{', for '.join(said)}.",
-        caption="Differences are paired by seed; rules are 95% t intervals from three seeds on. A slope "
-        "that is not 0 is an interaction: "
-        "the better variant then depends on the rank.",
-        chart=chart,
     )
 
 

@@ -1,6 +1,6 @@
 """DoRA's figure: magnitude against direction. Liu et al. 2024, arXiv:2402.09353, figure 2."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import altair as alt
 import numpy as np
@@ -22,7 +22,7 @@ def figures(view: View) -> list[Figure]:
 
 
 def _scatter(view: View) -> Iterator[Figure]:
-    rows = {}
+    rows: dict[str, tuple[int, Mapping[str, np.ndarray]]] = {}
     for cell, seed, found in view.with_arrays("moved/magnitude"):
         if len(rows) < PANELS and (found["moved/direction"] > 0).any():
             rows.setdefault(row_name(cell), (seed, found))

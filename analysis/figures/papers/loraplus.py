@@ -123,21 +123,22 @@ def _map_figure(
 
 
 def _speed(view: View) -> Iterator[Figure]:
-    plain, faster = (
-        view.cells[
-            [
-                _ratio(view.spec(c)) is not None and (_ratio(view.spec(c)) != 1) == fast
-                for _, c in view.cells.iterrows()
-            ]
-        ]
-        for fast in (False, True)
-    )
-    for _, one in plain[plain["r"].notna()].iterrows():
-        for _, two in faster[(faster["r"] == one["r"]) & (faster["targets"] == one["targets"])].iterrows():
-            seeds = sorted(set(one["by_seed"]) & set(two["by_seed"]))
-            curves = [[view.histories.of(c["by_seed"][s]).training for s in seeds] for c in (one, two)]
-            if not seeds or any(len(curve) < 2 * SMOOTH for group in curves for curve in group):
-                continue
+    """One figure per choice of targets: the first pair whose rates were tuned, else the lowest rank's."""
+    ratios = [_ratio(view.spec(cell)) if pd.notna(cell["r"]) else None for _, cell in view.cells.iterrows()]
+    cells = view.cells.assign(ratio=pd.Series(ratios, view.cells.index, dtype=float))
+    plain, faster = cells[cells["ratio"] == 1], cells[cells["ratio"] > 1]
+    pairs = [
+        (min(one["rates"], two["rates"]) == 1, one["r"], one, two)
+        for _, one in plain.iterrows()
+        for _, two in faster[(faster["r"] == one["r"]) & (faster["targets"] == one["targets"])].iterrows()
+    ]
+    drawn: set[str] = set()
+    for _, _, one, two in sorted(pairs, key=lambda pair: pair[:2]):
+        seeds = sorted(set(one["by_seed"]) & set(two["by_seed"]))
+        curves = [[view.histories.of(c["by_seed"][s]).training for s in seeds] for c in (one, two)]
+        short = any(len(curve) < 2 * SMOOTH for group in curves for curve in group)
+        if one["targets"] not in drawn and seeds and not short:
+            drawn.add(one["targets"])
             yield _speed_figure(view, one, two, curves, seeds)
 
 
