@@ -1,4 +1,4 @@
-"""The papers' figures: drawn where the records hold what they need, with the numbers that are in the arrays."""
+"""The papers' figures: drawn where the records hold what they need, with the numbers of the arrays."""
 
 import hashlib
 import json

@@ -124,7 +124,7 @@ def _mean(series: str, r: float, differences: pd.Series) -> dict[str, object]:
     }
 
 
-def _by_rank(view: View, table: pd.DataFrame, title: str) -> alt.LayerChart:
+def _by_rank(view: View, table: pd.DataFrame, title: str) -> alt.TopLevelMixin:
     order = [f"{r:g}" for r in sorted(table["r"].unique())]
     present = [name for name in view.domain if name in set(table["series"])]
     x = alt.X("rank:O", sort=order, title="Rank r", axis=alt.Axis(labelAngle=0))

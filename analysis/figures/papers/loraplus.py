@@ -103,18 +103,19 @@ def _map_figure(
     ).properties(height=max(120, 44 * len(A)))
     runs = int(values["runs"].sum())
     where = f"lr_A = {found.best[0]:.3g}, lr_B = {found.best[1]:.3g}"
-    on = np.isclose(*found.best)
-    gap = (
-        "on the diagonal itself"
-        if on
-        else f"{found.gap:.3f} better than the best cell of plain LoRA (lr = {found.diagonal[0]:.3g})"
-    )
+    if table["value"].nunique() == 1:
+        best = f"All {len(values)} cells score the same"
+    elif np.isclose(*found.best):
+        best = f"The best of {len(values)} cells is {where}, on the diagonal itself"
+    else:
+        plain = f"the best cell of plain LoRA (lr = {found.diagonal[0]:.3g})"
+        best = f"The best of {len(values)} cells is {where}, {found.gap:.3f} better than {plain}"
     return view.figure(
         f"two_rates-r{r:g}-{targets}",
         PAPER,
         f"Two learning rates at r {r:g}, {targets}",
-        finding=f"The best of {len(values)} cells is {where}, {gap}, on validation; {runs_text(runs)} in all"
-        + (", so the gap is no verdict." if runs < 3 * len(values) else "."),
+        finding=f"{best} on validation; {runs_text(runs)} in all"
+        + (", so this is no verdict." if runs < 3 * len(values) else "."),
         caption=f"{metric.capitalize()} over the rates of A and B. The dashed diagonal is plain LoRA; "
         "the paper finds the best cells to its right, where B learns faster than A. Empty cells were not "
         "run.",

@@ -11,6 +11,7 @@ from analysis.signatures.scaling import expected_exponent, exponent
 
 PAPER = "rsLoRA"
 BETA = {"alpha_over_r": 1.0, "alpha_over_sqrt_r": 0.5}  # s = alpha / r^beta
+DELTAS = ("lora", "dora")  # DoRA's gain is 1 at the start
 GRADIENT = "Gradient norm of B, first step"
 FIXED, TUNED = "Training loss at one rate", "Training loss, rate tuned per rank"
 LAST = 0.1  # of the steps, over which the last training loss is averaged
@@ -68,7 +69,9 @@ def _against_rank(view: View) -> Iterator[Figure]:
 
 
 def _beta(view: View, cell: pd.Series) -> float | None:
-    return BETA.get((view.spec(cell).get("variant_axes") or {}).get("scaling", ""))
+    """The power of the rank in the scale; None where the change is not s B A with B = 0 at the start."""
+    axes = view.spec(cell).get("variant_axes") or {}
+    return BETA.get(axes.get("scaling", "")) if axes.get("delta") in DELTAS else None
 
 
 def _gradients(view: View, wanted: set[str]) -> Iterator[dict[str, object]]:
