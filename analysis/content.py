@@ -10,7 +10,7 @@ from analysis import identity, noise, prose, summary, tuning
 from analysis.audit import audit
 from analysis.cells import SETTING, order_of
 from analysis.circumstances import environment, error_text, notes, trouble
-from analysis.figures import Figure
+from analysis.figures.figure import Figure
 from analysis.figures.overview import far_off, metric_title, with_bars
 from analysis.format import count, number
 from analysis.load import Study
@@ -33,7 +33,8 @@ def collect(study: Study, cells: pd.DataFrame, found: Verdicts, figures: Sequenc
             for key in ("dataset", "model", "targets", "lr", "split", "metric")
         },
         "metric": _one(results, metric_title),
-        "settings": _by_setting(figures),
+        "settings": _by_setting([f for f in figures if f.kind != "paper"]),
+        "papers": _by_paper([f for f in figures if f.kind == "paper"]),
         "trouble": trouble(study, cells, found),
         "notes": notes(study),
         "environment": environment(study),
@@ -63,6 +64,15 @@ def _by_setting(figures: Sequence[Figure]) -> list[dict[str, Any]]:
             },
         }
         for name in names
+    ]
+
+
+def _by_paper(figures: Sequence[Figure]) -> list[dict[str, Any]]:
+    """The figures of each paper, with the setting of each where there are several."""
+    many = len({figure.setting for figure in figures}) > 1
+    return [
+        {"name": name, "figures": [f for f in figures if f.label == name], "many": many}
+        for name in dict.fromkeys(figure.label for figure in figures)
     ]
 
 

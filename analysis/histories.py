@@ -33,6 +33,11 @@ class Histories:
             self._known[run_id] = Curves(thin(column(rows, "loss")), thin(column(rows, "validation/loss")))
         return self._known[run_id]
 
+    def columns(self, run_id: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Other columns of a run's history as pairs (n, 2) of step and value."""
+        rows = read_history(self._study.path(run_id).history)
+        return {name: thin(column(rows, name)) for name in names}
+
 
 def column(rows: Sequence[Any], key: str) -> np.ndarray:
     """The pairs (step, value) of one column (n, 2).
@@ -54,4 +59,7 @@ def thin(curve: np.ndarray, points: int = POINTS) -> np.ndarray:
     """A curve (n, 2) as at most `points` averages over equal stretches of it."""
     if len(curve) <= points:
         return curve
-    return np.array([part.mean(axis=0) for part in np.array_split(curve, points)])
+    sizes = np.full(points, len(curve) // points)
+    sizes[: len(curve) % points] += 1
+    starts = np.concatenate([[0], sizes.cumsum()[:-1]])
+    return np.asarray(np.add.reduceat(curve, starts) / sizes[:, None])

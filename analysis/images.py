@@ -15,7 +15,7 @@ from typing import Any
 import vl_convert
 
 from analysis import drawing
-from analysis.figures import WIDTH, Figure
+from analysis.figures.figure import WIDTH, Figure
 from analysis.figures.theme import config
 from experiments.errors import UserError
 from experiments.files import replacing

@@ -20,7 +20,7 @@ from pathlib import Path
 from analysis import export, images, page
 from analysis.cells import cells as cells_of
 from analysis.content import collect
-from analysis.figures import evidence_figures, overview_figures
+from analysis.figures import evidence_figures, overview_figures, paper_figures
 from analysis.guide import advise
 from analysis.histories import Histories
 from analysis.load import read
@@ -51,6 +51,7 @@ def build(
     found = verdicts(study, cells, baseline=baseline, margin=margin)
     histories = Histories(study)
     figures = overview_figures(study, cells, histories) + evidence_figures(cells, found.table)
+    figures += paper_figures(study, cells, histories)
     content = collect(study, cells, found, figures)
     content["images"] = images_too
     content["ranks"] = advise(study, cells, histories, found.predictions, margin=margin)

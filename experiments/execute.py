@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from experiments import checkpoint, data, memory, models
+from experiments import checkpoint, data, memory, models, signatures
 from experiments.evaluate import Scores, evaluate, prefixed, write_predictions
 from experiments.files import Taken, replacing
 from experiments.outcome import Facts, Seconds, result, start_hashes
@@ -104,6 +104,7 @@ def execute(
         for k, run in enumerate(runs):
             run.start = start_hashes(trainer, k)
         resume(runs, trainer)
+        signatures.watch(runs, trainer, seconds)
         for run in runs:
             display.run_started(run.run_id, trainer.steps, done=trainer.progress.step)
         trainer.on_boundary = saving = Checkpoints(runs, trainer, checkpoint_every, checkpoint_steps)
@@ -116,6 +117,7 @@ def execute(
         facts = Facts(task, info, seconds, peak=memory.peak(place))
         records = [result(run, k, trainer, facts) for k, run in enumerate(runs)]
         _test(runs, trainer, facts, records)
+        signatures.write(runs, trainer, model, seconds)
         for k, (run, record) in enumerate(zip(runs, records, strict=True)):
             record["cost"] |= facts.seconds.as_cost(time.perf_counter() - started, trainer.progress.seconds)
             _conclude(run, k, trainer, record)

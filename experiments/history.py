@@ -110,13 +110,19 @@ def finite(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_history(path: Path) -> list[dict[str, Any]]:
     """The rows of a history up to its first broken line, which is normally none or a torn last one."""
-    rows: list[dict[str, Any]] = []
     if not path.exists():
-        return rows
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+    try:
+        rows: list[dict[str, Any]] = json.loads(f"[{','.join(lines)}]")  # all at once: many times faster
+        if len(rows) == len(lines):
+            return rows
+    except ValueError:
+        pass  # some line is broken: one by one up to it
+    rows = []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
     return rows

@@ -145,6 +145,14 @@ class PackedAdamW:
             squares[flat.runs] += torch.linalg.vector_norm(flat.grad, dim=1) ** 2
         return squares.sqrt()
 
+    def role_norms(self) -> dict[str, Tensor]:
+        """The norm of each run's gradient over the tensors of a role, before clipping: role -> (K,)."""
+        squares = {role: torch.zeros_like(self._eps[:, 0]) for flat in self._flats for role, _ in flat.roles}
+        for flat in self._flats:
+            for role, columns in flat.roles:
+                squares[role][flat.runs] += torch.linalg.vector_norm(flat.grad[:, columns], dim=1) ** 2
+        return {role: square.sqrt() for role, square in squares.items()}
+
     def clip(self, norm: Tensor) -> None:
         """Scale down, in place, the gradient of each run whose norm (K,) exceeds its limit."""
         limit = self._clip[:, 0]

@@ -2,7 +2,10 @@
 
 import errno
 import hashlib
+import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +26,23 @@ class Seconds:
 
     load: float = 0.0
     evaluate: float = 0.0
+    signatures: float = 0.0
     checkpoint: float = 0.0
+
+    @contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        """Count what passes inside to a part."""
+        started = time.perf_counter()
+        yield
+        setattr(self, part, getattr(self, part) + time.perf_counter() - started)
 
     def as_cost(self, wall: float, train: float) -> dict[str, float]:
         """The record's figures; what is left over is the harness's own."""
-        other = max(0.0, wall - train - self.load - self.evaluate - self.checkpoint)
+        other = max(0.0, wall - train - self.load - self.evaluate - self.signatures - self.checkpoint)
         return {
             "load_seconds": self.load,
             "evaluate_seconds": self.evaluate,
+            "signatures_seconds": self.signatures,
             "checkpoint_seconds": self.checkpoint,
             "harness_seconds": other,
             "wall_seconds": wall,

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from torch import Tensor
+
 from experiments import checkpoint, provenance, trackers
 from experiments.evaluate import Scores, prefixed
 from experiments.files import remove_temporaries
@@ -34,6 +36,7 @@ class Run:
     )  # hashes of what the seed gave: first adapter, first batch
     validation: Scores | None = None
     best: dict[str, float] = field(default_factory=dict)  # the best validation so far, and at which step
+    signatures: dict[str, Tensor] = field(default_factory=dict)  # see experiments.signatures
 
     def __post_init__(self):
         self.history = History(self.folder.history)
@@ -110,6 +113,7 @@ def save(runs: Sequence[Run], trainer: Trainer) -> None:
         "trainer": trainer.state_dict(),
         "best": [run.best for run in runs],
         "histories": [run.history.mark() for run in runs],
+        "signatures": [run.signatures for run in runs],
         "deviations": [run.deviations for run in runs],
         "code_sha256": _code(),
     }
@@ -128,12 +132,13 @@ def resume(runs: Sequence[Run], trainer: Trainer) -> None:
 
     state = checkpoint.load(runs[0].folder.checkpoint, fits=fits)
     if state is None:
-        for run in runs:
+        for run in runs:  # of an attempt that left no checkpoint
+            run.best, run.signatures = {}, {}
             run.history.cut(0)
     else:
         trainer.load_state_dict(state["trainer"])
         for k, run in enumerate(runs):
-            run.best = state["best"][k]
+            run.best, run.signatures = state["best"][k], state["signatures"][k]
             run.history.cut(state["histories"][k][0])
             run.deviate(*state["deviations"][k])
             if state["code_sha256"] != _code():

@@ -4,6 +4,7 @@
         spec.json            the resolved spec, written first
         history.jsonl        one flushed row per logged step
         predictions.parquet  one row per test example
+        signatures.npz       small arrays that the papers' figures are drawn from
         adapter/             the adapter in PEFT's format
         checkpoint/          only while the run is unfinished
         log.txt events.jsonl what happened on the way; not covered by checksums
@@ -65,6 +66,11 @@ class RunFolder:
         return self.path / "predictions.parquet"
 
     @property
+    def signatures(self) -> Path:
+        """Small arrays that the papers' figures are drawn from."""
+        return self.path / "signatures.npz"
+
+    @property
     def adapter(self) -> Path:
         """The adapter in PEFT's format."""
         return self.path / "adapter"
@@ -121,7 +127,8 @@ class RunFolder:
 
     def checksums(self) -> dict[str, str]:
         """The SHA-256 of each lasting file, by its path inside the folder."""
-        lasting = [self.spec, self.history, self.predictions, *sorted(self.adapter.rglob("*"))]
+        files = [self.spec, self.history, self.predictions, self.signatures]
+        lasting = [*files, *sorted(self.adapter.rglob("*"))]
         return {str(p.relative_to(self.path)): sha256(p) for p in lasting if p.is_file()}
 
 

@@ -42,6 +42,7 @@ def resolve(config: Mapping[str, Any], *, choices: Mapping[str, str]) -> RunSpec
         train=_train(train, float(head_lr)),
         seed=config["seed"],
         tracker=_options(config["tracker"], ("ranges",)),
+        signatures=config["signatures"],
     )
 
 

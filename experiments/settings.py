@@ -76,6 +76,7 @@ class Config:
     repeat: bool = _key(False)
     study: str = "default"
     workers: Any = "auto"
+    signatures: bool = _key(True)
     time_limit: float | None = _key(None, [">0", None])
     keep_going: bool = _key(False)
     checkpoint_seconds: float = _key(60.0, [0, None])

@@ -100,6 +100,7 @@ class Trainer:
     on_rows: Callable[[int, list[dict]], None]
     on_validation: Callable[[int], None]
     should_stop: Callable[[], bool] = lambda: False
+    on_gradient: Callable[[int], None] = lambda step: None  # at each step (from 0), before clipping
     on_boundary: Callable[[], None] = lambda: (
         None
     )  # after each flush and its validation: a good place for a checkpoint
@@ -149,6 +150,7 @@ class Trainer:
             attached.before_step()
             loss = self._forward_backward(step)  # (K,), the gradient is in place
             norm = optimiser.grad_norm()  # (K,), before clipping
+            self.on_gradient(step)
             progress.alive &= torch.isfinite(loss) & torch.isfinite(norm)
             optimiser.clip(norm)
             factors = [schedule(s.train, step=step, steps=self.steps) for s in self.specs]

@@ -53,6 +53,8 @@ class Budget:
         self.last = sum(delta.slots[k].target_rank or delta.slots[k].rank for _, delta, k in members)
         self.budget = self.first
         self._final: Tensor | None = None  # the final phase's mask
+        self._masked: Tensor | None = None  # by the last mask
+        self.reactivations: Tensor | int = 0
         self._check()
 
     def _check(self) -> None:
@@ -85,6 +87,9 @@ class Budget:
             return
         below = self._final if final and self._final is not None else self._below(self.budget)
         self._final = below if final else None
+        if self._masked is not None:
+            self.reactivations = self.reactivations + (self._masked & ~below).sum()
+        self._masked = below
         values = self._values()
         for value, mask in zip(values, below.split([len(value) for value in values]), strict=True):
             value.masked_fill_(mask, 0.0)
@@ -98,8 +103,16 @@ class Budget:
         return [delta.L.detach()[k] for _, delta, k in self.importance.members]
 
     def log(self) -> dict[str, float]:
-        """The budget planned at the last step, and the singular values that are not zero."""
-        return {"budget": self.budget, "budget_realised": int(torch.cat(self._values()).count_nonzero())}
+        """The budget planned at the last step, the triplets that live, and how often one came back.
+
+        A triplet comes back when one mask puts it out and the next does not.
+        """
+        alive = int(torch.cat(self._values()).count_nonzero())
+        return {
+            "budget": self.budget,
+            "budget_realised": alive,
+            "reactivations": int(self.reactivations),
+        }
 
     def summary(self) -> dict[str, Any]:
         """The schedule in steps, and the ranks that are left."""
@@ -109,12 +122,17 @@ class Budget:
         return {"budget_schedule": schedule, "rank_pattern": ranks}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averages; the budget and the masks follow from them and the step."""
-        return self.importance.state_dict()
+        """The averages, from which budget and masks follow, and what the count of returns needs."""
+        masked = torch.zeros(0, dtype=torch.bool) if self._masked is None else self._masked
+        counted = {"masked": masked, "reactivations": torch.as_tensor(self.reactivations)}
+        return self.importance.state_dict() | counted
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from those averages."""
+        """Go on from there."""
         self.importance.load_state_dict(state)
+        masked = state["masked"].to(self._values()[0].device)
+        self._masked = masked if len(masked) else None
+        self.reactivations = int(state["reactivations"])
         self._final = None
 
 

@@ -1,46 +1,14 @@
 """Figures: one Altair definition each, which the page shows and from which SVG, PDF and PNG are made."""
 
-import re
-from dataclasses import dataclass
-from typing import Any
-
-import altair as alt
 import pandas as pd
 
 from analysis.cells import SETTING, order_of
 from analysis.figures import curves, evidence, overview
+from analysis.figures.figure import Figure, figure, slug
+from analysis.figures.overview import setting_name
+from analysis.figures.papers import paper_figures as paper_figures
 from analysis.histories import Histories
 from analysis.load import Study
-
-WIDTH, HEIGHT = 560, 340  # of an exported single panel
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure: `name` is its file name, `spec` its Vega-Lite definition without any theme."""
-
-    name: str
-    kind: str
-    setting: str
-    title: str
-    caption: str
-    spec: dict[str, Any]
-    label: str = ""  # in a choice between figures of one kind
-
-    @property
-    def stem(self) -> str:
-        """The title up to what the figures of a choice differ in."""
-        return self.title[: self.title.lower().rfind(self.label.lower())].rstrip()
-
-
-def slug(*parts: str) -> str:
-    """A file name from free text."""
-    return "-".join(re.sub(r"[^a-z0-9]+", "_", part.lower()).strip("_") for part in parts if part)
-
-
-def setting_name(row: pd.Series) -> str:
-    """A setting in words: what was learned by which model and how it is judged."""
-    return f"{row['dataset']} · {row['model']} · {overview.metric_title(row).lower()}"
 
 
 def overview_figures(study: Study, cells: pd.DataFrame, histories: Histories) -> list[Figure]:
@@ -76,7 +44,7 @@ def _setting_figures(
         )
         chart = overview.by_rank(group, runs, domain)
         out.append(
-            _figure(
+            figure(
                 slug("metric_by_rank", tag, targets),
                 "rank",
                 setting,
@@ -94,7 +62,7 @@ def _setting_figures(
             chart = overview.by_cost(cells, domain, axis)
             file = slug(f"metric_by_{axis}", tag)
             out.append(
-                _figure(
+                figure(
                     file, "cost", setting, f"{title} against {name[0].lower()}{name[1:]}", text, chart, name
                 )
             )
@@ -113,7 +81,7 @@ def _curve_figures(
             text += " Bands run from the lowest to the highest seed." if (table["size"] > 1).any() else ""
             chart = curves.loss_curves(table, domain)
             out.append(
-                _figure(
+                figure(
                     slug("loss_curves", tag, targets),
                     "curves",
                     setting,
@@ -153,13 +121,13 @@ def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> list[Figure
                 f"Validation against learning rate{_where(targets)}",
                 evidence.rate_curves(part, domain),
             )
-            out.append(_figure(slug("learning_rates", tag, targets), "rates", setting, title, text, chart))
+            out.append(figure(slug("learning_rates", tag, targets), "rates", setting, title, text, chart))
         final = group[group["final"]]
         for targets, part in by_targets(final):
             text = "Completed seeds of those that any cell here has."
             grid = evidence.coverage(part)
             out.append(
-                _figure(
+                figure(
                     slug("coverage", tag, targets),
                     "coverage",
                     setting,
@@ -192,7 +160,7 @@ def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> l
         here = f" on {row['dataset']} with {row['model']}" if tag else ""
         title = f"Differences from {row['baseline']}{here}{_where(', '.join(apart))}"
         chart = evidence.forest(part[~far], domain, metric)
-        out.append(_figure(slug("differences", tag, *apart), "forest", setting, title, text, chart))
+        out.append(figure(slug("differences", tag, *apart), "forest", setting, title, text, chart))
     return out
 
 
@@ -227,13 +195,3 @@ def _bars(cells: pd.DataFrame) -> str:
         if seeds or sampling
         else "No error bars: too few seeds to estimate any."
     )
-
-
-def _figure(
-    name: str, kind: str, setting: str, title: str, caption: str, chart: alt.TopLevelMixin, label: str = ""
-) -> Figure:
-    spec = chart.to_dict()
-    spec.pop("config", None)
-    if "facet" not in spec:
-        spec = {"height": HEIGHT} | spec | {"width": "container"}
-    return Figure(name, kind, setting, title, caption, spec, label)

@@ -15,11 +15,21 @@ def frame(cells: pd.DataFrame, histories: Histories) -> pd.DataFrame:
             runs = [getattr(histories.of(run_id), split) for run_id in cell["by_seed"].values()]
             if not any(map(len, runs)):
                 continue
-            table = pd.DataFrame(np.concatenate(runs), columns=["step", "loss"]).groupby("step")["loss"]
-            table = table.agg(["mean", "min", "max", "size"]).reset_index()
+            table = by_step(np.concatenate(runs))
             parts.append(table.assign(split=split, series=cell["series"], rank=rank_name(cell["r"])))
     columns = ["step", "mean", "min", "max", "size", "split", "series", "rank"]
     return pd.concat(parts)[columns].round(5) if parts else pd.DataFrame(columns=columns)
+
+
+def by_step(points: np.ndarray) -> pd.DataFrame:
+    """Mean, lowest, highest and number of the values of points (n, 2) at each step."""
+    points = points[np.argsort(points[:, 0], kind="stable")]
+    steps, starts, size = np.unique(points[:, 0], return_index=True, return_counts=True)
+    reduced = {
+        name: f.reduceat(points[:, 1], starts) for name, f in (("min", np.minimum), ("max", np.maximum))
+    }
+    mean = np.add.reduceat(points[:, 1], starts) / size
+    return pd.DataFrame({"step": steps, "mean": mean, **reduced, "size": size})
 
 
 def rank_name(r: float) -> str:

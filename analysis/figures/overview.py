@@ -25,6 +25,11 @@ def metric_title(row: pd.Series) -> str:
     return f"{row['split']} {row['metric']}".replace("_", " ").capitalize()
 
 
+def setting_name(row: pd.Series) -> str:
+    """A setting in words: what was learned by which model and how it is judged."""
+    return f"{row['dataset']} · {row['model']} · {metric_title(row).lower()}"
+
+
 def with_bars(cells: pd.DataFrame) -> pd.DataFrame:
     """Add bar_low, bar_high: the t interval over seeds or, with too few seeds, that of test sampling."""
     low, high = cells["low"].to_numpy(float).copy(), cells["high"].to_numpy(float).copy()

@@ -21,13 +21,6 @@ class Correlation(NamedTuple):
     by_checkpoint: np.ndarray
 
 
-def magnitude_and_direction(W: np.ndarray, W0: np.ndarray) -> tuple[float, float]:
-    """(Delta M, Delta D) of W against W0, both (d_out, d_in)."""
-    m, m0 = np.linalg.norm(W, axis=1), np.linalg.norm(W0, axis=1)
-    cosine = (W * W0).sum(axis=1) / (m * m0)
-    return float(np.abs(m - m0).mean()), float((1 - cosine).mean())
-
-
 def correlation(
     dM: np.ndarray, dD: np.ndarray, *, rng: np.random.Generator, draws: int = 2000
 ) -> Correlation:

@@ -10,13 +10,8 @@ import numpy as np
 from scipy import stats
 
 
-def final_ranks(values: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """The number of living triplets of each matrix, from its singular values (r,)."""
-    return {name: int(np.count_nonzero(value)) for name, value in values.items()}
-
-
 def grid(
-    ranks: Mapping[str, int], place: Mapping[str, tuple[str, int]]
+    ranks: Mapping[str, float], place: Mapping[str, tuple[str, int]]
 ) -> tuple[list[str], list[int], np.ndarray]:
     """Final ranks as (kinds, layers, table (kinds, layers)); NaN where there is no such matrix.
 
@@ -33,25 +28,7 @@ def grid(
     return kinds, layers, table
 
 
-def planned_budget(
-    step: np.ndarray, *, start: int, target: int, begin: int, settle: int, steps: int
-) -> np.ndarray:
-    """The cubic schedule b(t) of living triplets: `start` to step `begin`, `target` from steps - settle."""
-    done = np.clip((step - begin) / max(1, steps - settle - begin), 0, 1)
-    return np.floor(np.where(step < begin, start, target + (start - target) * (1 - done) ** 3)).astype(int)
-
-
-def reactivations(alive: np.ndarray) -> int:
-    """How often a triplet that was off is on at the next mask; alive: bool (masks, triplets)."""
-    return int((~alive[:-1] & alive[1:]).sum())
-
-
-def orthogonality(P: np.ndarray) -> float:
-    """||P^T P - I||_F of a factor P (d, r): how far its columns are from orthonormal (eq. 4)."""
-    return float(np.linalg.norm(P.T @ P - np.eye(P.shape[1])))
-
-
-def agreement(first: Mapping[str, int], second: Mapping[str, int]) -> float:
+def agreement(first: Mapping[str, float], second: Mapping[str, float]) -> float:
     """Spearman's correlation of two rank patterns over the matrices that both have, e.g. at two budgets."""
     names: Sequence[str] = sorted(set(first) & set(second))
     return float(stats.spearmanr([first[n] for n in names], [second[n] for n in names]).statistic)

@@ -34,13 +34,3 @@ def exponent(ranks: np.ndarray, values: np.ndarray) -> Exponent:
 def expected_exponent(beta: float) -> float:
     """The slope that s = alpha / r^beta should show at the start."""
     return 0.5 - beta
-
-
-def mean_gradient_norm(norms: np.ndarray) -> np.ndarray:
-    """Gradient norms (steps, tensors), taken before clipping, averaged over tensors: (steps,)."""
-    return np.asarray(norms.mean(axis=1))
-
-
-def output_rms(outputs: np.ndarray) -> float:
-    """The root mean square of an adapter's contribution (..., d_out)."""
-    return float(np.sqrt(np.square(outputs).mean()))

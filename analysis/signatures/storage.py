@@ -6,8 +6,6 @@
 and, with double quantisation, one fp32 offset per tensor.
 """
 
-import numpy as np
-
 BLOCK, OUTER = 64, 256
 
 
@@ -16,30 +14,6 @@ def bits_per_weight(*, double: bool, block: int = BLOCK, outer: int = OUTER) -> 
     if not double:
         return {"codes": 4.0, "absmax": 32 / block}
     return {"codes": 4.0, "absmax": 8 / block, "absmax of absmax": 32 / (block * outer)}
-
-
-def tensor_bytes(weights: int, *, double: bool, block: int = BLOCK, outer: int = OUTER) -> int:
-    """The bytes of one quantised tensor: codes in pairs, scales of whole blocks, the offset if double."""
-    blocks = -(-weights // block)
-    scales = blocks + 4 * -(-blocks // outer) + 4 if double else 4 * blocks
-    return -(-weights // 2) + scales
-
-
-def relative_error(W: np.ndarray, restored: np.ndarray) -> float:
-    """The mean squared error of a restored tensor over the mean square of the original."""
-    return float(np.square(W - restored).mean() / np.square(W).mean())
-
-
-def blockwise(W: np.ndarray, code: np.ndarray, *, block: int = BLOCK) -> np.ndarray:
-    """W with each block of weights rounded to the values of `code` (k,) times the block's absmax."""
-    flat = W.ravel()
-    padded = np.pad(flat, (0, -len(flat) % block)).reshape(-1, block)
-    scale = np.abs(padded).max(axis=1, keepdims=True)
-    unit = np.divide(padded, scale, out=np.zeros_like(padded), where=scale > 0)
-    code = np.sort(code)
-    middle = (code[1:] + code[:-1]) / 2
-    rounded = code[np.searchsorted(middle, unit)] * scale
-    return np.asarray(rounded.ravel()[: len(flat)].reshape(W.shape))
 
 
 def recovery(sixteen_bit: float, quantised: float, adapted: float) -> float:

@@ -1,5 +1,6 @@
 """AdaLoRA, step for step: against a slow transcription of its equations, and against PEFT's allocator."""
 
+import itertools
 import warnings
 
 import pytest
@@ -224,6 +225,9 @@ def test_before_it_a_masked_triplet_can_come_back():
     died = [~after & before for before, after in zip(seen[::2], seen[1::2], strict=True)]
     returned = [dead & later for dead, later in zip(died, seen[2::2], strict=False)]
     assert any(r.any() for r in returned)
+    after = seen[1::2]
+    counted = sum(int((~off & on).sum()) for off, on in itertools.pairwise(after))
+    assert attached.step_log(0)["reactivations"] == counted > 0
 
 
 def test_several_runs_of_one_pack_are_pruned_each_by_its_own_scores():
@@ -256,6 +260,7 @@ def test_a_resume_in_the_middle_goes_on_bit_for_bit():
     for a, b in zip(triplets(whole), triplets(second), strict=True):
         assert all(torch.equal(a[n], b[n]) for n in "PLQ")
     assert whole.summary(0) == second.summary(0)
+    assert whole.step_log(0) == second.step_log(0)
 
 
 def test_the_penalty_is_the_mean_of_plain_norms_over_all_factors():

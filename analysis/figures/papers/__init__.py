@@ -1,0 +1,45 @@
+"""What each paper showed, drawn from this study's records: a module per paper.
+
+Each figure is shown only when the runs of a setting hold what it needs, with one sentence on what it shows
+here. The analyses themselves are in analysis/signatures/.
+"""
+
+import pandas as pd
+
+from analysis.arrays import Arrays
+from analysis.cells import order_of
+from analysis.figures.figure import Figure, slug
+from analysis.figures.overview import setting_name, with_bars
+from analysis.figures.papers import across, adalora, dora, lora, loraplus, qlora, rslora
+from analysis.figures.papers.view import View
+from analysis.histories import Histories
+from analysis.load import Study
+
+PAPERS = (lora, rslora, loraplus, dora, adalora, qlora, across)
+
+
+def paper_figures(
+    study: Study, cells: pd.DataFrame, histories: Histories, arrays: Arrays | None = None
+) -> list[Figure]:
+    """The figures of all papers, setting by setting."""
+    arrays = arrays or Arrays(study)
+    results = cells[(cells["n"] > 0) & ~cells["tuning"].astype(bool)]
+    domain = sorted(results["series"].unique(), key=order_of)
+    keys = ["dataset", "model", "metric", "stack"]
+    settings = list(results[results["final"]].groupby(keys, sort=True))
+    out: list[Figure] = []
+    for (dataset, model, metric, stack), group in settings:
+        here = (cells["dataset"] == dataset) & (cells["model"] == model) & (cells["stack"] == stack)
+        every = cells[here & (cells["metric"] == metric)]
+        tag = slug(dataset, model) if len(settings) > 1 else ""
+        tag += f"-{stack}" if _several_stacks(results, dataset, model) else ""
+        name = setting_name(group.iloc[0])
+        view = View(study, with_bars(group), every, histories, arrays, domain, tag, name)
+        for paper in PAPERS:
+            out += paper.figures(view)
+    return out
+
+
+def _several_stacks(results: pd.DataFrame, dataset: str, model: str) -> bool:
+    here = results[(results["dataset"] == dataset) & (results["model"] == model)]
+    return bool(here["stack"].nunique() > 1)

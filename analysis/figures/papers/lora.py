@@ -1,0 +1,187 @@
+"""LoRA's figures: subspaces and amplification. Hu et al. 2021, arXiv:2106.09685."""
+
+from collections.abc import Iterator, Mapping
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from analysis.figures.figure import Figure
+from analysis.figures.papers import budget
+from analysis.figures.papers.view import View, panels, row_name, runs_text, short
+from analysis.signatures.subspaces import similarity, similarity_by_chance, similarity_of
+
+PAPER = "LoRA"
+GRID = 16  # dimensions of a subspace that are drawn along each side
+ROWS = 12  # cells in the figure on amplification
+
+
+def figures(view: View) -> list[Figure]:
+    """What the setting's runs can show of the paper."""
+    return [*budget.figures(view), *_subspaces(view), *_amplification(view)]
+
+
+# --- subspace similarity between ranks, between seeds, and with W (figures 3, 4 and 8)
+
+
+def _subspaces(view: View) -> Iterator[Figure]:
+    rows = [(c, seed, a) for c, seed, a in view.with_arrays("vectors/names") if pd.notna(c["r"])]
+    if not rows:
+        return
+    series = rows[0][0]["series"]
+    rows = [row for row in rows if row[0]["series"] == series]
+    ranks = sorted({cell["r"] for cell, _, _ in rows})
+    top = [row for row in rows if row[0]["r"] == ranks[-1]]
+    first = rows[[c["r"] for c, _, _ in rows].index(ranks[0])]
+    pairs = []
+    if len(ranks) > 1:
+        same = next((row for row in top if row[1] == first[1]), top[0])
+        pairs.append((f"ranks {ranks[0]:g} (down) and {ranks[-1]:g}", first[2], same[2]))
+    other = next(
+        (row for row in top if row[0]["cell_key"] == top[0][0]["cell_key"] and row[1] != top[0][1]), None
+    )
+    if other:
+        pairs.append((f"seeds {top[0][1]} (down) and {other[1]} at r {ranks[-1]:g}", top[0][2], other[2]))
+    table, said = _similarities(pairs, top[0][2], ranks[-1])
+    if table.empty:
+        return
+    order = list(dict.fromkeys(table["panel"]))
+    base = alt.Chart(table).encode(
+        x=alt.X("j:O", title="first j directions", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+        y=alt.Y("i:O", title="first i", axis=alt.Axis(labelOverlap=True)),
+    )
+    fill = alt.Color("phi:Q", title="similarity", scale=alt.Scale(scheme="viridis", domain=[0, 1]))
+    tips = ["panel:N", "i:O", "j:O", alt.Tooltip("phi:Q", format=".3f")]
+    tips += [alt.Tooltip("chance:Q", title="by chance", format=".3f")]
+    yield view.figure(
+        "subspace_similarity",
+        PAPER,
+        f"Do changes of {series} share directions?",
+        finding=said,
+        caption="Similarity of the subspaces of the first i and first j right singular vectors of two "
+        "changes W' - W: 0 is orthogonal, 1 contained. One matrix of each kind, from a layer in the "
+        "middle. With W: its top tenth of directions (down) and the change.",
+        chart=panels(base.mark_rect().encode(color=fill, tooltip=tips), "panel", order),
+    )
+
+
+def _similarities(
+    pairs: list[tuple[str, Mapping[str, np.ndarray], Mapping[str, np.ndarray]]],
+    own: Mapping[str, np.ndarray],
+    rank: float,
+) -> tuple[pd.DataFrame, str]:
+    """The panels' values, and what they say, from the first directions."""
+    parts, told = [], []
+    for what, one, two in pairs:
+        firsts = []
+        for k, name in enumerate(one["vectors/names"]):
+            places = [i for i, other in enumerate(two["vectors/names"]) if other == name]
+            if not places:
+                continue
+            U, V = one[f"vectors/{k}/change"], two[f"vectors/{places[0]}/change"]
+            phi = similarity(U.astype(float), V.astype(float))
+            firsts.append(phi[0, 0])
+            parts.append(_panel(f"{short(str(name))}: {what}", phi, len(U)))
+            d = len(U)
+        if firsts:
+            told.append(
+                f"{what.replace(' (down)', '')} share {np.median(firsts):.2f} of their first direction "
+                f"(chance {similarity_by_chance(1, 1, d):.3f}; median of {len(firsts)} matrices)"
+            )
+    for k, name in enumerate(own["vectors/names"]):
+        if f"vectors/{k}/base" in own:
+            phi = similarity_of(own[f"vectors/{k}/base"].astype(float))
+            d = len(own[f"vectors/{k}/change"])
+            parts.append(_panel(f"{short(str(name))}: W (down) and r {rank:g}", phi, d))
+            if k == 0:
+                told.append(
+                    f"W's top {len(phi)} directions hold {phi[-1, 0]:.2f} of the first direction of the "
+                    f"change at r {rank:g} ({short(str(name))}; chance {len(phi) / d:.2f})"
+                )
+    text = "; ".join(told)
+    return (pd.concat(parts) if parts else pd.DataFrame()), f"{text[:1].upper()}{text[1:]}."
+
+
+def _panel(name: str, phi: np.ndarray, d: int) -> pd.DataFrame:
+    """A panel's values on a grid that is thinned to what can be seen."""
+    rows, columns = (np.unique(np.linspace(1, n, min(n, GRID)).round().astype(int)) for n in phi.shape)
+    i, j = (a.ravel() for a in np.meshgrid(rows, columns, indexing="ij"))
+    chance = [round(similarity_by_chance(int(a), int(b), d), 4) for a, b in zip(i, j, strict=True)]
+    values = np.round(np.clip(phi[i - 1, j - 1], 0, 1), 4)  # half precision may pass 1 by a little
+    return pd.DataFrame({"panel": name, "i": i, "j": j, "phi": values, "chance": chance})
+
+
+# --- amplification (table 7)
+
+SOURCES = {"projected": "of the change", "top": "of W itself", "random": "random"}
+
+
+def _amplification(view: View) -> Iterator[Figure]:
+    rows = []
+    for cell, seed, found in view.with_arrays("change/norm"):
+        for source, name in SOURCES.items():
+            if f"change/{source}" in found:
+                factors = found["change/norm"] / found[f"change/{source}"]
+                rows += [
+                    {
+                        "row": row_name(cell),
+                        "directions": name,
+                        "factor": float(f"{f:.4g}"),
+                        "seed": seed,
+                        "matrix": str(m),
+                    }
+                    for f, m in zip(factors, found["change/names"], strict=True)
+                ]
+    if not rows:
+        return
+    table = pd.DataFrame(rows)
+    order = list(dict.fromkeys(table["row"]))[:ROWS]
+    table = table[table["row"].isin(order)]
+    names = [name for name in SOURCES.values() if name in set(table["directions"])]
+    scale = alt.Scale(domain=names)
+    y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(grid=False, labelLimit=260, domain=False))
+    base = alt.Chart(table).encode(
+        y=y,
+        color=alt.Color("directions:N", scale=scale, sort=names),
+        yOffset=alt.YOffset("directions:N", sort=names),
+    )
+    x = alt.X(
+        "factor:Q",
+        title="Amplification, log scale",
+        scale=alt.Scale(type="log"),
+        axis=alt.Axis(grid=True, format="~g", tickCount=6),
+    )
+    tips = ["row:N", "directions:N", "matrix:N", "seed:Q", "factor:Q"]
+    chart = alt.layer(
+        base.mark_point(filled=True, size=28, opacity=0.55).encode(
+            x=x, tooltip=tips, shape=alt.Shape("directions:N", scale=scale, sort=names)
+        ),
+        base.mark_tick(thickness=2.5, size=14, opacity=1).encode(
+            x=alt.X("median(factor):Q", title="Amplification, log scale")
+        ),
+    ).properties(height=max(80, 48 * len(order)))
+    yield view.figure(
+        "amplification",
+        PAPER,
+        "How much does the change amplify what W holds in its directions?",
+        finding=_amplified(table, order[0]),
+        caption="||W' - W|| over ||U'WV||, the part of W in r directions: those of the change, W's own top "
+        "ones, random ones. A point per matrix, a bar at the median. The paper finds about 20 at r = 4: "
+        "directions that W has but does not emphasise.",
+        chart=chart,
+    )
+
+
+def _amplified(table: pd.DataFrame, row: str) -> str:
+    here = table[table["row"] == row]
+    of = {name: group["factor"] for name, group in here.groupby("directions")}
+    own = of[SOURCES["projected"]]
+    low, high = own.quantile([0.25, 0.75])
+    words = {"of W itself": "directions of W itself", "random": "random ones"}
+    others = " and ".join(f"{of[name].median():.2g} for {words[name]}" for name in words if name in of)
+    against = f", against {others}" if others else ""
+    return (
+        f"{row} amplifies its own directions of W by {own.median():.2g} (median of "
+        f"{here['matrix'].nunique()} "
+        f"matrices in {runs_text(here['seed'].nunique())}, quartiles {low:.2g} to {high:.2g}){against}."
+    )

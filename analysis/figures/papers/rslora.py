@@ -1,0 +1,133 @@
+"""rsLoRA's figures: gradient and loss against rank. Kalajdzievski 2023, arXiv:2312.03732, figures 1 and 2."""
+
+from collections.abc import Iterator
+
+import altair as alt
+import pandas as pd
+
+from analysis.figures.figure import Figure
+from analysis.figures.papers.view import View, panels
+from analysis.signatures.scaling import expected_exponent, exponent
+
+PAPER = "rsLoRA"
+BETA = {"alpha_over_r": 1.0, "alpha_over_sqrt_r": 0.5}  # s = alpha / r^beta
+DELTAS = ("lora", "dora")  # DoRA's gain is 1 at the start
+GRADIENT = "Gradient norm of B, first step"
+FIXED, TUNED = "Training loss at one rate", "Training loss, rate tuned per rank"
+LAST = 0.1  # of the steps, over which the last training loss is averaged
+FEWEST = 3  # points that an exponent is fitted to
+
+
+def figures(view: View) -> list[Figure]:
+    """What the setting's runs can show of the paper."""
+    return list(_against_rank(view))
+
+
+def _against_rank(view: View) -> Iterator[Figure]:
+    cells = view.cells[view.cells["r"].notna()]
+    cells = cells[[_beta(view, cell) is not None for _, cell in cells.iterrows()]] if len(cells) else cells
+    cells = cells[cells.groupby(["series", "targets"])["r"].transform("nunique") > 1]
+    points = pd.DataFrame([*_gradients(view, set(cells["cell_key"])), *_losses(view, cells)])
+    if points.empty or points[points["panel"] == GRADIENT].empty:
+        return
+    order = [name for name in (GRADIENT, FIXED, TUNED) if name in set(points["panel"])]
+    table = (
+        points.groupby(["panel", "series", "r"], sort=False)["value"]
+        .agg(["mean", "min", "max", "size"])
+        .reset_index()
+    )
+    x = alt.X(
+        "r:Q",
+        title="Rank, log scale",
+        scale=alt.Scale(type="log", base=2, nice=False, padding=12),
+        axis=alt.Axis(values=sorted(table["r"].unique()), format="~g"),
+    )
+    y = alt.Y(
+        "mean:Q",
+        title=None,
+        scale=alt.Scale(type="log", nice=False, padding=12),
+        axis=alt.Axis(grid=True, format="~g", tickCount=5),
+    )
+    base = alt.Chart(table).encode(x=x, color=view.color())
+    tips = ["series:N", "r:Q", alt.Tooltip("mean:Q", format=".4g"), alt.Tooltip("size:Q", title="runs")]
+    chart = alt.layer(
+        base.mark_line(opacity=0.6).encode(y=y),
+        base.mark_rule(opacity=0.5).encode(y=alt.Y("min:Q", title=None), y2="max:Q"),
+        base.mark_point(filled=True, size=70, opacity=1).encode(y=y, shape=view.shape(), tooltip=tips),
+    )
+    yield view.figure(
+        "gradient_and_loss_by_rank",
+        PAPER,
+        "Does learning depend on the rank?",
+        finding=_fitted(view, points),
+        caption="Means over seeds, rules from the lowest to the highest; all axes are logarithmic. At the "
+        "start the gradient of B goes like r to the power 1/2 - beta, with s = alpha / r^beta. "
+        "The tuned rates are the control: a loss that differs by rank at one rate alone is a matter of "
+        "rates.",
+        chart=panels(chart, "panel", order),
+    )
+
+
+def _beta(view: View, cell: pd.Series) -> float | None:
+    """The power of the rank in the scale; None where the change is not s B A with B = 0 at the start."""
+    axes = view.spec(cell).get("variant_axes") or {}
+    return BETA.get(axes.get("scaling", "")) if axes.get("delta") in DELTAS else None
+
+
+def _gradients(view: View, wanted: set[str]) -> Iterator[dict[str, object]]:
+    """The gradient of B at the first step; a variant that is not zero there in A alone has one."""
+    for cell, seed, found in view.with_arrays("gradient/out"):
+        norm = found["gradient/out"][0]
+        if cell["cell_key"] in wanted and found["gradient/steps"][0] == 1 and norm > 0:
+            yield _point(GRADIENT, cell, seed, norm)
+
+
+def _point(panel: str, cell: pd.Series, seed: int, value: float) -> dict[str, object]:
+    return {
+        "panel": panel,
+        "series": cell["series"],
+        "r": cell["r"],
+        "seed": seed,
+        "value": float(f"{value:.5g}"),
+    }
+
+
+def _losses(view: View, cells: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """The last training loss of every cell, at one rate for all ranks and at each rank's own."""
+    for _, group in cells.groupby(["series", "targets"], sort=False):
+        tuned = (group["rates"] > 1).all()
+        own = group if tuned else group.iloc[:0]
+        rate = group.sort_values("r")["lr"].iloc[0]
+        series = view.every[
+            (view.every["series"] == group["series"].iloc[0])
+            & (view.every["targets"] == group["targets"].iloc[0])
+        ]
+        for panel, chosen in ((FIXED, series[series["lr"] == rate]), (TUNED, own)):
+            if chosen["r"].nunique() < 2:
+                continue
+            for _, cell in chosen.iterrows():
+                for seed, run_id in cell["by_seed"].items():
+                    curve = view.histories.of(run_id).training
+                    if len(curve):
+                        last = curve[curve[:, 0] >= (1 - LAST) * curve[-1, 0], 1].mean()
+                        yield _point(panel, cell, seed, last)
+
+
+def _fitted(view: View, points: pd.DataFrame) -> str:
+    """The exponent of each series' gradient, with its interval and what its scaling predicts."""
+    told = []
+    for series, group in points[points["panel"] == GRADIENT].groupby("series", sort=False):
+        cell = view.cells[view.cells["series"] == series].iloc[0]
+        fixed = view.cells[view.cells["series"] == series]["alpha"].nunique() == 1
+        if group["r"].nunique() < 2 or len(group) < FEWEST or not fixed:
+            continue
+        fit = exponent(group["r"].to_numpy(float), group["value"].to_numpy(float))
+        beta = _beta(view, cell)
+        assert beta is not None
+        told.append(
+            f"for {series} like r^{fit.slope:.2f} (95% {fit.low:.2f} to {fit.high:.2f}, {len(group)} runs; "
+            f"{expected_exponent(beta):g} predicted)"
+        )
+    if not told:
+        return f"No exponent is fitted: that takes {FEWEST} runs of one series at a constant alpha."
+    return f"The first gradient of B grows {', and '.join(told)}."

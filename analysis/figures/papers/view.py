@@ -1,0 +1,106 @@
+"""What a paper's figures are made from: the cells of one setting with their runs, curves and arrays."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from analysis.arrays import Arrays
+from analysis.figures.figure import Figure, figure, slug
+from analysis.figures.overview import metric_title
+from analysis.histories import Histories
+from analysis.load import Study
+
+SEEDS = 5  # of a cell whose arrays are read
+CELLS = 40  # whose arrays are read
+
+
+@dataclass(frozen=True)
+class View:
+    """One setting: `cells` are the final ones, `every` those of all learning rates, tuning among them."""
+
+    study: Study
+    cells: pd.DataFrame
+    every: pd.DataFrame
+    histories: Histories
+    arrays: Arrays
+    domain: list[str]
+    tag: str
+    setting: str
+
+    @property
+    def metric(self) -> str:
+        """The primary metric in words: "Test accuracy"."""
+        return metric_title(self.cells.iloc[0])
+
+    def records(self, cell: pd.Series) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """(seed, record) of a cell's completed runs, the first few seeds."""
+        for seed, run_id in list(cell["by_seed"].items())[:SEEDS]:
+            yield seed, self.study.records[run_id]
+
+    def with_arrays(self, name: str) -> Iterator[tuple[pd.Series, int, Mapping[str, np.ndarray]]]:
+        """(cell, seed, arrays) of the runs that left an array of this name."""
+        for _, cell in self.cells.head(CELLS).iterrows():
+            for seed, run_id in list(cell["by_seed"].items())[:SEEDS]:
+                found = self.arrays.of(run_id)
+                if name in found:
+                    yield cell, seed, found
+
+    def spec(self, cell: pd.Series) -> Mapping[str, Any]:
+        """The resolved spec that a cell's runs share, but for the seed."""
+        spec: Mapping[str, Any] = self.study.records[cell["run_ids"][0]]["spec"]
+        return spec
+
+    def figure(self, name: str, paper: str, title: str, *, finding: str, caption: str, chart: Any) -> Figure:
+        """A figure of a paper in this setting."""
+        return figure(slug(name, self.tag), "paper", self.setting, title, caption, chart, paper, finding)
+
+    def color(self, legend: Any = alt.Undefined) -> alt.Color:
+        """The colour of a series, the same in every figure."""
+        return alt.Color("series:N", scale=alt.Scale(domain=self.domain), sort=self.domain, legend=legend)
+
+    def shape(self) -> alt.Shape:
+        """The shape of a series, likewise."""
+        return alt.Shape("series:N", scale=alt.Scale(domain=self.domain), sort=self.domain)
+
+
+def row_name(cell: pd.Series) -> str:
+    """A cell in words: "dora · r 8"."""
+    rank = "" if pd.isna(cell["r"]) else f" · r {cell['r']:g}"
+    return f"{cell['series']}{rank}"
+
+
+def short(matrix: str) -> str:
+    """What kind of matrix a name is of, in a word or two: "query", "attention output"."""
+    parts = [part for part in matrix.split(".") if not part.isdigit() and part not in ("self", "dense")]
+    last = re.sub(r"\[(.*)\]", r" \1", parts[-1]) if parts else matrix
+    return f"{parts[-2]} {last}" if last == "output" and len(parts) > 1 else last
+
+
+def layer(matrix: str) -> int | None:
+    """The number of the layer in a matrix's name."""
+    return next((int(part) for part in matrix.split(".") if part.isdigit()), None)
+
+
+def runs_text(n: int) -> str:
+    """A number of runs in words: "5 runs"."""
+    return f"{n} run{'s' if n != 1 else ''}"
+
+
+def interval_text(values: tuple[float, float], digits: int = 2) -> str:
+    """An interval in words: "95% 0.1 to 0.3"."""
+    return f"95% {values[0]:.{digits}f} to {values[1]:.{digits}f}"
+
+
+def panels(chart: Any, field: str, order: list[str], *, columns: int = 3) -> Any:
+    """A chart in a panel per value of a field, each with scales of its own."""
+    facet = alt.Facet(f"{field}:N", sort=order, title=None)
+    return (
+        chart.properties(width=230, height=220)
+        .facet(facet=facet, columns=min(columns, len(order)))
+        .resolve_scale(x="independent", y="independent")
+    )

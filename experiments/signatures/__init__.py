@@ -1,0 +1,84 @@
+"""What the papers' figures need of a run, as small arrays in its folder: signatures.npz.
+
+    gradient/steps (G,)   gradient/<role> (G,)              norms of the gradient before clipping     (rslora)
+    moved/steps (T,)   moved/names (M,)   moved/magnitude, moved/direction (T, M)      at validations (dora)
+    change/names, change/rank (M,)  change/sigma (M, S)  change/norm, change/base_norm (M,)           (lora)
+    change/projected, change/random (M,)   change/top (M,), absent if W is too large for its spectrum (lora)
+    vectors/names (V,)  vectors/<i>/change, vectors/<i>/A (d_in, k)  vectors/<i>/base (top of W, k)   (lora)
+    storage/weights, storage/codes, storage/scales, storage/rest ()                                  (qlora)
+    storage/formats (F,)  storage/names (M,)  storage/error (F, M)                                     (qlora)
+
+Names are those of the layers. A run of a large model is looked at in a sample of its matrices, spread evenly
+over the layers; which ones is a function of the names alone. What AdaLoRA's figures need is in the record and
+the history.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from experiments.files import replacing
+from experiments.outcome import Seconds
+from experiments.pack import Run
+from experiments.signatures import dora, lora, qlora
+from experiments.train import Trainer
+
+
+def watch(runs: Sequence[Run], trainer: Trainer, seconds: Seconds) -> None:
+    """Have the trainer tell what passes: gradients at the first step and before validations, and weights.
+
+    What was noted so far is in `Run.signatures`, which checkpoints keep.
+    """
+    watched = [(k, run) for k, run in enumerate(runs) if run.spec.signatures]
+    if not watched or not trainer.attached.trained:
+        return
+    validate = trainer.on_validation
+
+    def on_gradient(step: int) -> None:
+        if step == 0 or step + 1 in trainer.due:
+            with seconds.of("signatures"):
+                norms = trainer.optimiser.role_norms()
+                for k, run in watched:
+                    _append(run.signatures, "gradient", step + 1, {r: n[k] for r, n in norms.items()})
+
+    def on_validation(step: int) -> None:
+        validate(step)
+        with seconds.of("signatures"):
+            for k, run in watched:
+                if trainer.diverged_at[k] is None:
+                    _append(run.signatures, "moved", step, dora.moved(trainer.attached, k))
+
+    trainer.on_gradient, trainer.on_validation = on_gradient, on_validation
+
+
+def _append(noted: dict[str, Tensor], group: str, step: int, values: Mapping[str, Tensor]) -> None:
+    """A row more of each array of a group."""
+    for name, value in {"steps": torch.tensor(step), **values}.items():
+        row = value.detach().cpu()[None]
+        before = noted.get(f"{group}/{name}")
+        noted[f"{group}/{name}"] = row if before is None else torch.cat([before, row])
+
+
+def write(runs: Sequence[Run], trainer: Trainer, original: nn.Module, seconds: Seconds) -> None:
+    """Write signatures.npz of each run of a pack that was trained to its end.
+
+    Args:
+        runs: The pack; a run whose spec has `signatures` off, or that diverged, leaves none.
+        trainer: What trained it.
+        original: The frozen model as it was loaded, dense whatever the runs made of it.
+        seconds: Where the time is counted.
+    """
+    attached = trainer.attached
+    with seconds.of("signatures"):
+        wanted = [k for k, run in enumerate(runs) if run.spec.signatures and trainer.diverged_at[k] is None]
+        storage = qlora.arrays(attached, original) if wanted and attached.trained else {}
+        for k in wanted if attached.trained else []:
+            found: dict[str, Any] = {name: value.numpy() for name, value in runs[k].signatures.items()}
+            if "moved/magnitude" in found:
+                found["moved/names"] = np.array(dora.names(attached, k))
+            found |= lora.arrays(attached, k, seed=runs[k].spec.seed) | storage
+            with replacing(runs[k].folder.signatures) as temporary, open(temporary, "wb") as file:
+                np.savez(file, **found)
