@@ -69,7 +69,11 @@ def _grouped(specs: Iterable[RunSpec]) -> list[RunSpec]:
         kinds(specs),
         key=lambda s: str(
             (
-                s.model, s.model_options, s.dataset, s.dataset_options, s.train.base_dropout,
+                s.model,
+                s.model_options,
+                s.dataset,
+                s.dataset_options,
+                s.train.base_dropout,
                 s.axes.get("storage"),
             )
         ),

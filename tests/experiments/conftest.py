@@ -1,5 +1,6 @@
 """What tests of experiments share: tiny models on disk, and a cache of their own."""
 
+import json
 import os
 import string
 from pathlib import Path

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from experiments import checkpoint
+from experiments import execute as execution
 from experiments.execute import Interrupted, execute
 from experiments.outcome import is_out_of_memory
 from experiments.pack import Run

@@ -113,7 +113,7 @@ def test_a_file_that_does_not_fit_is_told_by_name(tiny_bert, spec_of, tmp_path):
 
 
 def test_while_loading_the_dense_model_is_never_held(tmp_path, spec_of, tiny_llama):
-    """Followed allocation by allocation; the file is in 16 bits, so that a dense weight has to be allocated."""
+    """Followed allocation by allocation; the file is in 16 bits, so a dense weight has to be allocated."""
     import shutil
 
     from transformers import LlamaConfig, LlamaForCausalLM
