@@ -97,8 +97,8 @@ def facts(study: Study, results: pd.DataFrame) -> list[tuple[str, str]]:
     ]
     floors = list(noise.floors(study, results).values())
     if len(floors) == 1 and floors[0].df >= 2:
-        seeds = f"{floors[0].sd:.3f} (SD between seeds of one cell, {floors[0].df} degrees of freedom)"
-        pairs.append(("Noise floor", "; ".join(filter(None, (seeds, floors[0].repeat_text)))))
+        told = f"{floors[0].sd:.3f} (SD between seeds of one cell, {floors[0].df} degrees of freedom)"
+        pairs.append(("Noise floor", "; ".join(filter(None, (told, floors[0].repeat_text)))))
     return [(label, value) for label, value in pairs if value]
 
 

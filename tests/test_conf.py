@@ -75,7 +75,8 @@ def launch(tmp_path):
             text=True,
             check=False,
         )
-        got = json.loads(done.stdout.splitlines()[0]) if done.stdout else None
+        told = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        got = json.loads(told[0]) if told else None
         return done.returncode, got, done.stderr
 
     return run

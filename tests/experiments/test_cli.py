@@ -102,7 +102,7 @@ BAD = {
     "hydra/sweeper=fair hydra.sweeper.tune_seed=[1]": "Did you mean 'tune_seeds'?",
     "hydra/sweeper=fair hydra.sweeper.tune_seeds=1,2": "written hydra.sweeper.tune_seeds=[1,2]",
     "hydra/sweeper=fair hydra.sweeper.tune_seeds=[-1]": "a list of different seeds, [100,101], not [-1]",
-    "hydra/sweeper=fair hydra.sweeper.factors=[1,0]": "different numbers above 0, [0.25,0.5,1,2,4], not [1,0]",
+    "hydra/sweeper=fair hydra.sweeper.factors=[1,0]": "different numbers above 0, [0.25,0.5,1,2,4], not",
     "hydra/sweeper=fair hydra.sweeper.extensions=-1": "a whole number of at least 0, not -1",
     "hydra/sweeper=fair hydra.sweeper.tune=[seed]": "lr, train.<key> or variant.<key>",
     "hydra/sweeper=fair seed=range(99,102)": "both hold 100,101",
