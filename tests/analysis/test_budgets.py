@@ -43,7 +43,7 @@ def test_tuning_runs_and_their_rates_never_enter_a_comparison(writer, read):
     w = writer()
     fair(w, "lora")
     fair(w, "dora", best=4e-3)
-    study, table, found = read(w)
+    _study, table, found = read(w)
     (row,) = found.table.to_dict("records")
     assert (row["n_seeds"], row["seeds"], row["split"]) == (5, (0, 1, 2, 3, 4), "test")
     assert set(table["series"]) == {"lora", "dora"}  # neither phase nor rate names a series
@@ -137,7 +137,7 @@ def test_of_two_confirmed_rates_the_one_that_tuning_recommends_is_compared(write
     for seed in range(5):  # confirmed before the grid had grown to 2e-3; lucky on validation
         spec = w.spec("lora", 8, seed, lr=1e-3, phase="confirm", tuned=["lr"])
         w.run(spec, 0.9, phase="confirm")
-    study, table, found = read(w)
+    _study, table, _found = read(w)
     assert list(table.loc[table["final"], "lr"]) == [2e-3]
     page = (report.build(w.root, images_too=False).parent / "report.md").read_text()
     assert "later tuning recommends another value" in page
@@ -155,7 +155,7 @@ def test_other_keys_that_were_tuned_make_neither_series_nor_strangers(writer, re
         for seed in range(5):
             changes = {"lr": 2e-3, "train__weight_decay": chosen, "tuned": tuned}
             w.run(w.spec(variant, 8, seed, phase="confirm", **changes), phase="confirm")
-    study, table, found = read(w)
+    _study, table, found = read(w)
     assert list(found.table["n_seeds"]) == [5]
     assert set(table["series"]) == {"lora", "dora"}
     rows = tuning.table(table, found.budgets)
@@ -171,7 +171,7 @@ def test_a_head_whose_rate_follows_is_one_group(writer, read):
                 good = 0.7 - 0.1 * (lr != 2e-3)
                 w.run(spec | {"tuned": ["lr", "train.head_lr"]}, good, phase=phase)
         w.run(w.spec("probe", 8, 5, lr=lr, train__head_lr=lr))  # a plain sweep beside it
-    study, table, found = read(w)
+    _study, table, found = read(w)
     assert table["group_key"].nunique() == 1 and list(table.loc[table["final"], "lr"]) == [2e-3]
     (budget,) = found.budgets.values()
     assert (budget.points, budget.seeds, budget.edges) == (3, (100,), ())
