@@ -141,7 +141,7 @@ def _fairness(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
         f"no cell within {MATCHED:.0%} of a baseline's: {', '.join(sorted(set(unmatched)))}"
         if unmatched
         else "",
-        "add ranks at which their numbers meet",
+        "match=parameters chooses ranks at which their numbers meet",
     )
     untuned = final[(final["rates"] == 1) & final["scale"].notna()]
     scales = untuned.groupby(["peer_key", "lr"])["scale"].agg(["min", "max"])
