@@ -32,6 +32,7 @@ AXES = {
 RUNS = """
 import json, os, resource, signal, sys, urllib.request
 from pathlib import Path
+import wandb
 from experiments import execute as execution, trackers
 from experiments.pack import Run
 from experiments.record import RunFolder
@@ -72,7 +73,8 @@ def run(folder, trouble, at, spec):
 
 for line in sys.stdin:
     order = json.loads(line)
-    pid = os.fork()  # the libraries are imported once; every run is a process of its own
+    execution.prepare(from_record(order["spec"]))
+    pid = os.fork()  # libraries, model and data are loaded once; every run is a process of its own
     if pid == 0:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number in (1, 2):
