@@ -17,13 +17,14 @@ that the analysis can read records anywhere.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError
-from experiments.files import plain, sha256, write_json
+from experiments.files import plain, remove_temporaries, sha256, write_json
 from experiments.history import History as History
 from experiments.history import read_history as read_history
 
@@ -124,6 +125,11 @@ class RunFolder:
         found = read(self.path)
         if found is not None and found["status"] not in FINISHED:
             self.record.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Remove what a kill right after the record leaves beside a result: checkpoints, temporary files."""
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
+        remove_temporaries(self.path)
 
     def checksums(self) -> dict[str, str]:
         """The SHA-256 of each lasting file, by its path inside the folder."""

@@ -1,8 +1,7 @@
 """Studies of runs that were never trained, for measuring what surrounds them."""
 
-import io
+import csv
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 
 from experiments.conf import Conf
@@ -54,14 +53,8 @@ def finish(spec: RunSpec, folder: Path, *, adapter_bytes: int = 300_000, rows: i
     )
 
 
-def silent(action, *arguments, **options):
-    """What a call returns, without what it prints."""
-    with redirect_stdout(io.StringIO()):
-        return action(*arguments, **options)
-
-
 def write_csv(path: Path | None, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table to a file, if one was asked for."""
     if path is not None:
-        lines = [",".join(map(str, row)) for row in (header, *rows)]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([header, *rows])

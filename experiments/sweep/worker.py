@@ -17,7 +17,6 @@ that is to be replaced, as `record.written` gives it. Another record than that i
 import json
 import math
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -95,8 +94,8 @@ class Worker:
                 record = self._execute(order, folder, held)
             if record is not None:
                 held.remove()
-                if record["status"] in FINISHED:  # a kill right after the record leaves the checkpoint
-                    shutil.rmtree(folder.checkpoint, ignore_errors=True)
+                if record["status"] in FINISHED:
+                    folder.tidy()
         if record is None:
             self.events.emit("interrupted", run_id=run_id)
         else:
