@@ -92,7 +92,12 @@ def _on_cuda(make: Callable[[], Contender], shared: nn.Module) -> Peak:
 
 def _on_cpu(make: Callable[[], Contender], shared: nn.Module) -> Peak:
     made: list[Contender] = []
-    before = allocated(lambda: made.append(make()) or _warm_up(made[0]))
+
+    def build() -> None:
+        made.append(make())
+        _warm_up(made[0])
+
+    before = allocated(build)
     return Peak(before.held + _used(made[0].model, shared), allocated(made[0].step).total)
 
 
