@@ -27,7 +27,9 @@ lint: $(VENV)/.installed-test  ## ruff and mypy
 	$(RUN) -m mypy
 
 bench: $(VENV)/.installed-test  ## measure what the README promises
-	$(RUN) -m experiments.bench step
+	$(RUN) -m experiments.bench step --rounds 12
+	KINETO_LOG_LEVEL=99 $(RUN) -m experiments.bench memory
+	$(RUN) -m experiments.bench latency --rounds 20
 
 clean:  ## remove the environment and caches; keeps runs/
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

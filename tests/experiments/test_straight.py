@@ -113,7 +113,7 @@ def test_a_file_that_does_not_fit_is_told_by_name(tiny_bert, spec_of, tmp_path):
 
 
 def test_while_loading_the_dense_model_is_never_held(tmp_path, spec_of, tiny_llama):
-    """Followed allocation by allocation; the file is in 16 bits, so a dense weight has to be allocated."""
+    """The file is in 16 bits, so that a weight that is read has to be allocated; mapped, it counts too."""
     import shutil
 
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -131,4 +131,4 @@ def test_while_loading_the_dense_model_is_never_held(tmp_path, spec_of, tiny_lla
     found = allocated(lambda: loaded.append(load(spec, run(), "causal")))
     full = 4 * loaded[0][2].parameters
     assert full * 4.127 / 32 < found.held < 0.25 * full
-    assert found.total < 0.5 * full
+    assert found.total < (0.5 + 0.3) * full  # the file, and what is stored with one map in the making

@@ -151,6 +151,19 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(frozen, split):
     assert [row["loss"] for row in parts] == pytest.approx([row["loss"] for row in whole], abs=1e-5)
 
 
+def test_neither_accumulation_nor_clipping_shifts_the_budget_of_adalora(frozen, split):
+    def pruned(**train):
+        trainer, [rows] = trained(frozen, split, [make_spec(4, lr=8e-3, train=train, **ADALORA)])
+        facts = trainer.attached.summary(0)
+        return [(row["budget"], row["budget_realised"]) for row in rows], facts["rank_pattern"]
+
+    budgets, ranks = pruned()
+    assert pruned(micro_batch_size=2) == (budgets, ranks)
+    clipped, _ = pruned(clip=0.01)
+    assert clipped == budgets
+    assert budgets[0] != budgets[-1] and sum(ranks.values()) == budgets[-1][1]
+
+
 def test_gradient_checkpointing_changes_no_number_of_a_run_with_dropout(frozen, split):
     spec = make_spec(2, r=4, dropout=0.3)
     import copy

@@ -44,6 +44,19 @@ def test_there_are_sixteen_codes_one_of_them_zero():
     assert_close(found, torch.tensor(CODES))
 
 
+def test_four_bit_floats_are_the_other_code_book_and_fit_normal_weights_worse():
+    table = [0, 1 / 192, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 1]
+    weight = torch.linspace(-1, 1, 64 * 64).view(64, 64)
+    weight[:, 0] = 1.0
+    found = FourBitBase(weight, codes="fp4", double_quant=False).weight().unique()
+    codes = torch.tensor(sorted({*table, *(-value for value in table)}))
+    assert_close(found, codes, rtol=1e-3, atol=1e-6)
+    torch.manual_seed(0)
+    normal = torch.randn(256, 256)
+    errors = [(FourBitBase(normal, codes=c).weight() - normal).norm() for c in ("nf4", "fp4")]
+    assert errors[0] < 0.9 * errors[1]
+
+
 def test_quantising_what_was_dequantised_changes_nothing():
     torch.manual_seed(0)
     once = FourBitBase(torch.randn(64, 128), double_quant=False).weight()

@@ -142,15 +142,15 @@ class Multiply(nn.Dropout):
         return x * self.mask
 
 
-def test_lora_plus_steps_as_its_authors_optimiser_on_peft(layer_of):
+def test_lora_plus_steps_as_its_authors_optimiser_on_peft(layer_of, transposed):
     """PEFT carries the authors' grouping. Ours goes by role; on a plain LoRA layer both are the same."""
     from peft.optimizers import create_loraplus_optimizer
     from torch.optim import AdamW
 
     from variants import RunConfig, rates
 
-    layer = layer_of("lora")
-    module = theirs(layer, "lora", transposed=False)
+    layer = layer_of("lora", transposed=transposed)
+    module = theirs(layer, "lora", transposed=transposed)
     run = RunConfig(0, axes={"grouping": "lora_plus"}, options={"lr_ratio": 8.0})
     mine = rates(run, 1e-2, None, 0.1)
     delta = layer.held[0].delta
@@ -168,7 +168,7 @@ def test_lora_plus_steps_as_its_authors_optimiser_on_peft(layer_of):
     )
     ours = AdamW(groups)
     source = torch.Generator().manual_seed(7)
-    for _ in range(20):
+    for _ in range(50):
         x = torch.randn(4, 7, generator=source, dtype=torch.float64)
         for model, optimiser in ((layer, ours), (module, other)):
             optimiser.zero_grad()
