@@ -66,6 +66,7 @@ def config(variant=None, train=None, **values):
         "lr": None,
         "seed": 0,
         "study": "demo",
+        "signatures": True,
         **values,
     }
 
@@ -83,6 +84,7 @@ def test_a_run_id_is_readable_and_ends_in_the_hash():
     "same",
     [
         {"study": "another"},
+        {"signatures": False},
         {"tracker": {"name": "wandb", "mode": "offline"}},
         {"train": Train(head_lr=0.005, threads=7)},
         {"alpha": 16},
