@@ -18,6 +18,8 @@ def commands(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[str]:
         if row["n_seeds"] < stats.FEWEST_SEEDS
         for key in row["cells"]
     }
+    if not wanted:
+        return []
     chosen = cells[[key in wanted for key in zip(cells["cell_key"], cells["stack"], strict=True)]]
     seeds = sorted({seed for tried in chosen["seeds_tried"] for seed in tried})
     unused = (seed for seed in itertools.count() if seed not in seeds)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from experiments import checkpoint, data, memory, models
 from experiments.evaluate import Scores, evaluate, prefixed, write_predictions
-from experiments.files import replacing
+from experiments.files import Taken, replacing
 from experiments.outcome import Facts, Seconds, result, start_hashes
 from experiments.pack import Checkpoints, Interrupted, Run, resume, save
 from experiments.progress import Progress
@@ -183,7 +183,10 @@ def _conclude(run: Run, k: int, trainer: Trainer, record: dict[str, Any]) -> Non
         record["cost"]["adapter_bytes"] = sum(path.stat().st_size for path in files)
     run.history.close()
     run.check_mine()
-    run.folder.write_record(record)
+    try:
+        run.folder.write_record(record, first=True)
+    except Taken:
+        raise Interrupted from None  # another process took the run over and has ended it
     run.log(f"ended, {record['status']}")
     run.tracker.summary(record["metrics"] | record["cost"])
     run.tracker.finish(record["status"])

@@ -53,9 +53,16 @@ def check_writable(folder: Path, *, needed_bytes: int = 50_000_000) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+class Taken(Exception):
+    """There is such a file already, and it was to be the first."""
+
+
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write; on success it replaces `path` in one step, on failure it vanishes."""
+def replacing(path: Path, *, first: bool = False) -> Iterator[Path]:
+    """Give a temporary path to write; on success it replaces `path` in one step, on failure it vanishes.
+
+    With `first` it replaces nothing: Taken if there is such a file, however late it came.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with explained(path):
@@ -63,10 +70,26 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            if first:
+                _link(temporary, path)
+            else:
+                os.replace(temporary, path)
             _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise Taken(path) from None
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a killed `replacing` left below a folder. For the one process that writes there."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -102,8 +125,8 @@ def plain(value: Any, where: str) -> Any:
     raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold")
 
 
-def write_json(path: Path, value: Mapping[str, Any], *, indent: int | None = 1) -> None:
-    """Write a mapping as JSON in one piece; NaN is refused."""
+def write_json(path: Path, value: Mapping[str, Any], *, indent: int | None = 1, first: bool = False) -> None:
+    """Write a mapping as JSON in one piece; NaN is refused. With `first`, Taken if the file is there."""
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=indent)
-    with replacing(path) as temporary:
+    with replacing(path, first=first) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

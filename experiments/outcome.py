@@ -11,6 +11,7 @@ import torch
 from experiments import provenance
 from experiments.data import Task
 from experiments.errors import UserError
+from experiments.files import Taken
 from experiments.models import Info
 from experiments.pack import Run
 from experiments.train import Trainer
@@ -149,8 +150,10 @@ def fail(run: Run, error: Exception) -> dict[str, Any]:
         },
     }
     try:
-        run.folder.write_record(record)
+        run.folder.write_record(record, first=True)
         run.log(record["error"]["traceback"])
+    except Taken:
+        return record  # another process took the run over and has ended it: that stands
     except (UserError, OSError) as unwritten:
         record["error"]["message"] += f" (and its record was not written: {unwritten})"
     run.tracker.finish(record["status"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from experiments import checkpoint, provenance, trackers
 from experiments.evaluate import Scores, prefixed
+from experiments.files import remove_temporaries
 from experiments.history import History
 from experiments.record import RunFolder
 from experiments.spec import RunSpec
@@ -71,9 +72,11 @@ class Run:
             raise Interrupted
 
     def begin(self) -> None:
-        """The spec on the disk, then the tracker."""
+        """The spec on the disk, without the remains of a kill or a failure; then the tracker."""
         spec, record = self.spec, self.spec.as_record()
+        remove_temporaries(self.folder.path)
         self.folder.write_spec(record)
+        self.folder.drop_failure()
         self.tracker.start(
             self.run_id,
             record,

@@ -93,10 +93,11 @@ class RunFolder:
         """Write spec.json in one piece."""
         write_json(self.spec, plain(spec, "spec"))
 
-    def write_record(self, record: Mapping[str, Any]) -> None:
+    def write_record(self, record: Mapping[str, Any], *, first: bool = False) -> None:
         """Write record.json in one piece, with its schema and the checksums of what the run left.
 
         `record` holds at least run_id, study, spec and status. Call it last: a record says that a run ended.
+        With `first` there must be none yet, else `files.Taken`: of several writers exactly one succeeds.
         """
         missing = [key for key in _REQUIRED if key not in record]
         if missing:
@@ -107,7 +108,16 @@ class RunFolder:
         if phase not in PHASES:
             raise ValueError(f"phase {phase!r} is none of {', '.join(PHASES)}")
         content = {"schema": SCHEMA, **plain({**record, "phase": phase}, "record"), "files": self.checksums()}
-        write_json(self.record, content)
+        write_json(self.record, content, first=first)
+
+    def drop_failure(self) -> None:
+        """Remove the record of a failure: from here on the run is unfinished.
+
+        A result is never removed, whoever may be writing it at this moment: writers do not replace a record.
+        """
+        found = read(self.path)
+        if found is not None and found["status"] not in FINISHED:
+            self.record.unlink(missing_ok=True)
 
     def checksums(self) -> dict[str, str]:
         """The SHA-256 of each lasting file, by its path inside the folder."""

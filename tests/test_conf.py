@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from experiments import spec
 from experiments.conf import Conf
-from experiments.settings import Config, Train
+from experiments.settings import Config, Terms, Train
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = Conf(ROOT / "conf")
@@ -28,7 +28,8 @@ import json, runpy, sys, types
 engine = types.ModuleType("experiments.sweep.engine")
 
 def run(specs, *, workers="auto", root="runs", terms=None):
-    print(json.dumps({"workers": workers, "specs": [spec.as_record() for spec in specs]}))
+    cells = [spec.as_record() for spec in specs]
+    print(json.dumps({"workers": workers, "terms": vars(terms), "specs": cells}))
     for spec in specs:
         if spec.dataset == "csv":
             write(spec)
@@ -124,6 +125,18 @@ def test_cells_reach_the_engine_as_specs(launch, tmp_path):
         (v, r, "demo") for v in ("dora", "lora") for r in (4, 8, 16)
     ]
     assert list(tmp_path.iterdir()) == []  # Hydra leaves no folders of its own
+
+
+def test_the_terms_of_a_command_reach_the_engine_and_no_run_s_name(launch):
+    _, plain, _ = launch("r=4")
+    _, got, _ = launch(
+        "r=4", "time_limit=90", "keep_going=true", "checkpoint_seconds=5", "checkpoint_steps=50"
+    )
+    assert got["terms"] == {
+        "time_limit": 90.0, "keep_going": True, "checkpoint_seconds": 5.0, "checkpoint_steps": 50,
+    }  # fmt: skip
+    assert got["specs"] == plain["specs"]
+    assert plain["terms"] == vars(Terms())
 
 
 def test_an_experiment_sweeps_and_the_command_goes_before_it(launch):

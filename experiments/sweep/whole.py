@@ -8,6 +8,7 @@ memory: without them everything is hashed.
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -44,6 +45,7 @@ class Whole:
         before = _facts(folder, ("record.json", *found.get("files", ())))
         problems = record.verify(folder)
         if not problems:
+            shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # left by a kill right after the record
             self._notes[run_id] = {"status": found["status"], "files": before}
             self._changed = True
         return found["status"], problems

@@ -18,6 +18,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -96,6 +97,8 @@ class Worker:
                 record = self._execute(order, folder, held)
             if record is not None:
                 held.remove()
+                if record["status"] in FINISHED:  # a kill right after the record leaves the checkpoint
+                    shutil.rmtree(folder.checkpoint, ignore_errors=True)
         if record is None:
             self.events.emit("interrupted", run_id=run_id)
         else:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import cells, load
+from analysis import cells, load, report
 from experiments.errors import UserError
 
 
@@ -71,6 +71,39 @@ def test_a_run_without_a_record_is_unfinished(writer):
     record = w.grid(ranks=(4,))[0]
     (w.root / record["run_id"] / "record.json").unlink()
     assert load.read(w.root).unfinished == [record["run_id"]]
+
+
+def plan_of(w, name, *run_ids):
+    """What a command leaves beside the runs: the list of what it asked for."""
+    (w.root / ".planned").mkdir(parents=True, exist_ok=True)
+    content = {"cells": {run_id: {"variant": "lora", "seed": 0} for run_id in run_ids}}
+    (w.root / ".planned" / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_what_was_asked_for_and_never_begun_is_missing_and_the_report_names_it(writer):
+    w = writer()
+    done = [record["run_id"] for record in w.grid(ranks=(4,))]
+    (w.root / "begun").mkdir()
+    (w.root / "begun" / "spec.json").write_text("{}")
+    plan_of(w, "first", *done, "begun", "lora-r8-qv-toy-s0-12345678")
+    plan_of(w, "second", "lora-r16-qv-toy-s0-12345678")
+    (w.root / ".planned" / "torn.json").write_text('{"cells": {"lora-')
+    study = load.read(w.root)
+    assert study.missing == ["lora-r16-qv-toy-s0-12345678", "lora-r8-qv-toy-s0-12345678"]
+    assert study.unfinished == ["begun"]
+    report.build(w.root, images_too=False)
+    for page in ("report.html", "report.md"):
+        text = (w.root / "report" / page).read_text()
+        assert "Missing: asked for, not begun" in text
+        assert all(run_id in text for run_id in study.missing)
+
+
+def test_a_study_of_which_nothing_was_begun_has_a_report_all_the_same(writer):
+    w = writer()
+    plan_of(w, "first", *(f"run-{i:03}" for i in range(70)))
+    report.build(w.root, images_too=False)
+    text = (w.root / "report" / "report.md").read_text()
+    assert "70 missing" in text and "run-049" in text and "run-050" not in text and "and 20 more" in text
 
 
 def copy_of(w, record, name: str) -> Path:

@@ -1,19 +1,15 @@
 """One spec to one record: what happens when memory runs out, and where a kill may fall."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from experiments import execute as execution
-from experiments.execute import execute
+from experiments import checkpoint
+from experiments.execute import Interrupted, execute
 from experiments.outcome import is_out_of_memory
 from experiments.pack import Run
-from experiments.record import RunFolder, read, verify
+from experiments.record import RunFolder
 from experiments.spec import RunSpec, Train
 from experiments.trackers import make
 from experiments.train import Trainer
@@ -40,10 +36,14 @@ def run_of(tmp_path, tiny_bert):
     rows = "\n".join(f"{'good' if i % 3 else 'bad'} {i},{'yes' if i % 3 else 'no'}" for i in range(90))
     (tmp_path / "toy.csv").write_text("text,label\n" + rows + "\n")
 
-    def made(name, *, train=None, dropout=0.1):
+    def made(name, *, train=None, dropout=0.1, adalora=False):
+        axes, options = dict(AXES), {"dropout": dropout}
+        if adalora:
+            axes |= {"delta": "adalora", "controller": "adalora_budget"}
+            options |= {"init_r_ratio": 1.5, "orth_weight": 0.5, "t_init": 1, "t_final": 1, "interval": 1}
         spec = RunSpec(
-            study="toy", variant="lora", method="adapters", r=2, alpha=4.0, targets="qv", axes=AXES,
-            options={"dropout": dropout}, model="hf", model_options={"path": str(tiny_bert)}, dataset="csv",
+            study="toy", variant="lora", method="adapters", r=2, alpha=4.0, targets="qv", axes=axes,
+            options=options, model="hf", model_options={"path": str(tiny_bert)}, dataset="csv",
             dataset_options={
                 "path": str(tmp_path / "toy.csv"), "text": "text", "label": "label", "max_length": 16,
             },
@@ -86,74 +86,77 @@ def test_after_running_out_of_memory_a_run_goes_on_with_half_the_rows_and_the_sa
     assert ours == pytest.approx([row["loss"] for row in history(whole) if "loss" in row], abs=1e-5)
 
 
+@pytest.mark.parametrize("adalora", [False, True], ids=["lora", "adalora"])
+@pytest.mark.parametrize("halvings", [1, 2])
+def test_with_fewer_rows_at_a_time_every_gradient_is_the_same(run_of, monkeypatch, adalora, halvings):
+    """AdaLoRA's penalty counts once a batch, not once a micro-batch. Of 6 rows: 3 and 3, then one by one."""
+    seen = []
+    forward_backward = Trainer._forward_backward
+
+    def watched(self, step):
+        loss = forward_backward(self, step)
+        seen.append([t.parameter.grad.clone() for t in self.attached.trained])
+        return loss
+
+    monkeypatch.setattr(Trainer, "_forward_backward", watched)
+    train = {"batch_size": 6, "steps": 4}
+    whole, small = (run_of(name, train=train, dropout=0.0, adalora=adalora) for name in ("whole", "small"))
+    execute([whole], display=Quiet())
+    expected = seen.copy()
+    seen.clear()
+    for _ in range(halvings):
+        assert small.halve()
+    assert small.training.train.micro_batch_size == {1: 3, 2: 1}[halvings]
+    execute([small], display=Quiet())
+    assert len(seen) == len(expected) == 4
+    for ours, theirs in zip(seen, expected, strict=True):
+        for mine, one in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(mine, one, rtol=1e-3, atol=1e-6)
+    assert all(gradient.abs().max() > 0 for gradient in expected[-1]), "compared away from the start"
+
+
+def test_departures_survive_an_interruption_and_are_noted_once(run_of):
+    run = run_of("run", train={"steps": 6, "log_every": 2})
+    assert run.halve()
+    stops = iter([False] * 3 + [True])
+    with pytest.raises(Interrupted):
+        execute([run], display=Quiet(), should_stop=lambda: next(stops))
+    [record] = execute([run_of("run", train={"steps": 6, "log_every": 2})], display=Quiet())
+    assert len(record["deviations"]) == 1 and "out of memory" in record["deviations"][0]
+
+
+def test_checkpoints_come_by_steps_and_the_last_two_are_kept(run_of, monkeypatch):
+    kept = []
+    save = checkpoint.save
+
+    def watched(folder, **facts):
+        save(folder, **facts)
+        kept.append(sorted(int(path.name[5:13]) for path in folder.glob("*.pt")))
+
+    monkeypatch.setattr(checkpoint, "save", watched)
+    run = run_of("run", train={"steps": 12, "log_every": 2})
+    execute([run], display=Quiet(), checkpoint_every=1e9, checkpoint_steps=4)
+    assert kept == [[4], [4, 8], [8, 12]]
+    assert not run.folder.checkpoint.exists()
+
+
+def test_who_has_lost_a_run_writes_nothing_more(run_of):
+    run = run_of("run", train={"steps": 12, "log_every": 2})
+    asked = []
+    run.mine = lambda: len(asked) < 3 or bool(asked.append(None))
+
+    def should_stop():
+        asked.append(None)
+        return False
+
+    with pytest.raises(Interrupted):
+        execute([run], display=Quiet(), should_stop=should_stop, checkpoint_steps=2)
+    assert not run.folder.record.exists()
+    assert max(row["step"] for row in history(run)) == 2
+
+
 def test_there_is_an_end_to_halving(run_of):
     run = run_of("one", train={"batch_size": 3})
     assert run.halve()
     assert run.training.train.micro_batch_size == 1
     assert not run.halve()
-
-
-KILL_AT_WRITE = """
-import json, os, signal, sys
-from pathlib import Path
-from experiments import execute as execution
-from experiments.pack import Run
-from experiments.record import RunFolder
-from experiments.spec import from_record
-from experiments.trackers import make
-
-moment, spec, folder = sys.argv[1], from_record(json.loads(Path(sys.argv[2]).read_text())), Path(sys.argv[3])
-
-class Quiet:
-    def __getattr__(self, name):
-        return lambda *a, **k: None
-
-def attempt(number, folder):
-    real = os.replace
-    def replace(*paths):
-        nonlocal number
-        number -= 1
-        if number == 0 and moment == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        real(*paths)
-        if number == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-    os.replace = replace
-    run = Run(spec, "run", RunFolder(folder / "run"), make({"name": "none"}))
-    execution.execute([run], display=Quiet(), checkpoint_every=0.0)
-
-def child(number, folder):
-    pid = os.fork()  # the libraries are imported once; every attempt is a process of its own
-    if pid == 0:
-        attempt(number, folder)
-        os._exit(0)
-    return os.waitpid(pid, 0)[1]
-
-execution.prepare(spec)
-number = 1
-while child(number, folder / str(number)) == signal.SIGKILL:
-    assert child(0, folder / str(number)) == 0
-    number += 1
-"""
-
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_killed_at_any_write_a_run_ends_with_the_same_bits(run_of, tmp_path, moment):
-    """A run is killed around the first file that it renames into place, another around its second, ..."""
-    plain = run_of("run", train={"steps": 4, "log_every": 2, "evaluations": 2})
-    execute([plain], display=Quiet())
-    spec, killed = tmp_path / "spec-to-run.json", tmp_path / "killed"
-    spec.write_text(json.dumps(plain.spec.as_record()))
-    process = subprocess.run(
-        [sys.executable, "-c", KILL_AT_WRITE, moment, str(spec), str(killed)],
-        capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(execution.__file__).parents[1])},
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    folders = [folder / "run" for folder in killed.iterdir()]
-    assert len(folders) >= 6, "the kills must have reached the checkpoints, the predictions and the record"
-    for folder in folders:
-        assert verify(folder) == []
-        for file in ("history.jsonl", "predictions.parquet", "adapter/adapter_model.safetensors"):
-            assert (folder / file).read_bytes() == (plain.folder.path / file).read_bytes(), (folder, file)
-        assert read(folder)["metrics"] == read(plain.folder.path)["metrics"]

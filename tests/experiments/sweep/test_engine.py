@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.record import planned
+
 
 def test_a_sweep_leaves_records_and_a_report_and_the_same_command_skips_what_is_done(shell):
     code, output = shell.run("variant=lora,full", "r=2,4", "workers=2")
@@ -18,6 +20,7 @@ def test_a_sweep_leaves_records_and_a_report_and_the_same_command_skips_what_is_
     assert {r["status"] for r in records.values()} == {"completed"}
     assert (shell.folder / "runs/toy/report/report.html").exists()
     assert "report.html" in output
+    assert planned(shell.folder / "runs/toy").keys() == records.keys()
     before = {path: path.stat().st_mtime_ns for path in shell.folder.glob("runs/toy/*/record.json")}
     code, output = shell.run("variant=lora,full", "r=2,4", "workers=2")
     assert code == 0
@@ -99,6 +102,7 @@ def test_a_rank_too_large_for_the_model_is_refused_before_anything_runs(shell):
     assert "25" in output
     assert "24" in output
     assert shell.records() == {}
+    assert planned(shell.folder / "runs/toy") == {}, "what was refused is not missing"
 
 
 def test_targets_that_match_nothing_are_refused_with_what_they_could_have_meant(shell):
@@ -133,7 +137,15 @@ def test_a_worker_that_is_killed_costs_its_run_alone(shell):
     assert {r["status"] for r in shell.records().values()} == {"completed"}
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR2, 140, marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_and_given_again_a_sweep_ends_with_the_same_bits(shell, number, code):
     words = ("variant=adalora", "r=2", "train.steps=300", "variant.dropout=0.1")
     process = shell.start(*words)
@@ -186,3 +198,37 @@ def worker_of(process):
     """The worker process of a command that has one."""
     children = os.popen(f"pgrep -P {process.pid} -f experiments.sweep.worker").read().split()
     return int(children[0])
+
+
+@pytest.mark.slow
+def test_a_run_over_its_time_limit_fails_alone_and_with_more_time_goes_on(shell):
+    words = ("variant=lora", "r=2", "workers=1", "checkpoint_seconds=0")
+    code, output = shell.run(*words, "train.steps=50000", "time_limit=0.5")
+    assert code == 1, output
+    [(name, record)] = shell.records().items()
+    assert (record["status"], record["error"]["kind"]) == ("failed", "timeout")
+    assert "time_limit=0.5" in record["error"]["message"]
+    assert record["error"]["repeat"] == f"python -m experiments.sweep retry runs/toy {name}"
+    assert name in (shell.folder / "runs/toy/report/report.html").read_text()
+    reached = len((shell.folder / "runs/toy" / name / "history.jsonl").read_text().splitlines())
+    shell.run(*words, "train.steps=50000", "time_limit=0.5")
+    log = (shell.folder / "runs/toy" / name / "log.txt").read_text().splitlines()
+    assert int(log[-1].split(" step ")[1].split()[0]) >= reached - 10, "the second time begins where it stood"
+
+
+@pytest.mark.slow
+def test_a_damaged_run_is_put_aside_and_done_again_by_the_same_command(shell):
+    shell.run("variant=lora", "r=2,3")
+    names = sorted(shell.records())
+    adapter = shell.folder / "runs/toy" / names[0] / "adapter/adapter_model.safetensors"
+    content = adapter.read_bytes()
+    os.truncate(adapter, len(content) // 2)
+    before = (shell.folder / "runs/toy" / names[1] / "record.json").stat().st_mtime_ns
+    code, output = shell.run("variant=lora", "r=2,3")
+    assert code == 0, output
+    assert f"{names[0]} is damaged" in " ".join(output.split())
+    assert adapter.read_bytes() == content
+    assert (shell.folder / "runs/toy" / names[1] / "record.json").stat().st_mtime_ns == before
+    kept = shell.folder / "runs/toy/.quarantine" / f"{names[0]}.1"
+    assert (kept / "adapter/adapter_model.safetensors").stat().st_size == len(content) // 2
+    assert "adapter_model.safetensors differs" in (kept / "reason.txt").read_text()

@@ -1,0 +1,42 @@
+"""Before a sweep starts: is there room on the disk for what its runs will leave there?"""
+
+from collections import namedtuple
+
+import pytest
+
+from experiments import preflight
+from experiments.bench.fake import specs_of
+from experiments.sweep.plan import kinds
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def cells(tmp_path, tiny_bert):
+    """Three seeds of two ranks of LoRA on a small table, and the parameters that one run of each trains."""
+    rows = "\n".join(f"{'good' if i % 3 else 'bad'} {i},{'yes' if i % 3 else 'no'}" for i in range(90))
+    (tmp_path / "toy.csv").write_text("text,label\n" + rows + "\n")
+    specs = specs_of(
+        "variant=lora", "r=2,3", "seed=0,1,2", "model=hf", f"model.path={tiny_bert}", "dataset=csv",
+        f"dataset.path={tmp_path / 'toy.csv'}", "dataset.text=text", "dataset.label=label",
+        "dataset.max_length=16",
+    )  # fmt: skip
+    trained = {r: 4 * (r * 24 + 24 * r) + 24 * 2 + 2 for r in (2, 3)}
+    return kinds(specs), trained
+
+
+def test_cells_that_leave_alike_are_counted_together(cells):
+    found, _ = cells
+    assert {spec.r: count for spec, count in found.items()} == {2: 3, 3: 3}
+
+
+def test_a_sweep_that_cannot_fit_is_refused_with_both_figures(cells, tmp_path, monkeypatch):
+    found, trained = cells
+    least = 4 * 3 * sum(trained.values()) + 2 * 3 * 12 * trained[3]  # adapters; states of two workers
+    for free, fits in [(least, False), (10**9, True)]:
+        monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder, free=free: Usage(0, 0, free))
+        problems = preflight.check_room(found, tmp_path, workers=2)
+        assert (problems == []) is fits
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: Usage(0, 0, 0))
+    [problem] = preflight.check_room(found, tmp_path, workers=2)
+    assert "0.0 GB left" in problem and str(tmp_path) in problem
