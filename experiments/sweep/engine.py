@@ -67,7 +67,7 @@ def run(
         display.sweep(total=len(todo.todo) + len(todo.done), skipped=len(todo.done))
         for note in (*todo.notes, *set_apart(study, todo.damaged)):
             display.note(note)
-        code = _train(todo, study, workers, terms or Terms(), display) if todo.todo else DONE
+        code = _train(todo, study, workers, terms or Terms(), display, part) if todo.todo else DONE
         if code == USAGE:
             return code
         if report:
@@ -79,13 +79,14 @@ def run(
     return code
 
 
-def _train(todo: Plan, study: Path, workers: int | str, terms: Terms, display: Display) -> int:
+def _train(todo: Plan, study: Path, workers: int | str, terms: Terms, display: Display, part: bool) -> int:
     size, threads, gpus = resources(workers, len(todo.todo))
     pool = Pool(size, threads=threads, gpus=gpus, logs=study / ".logs", on_event=_Teller(display))
     with pool, _signals(pool) as received:
         if refused(pool, todo, study, display):
             return USAGE
-        note_planned(study, todo)
+        if not part:
+            note_planned(study, todo)
         failed = _collect(pool, todo, study, terms, display)
         if received:
             return 128 + received[0]

@@ -14,6 +14,7 @@ A run's order may also say `checkpoint` ({"seconds": ..., "steps": ...}) and `se
 that is to be replaced, as `record.written` gives it. Another record than that is taken as the answer.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -39,9 +40,10 @@ class Events:
         self._out = out
 
     def emit(self, event: str, **facts) -> None:
-        """One line, at once."""
-        self._out.write(json.dumps({"event": event, **facts}) + "\n")
-        self._out.flush()
+        """One line, at once; if nobody listens any more, the run goes on to where it notices."""
+        with contextlib.suppress(BrokenPipeError):
+            self._out.write(json.dumps({"event": event, **facts}) + "\n")
+            self._out.flush()
 
     def run_started(self, run_id: str, steps: int, done: int = 0) -> None:
         """The run begins, or goes on."""

@@ -51,8 +51,6 @@ class Submitter:
         found = plan(specs, fingerprints=data.fingerprint, root=self.root, again=again)
         if again:
             engine.set_aside(self._study, found)
-        else:
-            engine.note_planned(self._study, found)
         queued = active(self._study, client.queue() or [])
         todo = tuple((spec, run_id) for spec, run_id in found.todo if run_id not in queued)
         waiting = len(found.todo) - len(todo)
@@ -64,6 +62,7 @@ class Submitter:
                 display.note(note)
             if todo and self.settings.job("check") and self._refused(replace(found, todo=todo), display):
                 return engine.USAGE
+        engine.note_planned(self._study, found)
         if todo:
             self._last = self._arrays(todo)
             job = self._after(self._last, "report", ["python", "-m", "analysis.report", str(self._study)])

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -99,17 +100,26 @@ def test_a_preempted_run_goes_on_afterwards(cluster, module_shell, whole):
 
 
 def test_a_run_longer_than_its_time_limit_goes_on_in_the_next(cluster, module_shell, whole, stop):
-    limits = ("hydra.launcher.minutes=1", "hydra.launcher.warning_seconds=35")
+    limits = ("hydra.launcher.minutes=2", "hydra.launcher.warning_seconds=60")
     cluster.submit(module_shell, *LONG, "seed=1", "study=limited", *limits)
-    began = time.monotonic()
-    [(name, _)] = cluster.running(module_shell, "limited", 1).items()
+    [(name, element)] = cluster.running(module_shell, "limited", 1).items()
     claim = next((module_shell.folder / "runs/limited/.claims").glob(f"{name}.*"))
     worker = json.loads(claim.read_text())["pid"]
     stop(worker)  # however fast the machine, the run is under way when the warning comes
-    time.sleep(max(0.0, 45 - (time.monotonic() - began)))
+    while not pending_signals(worker):
+        time.sleep(0.2)
     os.kill(worker, signal.SIGCONT)
+    while "Restarts=1" not in cluster.ask("scontrol", "show", "job", element):
+        time.sleep(0.2)
+    cluster.ask("scontrol", "update", f"JobId={element}", "TimeLimit=60")  # however slow the machine
     cluster.wait()
     assert check_bits(module_shell, "limited", whole, 1)[1]["restarts"] == 1
+
+
+def pending_signals(process):
+    """The signals that a stopped process will get when it goes on, as a bit mask."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1], 16) for line in lines if line.startswith("ShdPnd:"))
 
 
 def test_a_cancelled_study_ends_and_is_taken_up_again(cluster, module_shell, whole):
