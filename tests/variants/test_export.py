@@ -27,7 +27,13 @@ RUNS = {
     "dora": RunConfig(0, r=2, targets="all", axes={"delta": "dora"}),
     "adalora": RunConfig(0, r=2, targets="all", axes=ADALORA, steps=9, options={"t_init": 2, "t_final": 3}),
     "patterns": RunConfig(
-        0, r=2, targets="all", options={"rank_pattern": "query=3", "alpha_pattern": "value=5"}
+        0,
+        r=2,
+        targets="all",
+        options={
+            "rank_pattern": "query|q_proj|q_lin|q|c_fc=3",
+            "alpha_pattern": "value|v_proj|v_lin|v|c_proj=5",
+        },
     ),
 }
 MODELS = ["bert", "roberta", "gpt2", "llama", "t5", "distilbert"]
