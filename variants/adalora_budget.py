@@ -102,24 +102,27 @@ class Budget:
     def _values(self) -> list[Tensor]:
         return [delta.L.detach()[k] for _, delta, k in self.importance.members]
 
-    def log(self) -> dict[str, float]:
-        """The budget planned at the last step, the triplets that live, and how often one came back.
+    def _ranks(self) -> dict[str, int]:
+        """The triplets that live, by module."""
+        counts = torch.stack([value.count_nonzero() for value in self._values()]).tolist()
+        return {name: count for (name, *_), count in zip(self.importance.members, counts, strict=True)}
 
-        A triplet comes back when one mask puts it out and the next does not.
+    def log(self) -> dict[str, float]:
+        """The budget planned at the last step, the triplets that live, in all and by module, and how often
+        one came back: one mask put it out and the next did not.
         """
-        alive = int(torch.cat(self._values()).count_nonzero())
+        ranks = self._ranks()
         return {
             "budget": self.budget,
-            "budget_realised": alive,
+            "budget_realised": sum(ranks.values()),
             "reactivations": int(self.reactivations),
+            **{f"rank/{name}": rank for name, rank in ranks.items()},
         }
 
     def summary(self) -> dict[str, Any]:
         """The schedule in steps, and the ranks that are left."""
-        names = [name for name, *_ in self.importance.members]
-        ranks = {name: int(v.count_nonzero()) for name, v in zip(names, self._values(), strict=True)}
         schedule = {"t_init": self.t_i, "t_final": self.t_f, "from": self.first, "to": self.last}
-        return {"budget_schedule": schedule, "rank_pattern": ranks}
+        return {"budget_schedule": schedule, "rank_pattern": self._ranks()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages, from which budget and masks follow, and what the count of returns needs."""

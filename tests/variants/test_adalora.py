@@ -153,7 +153,10 @@ def test_budget_masks_and_scores_are_those_of_the_transcription(options):
 
     train(attached, 40, each)
     assert masked > 10
-    assert attached.step_log(0) == {"budget": 8, "budget_realised": 8}
+    log = attached.step_log(0)
+    ranks = [int(t["L"].count_nonzero()) for t in triplets(attached)]
+    assert (log["budget"], log["budget_realised"]) == (8, 8)
+    assert [log[f"rank/{name}"] for name in attached.slots(0)] == ranks and len(set(ranks)) > 1
 
 
 def test_the_schedule_starts_at_the_first_budget_ends_at_the_last_and_only_falls():
@@ -175,7 +178,8 @@ def test_fractions_and_steps_mean_the_same_schedule():
 def test_a_target_equal_to_the_start_never_masks():
     attached = build([settings(20, init_r_ratio=1.0, t_init=2, t_final=5)])
     train(attached, 20)
-    assert attached.step_log(0) == {"budget": 8, "budget_realised": 8}
+    log = attached.step_log(0)
+    assert (log["budget"], log["budget_realised"], log["reactivations"]) == (8, 8, 0)
 
 
 def test_no_warm_up_warns_and_an_impossible_schedule_is_refused():
