@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.cli import plain_errors
 from experiments.record import read
+from experiments.settings import Terms
 from experiments.spec import RunSpec
 from experiments.sweep.composed import spec_of, without_hydra
 
@@ -55,7 +56,7 @@ def run_alone(config: DictConfig) -> float:
 
     spec = spec_of(config, cast(DictConfig, HydraConfig.get()))
     with plain_errors():
-        code = engine.run([spec], workers=1)
+        code = engine.run([spec], workers=1, terms=Terms.of(config))
     if code not in (0, 1):
         raise SystemExit(code)
     return value_of(spec)

@@ -22,6 +22,8 @@ def paper_figures(
     study: Study, cells: pd.DataFrame, histories: Histories, arrays: Arrays | None = None
 ) -> list[Figure]:
     """The figures of all papers, setting by setting."""
+    if cells.empty:
+        return []
     arrays = arrays or Arrays(study)
     results = cells[(cells["n"] > 0) & ~cells["tuning"].astype(bool)]
     domain = sorted(results["series"].unique(), key=order_of)
