@@ -52,9 +52,9 @@ def column(rows: Sequence[Any], key: str) -> np.ndarray:
     pairs = np.array(logged, float).reshape(-1, 2)
     pairs = pairs[np.isfinite(pairs).all(axis=1)]
     if (np.diff(pairs[:, 0]) > 0).all():
-        return pairs
+        return np.asarray(pairs)
     _, last = np.unique(pairs[::-1, 0], return_index=True)
-    return pairs[::-1][last]
+    return np.asarray(pairs[::-1][last])
 
 
 def thin(curve: np.ndarray, points: int = POINTS) -> np.ndarray:
