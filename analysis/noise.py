@@ -51,7 +51,7 @@ def floors(study: Study, cells: pd.DataFrame) -> dict[tuple[Any, ...], Floor]:
     """The noise of every setting, by its values of `cells.SETTING`."""
     out = {}
     done = study.completed
-    again = set(done.index[done["repeat"] & (done["again"] > 0)])
+    again = set(done.index[done["repeat"].astype(bool) & (done["again"] > 0)])
     for setting, group in cells[cells["final"].astype(bool) & (cells["n"] > 0)].groupby(list(SETTING)):
         sd, df = pooled(group)
         pairs = [pair for run_ids in group["run_ids"] for pair in _repeats(study, run_ids, again)]
