@@ -9,22 +9,22 @@ import numpy as np
 from scipy import stats as sp
 from scipy.special import comb
 
-Strata = Sequence[np.ndarray]  # one array (seeds,) per dataset
+Strata = Sequence[np.ndarray]  # one array (..., seeds) per dataset; leading axes are resamples
 
 
-def iqm(scores: Strata) -> float:
-    """Interquartile mean of all scores, a quarter of them cut off at each end (Agarwal et al. 2021)."""
-    return float(sp.trim_mean(np.concatenate(scores), 0.25))
+def iqm(scores: Strata) -> np.ndarray:
+    """Interquartile mean (...) of all scores, a quarter of them cut off at each end (Agarwal et al. 2021)."""
+    return np.asarray(sp.trim_mean(np.concatenate(scores, axis=-1), 0.25, axis=-1))
 
 
-def improvement(variant: Strata, baseline: Strata) -> float:
-    """How often a run of the variant beats one of the baseline: ties half, mean over datasets."""
-    parts = [(np.sign(v[:, None] - b[None]) + 1).mean() / 2 for v, b in zip(variant, baseline, strict=True)]
-    return float(np.mean(parts))
+def improvement(variant: Strata, baseline: Strata) -> np.ndarray:
+    """How often (...) a run of the variant beats one of the baseline: ties half, mean over datasets."""
+    signs = (np.sign(v[..., :, None] - b[..., None, :]) for v, b in zip(variant, baseline, strict=True))
+    return np.asarray(np.mean([(sign.mean(axis=(-2, -1)) + 1) / 2 for sign in signs], axis=0))
 
 
 def stratified(
-    statistic: Callable[..., float],
+    statistic: Callable[..., np.ndarray],
     *groups: Strata,
     rng: np.random.Generator,
     level: float = 0.95,
@@ -32,12 +32,11 @@ def stratified(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of statistic(*groups), seeds resampled within each dataset.
 
-    With few seeds it is too narrow: 85% at 3, 90% at 5 and 93% at 10 seeds over four datasets, where 95% was
-    asked for.
+    The statistic gets all resamples at once, along a leading axis (draws, seeds). With few seeds the interval
+    is too narrow: 85% at 3, 90% at 5 and 93% at 10 seeds over four datasets, where 95% was asked for.
     """
-    values = np.empty(draws)
-    for k in range(draws):
-        values[k] = statistic(*[[x[rng.integers(len(x), size=len(x))] for x in group] for group in groups])
+    draw = lambda x: x[rng.integers(len(x), size=(draws, len(x)))]  # noqa: E731
+    values = statistic(*[[draw(x) for x in group] for group in groups])
     tail = (1 - level) / 2
     return float(np.quantile(values, tail)), float(np.quantile(values, 1 - tail))
 

@@ -1,7 +1,6 @@
 """The loss curves of runs, read once and thinned: what the figures draw and the guidance reads."""
 
-from collections.abc import Mapping, Sequence
-from math import isfinite
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ from analysis.load import Study
 from experiments.record import read_history
 
 POINTS = 60  # per curve: more cannot be seen
+_NUMBERS = frozenset((int, float))
 
 
 class Curves(NamedTuple):
@@ -44,15 +44,17 @@ def column(rows: Sequence[Any], key: str) -> np.ndarray:
 
     A step that a resumed run logged again counts as logged last.
     """
-    pairs = {}
-    for row in rows:
-        if isinstance(row, Mapping) and _number(row.get(key)) and _number(row.get("step")):
-            pairs[row["step"]] = row[key]
-    return np.array(sorted(pairs.items()), float).reshape(-1, 2)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and isfinite(value)
+    logged = [
+        (row["step"], row[key])
+        for row in rows
+        if type(row) is dict and type(row.get(key)) in _NUMBERS and type(row.get("step")) in _NUMBERS
+    ]
+    pairs = np.array(logged, float).reshape(-1, 2)
+    pairs = pairs[np.isfinite(pairs).all(axis=1)]
+    if (np.diff(pairs[:, 0]) > 0).all():
+        return np.asarray(pairs)
+    _, last = np.unique(pairs[::-1, 0], return_index=True)
+    return np.asarray(pairs[::-1][last])
 
 
 def thin(curve: np.ndarray, points: int = POINTS) -> np.ndarray:

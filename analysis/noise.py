@@ -9,6 +9,7 @@ with 3. A mean difference below it can be real, and is then a verdict, but anoth
 further, so it ranks nobody.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,9 +50,11 @@ class Floor:
 def floors(study: Study, cells: pd.DataFrame) -> dict[tuple[Any, ...], Floor]:
     """The noise of every setting, by its values of `cells.SETTING`."""
     out = {}
+    done = study.completed
+    again = set(done.index[done["repeat"].astype(bool) & (done["again"] > 0)])
     for setting, group in cells[cells["final"].astype(bool) & (cells["n"] > 0)].groupby(list(SETTING)):
         sd, df = pooled(group)
-        pairs = [pair for _, row in group.iterrows() for pair in _repeats(study, row)]
+        pairs = [pair for run_ids in group["run_ids"] for pair in _repeats(study, run_ids, again)]
         apart = [abs(a["score"] - b["score"]) for a, b in pairs]
         alike = [_files(study, a["run_id"]) == _files(study, b["run_id"]) for a, b in pairs]
         out[setting] = Floor(sd, df, len(pairs), max(apart, default=0.0), bool(pairs) and all(alike))
@@ -65,13 +68,15 @@ def pooled(cells: pd.DataFrame) -> tuple[float, int]:
     return (float(np.sqrt(((known["n"] - 1) * known["sd"] ** 2).sum() / df)), df) if df else (float("nan"), 0)
 
 
-def _repeats(study: Study, row: pd.Series) -> list[tuple[pd.Series, pd.Series]]:
-    """The runs of a cell that were repeated, each with its repeat."""
-    runs = study.runs.loc[list(row["run_ids"])]
+def _repeats(study: Study, run_ids: Sequence[str], again: set[str]) -> list[tuple[pd.Series, pd.Series]]:
+    """The runs of a cell that were repeated, each with its repeat; `again` are all repeats of the study."""
+    if again.isdisjoint(run_ids):
+        return []
+    runs = study.runs.loc[list(run_ids)]
     runs = runs[runs["status"] == "completed"]
-    again = runs[runs["repeat"] & (runs["again"] > 0)]
     first = runs[~runs["repeat"]].set_index("seed")
-    return [(first.loc[run["seed"]], run) for _, run in again.iterrows() if run["seed"] in first.index]
+    repeats = runs[runs.index.isin(again)]
+    return [(first.loc[run["seed"]], run) for _, run in repeats.iterrows() if run["seed"] in first.index]
 
 
 def _files(study: Study, run_id: str) -> dict[str, str]:

@@ -30,9 +30,9 @@ def table(found: Verdicts) -> list[dict[str, Any]]:
                 "metric": metric,
                 "settings": len(group),
                 "seeds": int(min(map(len, ours))),
-                "iqm": sign * across.iqm(ours),
-                "iqm_baseline": sign * across.iqm(plain),
-                "improvement": across.improvement(ours, plain),
+                "iqm": sign * float(across.iqm(ours)),
+                "iqm_baseline": sign * float(across.iqm(plain)),
+                "improvement": float(across.improvement(ours, plain)),
                 "low": low,
                 "high": high,
             }

@@ -55,22 +55,22 @@ def loss_curves(table: pd.DataFrame, domain: list[str]) -> alt.FacetChart:
     )
     y = alt.Y("mean:Q", title="Loss", scale=alt.Scale(zero=False))
     tips = [
-        "series:N",
-        "rank:N",
-        "split:N",
-        "step:Q",
+        alt.Tooltip("series:N"),
+        alt.Tooltip("rank:N"),
+        alt.Tooltip("split:N"),
+        alt.Tooltip("step:Q"),
         alt.Tooltip("mean:Q", title="loss", format=".4f"),
         alt.Tooltip("size:Q", title="seeds"),
     ]
     train, valid = "datum.split == 'training'", "datum.split == 'validation'"
     layers = [
-        base.mark_line(strokeWidth=1.5, opacity=0.8).encode(y=y).transform_filter(train),
+        base.mark_line(strokeWidth=1.5, strokeOpacity=0.8).encode(y=y).transform_filter(train),
         base.mark_point(filled=True, size=55, opacity=1)
         .encode(y=y, shape=alt.Shape("series:N", scale=scale, sort=domain), tooltip=tips)
         .transform_filter(valid),
     ]
     if (table["size"] > 1).any():
-        band = base.mark_area(opacity=0.12).encode(y=alt.Y("min:Q", title="Loss"), y2="max:Q")
+        band = base.mark_area(fillOpacity=0.12).encode(y=alt.Y("min:Q", title="Loss"), y2=alt.Y2("max:Q"))
         layers.insert(0, band.transform_filter(train))
     return (
         alt.layer(*layers, data=table)

@@ -61,7 +61,7 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
     band = alt.Chart(pd.DataFrame({"low": [-margin], "high": [margin]})).mark_rect(
         opacity=0.13, color="#8a94a3"
     )
-    zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(strokeWidth=1.2).encode(x="at:Q")
+    zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(strokeWidth=1.2).encode(x=alt.X("at:Q"))
     tips: list[Any] = ["series:N", "rank:N", "verdict:N", alt.Tooltip("difference:Q", format="+.4f")]
     tips += [
         alt.Tooltip("ci_low:Q", title="from", format="+.4f"),
@@ -69,16 +69,16 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
     ]
     tips += [alt.Tooltip("p_adjusted:Q", title="adjusted p", format=".3g")]
     tips += [alt.Tooltip("n_seeds:Q", title="seeds"), alt.Tooltip("n_examples:Q", title="examples")]
-    point = base.encode(x="difference:Q", tooltip=tips)
+    point = base.encode(x=alt.X("difference:Q"), tooltip=tips)
     return alt.layer(
-        band.encode(x=alt.X("low:Q", title=title), x2="high:Q"),
+        band.encode(x=alt.X("low:Q", title=title), x2=alt.X2("high:Q")),
         zero,
-        base.mark_rule(strokeWidth=2, opacity=0.75).encode(x=x, x2="ci_high:Q"),
+        base.mark_rule(strokeWidth=2, strokeOpacity=0.75).encode(x=x, x2=alt.X2("ci_high:Q")),
         point.mark_point(filled=True, size=80, opacity=1, strokeWidth=1.6).encode(
             stroke=alt.Stroke("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=None),
             fillOpacity=alt.condition("datum.decided", alt.value(1), alt.value(0)),
         ),
-        base.mark_text(align="left", dx=8).encode(x=alt.value("width"), text="verdict:N"),
+        base.mark_text(align="left", dx=8).encode(x=alt.value("width"), text=alt.Text("verdict:N")),
     ).properties(height=max(60, 24 * len(frame)), padding={"top": 30, "left": 5, "right": 5, "bottom": 5})
 
 
@@ -153,22 +153,22 @@ def rate_curves(points: pd.DataFrame, domain: list[str]) -> alt.FacetChart:
         color=alt.Color("series:N", scale=scale, sort=domain),
     )
     tips = [
-        "series:N",
-        "rank:N",
-        "lr:Q",
+        alt.Tooltip("series:N"),
+        alt.Tooltip("rank:N"),
+        alt.Tooltip("lr:Q"),
         alt.Tooltip("validation:Q", format=".4f"),
         alt.Tooltip("n:Q", title="seeds"),
-        "edge:N",
+        alt.Tooltip("edge:N"),
     ]
     layers = alt.layer(
-        base.mark_line(opacity=0.6),
+        base.mark_line(strokeOpacity=0.6),
         base.mark_point(filled=True, size=40, opacity=1).encode(
             shape=alt.Shape("series:N", scale=scale, sort=domain), tooltip=tips
         ),
         base.mark_point(filled=False, size=190, shape="circle").encode(
             opacity=alt.condition("datum.chosen", alt.value(1), alt.value(0))
         ),
-        base.mark_text(dy=-16, fontWeight=600).encode(text="mark:N"),
+        base.mark_text(dy=-16, fontWeight=600).encode(text=alt.Text("mark:N")),
         data=frame,
     )
     panel = layers.properties(width=220, height=220)
@@ -203,13 +203,20 @@ def coverage(cells: pd.DataFrame) -> Chart:
         y=alt.Y("series:N", sort=series, title=None, axis=alt.Axis(grid=False, labelLimit=260)),
     )
     colour = alt.Color("state:N", scale=alt.Scale(domain=list(STATES), range=list(STATES.values())))
-    tips = ["series:N", "rank:N", "state:N", "completed:Q", "diverged:Q", "failed:Q"]
+    tips = [
+        alt.Tooltip("series:N"),
+        alt.Tooltip("rank:N"),
+        alt.Tooltip("state:N"),
+        alt.Tooltip("completed:Q"),
+        alt.Tooltip("diverged:Q"),
+        alt.Tooltip("failed:Q"),
+    ]
     return alt.layer(
         base.mark_rect(cornerRadius=4, stroke="#ffffff00", strokeWidth=4, opacity=0.92).encode(
             color=colour, tooltip=tips
         ),
         base.mark_text(fontWeight=600, fontSize=12).encode(
-            text="text:N",
+            text=alt.Text("text:N"),
             color=alt.condition(
                 "datum.state == 'some seeds' || datum.state == 'not run'",
                 alt.value("#12202e"),

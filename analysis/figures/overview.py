@@ -93,21 +93,26 @@ def by_rank(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str]) -> Chart
         layers += _levels(level, title, domain)
     if len(ranked):
         layers += [
-            base.mark_line(opacity=0.45).encode(y=y),
-            base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(
-                y=alt.Y("bar_low:Q", title=title), y2="bar_high:Q"
+            base.mark_line(strokeOpacity=0.45).encode(y=y),
+            base.mark_rule(strokeWidth=1.5, strokeOpacity=0.6).encode(
+                y=alt.Y("bar_low:Q", title=title), y2=alt.Y2("bar_high:Q")
             ),
         ]
         if len(dots) > len(ranked):
             layers.append(
                 alt.Chart(dots)
-                .mark_circle(size=14, opacity=0.4)
+                .mark_circle(size=14, fillOpacity=0.4)
                 .encode(
                     x=x,
                     xOffset=dodge,
                     y=alt.Y("score:Q", title=title),
                     color=_color(domain),
-                    tooltip=["series:N", "rank:O", "seed:Q", alt.Tooltip("score:Q", format=".4f")],
+                    tooltip=[
+                        alt.Tooltip("series:N"),
+                        alt.Tooltip("rank:O"),
+                        alt.Tooltip("seed:Q"),
+                        alt.Tooltip("score:Q", format=".4f"),
+                    ],
                 )
             )
         layers.append(
@@ -124,7 +129,7 @@ def _levels(level: pd.DataFrame, title: str, domain: list[str]) -> list[alt.Char
     return [
         chart.mark_rule(strokeDash=[5, 4], strokeWidth=1.5).encode(tooltip=_tooltip(title)),
         chart.mark_text(align="right", baseline="bottom", dy=-4, fontWeight=600).encode(
-            x=alt.value("width"), text="series:N"
+            x=alt.value("width"), text=alt.Text("series:N")
         ),
     ]
 
@@ -163,18 +168,18 @@ def by_cost(cells: pd.DataFrame, domain: list[str], axis: str) -> Chart:
     y = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False))
     base = alt.Chart(frame[[*_KEPT, "cost", "rank", "best"]]).encode(x=x, color=_color(domain))
     return alt.layer(
-        base.mark_line(interpolate="step-after", strokeWidth=1.2, opacity=0.7, strokeDash=[3, 3])
+        base.mark_line(interpolate="step-after", strokeWidth=1.2, strokeOpacity=0.7, strokeDash=[3, 3])
         .encode(y=y, color=alt.value("#8a94a3"))
         .transform_filter("datum.best"),
-        base.mark_rule(strokeWidth=1.4, opacity=0.45).encode(
-            y=alt.Y("bar_low:Q", title=title), y2="bar_high:Q"
+        base.mark_rule(strokeWidth=1.4, strokeOpacity=0.45).encode(
+            y=alt.Y("bar_low:Q", title=title), y2=alt.Y2("bar_high:Q")
         ),
         base.mark_point(filled=True, size=85, opacity=1).encode(
             y=y,
             shape=_shape(domain),
             tooltip=[*_tooltip(title), alt.Tooltip("cost:Q", title=name, format=",.4~g")],
         ),
-        base.mark_text(dx=8, dy=-8, align="left", fontSize=10.5).encode(y=y, text="rank:N"),
+        base.mark_text(dx=8, dy=-8, align="left", fontSize=10.5).encode(y=y, text=alt.Text("rank:N")),
     )
 
 

@@ -78,7 +78,8 @@ def config(*, dark: bool = False, columns: int = 6) -> dict[str, Any]:
             "offset": 34,
             "labelLimit": 260,
         },
-        "header": text | {"title": None, "labelFontWeight": 600, "labelColor": ink},
+        "header": text
+        | {"title": None, "labelFontWeight": 600, "labelColor": ink, "labelPadding": 28},  # above axis titles
         "text": {"font": FONT, "color": soft, "fontSize": 11.5},
         "rule": {"color": soft},
         "line": {"strokeWidth": 2},

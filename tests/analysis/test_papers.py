@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 
+import altair as alt
 import numpy as np
 import pytest
 
@@ -34,7 +36,14 @@ def drawn(w):
     """The papers' figures of a study, by name."""
     study = read(w.root)
     found = paper_figures(study, cells_module.cells(study), Histories(study), Arrays(study))
+    for figure in found:
+        alt.Chart.from_dict(figure.spec)  # raises where the definition breaks Vega-Lite's schema
     return {figure.name: figure for figure in found}, study
+
+
+def data(figure):
+    """All rows that a figure draws."""
+    return [row for rows in figure.spec["datasets"].values() for row in rows]
 
 
 def test_a_study_without_arrays_draws_none_that_need_them(writer):
@@ -164,3 +173,119 @@ def test_arrays_that_cannot_be_used_are_named_and_left_out(writer, leave, conten
         path.write_bytes(content)
     figures, study = drawn(w)
     assert figures == {} and len(study.problems) == 1
+
+
+def test_the_bits_of_a_weight_are_those_of_the_stored_tensors(writer, leave):
+    w = writer()
+    weights = 64 * 1000
+    for double, scales in ((True, 1000 + 16), (False, 4000)):
+        record = w.run(
+            w.spec("qlora", 8, 0, variant_axes__storage="nf4", variant_options__double_quant=double)
+        )
+        sizes = {"codes": weights / 2, "scales": scales, "weights": weights}
+        leave(w, record, **{f"storage__{name}": np.array(size) for name, size in sizes.items()})
+    figure = drawn(w)[0]["bits_per_weight"]
+    assert "take 4.500 bits per weight in nf4 and 4.127 bits per weight in nf4, double" in figure.finding
+    assert "the formula gives 4.500 and 4.127" in figure.finding
+    bits = {(row["storage"], row["component"]): row["bits"] for row in data(figure)}
+    assert bits["nf4", "absmax"] == 0.5 and bits["nf4, double quantisation", "absmax"] == 0.125
+
+
+def test_the_memory_of_a_base_is_stacked_by_part(writer, leave):
+    w = writer()
+    for variant, storage, base in (("lora", "fp32", 90_000_000), ("qlora", "nf4", 30_000_000)):
+        record = w.run(w.spec(variant, 8, 0, variant_axes__storage=storage), predictions=False)
+        record["cost"] |= {"base_bytes": base, "trainable_parameters": 250_000, "peak_bytes": 150_000_000}
+        arrays = {"codes": 9_000_000, "scales": 1_000_000, "weights": 18_000_000}
+        arrays = arrays if storage == "nf4" else {}
+        leave(w, record, **{f"storage__{name}": np.array(size) for name, size in arrays.items()})
+    figure = drawn(w)[0]["memory_by_part"]
+    found = {row["part"]: row["mb"] for row in data(figure) if row["row"] == "qlora · r 8"}
+    assert found == {
+        "base, quantised": 10,
+        "base, dense": 20,
+        "adapters and head": 1,
+        "gradients": 1,
+        "optimiser": 2,
+        "all else at the peak": 116,
+    }
+    assert "takes 30 MB in qlora · r 8 and 90 MB in lora · r 8, 33%" in figure.finding
+
+
+def test_the_error_of_each_format_is_its_median_over_matrices(writer, leave):
+    w = writer()
+    record = w.run(w.spec("qlora", 8, 0, variant_axes__storage="nf4"))
+    error = np.array([[0.008, 0.009, 0.013], [0.011, 0.012, 0.016]])
+    formats = {"storage__formats": np.array(["nf4 double", "int4"]), "storage__names": np.array(NAMES[:3])}
+    leave(w, record, storage__error=error, **formats)
+    figure = drawn(w)[0]["quantisation_error"]
+    assert "nf4, double 0.0090, int4 0.0120 (3 matrices" in figure.finding
+
+
+def test_the_recovery_is_of_the_gain_over_the_head_alone(writer):
+    w = writer()
+    for variant, r, storage, accuracy in (
+        ("probe", None, "nf4", 0.5),
+        ("lora", 8, "fp32", 0.9),
+        ("qlora", 8, "nf4", 0.8),
+    ):
+        metrics = {"validation/accuracy": accuracy, "test/accuracy": accuracy}
+        for seed in range(3):
+            spec = w.spec(variant, r, seed, variant_axes__storage=storage)
+            w.run(spec, metrics=metrics, predictions=False)
+    figure = drawn(w)[0]["recovery"]
+    assert "qlora · r 8 recovers 75% of the gain of lora · r 8 over the head alone" in figure.finding
+    assert sorted(row["value"] for row in data(figure)) == pytest.approx([0.5, 0.8, 0.9])
+
+
+def test_the_effective_rank_of_equal_singular_values_is_their_number(writer, leave):
+    w = writer()
+    for r, sigma in ((4, np.ones((2, 4))), (16, np.eye(16)[:2])):
+        leave(w, w.run(w.spec("lora", r, 0)), change__sigma=sigma, change__names=np.array(NAMES[:2]))
+    figure = drawn(w)[0]["effective_rank"]
+    assert "From 1.0 in lora at r 16 to 4.0 in lora at r 4 (medians of 2 and 2 matrices)" in figure.finding
+
+
+def test_the_budget_of_adalora_is_compared_with_its_plan(writer):
+    w = writer()
+    pattern = {name: 2 for name in NAMES}
+    record = w.run(w.spec("adalora", 4, 0), adapter={"rank_pattern": pattern})
+    rows = [
+        {"step": step, "loss": 1.0, "budget": planned, "budget_realised": kept, "reactivations": back}
+        for step, planned, kept, back in ((1, 72, 72, 0), (2, 40, 43, 1), (3, 24, 24, 7))
+    ]
+    history = w.root / record["run_id"] / "history.jsonl"
+    history.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    finding = drawn(w)[0]["budget"].finding
+    assert (
+        "from 72 to 24 singular values (never more than 3 off the plan), 7 pruned ones came back" in finding
+    )
+
+
+def test_a_run_with_the_curve_of_half_the_steps_is_twice_as_fast(writer):
+    w = writer()
+    steps = np.arange(1, 201)
+    for variant, pace in (("lora", 1), ("loraplus", 2)):
+        faster = {"variant_axes__grouping": "lora_plus", "variant_options__lr_ratio": 16}
+        record = w.run(w.spec(variant, 8, 0, **(faster if pace == 2 else {})))
+        rows = [{"step": int(step), "loss": float(3 - 0.01 * pace * step)} for step in steps]
+        history = w.root / record["run_id"] / "history.jsonl"
+        history.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    [figure] = [f for name, f in drawn(w)[0].items() if name.startswith("speed_up")]
+    factor = float(re.search(r"a speed-up of ([\d.]+)", figure.finding)[1])
+    assert factor == pytest.approx(2, rel=0.05)  # the running mean shortens at the ends
+    assert "at rates that this study did not tune" in figure.finding
+
+
+def test_many_budgets_share_one_figure_that_says_what_it_leaves_out(writer):
+    w = writer()
+    for r in range(1, 12):
+        for targets, accuracy in (("q", 0.6 + 0.01 * (r > 8)), ("v", 0.605)):
+            metrics = {"validation/accuracy": accuracy, "test/accuracy": accuracy}
+            record = w.run(w.spec("lora", r, 0, targets=targets), metrics=metrics, predictions=False)
+            record["cost"]["trainable_parameters"] = 10_000 * r
+            (w.root / record["run_id"] / "record.json").write_text(json.dumps(record))
+    figure = drawn(w)[0]["matrices_at_equal_parameters"]
+    assert "v has the best test accuracy at 8 of 11 budgets, q at 3" in figure.finding
+    assert "2 more budgets are not drawn" in figure.caption
+    assert len({row["panel"] for row in data(figure)}) == 9

@@ -173,7 +173,7 @@ def test_the_probability_of_improvement_is_mann_whitney(rng):
 
 def test_the_stratified_interval_never_mixes_datasets(rng):
     easy, hard = np.array([0.9, 0.9, 0.9]), np.array([0.1, 0.1, 0.1])
-    assert across.stratified(lambda x: float(np.mean([s.mean() for s in x])), [easy, hard], rng=rng) == (
+    assert across.stratified(lambda x: np.mean([s.mean(-1) for s in x], axis=0), [easy, hard], rng=rng) == (
         0.5,
         0.5,
     )

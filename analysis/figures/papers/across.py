@@ -61,9 +61,19 @@ def _effective_rank(view: View) -> Iterator[Figure]:
         "effective:Q", title=title, scale=alt.Scale(type="log"), axis=alt.Axis(format="~g", tickCount=5)
     )
     chart = alt.layer(
-        base.mark_rule(strokeWidth=1.6, opacity=0.6).encode(y=alt.Y("low:Q", title=title), y2="high:Q"),
+        base.mark_rule(strokeWidth=1.6, strokeOpacity=0.6).encode(
+            y=alt.Y("low:Q", title=title), y2=alt.Y2("high:Q")
+        ),
         base.mark_point(filled=True, size=80, opacity=1).encode(
-            y=y, shape=view.shape(), tooltip=["series:N", "rank:O", "effective:Q", "stable:Q", "matrices:Q"]
+            y=y,
+            shape=view.shape(),
+            tooltip=[
+                alt.Tooltip("series:N"),
+                alt.Tooltip("rank:O"),
+                alt.Tooltip("effective:Q"),
+                alt.Tooltip("stable:Q"),
+                alt.Tooltip("matrices:Q"),
+            ],
         ),
     )
     low, high = flat.loc[flat["effective"].idxmin()], flat.loc[flat["effective"].idxmax()]
@@ -129,12 +139,14 @@ def _by_rank(view: View, table: pd.DataFrame, title: str) -> alt.TopLevelMixin:
     present = [name for name in view.domain if name in set(table["series"])]
     x = alt.X("rank:O", sort=order, title="Rank r", axis=alt.Axis(labelAngle=0))
     base = alt.Chart(table).encode(x=x, xOffset=alt.XOffset("series:N", sort=present), color=view.color())
-    tips = ["series:N", "rank:O", alt.Tooltip("mean:Q", format="+.4f")]
+    tips = [alt.Tooltip("series:N"), alt.Tooltip("rank:O"), alt.Tooltip("mean:Q", format="+.4f")]
     tips += [alt.Tooltip("size:Q", title="paired seeds")]
     return alt.layer(
-        alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(strokeWidth=1.2).encode(y="at:Q"),
-        base.mark_line(opacity=0.4).encode(y=alt.Y("mean:Q", title=title)),
-        base.mark_rule(strokeWidth=1.6, opacity=0.6).encode(y=alt.Y("low:Q", title=title), y2="high:Q"),
+        alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(strokeWidth=1.2).encode(y=alt.Y("at:Q")),
+        base.mark_line(strokeOpacity=0.4).encode(y=alt.Y("mean:Q", title=title)),
+        base.mark_rule(strokeWidth=1.6, strokeOpacity=0.6).encode(
+            y=alt.Y("low:Q", title=title), y2=alt.Y2("high:Q")
+        ),
         base.mark_point(filled=True, size=80, opacity=1).encode(
             y=alt.Y("mean:Q", title=title), shape=view.shape(), tooltip=tips
         ),

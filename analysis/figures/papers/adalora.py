@@ -60,7 +60,12 @@ def _ranks(view: View, patterns: list[Pattern]) -> Iterator[Figure]:
     chart = alt.layer(
         base.mark_rect().encode(
             color=alt.Color("rank:Q", title="final rank", scale=alt.Scale(scheme="viridis")),
-            tooltip=["panel:N", "kind:N", "layer:O", "rank:Q"],
+            tooltip=[
+                alt.Tooltip("panel:N"),
+                alt.Tooltip("kind:N"),
+                alt.Tooltip("layer:O"),
+                alt.Tooltip("rank:Q"),
+            ],
         ),
         base.mark_text(fontSize=11).encode(
             text=alt.Text("rank:Q", format="~g"),
@@ -140,7 +145,14 @@ def _budget(view: View, patterns: list[Pattern]) -> Iterator[Figure]:
             "datum.budget == 'planned'"
         ),
         base.mark_point(filled=True, size=28, opacity=0.8)
-        .encode(tooltip=["series:N", "budget:N", "step:Q", "triplets:Q"])
+        .encode(
+            tooltip=[
+                alt.Tooltip("series:N"),
+                alt.Tooltip("budget:N"),
+                alt.Tooltip("step:Q"),
+                alt.Tooltip("triplets:Q"),
+            ]
+        )
         .transform_filter("datum.budget == 'realised'"),
     )
     yield view.figure(

@@ -1,5 +1,6 @@
 """Which matrices, at an equal budget? Hu et al. 2021, arXiv:2106.09685, tables 5 and 6."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import altair as alt
@@ -7,38 +8,50 @@ import pandas as pd
 
 from analysis import stats
 from analysis.figures.figure import Figure
-from analysis.figures.papers.view import View, runs_text
+from analysis.figures.papers.view import View, panels, runs_text
 
 EQUAL = 0.05  # relative difference of trained parameters that counts as none
+PANELS = 9  # budgets that are drawn
 
 
 def figures(view: View) -> Iterator[Figure]:
-    """A figure per budget at which a series was run on several choices of targets."""
-    for number, group in enumerate(budgets(view.cells)):
-        bars = group.assign(row=[f"{c['targets']} · r {c['r']:g}" for _, c in group.iterrows()])
-        keep = ["row", "mean", "bar_low", "bar_high", "n", "trainable_parameters", "series"]
-        order = list(bars.sort_values("mean", ascending=bars["goal"].iloc[0] == "min")["row"])
-        y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(grid=False, labelLimit=260, domain=False))
-        base = alt.Chart(bars[keep]).encode(y=y, color=view.color(None))
-        x = alt.X("mean:Q", title=view.metric, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True))
-        chart = alt.layer(
-            base.mark_rule(strokeWidth=2, opacity=0.6).encode(
-                x=alt.X("bar_low:Q", title=view.metric), x2="bar_high:Q"
-            ),
-            base.mark_point(filled=True, size=90, opacity=1).encode(
-                x=x, tooltip=["row:N", alt.Tooltip("mean:Q", format=".4f"), "n:Q", "trainable_parameters:Q"]
-            ),
-        ).properties(height=max(70, 34 * len(bars)))
-        size = group["trainable_parameters"].median()
-        yield view.figure(
-            f"matrices_at_{size:.0f}_parameters_{number}",
-            "LoRA",
-            f"Which matrices, at about {size:,.0f} trained parameters",
-            finding=_best_of(group, view.metric),
-            caption="Each row spends the same parameters on other matrices. The paper finds that adapting "
-            "more kinds of matrices at a lower rank beats one kind at a higher one.",
-            chart=chart,
+    """One figure with a panel per budget at which a series was run on several choices of targets."""
+    groups = budgets(view.cells)
+    if not groups:
+        return
+    parts = [
+        group.assign(
+            panel=_panel_name(group), row=[f"{c['targets']} · r {c['r']:g}" for _, c in group.iterrows()]
         )
+        for group in groups[:PANELS]
+    ]
+    bars = pd.concat(parts)
+    keep = ["panel", "row", "mean", "bar_low", "bar_high", "n", "trainable_parameters", "series"]
+    order = list(dict.fromkeys(bars.sort_values(["targets", "r"])["row"]))
+    y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(grid=False, labelLimit=150, domain=False))
+    base = alt.Chart(bars[keep]).encode(y=y, color=view.color(None))
+    x = alt.X("mean:Q", title=view.metric, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True, tickCount=4))
+    tips = [alt.Tooltip("row:N"), alt.Tooltip("mean:Q", format=".4f"), alt.Tooltip("n:Q")]
+    chart = alt.layer(
+        base.mark_rule(strokeWidth=2, strokeOpacity=0.6).encode(
+            x=alt.X("bar_low:Q", title=view.metric), x2=alt.X2("bar_high:Q")
+        ),
+        base.mark_point(filled=True, size=90, opacity=1).encode(
+            x=x, tooltip=[*tips, alt.Tooltip("trainable_parameters:Q")]
+        ),
+        data=bars[keep],
+    )
+    left_out = len(groups) - len(parts)
+    yield view.figure(
+        "matrices_at_equal_parameters",
+        "LoRA",
+        "Which matrices, at the same number of trained parameters",
+        finding=_best_of(groups[0], view.metric) if len(groups) == 1 else _tally(groups, view.metric),
+        caption="Each row spends a panel's parameters on other matrices; bars: 95% intervals of the means. "
+        "The paper finds that adapting more kinds of matrices at a lower rank beats one kind at a higher one."
+        + (f" {left_out} more budgets are not drawn, the finding counts them." if left_out else ""),
+        chart=panels(chart, "panel", list(dict.fromkeys(bars["panel"])), height=max(70, 34 * len(order))),
+    )
 
 
 def budgets(cells: pd.DataFrame) -> list[pd.DataFrame]:
@@ -56,10 +69,28 @@ def budgets(cells: pd.DataFrame) -> list[pd.DataFrame]:
     return out
 
 
+def _panel_name(group: pd.DataFrame) -> str:
+    return f"{group['series'].iloc[0]}, about {group['trainable_parameters'].median():,.0f}"
+
+
+def _ranked(group: pd.DataFrame) -> pd.DataFrame:
+    return group.sort_values("mean", ascending=group["goal"].iloc[0] == "min")
+
+
+def _tally(groups: list[pd.DataFrame], metric: str) -> str:
+    """How often each choice of targets came out best."""
+    counts = Counter(str(_ranked(group)["targets"].iloc[0]) for group in groups)
+    (first, times), *others = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rest = "".join(f", {name} at {n}" for name, n in others)
+    return (
+        f"{first} has the best {metric.lower()} at {times} of {len(groups)} budgets{rest}: a count of means, "
+        "no verdict."
+    )
+
+
 def _best_of(group: pd.DataFrame, metric: str) -> str:
     """Best against second best, paired by seed where there are enough seeds."""
-    order = group.sort_values("mean", ascending=group["goal"].iloc[0] == "min")
-    first, second = order.iloc[0], order.iloc[1]
+    first, second = (row for _, row in _ranked(group).head(2).iterrows())
     text = (
         f"{first['targets']} at r {first['r']:g} has the best {metric.lower()}, {first['mean']:.3f}, "
         f"{abs(first['mean'] - second['mean']):.3f} from {second['targets']} at r {second['r']:g}"

@@ -49,7 +49,13 @@ def _scatter(view: View) -> Iterator[Figure]:
     chart = alt.layer(
         base.mark_point(filled=True, size=55, opacity=0.85).encode(
             color=alt.Color("step:O", sort=marks, title="step", scale=alt.Scale(scheme="viridis")),
-            tooltip=["panel:N", "matrix:N", "step:O", "direction:Q", "magnitude:Q"],
+            tooltip=[
+                alt.Tooltip("panel:N"),
+                alt.Tooltip("matrix:N"),
+                alt.Tooltip("step:O"),
+                alt.Tooltip("direction:Q"),
+                alt.Tooltip("magnitude:Q"),
+            ],
         ),
         base.transform_regression("direction", "magnitude").mark_line(strokeDash=[5, 3], color="#8a94a3"),
     )

@@ -51,7 +51,12 @@ def _subspaces(view: View) -> Iterator[Figure]:
         y=alt.Y("i:O", title="first i", axis=alt.Axis(labelOverlap=True)),
     )
     fill = alt.Color("phi:Q", title="similarity", scale=alt.Scale(scheme="viridis", domain=[0, 1]))
-    tips = ["panel:N", "i:O", "j:O", alt.Tooltip("phi:Q", format=".3f")]
+    tips = [
+        alt.Tooltip("panel:N"),
+        alt.Tooltip("i:O"),
+        alt.Tooltip("j:O"),
+        alt.Tooltip("phi:Q", format=".3f"),
+    ]
     tips += [alt.Tooltip("chance:Q", title="by chance", format=".3f")]
     yield view.figure(
         "subspace_similarity",
@@ -151,7 +156,13 @@ def _amplification(view: View) -> Iterator[Figure]:
         scale=alt.Scale(type="log"),
         axis=alt.Axis(grid=True, format="~g", tickCount=6),
     )
-    tips = ["row:N", "directions:N", "matrix:N", "seed:Q", "factor:Q"]
+    tips = [
+        alt.Tooltip("row:N"),
+        alt.Tooltip("directions:N"),
+        alt.Tooltip("matrix:N"),
+        alt.Tooltip("seed:Q"),
+        alt.Tooltip("factor:Q"),
+    ]
     chart = alt.layer(
         base.mark_point(filled=True, size=28, opacity=0.55).encode(
             x=x, tooltip=tips, shape=alt.Shape("directions:N", scale=scale, sort=names)

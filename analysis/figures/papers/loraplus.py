@@ -88,7 +88,12 @@ def _map_figure(
     fill = alt.Color(
         "value:Q", scale=alt.Scale(scheme="viridis"), title=metric, legend=alt.Legend(title=metric)
     )
-    tips = ["a:O", "b:O", alt.Tooltip("value:Q", title=metric, format=".4f"), "runs:Q"]
+    tips = [
+        alt.Tooltip("a:O"),
+        alt.Tooltip("b:O"),
+        alt.Tooltip("value:Q", title=metric, format=".4f"),
+        alt.Tooltip("runs:Q"),
+    ]
     middle = float((table["value"].min() + table["value"].max()) / 2)
     chart = alt.layer(
         base.mark_rect().encode(color=fill, tooltip=tips),
@@ -160,11 +165,11 @@ def _speed_figure(
     chart = alt.layer(
         base.mark_line().encode(
             y=alt.Y("loss:Q", title="Training loss, smoothed", scale=alt.Scale(zero=False)),
-            tooltip=["series:N", "step:Q", "loss:Q"],
+            tooltip=[alt.Tooltip("series:N"), alt.Tooltip("step:Q"), alt.Tooltip("loss:Q")],
         ),
         alt.Chart(pd.DataFrame({"goal": [float(np.round(plain[-1], 5))]}))
         .mark_rule(strokeDash=[4, 3])
-        .encode(y="goal:Q"),
+        .encode(y=alt.Y("goal:Q")),
     )
     tuned = (
         "both at tuned rates"

@@ -53,7 +53,7 @@ def _bits(view: View) -> Iterator[Figure]:
             y=alt.Y("storage:N", title=None, sort=None, axis=alt.Axis(labelLimit=260, domain=False)),
             color=alt.Color("component:N", sort=list(dict.fromkeys(table["component"]))),
             order=alt.Order("place:Q"),
-            tooltip=["storage:N", "component:N", "bits:Q"],
+            tooltip=[alt.Tooltip("storage:N"), alt.Tooltip("component:N"), alt.Tooltip("bits:Q")],
         )
         .properties(height=110)
     )
@@ -98,7 +98,7 @@ def _errors(view: View) -> Iterator[Figure]:
                 x=alt.X(
                     "error:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True, format="~g")
                 ),
-                tooltip=["format:N", "matrix:N", "error:Q"],
+                tooltip=[alt.Tooltip("format:N"), alt.Tooltip("matrix:N"), alt.Tooltip("error:Q")],
             ),
             base.mark_tick(thickness=2.5, size=16).encode(x=alt.X("median(error):Q", title=title)),
         ).properties(height=170)
@@ -131,7 +131,7 @@ def _memory(view: View) -> Iterator[Figure]:
             y=alt.Y("row:N", sort=order, title=None, axis=alt.Axis(labelLimit=260, domain=False, grid=False)),
             color=alt.Color("part:N", sort=PARTS, scale=alt.Scale(domain=PARTS)),
             order=alt.Order("place:Q"),
-            tooltip=["row:N", "part:N", alt.Tooltip("mb:Q", format=".4~g")],
+            tooltip=[alt.Tooltip("row:N"), alt.Tooltip("part:N"), alt.Tooltip("mb:Q", format=".4~g")],
         )
         .properties(height=max(80, 30 * len(order)))
     )
@@ -220,7 +220,7 @@ def _recovery(view: View) -> Iterator[Figure]:
             ),
             color=alt.Color("what:N", sort=kinds, scale=alt.Scale(domain=kinds)),
             shape=alt.Shape("what:N", sort=kinds, scale=alt.Scale(domain=kinds)),
-            tooltip=["row:N", "what:N", alt.Tooltip("value:Q", format=".4f")],
+            tooltip=[alt.Tooltip("row:N"), alt.Tooltip("what:N"), alt.Tooltip("value:Q", format=".4f")],
         )
         .properties(height=max(70, 40 * table["row"].nunique()))
     )

@@ -49,10 +49,15 @@ def _against_rank(view: View) -> Iterator[Figure]:
         axis=alt.Axis(grid=True, format="~g", tickCount=5),
     )
     base = alt.Chart(table).encode(x=x, color=view.color())
-    tips = ["series:N", "r:Q", alt.Tooltip("mean:Q", format=".4g"), alt.Tooltip("size:Q", title="runs")]
+    tips = [
+        alt.Tooltip("series:N"),
+        alt.Tooltip("r:Q"),
+        alt.Tooltip("mean:Q", format=".4g"),
+        alt.Tooltip("size:Q", title="runs"),
+    ]
     chart = alt.layer(
-        base.mark_line(opacity=0.6).encode(y=y),
-        base.mark_rule(opacity=0.5).encode(y=alt.Y("min:Q", title=None), y2="max:Q"),
+        base.mark_line(strokeOpacity=0.6).encode(y=y),
+        base.mark_rule(strokeOpacity=0.5).encode(y=alt.Y("min:Q", title=None), y2=alt.Y2("max:Q")),
         base.mark_point(filled=True, size=70, opacity=1).encode(y=y, shape=view.shape(), tooltip=tips),
     )
     yield view.figure(

@@ -96,11 +96,11 @@ def interval_text(values: tuple[float, float], digits: int = 2) -> str:
     return f"95% {values[0]:.{digits}f} to {values[1]:.{digits}f}"
 
 
-def panels(chart: Any, field: str, order: list[str], *, columns: int = 3) -> Any:
+def panels(chart: Any, field: str, order: list[str], *, columns: int = 3, height: int = 220) -> Any:
     """A chart in a panel per value of a field, each with scales of its own."""
     facet = alt.Facet(f"{field}:N", sort=order, title=None)
     return (
-        chart.properties(width=230, height=220)
+        chart.properties(width=230, height=height)
         .facet(facet=facet, columns=min(columns, len(order)))
         .resolve_scale(x="independent", y="independent")
     )
