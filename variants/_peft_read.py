@@ -23,7 +23,9 @@ _KEYS = {
     "lora_magnitude_vector": "m",
     "lora_magnitude_vector.weight": "m",
 }
-_REFUSED = ("target_parameters", "layer_replication", "trainable_token_indices", "lora_bias", "use_qalora")
+_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # of A and B; others change the base as well
+_EXTRAS = """target_parameters layer_replication trainable_token_indices lora_bias use_qalora use_bdlora
+alora_invocation_tokens arrow_config kasa_config monteclora_config velora_config""".split()
 _DELTAS = {frozenset("AB"): "lora", frozenset("ABm"): "dora", frozenset("ABE"): "adalora"}
 
 
@@ -118,7 +120,13 @@ def _config(folder: Path) -> dict[str, Any]:
         kind, alpha = config.get("peft_type"), config["lora_alpha"]
     except (ValueError, KeyError, AttributeError) as error:
         raise AdapterError(f"{folder / CONFIG} cannot be read: {error!r}.") from error
-    odd = [name for name in _REFUSED if config.get(name)]
+    if (start := config.get("init_lora_weights")) not in _STARTS:
+        raise AdapterError(
+            f"{folder}: init_lora_weights {start!r} has changed the base as well, and the adapter does not hold "
+            "how. Have PEFT convert it to a plain LoRA: save_pretrained with "
+            "path_initial_model_for_weight_conversion."
+        )
+    odd = [name for name in _EXTRAS if config.get(name)]
     if kind not in {"LORA", "ADALORA"} or config.get("bias", "none") != "none" or odd or not alpha > 0:
         what = f"peft_type {kind!r}, bias {config.get('bias')!r}, lora_alpha {alpha!r}" + "".join(
             f", {name}" for name in odd

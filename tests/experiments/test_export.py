@@ -211,6 +211,33 @@ def test_merging_four_bits_goes_to_sixteen_or_as_asked(finished, tmp_path):
     assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
 
 
+@pytest.mark.parametrize("double_quant", [True, False])
+@pytest.mark.parametrize("storage", ["nf4", "fp4"])
+def test_four_bits_are_read_back_as_they_were_stored(storage, double_quant, finished, tmp_path):
+    run = finished("lora", targets="all", storage=storage, compute="fp32", double_quant=double_quant)
+    exported(run, "merged", tmp_path / "out", dtype="fp32")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
+
+
+def test_a_base_is_stored_before_it_goes_to_the_device(finished, monkeypatch):
+    """So that the device never holds its dense maps; "meta" stands for one."""
+    import variants
+    from variants import backbone_linears, store_backbone
+
+    base, seen = load_base(open_source(finished("lora"))), []
+    base.device = torch.device("meta")
+
+    def noted(model, runs, **options):
+        seen.extend(module.weight.device.type for module in backbone_linears(model).values())
+        return store_backbone(model, runs, **options)
+
+    monkeypatch.setattr(variants, "store_backbone", noted)
+    model = base.stored("bf16", {})
+    assert set(seen) == {"cpu"}
+    assert {p.device.type for p in (*model.parameters(), *model.buffers())} == {"meta"}
+
+
 @pytest.mark.parametrize("model", ["bert", "gpt2"])
 def test_requantising_is_asked_for_and_its_error_shown(model, finished, tmp_path, capsys):
     pytest.importorskip("accelerate")

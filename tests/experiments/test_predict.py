@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import math
+import shutil
+from contextlib import nullcontext
 
 import pyarrow.parquet as pq
 import pytest
@@ -274,6 +276,17 @@ def test_our_own_export_is_read_back_with_its_labels(finished, tmp_path):
     assert source.labels == ("no", "yes")
     texts = ["good 4", "bad 5"]
     near(Predictor([source])(texts)["dora"], Predictor([open_source(run)])(texts)[run.name])
+
+
+def test_our_own_export_is_refused_on_other_weights_of_the_same_shape(finished, tiny_bert, tmp_path):
+    export(open_source(finished("lora")), "peft", tmp_path / "lora")
+    other = shutil.copytree(tiny_bert, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    save_file({name: 1.01 * t for name, t in tensors.items()}, other / "model.safetensors", {"format": "pt"})
+    for base, refused in ((tiny_bert, False), (other, True)):
+        source = open_source(tmp_path / "lora", model=str(base))
+        with pytest.raises(UserError, match="was trained on weights with") if refused else nullcontext():
+            Predictor([source])(["good 4"])
 
 
 def edit(folder, **changes):
