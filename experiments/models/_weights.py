@@ -25,7 +25,7 @@ def weights(spec: Spec, names: Sequence[str]) -> Iterator["Tensor"]:
     """
     folder = find(spec).folder
     with ExitStack() as stack:
-        held: dict[str, Callable[[str], "Tensor"]] = {}
+        held: dict[str, Callable[[str], Tensor]] = {}
         for file in weight_files(folder, spec.model_options, spec.model):
             keys, read = _opened(file, stack)
             held |= dict.fromkeys(keys, read)

@@ -74,7 +74,7 @@ def write(runs: Sequence[Run], trainer: Trainer, seconds: Seconds) -> dict[int, 
         seconds: Where the time is counted.
 
     Returns:
-        What could not be made, by the number of the run. No failure here is one of a trained run: it is noted.
+        What could not be made, by the number of the run: no failure here is one of a run that was trained.
     """
     wanted = [k for k, run in enumerate(runs) if run.spec.signatures and trainer.diverged_at[k] is None]
     notes: dict[int, str] = {}
@@ -92,7 +92,7 @@ def write(runs: Sequence[Run], trainer: Trainer, seconds: Seconds) -> dict[int, 
     return notes
 
 
-def _write(run: Run, k: int, attached: Attached, storage: Mapping[str, Any]) -> None:
+def _write(run: Run, k: int, attached: Attached, storage: dict[str, Any]) -> None:
     found: dict[str, Any] = {name: value.numpy() for name, value in run.signatures.items()}
     if "moved/magnitude" in found:
         found["moved/names"] = np.array(dora.names(attached, k))

@@ -1,7 +1,8 @@
 """QLoRA's questions: what do 4 bits cost, and what do they save? Dettmers et al. 2023, arXiv:2305.14314.
 
-The error of each 4-bit format is measured on the dense weights that the base was quantised from, read from the
-checkpoint one at a time: ||W - dequantised||^2 / ||W||^2. int4 is the symmetric integer grid -7..7 on the same blocks of 64.
+The error of each 4-bit format is measured on the dense weights that the base was quantised from, read from
+the checkpoint one at a time: ||W - dequantised||^2 / ||W||^2. int4 is the symmetric integer grid -7..7 on the
+same blocks of 64.
 """
 
 from typing import Any

@@ -32,7 +32,7 @@ def test_weights_are_read_from_the_files_by_the_names_of_the_model(
     maps = {n: m.weight.clone() for n, m in backbone_linears(dense).items()}
     for wanted, read in zip(maps.values(), models.weights(spec, list(maps)), strict=True):
         assert torch.equal(wanted, read)
-    with pytest.raises(UserError, match="holds no weight of nothing.here by that name"):
+    with pytest.raises(UserError, match=r"holds no weight of nothing\.here by that name"):
         list(models.weights(spec, ["nothing.here"]))
 
 
