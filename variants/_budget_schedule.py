@@ -37,9 +37,9 @@ class Schedule:
             _warn("t_init is 0: AdaLoRA prunes from its second step on, hardly any scores.")
         if not (self.masks(self.T - 1) and self.planned(self.T - 1) == self.last):
             _warn(
-                f"t_final is {self.t_f} steps, interval {self.interval}: no mask to AdaLoRA's last budget follows "
-                f"the last step, so that more than {self.last} of {self.first} triplets may be left. Choose a "
-                "longer t_final."
+                f"t_final is {self.t_f} steps, interval {self.interval}: no mask to AdaLoRA's last budget "
+                f"follows the last step, so that more than {self.last} of {self.first} triplets may be left. "
+                "Choose a longer t_final."
             )
 
     def planned(self, step: int) -> int:

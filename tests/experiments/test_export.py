@@ -245,6 +245,10 @@ def test_requantising_is_asked_for_and_its_error_shown(model, finished, tmp_path
     assert main([str(run), str(tmp_path / "out"), "--to", "merged", "--requantise", "nf4"]) == 0
     assert "requantised to nf4: logits differ by" in capsys.readouterr().out
     entry = json.loads((tmp_path / "out/fidelity.json").read_text())["compared"][-1]
+    listed = [e["model"] for e in json.loads((tmp_path / "out/fidelity.json").read_text())["compared"]]
+    assert listed == ["merged, in float32", "transformers with this checkpoint, requantised to nf4"]
+    about = json.loads((tmp_path / "out/export.json").read_text())
+    assert (about["dtype"], about["requantised_from"]) == ("nf4", "bf16")
     assert 0.001 < entry["weight_error"] < 0.15 and entry["max_relative_difference"] > 1e-4
     kind = AutoModelForSequenceClassification if model == "bert" else AutoModelForCausalLM
     again = kind.from_pretrained(tmp_path / "out")
