@@ -20,7 +20,7 @@ class Schedule:
     def of(
         cls, steps: int, *, t_init: float, t_final: float, interval: int, first: int, last: int
     ) -> "Schedule":
-        """Shares of the run below 1, or numbers of steps, as they come from the options; ValueError if wrong."""
+        """From options: t_init and t_final as shares of the run below 1, or in steps; ValueError if wrong."""
         made = cls(steps, _steps(t_init, steps), _steps(t_final, steps), int(interval), first, last)
         made._check()
         return made

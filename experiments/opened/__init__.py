@@ -19,12 +19,12 @@ from experiments.opened._source import Source, check_one_base
 __all__ = [
     "Base",
     "Source",
+    "check_flags",
     "check_one_base",
     "dense_base",
     "load_base",
     "open_adapter",
     "open_run",
-    "check_flags",
     "open_source",
     "open_sources",
     "put_back",

@@ -51,8 +51,8 @@ def read_input(
         if chosen == "txt":
             if column:
                 raise UserError(
-                    f"--text {column} names a column, but {path} is read as lines of text, which has none. Leave "
-                    "--text out, or say that it is a table: --input-format csv or jsonl"
+                    f"--text {column} names a column, but {path} is read as lines of text. "
+                    "Leave --text out, or say that it is a table: --input-format csv or jsonl"
                 )
             cells: list[Any] = _lines(file)
         else:

@@ -143,8 +143,8 @@ class _Solver:
             )
         if spec.options.get("unfreeze_top"):
             raise UserError(
-                f"match={self.kind}: with variant.unfreeze_top blocks learn as a whole beside the adapters, which "
-                "no rank makes equal. Leave one of the two out"
+                f"match={self.kind}: with variant.unfreeze_top blocks learn as a whole beside the "
+                "adapters, which no rank makes equal. Leave one of the two out"
             )
         raise UserError(
             f"match={self.kind}: how many parameters delta={spec.axes.get('delta')} of variant="

@@ -206,7 +206,7 @@ def test_shares_of_the_run_are_not_cut_short_by_rounding():
     ],
 )
 def test_a_run_that_ends_without_its_last_mask_says_so(options, alive, warns):
-    """As in the authors' code only the final phase masks at every step, and it begins after step T - t_final."""
+    """As in the authors' code only the final phase, after step T - t_final, masks at every step."""
     run = settings(40, t_init=4, **options)
     with (
         pytest.warns(UserWarning, match="more than 8 of 12 triplets may be left") if warns else nullcontext()

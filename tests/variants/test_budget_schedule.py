@@ -1,4 +1,4 @@
-"""AdaLoRA's schedule where the paper, its authors' code and PEFT differ: each transcribed, ours is the code's.
+"""AdaLoRA's schedule where paper, authors' code and PEFT differ: each transcribed, ours is the code's.
 
 Zhang et al. 2023, arXiv:2303.10512. The penalty and the importance are in test_adalora.py.
 """
