@@ -117,7 +117,8 @@ def execute(
         facts = Facts(task, info, seconds, peak=memory.peak(place))
         records = [result(run, k, trainer, facts) for k, run in enumerate(runs)]
         _test(runs, trainer, facts, records)
-        signatures.write(runs, trainer, model, seconds)
+        for k, note in signatures.write(runs, trainer, seconds).items():
+            records[k]["notes"].append(note)
         for k, (run, record) in enumerate(zip(runs, records, strict=True)):
             record["cost"] |= facts.seconds.as_cost(time.perf_counter() - started, trainer.progress.seconds)
             _conclude(run, k, trainer, record)

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from variants._method import RunConfig
+from variants._patterns import by_pattern
 from variants._peft import CONFIG, PREFIX, WEIGHTS
 
 _KEYS = {
@@ -23,7 +24,12 @@ _KEYS = {
     "lora_magnitude_vector": "m",
     "lora_magnitude_vector.weight": "m",
 }
-_REFUSED = ("target_parameters", "layer_replication", "trainable_token_indices", "lora_bias", "use_qalora")
+_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # of A and B; others change the base as well
+_EXTRAS = (  # each means another forward pass, or trains more than A and B
+    "target_parameters", "layer_replication", "trainable_token_indices", "lora_bias", "use_qalora",
+    "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
+    "velora_config",
+)  # fmt: skip
 _DELTAS = {frozenset("AB"): "lora", frozenset("ABm"): "dora", frozenset("ABE"): "adalora"}
 
 
@@ -74,7 +80,7 @@ class Adapter:
         config = self.config
         if self.delta == "adalora":
             return config["lora_alpha"] / (config["init_r"] + 1e-5)
-        alpha = _by_pattern(config.get("alpha_pattern"), name, config["lora_alpha"])
+        alpha = by_pattern(config.get("alpha_pattern") or {}, name, config["lora_alpha"])
         return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
@@ -118,7 +124,13 @@ def _config(folder: Path) -> dict[str, Any]:
         kind, alpha = config.get("peft_type"), config["lora_alpha"]
     except (ValueError, KeyError, AttributeError) as error:
         raise AdapterError(f"{folder / CONFIG} cannot be read: {error!r}.") from error
-    odd = [name for name in _REFUSED if config.get(name)]
+    if (start := config.get("init_lora_weights")) not in _STARTS:
+        raise AdapterError(
+            f"{folder}: init_lora_weights {start!r} has changed the base as well, and the adapter does not "
+            "hold how. Have PEFT convert it to a plain LoRA: save_pretrained with "
+            "path_initial_model_for_weight_conversion."
+        )
+    odd = [name for name in _EXTRAS if config.get(name)]
     if kind not in {"LORA", "ADALORA"} or config.get("bias", "none") != "none" or odd or not alpha > 0:
         what = f"peft_type {kind!r}, bias {config.get('bias')!r}, lora_alpha {alpha!r}" + "".join(
             f", {name}" for name in odd
@@ -160,7 +172,3 @@ def _check(folder: Path, config: Mapping[str, Any], modules: Mapping[str, Mappin
 def _exactly(values: Mapping[str, Any]) -> dict[str, Any]:
     """Patterns that match one module name each."""
     return {re.escape(name): value for name, value in values.items()}
-
-
-def _by_pattern(patterns: Mapping[str, Any] | None, name: str, otherwise: Any) -> Any:
-    return next((v for p, v in (patterns or {}).items() if re.match(rf"(.*\.)?({p})$", name)), otherwise)

@@ -17,8 +17,6 @@ would start above b_0; I takes the weight after the step, and the gradient (clip
 it; ties at the threshold fall.
 """
 
-import math
-import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -26,6 +24,7 @@ import torch
 from torch import Tensor
 
 from variants._base import Held
+from variants._budget_schedule import Schedule
 from variants._importance import Importance
 from variants._method import RunConfig
 from variants._registry import register
@@ -46,44 +45,23 @@ class Budget:
             )
         option = {name: run.options.get(name, default) for name, default in self.defaults.items()}
         members = [(name, held.delta, k) for name, (held, k) in slots.items()]
-        self.importance = Importance(members, beta1=option["beta1"], beta2=option["beta2"])
-        self.T, self.interval = run.steps, int(option["interval"])
-        self.t_i, self.t_f = (_steps(option[name], run.steps) for name in ("t_init", "t_final"))
-        self.first = sum(delta.slots[k].rank for _, delta, k in members)
-        self.last = sum(delta.slots[k].target_rank or delta.slots[k].rank for _, delta, k in members)
-        self.budget = self.first
+        self.importance = Importance(members, beta1=option.pop("beta1"), beta2=option.pop("beta2"))
+        slotted = [delta.slots[k] for _, delta, k in members]
+        first, last = sum(s.rank for s in slotted), sum(s.target_rank or s.rank for s in slotted)
+        self.schedule = Schedule.of(run.steps, first=first, last=last, **option)
+        self.budget = first
         self._final: Tensor | None = None  # the final phase's mask
         self._masked: Tensor | None = None  # by the last mask
         self.reactivations: Tensor | int = 0
-        self._check()
-
-    def _check(self) -> None:
-        if self.interval < 1 or self.t_i + self.t_f >= self.T > 1:
-            raise ValueError(
-                f"AdaLoRA has no step to prune in: t_init is {self.t_i} and t_final {self.t_f} of {self.T} "
-                f"steps, interval {self.interval}."
-            )
-        if self.t_i == 0 and self.last < self.first:
-            warnings.warn(
-                "t_init is 0: AdaLoRA prunes from its second step on, hardly any scores.", stacklevel=2
-            )
-
-    def planned(self, step: int) -> int:
-        """b(t)."""
-        if step <= self.t_i:
-            return self.first
-        if step > self.T - self.t_f:
-            return self.last
-        left = 1 - (step - self.t_i) / (self.T - self.t_f - self.t_i)
-        return int(self.last + (self.first - self.last) * left**3)
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Score, lower the budget, mask; the gradients of step number `step` are still in place."""
-        if step < self.T - self.t_f:
+        schedule, final = self.schedule, self.schedule.final(step)
+        if schedule.scores(step):
             self.importance.update()
-        self.budget, final = self.planned(step), step > self.T - self.t_f
-        if self.budget == self.first or not (final or step % self.interval == 0):
+        self.budget = schedule.planned(step)
+        if not schedule.masks(step):
             return
         below = self._final if final and self._final is not None else self._below(self.budget)
         self._final = below if final else None
@@ -97,7 +75,7 @@ class Budget:
     def _below(self, budget: int) -> Tensor:
         """Which triplets are not among the `budget` best; the threshold never leaves the device."""
         scores = self.importance.scores()
-        return scores <= scores.kthvalue(self.first - budget).values
+        return scores <= scores.kthvalue(self.schedule.first - budget).values
 
     def _values(self) -> list[Tensor]:
         return [delta.L.detach()[k] for _, delta, k in self.importance.members]
@@ -108,8 +86,9 @@ class Budget:
         return {name: count for (name, *_), count in zip(self.importance.members, counts, strict=True)}
 
     def log(self) -> dict[str, float]:
-        """The budget planned at the last step, the triplets that live, in all and by module, and how often
-        one came back: one mask put it out and the next did not.
+        """The budget planned at the last step, the triplets that live, in all and by module, and the returns.
+
+        A return is a triplet that one mask put out and the next did not.
         """
         ranks = self._ranks()
         return {
@@ -121,7 +100,8 @@ class Budget:
 
     def summary(self) -> dict[str, Any]:
         """The schedule in steps, and the ranks that are left."""
-        schedule = {"t_init": self.t_i, "t_final": self.t_f, "from": self.first, "to": self.last}
+        s = self.schedule
+        schedule = {"t_init": s.t_i, "t_final": s.t_f, "from": s.first, "to": s.last}
         return {"budget_schedule": schedule, "rank_pattern": self._ranks()}
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -137,12 +117,3 @@ class Budget:
         self._masked = masked if len(masked) else None
         self.reactivations = int(state["reactivations"])
         self._final = None
-
-
-def _steps(value: float, total: int) -> int:
-    """A share of the run below 1, steps from 1 on."""
-    if value < 0:
-        raise ValueError(f"t_init and t_final are shares of the run or steps, not {value:g}.")
-    if value >= 1 and value != int(value):
-        raise ValueError(f"t_init and t_final are whole numbers of steps from 1 on, not {value:g}.")
-    return math.floor(value * total) if value < 1 else int(value)

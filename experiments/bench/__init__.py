@@ -1,4 +1,4 @@
-"""Measurements that anyone can repeat: `python -m experiments.bench step|memory|latency|overhead`.
+"""Measurements that anyone can repeat; `python -m experiments.bench --help` lists them.
 
 Nothing here decides a test.
 """

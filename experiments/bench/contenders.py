@@ -16,7 +16,6 @@ from experiments.bench.workload import Workload, variant_options
 from experiments.optimise import AdamSettings, PackedAdamW
 from variants import Attached, RunConfig, attach, backbone_linears, rates, resolve
 
-AXES = {"scaling": "alpha_over_r", "grouping": "uniform", "controller": "none"}
 LR, CLIP = 1e-4, 1.0
 STEPS, BEGIN = 10_000, 3_000  # AdaLoRA is measured in the phase that prunes
 VARIANTS = ("lora", "dora", "adalora", "qlora")
@@ -177,4 +176,4 @@ def _orthogonality(adapted: nn.Module) -> Tensor:
         if ("lora_A" in name or "lora_B" in name) and p.requires_grad:
             gram = p @ p.T if "lora_A" in name else p.T @ p
             norms.append(torch.norm(gram - torch.eye(*gram.shape, out=torch.empty_like(gram)), p="fro"))
-    return 0.1 * torch.stack(norms).mean()
+    return variant_options("adalora")["orth_weight"] * torch.stack(norms).mean()

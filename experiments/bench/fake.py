@@ -1,8 +1,7 @@
 """Studies of runs that were never trained, for measuring what surrounds them."""
 
-import csv
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.conf import Conf
 from experiments.record import RunFolder
@@ -34,27 +33,34 @@ def specs_of(*words: str) -> list[RunSpec]:
 def finish(spec: RunSpec, folder: Path, *, adapter_bytes: int = 300_000, rows: int = 60) -> None:
     """Leave what a completed run leaves: all its files in the usual sizes, and a record with checksums."""
     run = RunFolder(folder)
-    run.write_spec(spec.as_record())
-    run.history.write_text(_HISTORY * rows)
+    run.path.mkdir(parents=True, exist_ok=True)
     run.predictions.write_bytes(b"p" * 20_000)
     run.adapter.mkdir(exist_ok=True)
     (run.adapter / "adapter_config.json").write_text("{}")
     (run.adapter / "adapter_model.safetensors").write_bytes(b"a" * adapter_bytes)
-    run.write_record(
-        {
-            "run_id": folder.name,
-            "study": spec.study,
-            "status": "completed",
-            "spec": spec.as_record(),
-            "primary": {"metric": "accuracy", "goal": "max"},
-            "metrics": {"validation/accuracy": 0.5, "test/accuracy": 0.5},
-            "cost": {"train_seconds": 1.0, "step_ms": 10.0},
-        }
+    conclude(
+        run,
+        spec.as_record(),
+        history=_HISTORY * rows,
+        metrics={"validation/accuracy": 0.5, "test/accuracy": 0.5},
+        cost={"train_seconds": 1.0, "step_ms": 10.0},
     )
 
 
-def write_csv(path: Path | None, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table to a file, if one was asked for."""
-    if path is not None:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([header, *rows])
+def conclude(
+    run: RunFolder, spec: dict[str, Any], *, history: str, metrics: dict[str, float], **more: Any
+) -> None:
+    """Write spec, history and record of a completed run; `more` is what else the record says."""
+    run.write_spec(spec)
+    run.history.write_text(history)
+    run.write_record(
+        {
+            "run_id": run.path.name,
+            "study": spec["study"],
+            "status": "completed",
+            "spec": spec,
+            "primary": {"metric": "accuracy", "goal": "max"},
+            "metrics": metrics,
+            **more,
+        }
+    )

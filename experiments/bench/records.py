@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from experiments.bench.fake import conclude
 from experiments.record import RunFolder
 from experiments.settings import Train
 
@@ -46,35 +47,28 @@ def _write(
     for share in (1 / 3, 2 / 3, 1):
         step = round(share * steps)
         rows.insert(step, {"step": step, "validation/loss": 1.5, "validation/accuracy": level})
-    run.history.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    spec = _spec(variant, r, targets, dataset, seed=seed, study=study.name, steps=steps)
-    run.write_spec(spec)
-    run.write_record(
-        {
-            "run_id": run.path.name,
-            "study": study.name,
-            "status": "completed",
-            "spec": spec,
-            "primary": {"metric": "accuracy", "goal": "max"},
-            "metrics": {
-                "test/accuracy": float(scores.mean()),
-                "test/loss": 1.5,
-                "validation/accuracy": level + 0.01 * float(rng.standard_normal()),
-                "validation/loss": 1.5,
-            },
-            "cost": {
-                "train_seconds": 60.0,
-                "step_ms": 400.0,
-                "tokens_per_second": 1000.0,
-                "peak_bytes": 10**9,
-                "trainable_parameters": 10_000 * r,
-                "total_parameters": 22_000_000,
-                "adapter_bytes": 40_000 * r,
-                "base_bytes": 90_000_000,
-            },
-            "data": {f"{split}_rows": examples for split in ("train", "validation", "test")},
-            "env": {"code_sha256": hashlib.sha256(b"").hexdigest(), "device": "made up", "versions": {}},
-        }
+    conclude(
+        run,
+        _spec(variant, r, targets, dataset, seed=seed, study=study.name, steps=steps),
+        history="".join(json.dumps(row) + "\n" for row in rows),
+        metrics={
+            "test/accuracy": float(scores.mean()),
+            "test/loss": 1.5,
+            "validation/accuracy": level + 0.01 * float(rng.standard_normal()),
+            "validation/loss": 1.5,
+        },
+        cost={
+            "train_seconds": 60.0,
+            "step_ms": 400.0,
+            "tokens_per_second": 1000.0,
+            "peak_bytes": 10**9,
+            "trainable_parameters": 10_000 * r,
+            "total_parameters": 22_000_000,
+            "adapter_bytes": 40_000 * r,
+            "base_bytes": 90_000_000,
+        },
+        data={f"{split}_rows": examples for split in ("train", "validation", "test")},
+        env={"code_sha256": hashlib.sha256(b"").hexdigest(), "device": "made up", "versions": {}},
     )
 
 

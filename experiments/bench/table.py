@@ -1,11 +1,11 @@
 """Figures with their targets beside them, for the terminal and as CSV."""
 
-import csv
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.bench.output import write_csv
 from experiments.bench.turns import Spread
 from experiments.provenance import collect
 
@@ -73,11 +73,10 @@ def _spread(spread: Spread) -> str:
 def _write(figures: Sequence[Figure], title: str, path: Path) -> None:
     spreads = ("ours", "against", "ratio")
     parts = [name for spread in spreads for name in (spread, f"{spread}_low", f"{spread}_high")]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["variant", "targets", "figure", "unit", *parts, "target", "workload", "machine"])
-        for f in figures:
-            values = [v for s in (f.ours, f.against, f.ratio) for v in (s.median, s.low, s.high)]
-            numbers = [f"{value:.6g}" for value in values]
-            target = "" if f.target is None else f"{f.target:g}"
-            writer.writerow([f.variant, f.targets, f.what, f.unit, *numbers, target, title, machine()])
+    rows = []
+    for f in figures:
+        values = [v for s in (f.ours, f.against, f.ratio) for v in (s.median, s.low, s.high)]
+        numbers = [f"{value:.6g}" for value in values]
+        target = "" if f.target is None else f"{f.target:g}"
+        rows.append([f.variant, f.targets, f.what, f.unit, *numbers, target, title, machine()])
+    write_csv(path, ["variant", "targets", "figure", "unit", *parts, "target", "workload", "machine"], rows)

@@ -50,7 +50,7 @@ def export(source: Source, to: str, out: Path, options: Options = Options()) -> 
     check_vacant(out, replace=options.replace)
     write = _writer(source, to)
     base = load_base(source)
-    exact = {**source.storage_options, "compute": "fp32"} if source.storage == "nf4" else {}
+    exact = {**source.storage_options, "compute": "fp32"}  # which storages without a type of their own ignore
     attached = put_back(base, [source], options=exact)
     from experiments.export import _fidelity
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.errors import UserError, told
 from experiments.export import DTYPES, FIDELITY, FORMS, Options, export
-from experiments.opened import open_source
+from experiments.opened import check_flags, open_source
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,6 +68,7 @@ def _export(options: argparse.Namespace) -> None:
         if value and options.to != needs:
             raise UserError(f"{flag} says how to write --to {needs}, but --to {options.to} was given")
     labels = tuple(options.labels.split(",")) if options.labels else ()
+    check_flags([options.run], model=options.model, labels=labels)
     source = open_source(options.run, model=options.model, labels=labels)
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)

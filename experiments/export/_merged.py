@@ -32,11 +32,14 @@ def write(
     base.tokenizer.save_pretrained(folder)
     del merged
     model = _load(folder, source).to(base.device)
+    if options.requantise:
+        facts = _requantise(folder, model, base, source)
+        said = f"transformers with this checkpoint, requantised to {options.requantise}"
+        reference.compare(said, _load(folder, source, device_map={"": base.device}), exact=False, **facts)
+        return {"dtype": options.requantise, "requantised_from": chosen}
     said = f"transformers with this checkpoint, {chosen} weights"
     reference.compare(said, model, exact=chosen == "fp32")
-    if options.requantise:
-        _requantise(folder, model, base, source, reference)
-    return {"dtype": chosen, "requantised": options.requantise}
+    return {"dtype": chosen}
 
 
 def _dress(model: Any, base: Base, source: Source) -> None:
@@ -73,8 +76,12 @@ def _check_quantiser() -> None:
         )
 
 
-def _requantise(folder: Path, dense: Any, base: Base, source: Source, reference: Reference) -> None:
-    """Put the merged weights back into nf4, in the format of transformers and bitsandbytes."""
+def _requantise(folder: Path, dense: Any, base: Base, source: Source) -> dict[str, Any]:
+    """Put the merged checkpoint back into nf4, in the format of transformers and bitsandbytes.
+
+    Returns:
+        How far its weights are from the dense ones.
+    """
     from bitsandbytes.functional import dequantize_4bit
     from transformers import BitsAndBytesConfig
 
@@ -98,13 +105,6 @@ def _requantise(folder: Path, dense: Any, base: Base, source: Source, reference:
             W = plain.weight.T if type(plain).__name__ == "Conv1D" else plain.weight
             back = dequantize_4bit(module.weight.data, state).to(W.dtype)
             errors.append(float((back - W).norm() / W.norm()))
-    reference.compare(
-        "transformers with this checkpoint, requantised to nf4",
-        model,
-        exact=False,
-        weight_error=sum(errors) / len(errors),
-        requantised_maps=len(errors),
-    )
     again = folder / "requantised"
     model.save_pretrained(again)
     for file in folder.glob("model*.safetensors*"):
@@ -112,3 +112,4 @@ def _requantise(folder: Path, dense: Any, base: Base, source: Source, reference:
     for file in again.iterdir():
         file.replace(folder / file.name)
     shutil.rmtree(again)
+    return {"weight_error": sum(errors) / len(errors), "requantised_maps": len(errors)}

@@ -17,6 +17,7 @@ from experiments.models._check import check
 from experiments.models._dimensions import dimensions
 from experiments.models._find import Source, find
 from experiments.models._skeleton import Skeleton, skeleton
+from experiments.models._weights import weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from variants import RunConfig
 
-__all__ = ["Info", "Skeleton", "clone", "dimensions", "find", "load", "skeleton", "stored_as"]
+__all__ = ["Info", "Skeleton", "clone", "dimensions", "find", "load", "skeleton", "stored_as", "weights"]
 
 _loaded: dict[tuple[Any, ...], tuple[Any, Any, "Info"]] = {}  # one at a time: bases are large
 

@@ -38,7 +38,7 @@ def check(folder: Path, options: Mapping[str, Any], *, name: str) -> str:
             f"model={name}: {folder} has no tokenizer (none of {', '.join(_TOKENIZERS)}). Save it beside the "
             "weights: AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
         )
-    weights = _weights(folder, options, name)
+    weights = weight_files(folder, options, name)
     for file in weights:
         _check_whole(file)
     hashes = [_sha256(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in weights]
@@ -72,7 +72,7 @@ def config(folder: Path) -> dict[str, Any]:
     raise UserError(f"{path} cannot be used: {reason}. Restore it from where the model came from")
 
 
-def _weights(folder: Path, options: Mapping[str, Any], name: str) -> list[Path]:
+def weight_files(folder: Path, options: Mapping[str, Any], name: str) -> list[Path]:
     """The files of the weights."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():

@@ -43,6 +43,7 @@ def open_adapter(path: Path, *, model: str | None = None, labels: tuple[str, ...
         loading=loading,
         labels=_labels(path, labels, adapter.heads) if adapter.config.get("task_type") != "CAUSAL_LM" else (),
         adapter=path,
+        base_sha256=_said(path, "base", "sha256"),
         notes=(f"{path.name} was made for {said} and is put on {model}, as you ask",) if other else (),
     )
 
@@ -66,7 +67,7 @@ def _labels(path: Path, given: tuple[str, ...], heads: Any) -> tuple[str, ...]:
             f"{path} holds no head (modules_to_save), so its classes cannot be told. Expected the adapter of "
             "a classifier saved with its head, or one of task_type CAUSAL_LM"
         )
-    classes, said = min(rows), given or _exported(path)
+    classes, said = min(rows), given or tuple(_said(path, "labels") or ())
     if said and len(said) != classes:
         raise UserError(
             f"{path} has a head for {classes} classes, but {len(said)} labels are given: {', '.join(said)}"
@@ -74,11 +75,15 @@ def _labels(path: Path, given: tuple[str, ...], heads: Any) -> tuple[str, ...]:
     return said or tuple(f"LABEL_{number}" for number in range(classes))
 
 
-def _exported(path: Path) -> tuple[str, ...]:
+def _said(path: Path, *keys: str) -> Any:
+    """What an export noted of itself; None for an adapter from elsewhere."""
     file = path / EXPORT
     if not file.is_file():
-        return ()
+        return None
     try:
-        return tuple(json.loads(file.read_text(encoding="utf-8")).get("labels") or ())
+        value = json.loads(file.read_text(encoding="utf-8"))
+        for key in keys:
+            value = value.get(key)
+        return value
     except (ValueError, AttributeError) as error:
         raise UserError(f"{file} is damaged: {error}. Remove it, and give the classes by --labels") from error

@@ -32,9 +32,9 @@ class Base:
 
         key = (storage, *sorted(options.items()))
         if key not in self._stored:
-            model = clone(self.model).to(self.device)
+            model = clone(self.model)
             store_backbone(model, [_bare(storage, options)], device=self.device)
-            self._stored[key] = model
+            self._stored[key] = model.to(self.device)  # not before: the device never holds the dense maps
         return clone(self._stored[key])
 
 

@@ -47,6 +47,14 @@ def open_run(path: Path) -> Source:
     )
 
 
+def is_beside_runs(path: Path) -> bool:
+    """Whether this stands in a study's folder without being a run of it: its report, a file."""
+    folder = RunFolder(path)
+    if folder.record.exists() or folder.spec.exists() or not path.exists():
+        return False
+    return any(run_folders(path.absolute().parent)) and not any(run_folders(path))
+
+
 def _check_place(folder: RunFolder) -> None:
     """Whether this is the folder of a run at all, and if not, what it may have been meant to be."""
     path = folder.path

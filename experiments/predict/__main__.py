@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.errors import UserError, told
-from experiments.opened import Source, open_source
+from experiments.opened import Source, open_sources
 from experiments.predict import BATCH, Predictor
 from experiments.predict._input import FORMATS as INPUTS
 from experiments.predict._input import read_input
@@ -62,7 +62,9 @@ def _predict(options: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 1 or more")
     form = format_of(options.output, options.output_format)
     labels = tuple(options.labels.split(",")) if options.labels else ()
-    sources = [open_source(path, model=options.model, labels=labels) for path in options.run]
+    sources, beside = open_sources(options.run, model=options.model, labels=labels)
+    for path in beside:
+        print(f"note: {path} is no run and is passed over", file=sys.stderr)
     for note in (note for source in sources for note in source.notes):
         print(f"note: {note}", file=sys.stderr)
     asked, empty = read_input(

@@ -49,6 +49,11 @@ def read_input(
     """
     with _file(path, form) as (file, chosen):
         if chosen == "txt":
+            if column:
+                raise UserError(
+                    f"--text {column} names a column, but {path} is read as lines of text. "
+                    "Leave --text out, or say that it is a table: --input-format csv or jsonl"
+                )
             cells: list[Any] = _lines(file)
         else:
             from experiments.data import _tables

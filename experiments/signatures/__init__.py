@@ -13,18 +13,21 @@ over the layers; which ones is a function of the names alone. What AdaLoRA's fig
 the history.
 """
 
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments.files import replacing
 from experiments.outcome import Seconds
 from experiments.pack import Run
 from experiments.signatures import dora, lora, qlora
 from experiments.train import Trainer
+from variants import Attached
 
 
 def watch(runs: Sequence[Run], trainer: Trainer, seconds: Seconds) -> None:
@@ -62,23 +65,48 @@ def _append(noted: dict[str, Tensor], group: str, step: int, values: Mapping[str
         noted[f"{group}/{name}"] = row if before is None else torch.cat([before, row])
 
 
-def write(runs: Sequence[Run], trainer: Trainer, original: nn.Module, seconds: Seconds) -> None:
+def write(runs: Sequence[Run], trainer: Trainer, seconds: Seconds) -> dict[int, str]:
     """Write signatures.npz of each run of a pack that was trained to its end.
 
     Args:
         runs: The pack; a run whose spec has `signatures` off, or that diverged, leaves none.
         trainer: What trained it.
-        original: The frozen model as it was loaded, dense whatever the runs made of it.
         seconds: Where the time is counted.
+
+    Returns:
+        What could not be made, by the number of the run: no failure here is one of a run that was trained.
     """
-    attached = trainer.attached
+    wanted = [k for k, run in enumerate(runs) if run.spec.signatures and trainer.diverged_at[k] is None]
+    notes: dict[int, str] = {}
+    if not wanted or not trainer.attached.trained:
+        return notes
+    storage: dict[str, Any] = {}
     with seconds.of("signatures"):
-        wanted = [k for k, run in enumerate(runs) if run.spec.signatures and trainer.diverged_at[k] is None]
-        storage = qlora.arrays(attached, original) if wanted and attached.trained else {}
-        for k in wanted if attached.trained else []:
-            found: dict[str, Any] = {name: value.numpy() for name, value in runs[k].signatures.items()}
-            if "moved/magnitude" in found:
-                found["moved/names"] = np.array(dora.names(attached, k))
-            found |= lora.arrays(attached, k, seed=runs[k].spec.seed) | storage
-            with replacing(runs[k].folder.signatures) as temporary, open(temporary, "wb") as file:
-                np.savez(file, **found)
+        with _noted(
+            notes, {k: runs[k] for k in wanted}, "signatures.npz lacks the errors of the 4-bit formats"
+        ):
+            storage = qlora.arrays(trainer.attached, runs[wanted[0]].spec)
+        for k in wanted:
+            with _noted(notes, {k: runs[k]}, "signatures.npz was not made"):
+                _write(runs[k], k, trainer.attached, storage)
+    return notes
+
+
+def _write(run: Run, k: int, attached: Attached, storage: dict[str, Any]) -> None:
+    found: dict[str, Any] = {name: value.numpy() for name, value in run.signatures.items()}
+    if "moved/magnitude" in found:
+        found["moved/names"] = np.array(dora.names(attached, k))
+    found |= lora.arrays(attached, k, seed=run.spec.seed) | storage
+    with replacing(run.folder.signatures) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **found)
+
+
+@contextmanager
+def _noted(notes: dict[int, str], runs: Mapping[int, Run], what: str) -> Iterator[None]:
+    """Turn whatever goes wrong inside into a note for these runs, with the traceback in their logs."""
+    try:
+        yield
+    except Exception as error:
+        for k, run in runs.items():
+            notes[k] = f"{what}: {error or type(error).__name__}"
+            run.log(f"{notes[k]}\n{traceback.format_exc()}")

@@ -1,7 +1,8 @@
 """QLoRA's questions: what do 4 bits cost, and what do they save? Dettmers et al. 2023, arXiv:2305.14314.
 
-The error of each 4-bit format is measured on the dense weights that the base was quantised from:
-||W - dequantised||^2 / ||W||^2. int4 is the symmetric integer grid -7..7 on the same blocks of 64.
+The error of each 4-bit format is measured on the dense weights that the base was quantised from, read from
+the checkpoint one at a time: ||W - dequantised||^2 / ||W||^2. int4 is the symmetric integer grid -7..7 on the
+same blocks of 64.
 """
 
 from typing import Any
@@ -9,30 +10,34 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from experiments import models
 from experiments.signatures import matrices
-from variants import Attached, Base
+from experiments.spec import RunSpec
+from variants import AdaptedLinear, Attached
 
 BLOCK, OUTER = 64, 256
 FORMATS = ("nf4", "fp4", "int4")
 MOST = 6  # matrices of a run
 
 
-def arrays(attached: Attached, original: nn.Module) -> dict[str, Any]:
+def arrays(attached: Attached, spec: RunSpec) -> dict[str, Any]:
     """The arrays `storage/*`; none where the base is kept dense."""
     packed = {
-        name.removesuffix(".base"): module
+        name: module
         for name, module in attached.model.named_modules()
-        if isinstance(module, Base) and hasattr(module, "packed")
+        if isinstance(module, AdaptedLinear) and hasattr(module.base, "packed")
     }
     if not packed:
         return {}
     names = matrices.spread(list(packed), MOST)
-    errors = [_errors(_dense(original, name)) for name in names]
-    weights = sum(base.d_in * base.d_out for base in packed.values())
-    codes = sum(base.packed.nbytes for base in packed.values())
-    stored = sum(base.nbytes for base in packed.values())
+    dense = zip(names, models.weights(spec, names), strict=True)
+    errors = [_errors(_by_output(weight, packed[name])) for name, weight in dense]
+    bases = [layer.base for layer in packed.values()]
+    weights = sum(base.d_in * base.d_out for base in bases)
+    codes = sum(base.packed.nbytes for base in bases)
+    stored = sum(base.nbytes for base in bases)
     return {
         "storage/weights": np.array(weights),
         "storage/codes": np.array(codes),
@@ -44,11 +49,10 @@ def arrays(attached: Attached, original: nn.Module) -> dict[str, Any]:
     }
 
 
-def _dense(original: nn.Module, name: str) -> Tensor:
-    """The weight of a map as it was loaded; blocks run along its flattened (d_out, d_in)."""
-    module = original.get_submodule(name)
-    weight = module.weight.detach().float()
-    return weight.T.contiguous() if type(module).__name__ == "Conv1D" else weight
+def _by_output(weight: Tensor, layer: AdaptedLinear) -> Float[Tensor, "d_out d_in"]:
+    """The weight as blocks run along it, flattened."""
+    weight = weight.float()
+    return weight.T.contiguous() if layer.origin.__name__ == "Conv1D" else weight
 
 
 def _errors(W: Float[Tensor, "d_out d_in"]) -> list[float]:

@@ -141,6 +141,11 @@ class _Solver:
                 f"model={spec.model}, so there is nothing to count. Give a preset (qv, qkv, attention, mlp, "
                 "all) or names of its modules"
             )
+        if spec.options.get("unfreeze_top"):
+            raise UserError(
+                f"match={self.kind}: with variant.unfreeze_top blocks learn as a whole beside the "
+                "adapters, which no rank makes equal. Leave one of the two out"
+            )
         raise UserError(
             f"match={self.kind}: how many parameters delta={spec.axes.get('delta')} of variant="
             f"{spec.variant} trains at a rank is not known before it runs. Take it out of this command and "

@@ -99,8 +99,8 @@ def count(spec: RunSpec, skeleton: Skeleton, classes: int) -> Count | None:
 def adapter_roles(spec: RunSpec, skeleton: Skeleton) -> Roles | None:
     """Adapter parameters by role at the start of training; None where they cannot be told here."""
     form = _ADAPTERS.get(spec.axes.get("delta") or "lora")
-    if form is None or spec.r is None or spec.targets is None:
-        return None
+    if form is None or spec.r is None or spec.targets is None or spec.options.get("unfreeze_top"):
+        return None  # the last: blocks that learn as a whole are not counted here
     total: Roles = {}
     for rank, d_in, d_out in _ranked(spec, skeleton):
         for role, n in form(rank, d_in, d_out).items():

@@ -211,6 +211,33 @@ def test_merging_four_bits_goes_to_sixteen_or_as_asked(finished, tmp_path):
     assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
 
 
+@pytest.mark.parametrize("double_quant", [True, False])
+@pytest.mark.parametrize("storage", ["nf4", "fp4"])
+def test_four_bits_are_read_back_as_they_were_stored(storage, double_quant, finished, tmp_path):
+    run = finished("lora", targets="all", storage=storage, compute="fp32", double_quant=double_quant)
+    exported(run, "merged", tmp_path / "out", dtype="fp32")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
+
+
+def test_a_base_is_stored_before_it_goes_to_the_device(finished, monkeypatch):
+    """So that the device never holds its dense maps; "meta" stands for one."""
+    import variants
+    from variants import backbone_linears, store_backbone
+
+    base, seen = load_base(open_source(finished("lora"))), []
+    base.device = torch.device("meta")
+
+    def noted(model, runs, **options):
+        seen.extend(module.weight.device.type for module in backbone_linears(model).values())
+        return store_backbone(model, runs, **options)
+
+    monkeypatch.setattr(variants, "store_backbone", noted)
+    model = base.stored("bf16", {})
+    assert set(seen) == {"cpu"}
+    assert {p.device.type for p in (*model.parameters(), *model.buffers())} == {"meta"}
+
+
 @pytest.mark.parametrize("model", ["bert", "gpt2"])
 def test_requantising_is_asked_for_and_its_error_shown(model, finished, tmp_path, capsys):
     pytest.importorskip("accelerate")
@@ -218,6 +245,10 @@ def test_requantising_is_asked_for_and_its_error_shown(model, finished, tmp_path
     assert main([str(run), str(tmp_path / "out"), "--to", "merged", "--requantise", "nf4"]) == 0
     assert "requantised to nf4: logits differ by" in capsys.readouterr().out
     entry = json.loads((tmp_path / "out/fidelity.json").read_text())["compared"][-1]
+    listed = [e["model"] for e in json.loads((tmp_path / "out/fidelity.json").read_text())["compared"]]
+    assert listed == ["merged, in float32", "transformers with this checkpoint, requantised to nf4"]
+    about = json.loads((tmp_path / "out/export.json").read_text())
+    assert (about["dtype"], about["requantised_from"]) == ("nf4", "bf16")
     assert 0.001 < entry["weight_error"] < 0.15 and entry["max_relative_difference"] > 1e-4
     kind = AutoModelForSequenceClassification if model == "bert" else AutoModelForCausalLM
     again = kind.from_pretrained(tmp_path / "out")

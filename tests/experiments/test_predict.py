@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import math
+import shutil
+from contextlib import nullcontext
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from experiments import data, models
 from experiments.errors import UserError
 from experiments.export import export
+from experiments.export.__main__ import main as export_main
 from experiments.opened import open_adapter, open_source
 from experiments.predict import Predictor
 from experiments.predict.__main__ import main
@@ -207,6 +210,10 @@ def test_prompts_and_chats_in_a_table(finished, tmp_path, capsys):
             "row 1: expected a text, or a list of messages, found '5'",
         ),
         (["--input", "in.txt", "--output", "out.xlsx"], "give a name that ends in .csv or .jsonl"),
+        (
+            ["--input", "in.txt", "--text", "review"],
+            "--text review names a column, but in.txt is read as lines",
+        ),
         (["--input", "in.txt", "--batch-size", "0"], "--batch-size 0: expected 1 or more"),
     ],
 )
@@ -225,6 +232,38 @@ def test_a_mistake_is_one_sentence(words, message, finished, tmp_path, monkeypat
     assert main([str(finished("lora")), *words]) == 2
     said = capsys.readouterr()
     assert __import__("re").search(message, said.err) and not said.out
+
+
+def test_all_of_a_study_passes_over_its_report(finished, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text("good 1\n")
+    study = tmp_path / "demo"
+    for variant in ("lora", "dora"):
+        shutil.copytree(finished(variant), study / finished(variant).name)
+    (study / "report").mkdir()
+    (study / "report/report.html").write_text("figures")
+    (study / "notes.md").write_text("mine")
+    caught = sorted(str(path) for path in study.iterdir())
+    assert len(caught) == 4 and main([*caught, "--input", str(tmp_path / "in.txt")]) == 0
+    said = capsys.readouterr()
+    assert {row["run"] for row in csv.DictReader(io.StringIO(said.out))} == {
+        p.name for p in study.glob("*-bert*")
+    }
+    for name in ("report", "notes.md"):
+        assert f"note: {study / name} is no run and is passed over" in said.err
+    assert main([str(study / "report"), "--input", str(tmp_path / "in.txt")]) == 2
+    assert main([*caught, str(study / "gone"), "--input", str(tmp_path / "in.txt")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--model", "--labels"])
+def test_what_is_said_of_adapters_is_refused_for_runs(flag, finished, tmp_path, capsys):
+    run = str(finished("lora"))
+    for command, words in (
+        (main, ["--input", "in.txt"]),
+        (export_main, [str(tmp_path / "out"), "--to", "merged"]),
+    ):
+        assert command([run, *words, flag, "a,b"]) == 2
+        assert f"{flag} a,b is for an adapter of PEFT, but {run} is a run" in capsys.readouterr().err
 
 
 def test_runs_that_cannot_share_a_model_are_refused(finished, tmp_path, capsys):
@@ -274,6 +313,17 @@ def test_our_own_export_is_read_back_with_its_labels(finished, tmp_path):
     assert source.labels == ("no", "yes")
     texts = ["good 4", "bad 5"]
     near(Predictor([source])(texts)["dora"], Predictor([open_source(run)])(texts)[run.name])
+
+
+def test_our_own_export_is_refused_on_other_weights_of_the_same_shape(finished, tiny_bert, tmp_path):
+    export(open_source(finished("lora")), "peft", tmp_path / "lora")
+    other = shutil.copytree(tiny_bert, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    save_file({name: 1.01 * t for name, t in tensors.items()}, other / "model.safetensors", {"format": "pt"})
+    for base, refused in ((tiny_bert, False), (other, True)):
+        source = open_source(tmp_path / "lora", model=str(base))
+        with pytest.raises(UserError, match="was trained on weights with") if refused else nullcontext():
+            Predictor([source])(["good 4"])
 
 
 def edit(folder, **changes):

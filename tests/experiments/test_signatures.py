@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel
 
 from experiments import execute as execution
 from experiments.execute import Interrupted, execute
@@ -116,6 +117,39 @@ def test_the_arrays_are_those_of_the_trained_matrices(run_of, monkeypatch):
         assert np.abs(kept_V.T @ V) == pytest.approx(np.eye(3), abs=5e-3)  # equal up to signs
         top = np.linalg.svd(W)[2][: int(0.1 * 24)].T
         assert np.abs(found[f"vectors/{i}/base"]) == pytest.approx(np.abs(top.T @ V), abs=5e-3)
+
+
+def test_a_base_loaded_into_four_bits_is_compared_with_the_checkpoints_own_weights(run_of, tiny_bert):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    run = run_of("run", storage="nf4")
+    execute([run], display=Quiet())
+    found, dense = arrays(run), AutoModel.from_pretrained(tiny_bert)
+    assert (
+        found["storage/error"].shape == (6, len(found["storage/names"])) and len(found["storage/names"]) > 3
+    )
+    nf4 = list(found["storage/formats"]).index("nf4")
+    for error, name in zip(found["storage/error"][nf4], found["storage/names"], strict=True):
+        W = dense.get_submodule(str(name).removeprefix("bert.")).weight.detach()
+        packed, state = bitsandbytes.functional.quantize_4bit(W, blocksize=64, quant_type="nf4")
+        back = bitsandbytes.functional.dequantize_4bit(packed, state)
+        assert error == pytest.approx(float(((W - back) ** 2).sum() / (W**2).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("module", "what", "left"),
+    [(qlora, "lacks the errors of the 4-bit formats", True), (lora, "was not made", False)],
+)
+def test_a_failure_in_signatures_is_a_note_of_a_completed_run(run_of, monkeypatch, module, what, left):
+    def broken(*_, **__):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(module, "arrays", broken)
+    run = run_of("run")
+    [record] = execute([run], display=Quiet())
+    assert record["status"] == "completed" and "test/accuracy" in record["metrics"]
+    assert f"signatures.npz {what}: no such luck" in read(run.folder.path)["notes"]
+    assert "Traceback" in run.folder.log.read_text() and verify(run.folder.path) == []
+    assert run.folder.signatures.is_file() is left
 
 
 def test_the_first_gradient_is_the_heads_and_that_of_b(run_of):
@@ -232,7 +266,7 @@ def test_role_norms_are_the_parts_of_the_whole(draw):
     rates = [dict.fromkeys(shapes, (0.1, 0.0))] * 2
     optimiser = PackedAdamW(trained, rates=rates, settings=[AdamSettings()] * 2)
     for t in trained:
-        t.parameter.grad.copy_(torch.randn(t.parameter.shape, generator=draw))
+        t.parameter.grad = torch.randn(t.parameter.shape, generator=draw)
     norms = optimiser.role_norms()
     for t in trained:
         assert norms[t.role] == pytest.approx(t.parameter.grad.flatten(1).norm(dim=1))

@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -125,8 +126,8 @@ def test_budget_masks_and_scores_are_those_of_the_transcription(options):
     oracle = Literal(
         triplets(attached),
         total=40,
-        warm_up=budget.t_i,
-        final=budget.t_f,
+        warm_up=budget.schedule.t_i,
+        final=budget.schedule.t_f,
         interval=options.get("interval", 1),
         beta1=0.85,
         beta2=0.85,
@@ -160,7 +161,7 @@ def test_budget_masks_and_scores_are_those_of_the_transcription(options):
 
 
 def test_the_schedule_starts_at_the_first_budget_ends_at_the_last_and_only_falls():
-    budget = build([settings(100, t_init=12, t_final=52)]).controllers[0]
+    budget = build([settings(100, t_init=12, t_final=52)]).controllers[0].schedule
     plan = [budget.planned(t) for t in range(100)]
     assert plan[:13] == [12] * 13 and plan[48:] == [8] * 52
     assert plan == sorted(plan, reverse=True)
@@ -169,7 +170,7 @@ def test_the_schedule_starts_at_the_first_budget_ends_at_the_last_and_only_falls
 
 def test_fractions_and_steps_mean_the_same_schedule():
     one, two = (
-        build([settings(40, **o)]).controllers[0]
+        build([settings(40, **o)]).controllers[0].schedule
         for o in ({"t_init": 0.1, "t_final": 0.5}, {"t_init": 4, "t_final": 20})
     )
     assert [one.planned(t) for t in range(40)] == [two.planned(t) for t in range(40)]
@@ -188,6 +189,32 @@ def test_no_warm_up_warns_and_an_impossible_schedule_is_refused():
         get("controller", "adalora_budget")(run, build([run]).slots(0))
     with pytest.raises(ValueError, match="no step to prune in: t_init is 10 and t_final 10 of 20 steps"):
         build([settings(20, t_init=10, t_final=10)])
+
+
+def test_shares_of_the_run_are_not_cut_short_by_rounding():
+    schedules = [build([settings(100, t_init=x, t_final=0.3)]).controllers[0].schedule for x in (0.57, 0.29)]
+    assert [s.t_i for s in schedules] == [57, 29]  # 0.57 * 100 is 56.99999999999999 in floating point
+
+
+@pytest.mark.parametrize(
+    ("options", "alive", "warns"),
+    [
+        ({"t_final": 0, "interval": 7}, 12, True),
+        ({"t_final": 1, "interval": 7}, 12, True),
+        ({"t_final": 2, "interval": 7}, 8, False),
+        ({"t_final": 0, "interval": 1}, 8, False),
+    ],
+)
+def test_a_run_that_ends_without_its_last_mask_says_so(options, alive, warns):
+    """As in the authors' code only the final phase, after step T - t_final, masks at every step."""
+    run = settings(40, t_init=4, **options)
+    with (
+        pytest.warns(UserWarning, match="more than 8 of 12 triplets may be left") if warns else nullcontext()
+    ):
+        get("controller", "adalora_budget")(run, build([run]).slots(0))
+    attached = build([run])
+    train(attached, 40)
+    assert attached.step_log(0)["budget_realised"] == alive
 
 
 def test_the_budget_refuses_another_delta():
@@ -277,6 +304,48 @@ def test_the_penalty_is_the_mean_of_plain_norms_over_all_factors():
             for gap in (t["P"].T @ t["P"], t["Q"] @ t["Q"].T):
                 norms.append((gap - torch.eye(3, dtype=torch.float64)).square().sum().sqrt())
         assert_close(attached.penalty()[k].detach(), gamma * sum(norms) / len(norms), **EXACT)
+
+
+def test_the_penalty_is_not_the_papers_sum_of_squares():
+    """R = ||P'P - I||_F^2 + ||QQ' - I||_F^2 of every layer there; the authors' code, and PEFT, as above."""
+    attached = build([settings(orth_weight=0.3)])
+    squares = [
+        sum(float(x) ** 2 for x in (gram - torch.eye(3, dtype=torch.float64)).flatten())
+        for t in triplets(attached)
+        for gram in (t["P"].T @ t["P"], t["Q"] @ t["Q"].T)
+    ]
+    code, paper = 0.3 * sum(s**0.5 for s in squares) / len(squares), 0.3 * sum(squares)
+    assert_close(float(attached.penalty()[0]), code, **EXACT)
+    assert paper > 5 * code
+
+
+def scores_of(literal):
+    means = [{n: m[n] * u[n] for n in "PLQ"} for m, u in zip(literal.mean, literal.spread, strict=True)]
+    return [s["L"] + s["P"].mean(0) + s["Q"].mean(1) for s in means]
+
+
+def test_importance_takes_the_weight_after_the_step_and_algorithm_1_the_one_before():
+    attached = build([settings(40, t_init=20, t_final=10)])
+    schedule = {"total": 40, "warm_up": 20, "final": 10, "interval": 1, "first": 12, "last": 8}
+    code, paper = (Literal(triplets(attached), beta1=0.85, beta2=0.85, **schedule) for _ in range(2))
+    old = [{n: t[n].clone() for n in "PLQ"} for t in triplets(attached)]
+
+    def each(step):
+        new = [{n: t[n].clone() for n in "PLQ"} for t in triplets(attached)]
+        slots = attached.slots(0).values()
+        gradients = [{n: getattr(h.delta, n).grad[i].clone() for n in "PLQ"} for h, i in slots]
+        code.after_step(step, new, gradients)
+        paper.after_step(step, old, gradients)
+        attached.after_step(step)
+        old[:] = new
+
+    train(attached, 6, each)
+    importance = attached.controllers[0].importance
+    names = [name for name, *_ in importance.members]
+    ours = dict(zip(names, importance.scores().split(3), strict=True))
+    for name, of_code, of_paper in zip(attached.slots(0), scores_of(code), scores_of(paper), strict=True):
+        assert_close(ours[name], of_code, rtol=1e-9, atol=0)
+        assert not torch.allclose(ours[name], of_paper, rtol=0.01, atol=0)
 
 
 def test_orthonormal_factors_have_no_penalty_and_no_broken_gradient():

@@ -218,6 +218,14 @@ FIRST = "base_model.model.bert.encoder.layer.0.attention.self.query"
         (lambda f: edit(f, peft_type="VERA"), "peft_type 'VERA'"),
         (lambda f: edit(f, bias="all"), "bias 'all'"),
         (lambda f: edit(f, lora_alpha=-1), "lora_alpha -1"),
+        (
+            lambda f: edit(f, init_lora_weights="pissa"),
+            "init_lora_weights 'pissa' has changed the base as well",
+        ),
+        (lambda f: edit(f, init_lora_weights="olora"), "Have PEFT convert it to a plain LoRA"),
+        (lambda f: edit(f, alora_invocation_tokens=[5]), "alora_invocation_tokens"),
+        (lambda f: edit(f, use_bdlora={"target_modules_bd_a": ["q"]}), "use_bdlora"),
+        (lambda f: edit(f, kasa_config={"beta": 1e-4}), "kasa_config"),
         (lambda f: edit(f, use_dora=True), r"should have tensors A\+B\+m, found A\+B"),
         (lambda f: rewrite(f, lambda t: t.pop(f"{FIRST}.lora_B.weight")), r"should have tensors A\+B"),
         (lambda f: rewrite(f, lambda t: t.update({f"{FIRST}.lora_C.weight": torch.ones(1)})), "is of a kind"),
@@ -347,6 +355,27 @@ def test_what_peft_was_asked_to_adapt_is_told_as_peft_tells_it(settings, tiny_mo
     rewrite(tmp_path, lambda t: [t.pop(key) for key in list(t) if key.startswith(f"{lost}.")])
     with pytest.raises(AdapterError, match=f"but 1 have none: {lost.removeprefix('base_model.model.')}"):
         attach_peft(tiny_model("bert"), [read_peft(tmp_path)])
+
+
+@pytest.mark.parametrize("start", [True, False, "gaussian", "orthogonal", "pissa", "olora"])
+def test_an_adapter_is_read_right_or_refused_however_it_began(start, tiny_model, tokens, tmp_path):
+    """Some starts move a part of the base into the adapter, which then says nothing on the base as it was."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(
+        r=4, task_type="SEQ_CLS", init_lora_weights=start, target_modules=["query", "key"]
+    )
+    model = peft.get_peft_model(tiny_model("bert"), config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter += 0.3
+    model.save_pretrained(tmp_path)
+    if start in ("pissa", "olora"):
+        with pytest.raises(AdapterError, match=f"init_lora_weights {start!r} has changed the base"):
+            read_peft(tmp_path)
+        return
+    back = attach_peft(tiny_model("bert"), [read_peft(tmp_path)])
+    near(model(input_ids=tokens()).logits, back.model(input_ids=tokens()).logits)
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])

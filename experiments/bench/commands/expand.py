@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 from experiments import data
-from experiments.bench.fake import finish, specs_of, write_csv
+from experiments.bench.fake import finish, specs_of
+from experiments.bench.output import write_csv
 from experiments.record import write_planned
 from experiments.sweep.claim import claim
 from experiments.sweep.engine import brief

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import commands
+from experiments.bench.commands import checkpoint
 from experiments.bench.fake import finish, specs_of
 from experiments.record import verify
 
@@ -54,19 +55,16 @@ def test_resume_finds_nothing_to_do_in_a_finished_study(tmp_path):
     assert [row["runs"] for row in rows(table)] == ["4"] * 4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        ("checkpoint", ["--variant", "lora", "--steps", "2", "--every", "1"]),
-        ("sweep", ["--steps", "1", "--workers", "1"]),
-    ],
-)
-def test_what_needs_the_default_model_runs(tmp_path, command, words):
+def test_the_share_of_checkpoints_is_measured_in_a_run(tmp_path, tiny_bert, monkeypatch, capsys):
+    rows_of_text = "\n".join(
+        f"{'good' if i % 3 else 'bad'} {i},{'yes' if i % 3 else 'no'}" for i in range(40)
+    )
+    (tmp_path / "toy.csv").write_text(f"text,label\n{rows_of_text}\n")
+    tiny = ["model=hf", f"model.path={tiny_bert}", "dataset=csv", f"dataset.path={tmp_path / 'toy.csv'}"]
+    monkeypatch.setattr(checkpoint, "specs_of", lambda *words: specs_of(*words, "r=2", *tiny))
     table = tmp_path / "table.csv"
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.bench", command, *words, "--csv", str(table)],
-        cwd=HOME, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "target" in done.stdout and len(rows(table)) == 1
+    words = ["checkpoint", "--variant", "lora", "--steps", "2", "--every", "1", "--csv", str(table)]
+    assert commands.run("experiments.bench", "", words) == 0
+    assert "target 2%" in capsys.readouterr().out
+    [row] = rows(table)
+    assert float(row["checkpoint_seconds"]) > 0 and row["every"] == "1"

@@ -55,6 +55,12 @@ def test_no_rank_is_nearer(tiny, kind, targets, variant):
         assert spec.r == min(gaps, key=lambda r: (gaps[r], r))
 
 
+def test_blocks_that_learn_as_a_whole_cannot_be_matched(tiny):
+    specs = tiny("variant=lora,dora r=4 variant.unfreeze_top=1")
+    _, problems = matched(specs, "parameters", skeletons=models.skeleton)
+    assert problems and all("with variant.unfreeze_top blocks learn as a whole" in p for p in problems)
+
+
 def test_budgets_are_met_within_half_a_step(tiny):
     specs = solved(tiny("variant=lora,dora,adalora r=4,7,12 targets=all"))
     lora = {spec.r: size(spec) for spec in specs if spec.variant == "lora"}

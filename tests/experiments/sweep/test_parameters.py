@@ -74,6 +74,16 @@ def test_ranks_by_pattern_and_chosen_layers_are_counted(on, attached):
     assert count(spec, models.skeleton(spec), 3).trained == theirs.count(0)
 
 
+def test_blocks_that_learn_as_a_whole_are_unknown_not_counted_as_adapted(on, attached):
+    (spec,) = on("variant=lora r=4 targets=all variant.unfreeze_top=1")
+    (without,) = on("variant=lora r=4 targets=all")
+    counted = count(without, models.skeleton(spec), 3)
+    assert attached(spec)[0].count(0) != counted.trained  # what it would be taken for
+    assert (
+        count(spec, models.skeleton(spec), 3) is None and adapter_roles(spec, models.skeleton(spec)) is None
+    )
+
+
 @pytest.mark.parametrize(
     ("variant", "adapter"),
     [
