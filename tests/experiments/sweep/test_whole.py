@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from experiments import files, record
-from experiments.settings import Train
+from experiments.spec import RunSpec, Train
 from experiments.sweep.claim import claim
 from experiments.sweep.plan import plan
 from experiments.sweep.whole import Whole, quarantine, set_apart
@@ -100,19 +100,11 @@ def test_what_another_process_holds_or_has_put_right_is_let_be(study):
     assert (study / "a").exists() and (study / "b").exists()
 
 
-class Named:
-    """As much of a spec as planning asks for."""
+class Named(RunSpec):
+    """A spec whose run is called after its seed."""
 
-    study, dataset, dataset_options, variant = "toy", "csv", (), "lora"
-    r = alpha = targets = None
-
-    def __init__(self, name):
-        self.name = name
-        self.lr, self.train, self.axes = 0.1, Train(), {}
-        self.initial_rank = None
-
-    def run_id(self, data):
-        return self.name
+    def run_id(self, data_sha256):
+        return "abcde"[self.seed]
 
     hash = run_id
 
@@ -120,7 +112,13 @@ class Named:
 def test_a_plan_takes_damaged_runs_as_missing_and_says_so(study):
     os.truncate(study / "b" / "predictions.parquet", 3)
     (study / "c" / "record.json").write_text("{")
-    specs = [Named(name) for name in "abcde"]
+    specs = [
+        Named(
+            study="toy", variant="lora", method="adapters", r=2, alpha=4.0, targets="qv", axes={}, options={},
+            model="tiny", model_options={}, dataset="csv", dataset_options={}, lr=0.1, train=Train(), seed=i,
+        )
+        for i in range(5)
+    ]  # fmt: skip
     found = plan(specs, fingerprints=lambda spec: "", root=study.parent)
     assert [run_id for _, run_id in found.done] == ["a"]
     assert [run_id for _, run_id in found.todo] == ["b", "c", "d", "e"]

@@ -116,6 +116,7 @@ def test_a_run_that_is_stopped_says_so_to_its_tracker(tmp_path, monkeypatch, pha
     monkeypatch.setattr(trackers, "make", lambda options, tell: Noting())
     monkeypatch.setattr(execute, "execute", begun_and_stopped)
     out = io.StringIO()
-    Worker(Events(out)).run(spec, "probe-1", tmp_path)
+    order = {"run": spec.as_record(), "run_id": "probe-1", "root": str(tmp_path)}
+    Worker(Events(out)).carry_out(order)
     assert calls == [("probe-1", phase, "probe-toy", ["demo", "probe", "toy", "tiny"]), "preempted"]
     assert '"interrupted"' in out.getvalue()
