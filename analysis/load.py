@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis import identity
+from analysis.failures import places
 from analysis.faults import NotFinite, fault, refuse_constant
 from analysis.rows import row_of, table_of
 from experiments import record as records
@@ -77,7 +78,7 @@ def read(folder: Path, *, pool: bool = False) -> Study:
         )
         raise UserError(f"there is no folder {folder}." + (f" Beside it: {', '.join(near)}." if near else ""))
     found: dict[str, dict[str, Any]] = {}
-    places: dict[str, str] = {}
+    folders: dict[str, str] = {}
     problems: list[Problem] = []
     unfinished: list[str] = []
     refused: set[str] = set()
@@ -96,7 +97,7 @@ def read(folder: Path, *, pool: bool = False) -> Study:
         if run_id in refused or run_id in found:
             _duplicate(run_id, run.path.name, content, found, refused, problems)
             continue
-        found[run_id], places[run_id] = content, run.path.name
+        found[run_id], folders[run_id] = content, run.path.name
     begun = {run.path.name for run in records.run_folders(folder)} | set(found)
     missing = sorted(records.planned(folder).keys() - begun)
     if not found and not problems and not unfinished and not missing:
@@ -104,12 +105,22 @@ def read(folder: Path, *, pool: bool = False) -> Study:
         raise UserError(f"{folder} holds no run: no folder in it has a spec.json or a record.json.{hint}")
     ordered = {run_id: found[run_id] for run_id in sorted(found)}
     tuned = identity.tuned_in(ordered.values())
-    rows = [row_of(content, places[run_id], tuned[run_id]) for run_id, content in ordered.items()]
+    lost = places(ordered.values())
+    rows = [row_of(c, folders[i], tuned[i], lost.get(i)) for i, c in ordered.items()]
     table = table_of(rows)
     if pool:
         table["stack"] = "pooled"
     table["repeat"] = _repeats(table, problems)
+    problems += _mixed(table)
     return Study(folder.resolve().name, folder, table, ordered, problems, unfinished, missing)
+
+
+def _mixed(table: pd.DataFrame) -> list[Problem]:
+    """Cells of which some runs were tested and others not: they are two cells, which nobody may average."""
+    done = table[(table["status"] == "completed") & (table["phase"] != "tune")]
+    splits = done.groupby(["cell_key", "stack", "phase"], sort=True)["split"].nunique()
+    what = "some of its runs have a result on test, others on validation alone; kept apart, never averaged"
+    return [Problem(key, what) for key, *_ in splits.index[splits > 1]]
 
 
 def _repeats(table: pd.DataFrame, problems: list[Problem]) -> pd.Series:

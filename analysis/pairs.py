@@ -73,10 +73,11 @@ def pairs(cells: pd.DataFrame, baseline: str) -> tuple[list[Pair], list[Unmatche
     found: list[Pair] = []
     left: list[Unmatched] = []
     final = cells[cells["final"].astype(bool)]
-    for _, group in final.groupby(["peer_key", "stack"], sort=False):
+    for _, group in final.groupby(["peer_key", "stack", "split"], sort=False, dropna=False):
         plain = group[group["series"] == baseline]
         plain = plain if len(plain) else group[group["variant"] == baseline]
         others = group.drop(plain.index)
+        elsewhere = _elsewhere(final, group, baseline)
         ranks = plain["matched"].fillna(plain["r"])
         doubles = plain[plain.assign(r=ranks).duplicated(["targets", "r", "alpha"], keep=False)]
         if len(doubles):
@@ -88,9 +89,8 @@ def pairs(cells: pd.DataFrame, baseline: str) -> tuple[list[Pair], list[Unmatche
             continue
         for _, rows in others.groupby("series", sort=False):
             for targets, sides in _sides(rows, plain):
-                matched, rest = _matched(
-                    sides, plain[plain["targets"].isna() if targets is None else plain["targets"] == targets]
-                )
+                here = plain["targets"].isna() if targets is None else plain["targets"] == targets
+                matched, rest = _matched(sides, plain[here], elsewhere)
                 found += matched
                 left += rest
     return found, left
@@ -109,7 +109,15 @@ def _sides(rows: pd.DataFrame, plain: pd.DataFrame) -> Iterator[tuple[str | None
             yield targets, free
 
 
-def _matched(rows: pd.DataFrame, plain: pd.DataFrame) -> tuple[list[Pair], list[Unmatched]]:
+def _elsewhere(final: pd.DataFrame, group: pd.DataFrame, baseline: str) -> str:
+    """On which other split the baseline of a group has its results, if it has them there alone."""
+    same = (final["peer_key"] == group["peer_key"].iloc[0]) & (final["stack"] == group["stack"].iloc[0])
+    plain = final[same & ((final["series"] == baseline) | (final["variant"] == baseline))]
+    splits = set(plain["split"].dropna()) - {group["split"].iloc[0]}
+    return str(splits.pop()) if splits and len(splits) == plain["split"].nunique() else ""
+
+
+def _matched(rows: pd.DataFrame, plain: pd.DataFrame, elsewhere: str) -> tuple[list[Pair], list[Unmatched]]:
     by_place = {(_rank(row), row["alpha"]): row for _, row in plain.iterrows()}
     singles: list[Pair] = []
     left: list[Unmatched] = []
@@ -119,13 +127,19 @@ def _matched(rows: pd.DataFrame, plain: pd.DataFrame) -> tuple[list[Pair], list[
         elif (_rank(row), row["alpha"]) in by_place:
             singles.append(Pair([row], [by_place[_rank(row), row["alpha"]]]))
         else:
-            left.append(Unmatched(row, _why(row, plain)))
+            left.append(Unmatched(row, _why(row, plain, elsewhere)))
     if len(rows) and rows["r"].isna().all() and not by_place:
-        left.append(Unmatched(rows.iloc[0], "the baseline was not run in this setting"))
+        left.append(Unmatched(rows.iloc[0], _OTHER.format(elsewhere) if elsewhere else _ABSENT))
     return singles + _over_ranks(singles), left
 
 
-def _why(row: pd.Series, plain: pd.DataFrame) -> str:
+_ABSENT = "the baseline was not run in this setting"
+_OTHER = "the baseline has results on {} alone, this cell has none there: they are not compared"
+
+
+def _why(row: pd.Series, plain: pd.DataFrame, elsewhere: str) -> str:
+    if plain.empty and elsewhere:
+        return _OTHER.format(elsewhere)
     if plain.empty:
         return f"the baseline was not run on targets {row['targets']} in this setting and on this stack"
     ranks = {_rank(other) for _, other in plain.iterrows()}

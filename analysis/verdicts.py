@@ -181,7 +181,7 @@ def _row(
         "difference": float(common.by_seed.mean()) if n else None,
         "variant_r": variant["r"],
         "stack": stack,
-        "key": (plain["peer_key"], plain["stack"], plain["targets"], variant["series"]),
+        "key": (plain["peer_key"], plain["stack"], plain["split"], plain["targets"], variant["series"]),
         "split": plain["split"],
         "failed": sum(int(c["failed"] + c["diverged"]) for c in pair.variant),
         "failed_baseline": sum(int(c["failed"] + c["diverged"]) for c in pair.baseline),

@@ -5,6 +5,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from analysis.cells import chosen
 from analysis.figures.curves import rank_name
 from analysis.figures.overview import Chart
 
@@ -106,26 +107,22 @@ def rate_points(cells: pd.DataFrame) -> pd.DataFrame:
 
     Where other keys were tuned too, a rate stands for the best that was found with it.
     """
-    many = cells[(cells["rates"] > 1) & cells["validation"].notna()]
+    many = cells[cells["rates"] > 1]
     parts = []
     for _, group in many.groupby(["group_key", "stack"], sort=False):
         tuning = group[group["tuning"].astype(bool)]
         curve = tuning if tuning["lr"].nunique() > 1 else group[~group["tuning"].astype(bool)]
+        ends = (curve["lr"].min(), curve["lr"].max())  # of all that were tried, diverged or not
+        curve = curve[curve["validation"].notna()]
         if curve["lr"].nunique() < 2:
             continue
-        curve = curve.loc[[best(same) for _, same in curve.groupby("lr")]]
+        curve = curve.loc[[chosen(same) for _, same in curve.groupby("lr")]]
         final = group.loc[group["final"].astype(bool), "lr"]
-        at = final.iloc[0] if len(final) else curve.loc[best(curve), "lr"]
-        ends = (curve["lr"].min(), curve["lr"].max())
+        at = final.iloc[0] if len(final) else curve.loc[chosen(curve), "lr"]
         parts.append(
             curve.assign(chosen=curve["lr"] == at, edge=(curve["lr"] == at) & curve["lr"].isin(ends))
         )
-    return pd.concat(parts) if parts else many.assign(chosen=False, edge=False)
-
-
-def best(curve: pd.DataFrame) -> int:
-    """The row of the best validation result."""
-    return int((-curve["validation"] if (curve["goal"] == "min").any() else curve["validation"]).idxmax())
+    return pd.concat(parts) if parts else many[:0].assign(chosen=False, edge=False)
 
 
 def rate_curves(points: pd.DataFrame, domain: list[str]) -> alt.FacetChart:

@@ -26,7 +26,7 @@ def paper_figures(
     results = cells[(cells["n"] > 0) & ~cells["tuning"].astype(bool)]
     domain = sorted(results["series"].unique(), key=order_of)
     keys = ["dataset", "model", "metric", "stack"]
-    settings = list(results[results["final"]].groupby(keys, sort=True))
+    settings = list(results[results["final"].astype(bool)].groupby(keys, sort=True))
     out: list[Figure] = []
     for (dataset, model, metric, stack), group in settings:
         here = (cells["dataset"] == dataset) & (cells["model"] == model) & (cells["stack"] == stack)
