@@ -3,7 +3,7 @@
 `read(folder)` returns a Study: `runs` has one row per usable record, whatever its status; `problems` says
 which folders were left out and why; `unfinished` names the runs that have begun and left no record, `missing`
 those that were asked for and never begun. A record that is torn, of another schema, holds a number that is
-not finite or contradicts itself is never repaired and never half used.
+not finite or contradicts itself or its predictions is never repaired and never half used.
 """
 
 import json
@@ -11,24 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from analysis import identity
 from analysis.failures import places
-from analysis.faults import NotFinite, fault, refuse_constant
+from analysis.faults import NotFinite, Problem, fault, refuse_constant
+from analysis.predictions import Predictions
 from analysis.rows import row_of, table_of
 from experiments import record as records
 from experiments.errors import UserError
 from experiments.record import RunFolder
-
-
-class Problem(NamedTuple):
-    """A folder that the report could not use as it is."""
-
-    run: str
-    what: str
 
 
 @dataclass(frozen=True)
@@ -39,6 +33,7 @@ class Study:
     folder: Path
     runs: pd.DataFrame
     records: Mapping[str, dict[str, Any]]
+    predictions: Predictions
     problems: list[Problem] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -104,6 +99,10 @@ def read(folder: Path, *, pool: bool = False) -> Study:
         hint = _studies_below(folder)
         raise UserError(f"{folder} holds no run: no folder in it has a spec.json or a record.json.{hint}")
     ordered = {run_id: found[run_id] for run_id in sorted(found)}
+    predictions = Predictions(ordered, lambda run_id: RunFolder(folder / folders[run_id]))
+    for run_id in predictions.check():
+        del ordered[run_id]
+    problems += predictions.contradictions
     tuned = identity.tuned_in(ordered.values())
     lost = places(ordered.values())
     rows = [row_of(c, folders[i], tuned[i], lost.get(i)) for i, c in ordered.items()]
@@ -112,7 +111,7 @@ def read(folder: Path, *, pool: bool = False) -> Study:
         table["stack"] = "pooled"
     table["repeat"] = _repeats(table, problems)
     problems += _mixed(table)
-    return Study(folder.resolve().name, folder, table, ordered, problems, unfinished, missing)
+    return Study(folder.resolve().name, folder, table, ordered, predictions, problems, unfinished, missing)
 
 
 def _mixed(table: pd.DataFrame) -> list[Problem]:

@@ -5,7 +5,7 @@ rank and alpha, same stack. A cell whose rank was matched for equal cost stands 
 ranks (`r` = "all") a seed contributes its mean over the ranks, so that a seed counts once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis.load import Study
 from analysis.predictions import Predictions
+from analysis.stats import FEWEST_SEEDS
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Paired:
     baseline: np.ndarray  # (S,)
     sign: float  # of "better" in the metric
     ranks: tuple[float, ...] = ()  # those with any seed in common
+    left_out: list[int] = field(default_factory=list)  # seeds in common that lack scores by example
     by_example: np.ndarray | None = None  # (S, N)
     scores: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # per rank: two sides (S, N)
 
@@ -169,7 +171,7 @@ def _over_ranks(singles: list[Pair]) -> list[Pair]:
     ]
 
 
-def paired(pair: Pair, study: Study, predictions: Predictions) -> Paired:
+def paired(pair: Pair, study: Study) -> Paired:
     """The differences of a pair over the seeds that both sides completed at every rank that has any."""
     both = [
         (v, b)
@@ -180,17 +182,27 @@ def paired(pair: Pair, study: Study, predictions: Predictions) -> Paired:
     sign = -1.0 if pair.baseline[0]["goal"] == "min" else 1.0
     if not runs:
         return Paired([], np.empty(0), np.empty(0), sign)
-    seeds = sorted(set.intersection(*[set(v) & set(b) for v, b in runs]))
+    common = sorted(set.intersection(*[set(v) & set(b) for v, b in runs]))
+    seeds = _seen(runs, common, study.predictions)
     mean = lambda sides: np.mean([[study.scores[side[seed]] for seed in seeds] for side in sides], axis=0)  # noqa: E731
     found = Paired(
         seeds, mean([v for v, _ in runs]), mean([b for _, b in runs]), sign, tuple(_rank(b) for _, b in both)
     )
-    sides = [(_examples(v, seeds, predictions), _examples(b, seeds, predictions)) for v, b in runs]
+    found.left_out = [seed for seed in common if seed not in seeds]
+    sides = [tuple(_examples(side, seeds, study.predictions) for side in run) for run in runs]
     known = [ids for side in sides for _, ids in side]
     if seeds and len(set(known)) == 1 and known[0] is not None:
         found.scores = [(v[0], b[0]) for v, b in sides]
         found.by_example = sign * np.mean([v - b for v, b in found.scores], axis=0)
     return found
+
+
+def _seen(
+    runs: Sequence[tuple[dict[int, str], dict[int, str]]], seeds: list[int], predictions: Predictions
+) -> list[int]:
+    """The seeds whose runs all have scores by example, where they suffice for a verdict; else all of them."""
+    seen = [s for s in seeds if all(predictions.of(side[s]) for sides in runs for side in sides)]
+    return seen if len(seen) >= FEWEST_SEEDS else seeds
 
 
 def _examples(

@@ -57,7 +57,7 @@ def build(
         figures += paper_figures(study, cells, histories)
     content = collect(study, cells, found, figures)
     content["images"] = images_too
-    content["ranks"] = advise(study, cells, histories, found.predictions, margin=margin)
+    content["ranks"] = advise(study, cells, histories, margin=margin)
     folder = study.folder / "report"
     with explained(folder):
         folder.mkdir(exist_ok=True)

@@ -28,7 +28,7 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
     """
     frame = table.assign(
         row=[row_name(row) for _, row in table.iterrows()],
-        decided=table["verdict"].isin(["better", "worse", "equivalent"]),
+        decided=table["standing"].isin(["better", "worse", "equivalent"]),
         series=table["variant"],
         rank=table["r"].astype(str),
     )
@@ -42,7 +42,7 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
         "p_adjusted",
         "n_seeds",
         "n_examples",
-        "verdict",
+        "said",
         "decided",
     ]
     color = alt.Color("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=None)
@@ -63,7 +63,12 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
         opacity=0.13, color="#8a94a3"
     )
     zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(strokeWidth=1.2).encode(x="at:Q")
-    tips: list[Any] = ["series:N", "rank:N", "verdict:N", alt.Tooltip("difference:Q", format="+.4f")]
+    tips: list[Any] = [
+        "series:N",
+        "rank:N",
+        alt.Tooltip("said:N", title="verdict"),
+        alt.Tooltip("difference:Q", format="+.4f"),
+    ]
     tips += [
         alt.Tooltip("ci_low:Q", title="from", format="+.4f"),
         alt.Tooltip("ci_high:Q", title="to", format="+.4f"),
@@ -79,7 +84,7 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
             stroke=alt.Stroke("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=None),
             fillOpacity=alt.condition("datum.decided", alt.value(1), alt.value(0)),
         ),
-        base.mark_text(align="left", dx=8).encode(x=alt.value("width"), text="verdict:N"),
+        base.mark_text(align="left", dx=8).encode(x=alt.value("width"), text="said:N"),
     ).properties(height=max(60, 24 * len(frame)), padding={"top": 30, "left": 5, "right": 5, "bottom": 5})
 
 

@@ -22,7 +22,7 @@ def study(writer):
 
 def advice(study, w, margin=0.01):
     read, table, found = study(w)
-    return guide.advise(read, table, histories.Histories(read), found.predictions, margin=margin)
+    return guide.advise(read, table, histories.Histories(read), margin=margin)
 
 
 def rewrite(folder, training, validation):

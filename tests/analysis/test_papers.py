@@ -107,7 +107,12 @@ def test_the_map_over_two_rates_marks_the_best_cell(writer):
         spec = w.spec(
             "loraplus", 8, 0, lr=lr, variant_axes__grouping="lora_plus", variant_options__lr_ratio=ratio
         )
-        w.run(spec, accuracy, metrics={"validation/accuracy": accuracy, "test/accuracy": accuracy})
+        w.run(
+            spec,
+            accuracy,
+            metrics={"validation/accuracy": accuracy, "test/accuracy": accuracy},
+            predictions=False,
+        )
     finding = drawn(w)[0]["two_rates_r8_qv"].finding
     assert "lr_A = 0.001, lr_B = 0.004, 0.100 better than the best cell of plain LoRA (lr = 0.004)" in finding
     assert "no verdict" in finding

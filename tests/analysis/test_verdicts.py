@@ -47,7 +47,7 @@ def test_less_is_better_where_the_metric_says_so(writer, judged):
                 w.spec(variant, 8, seed),
                 metrics=metrics,
                 primary={"metric": "loss", "goal": "min"},
-                predictions=False,
+                predictions="flat",
             )
     rows, _ = judged(w)
     assert rows["dora", 8]["difference"] > 0 and rows["dora", 8]["verdict"] == "better"
@@ -110,10 +110,27 @@ def test_without_scores_only_seeds_are_noise_and_it_is_said(writer, judged):
     w = writer()
     for variant in ("lora", "dora"):
         for seed in range(4):
-            w.run(w.spec(variant, 8, seed), predictions=False)
-    assert judged(w)[0]["dora", 8]["n_examples"] == 0
+            metrics = {"test/accuracy": 0.6 + 0.2 * (variant == "dora") + 0.001 * (seed % 2)}
+            metrics["test/accuracy"] += 0.001 * (seed == 0 and variant == "dora")
+            w.run(w.spec(variant, 8, seed), metrics=metrics, predictions=False)
+    row = judged(w)[0]["dora", 8]
+    assert row["n_examples"] == 0 and row["verdict"] == "inconclusive"
+    assert row["p"] > 0 and np.isnan(row["smallest_detectable"])
     text = (report.build(w.root, images_too=False).parent / "report.md").read_text()
+    assert "cannot be told from lora" in text and "nobody knows how much of it is their noise" in text
     assert "no usable per-example scores" in text and "test examples not counted as noise" in text
+
+
+def test_equivalence_has_a_family_of_its_own(writer, judged):
+    w = writer(n_examples=400)
+    w.grid(("lora", "dora", "rslora", "loraplus"), (8,), range(4), effects={"rslora": 0.2})
+    _, found = judged(w, margin=0.05)
+    table = found.table.sort_values("p_tost")
+    p = table["p_tost"].to_numpy()
+    assert len(p) == 3 and list(table["p_equivalent_family"]) == [3, 3, 3]
+    holm = np.minimum(1, np.maximum.accumulate(p * [3, 2, 1]))
+    assert list(table["p_equivalent"]) == pytest.approx(list(holm))
+    assert list(table["p_tost"]) != pytest.approx(list(table["p"]))
 
 
 def test_seeds_that_change_nothing_are_no_evidence(writer, judged):
