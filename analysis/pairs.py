@@ -14,6 +14,7 @@ import pandas as pd
 from analysis.load import Study
 from analysis.predictions import Predictions
 from analysis.stats import FEWEST_SEEDS
+from experiments.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,17 @@ class Unmatched:
 
     cell: pd.Series
     why: str
+
+
+def check_baseline(study: Study, cells: pd.DataFrame, baseline: str) -> None:
+    """UserError where a baseline was asked for that no run has; plain LoRA, the default, may be absent."""
+    names = set(cells["variant"]) | set(cells["series"])
+    if baseline != "lora" and baseline not in names:
+        known = ", ".join(sorted(set(cells["series"])))
+        raise UserError(
+            f"no run of the baseline {baseline!r} in {study.folder}.{did_you_mean(baseline, names)} There "
+            f"are: {known}."
+        )
 
 
 def pairs(cells: pd.DataFrame, baseline: str) -> tuple[list[Pair], list[Unmatched]]:

@@ -65,7 +65,15 @@ def on_tuning(row: pd.Series) -> str:
         edges = sorted({key for budget in budgets for key in budget.edges})
         if edges:
             told.append(f"the {listed(edges)} chosen for {name} lies on the edge of those tried")
+    if row["head_rates"]:
+        told.append(on_heads(row))
     return "; ".join(told)
+
+
+def on_heads(row: pd.Series) -> str:
+    """That the two sides trained their heads at different rates, which alone can make a difference."""
+    ours, theirs = row["head_rates"]
+    return f"the head was trained at {ours:g} for {row['variant']}, at {theirs:g} for {row['baseline']}"
 
 
 def protocol(rows: pd.DataFrame) -> str:

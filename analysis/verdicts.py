@@ -26,10 +26,9 @@ from analysis.budgets import Budgets, budgets, sides
 from analysis.cells import order_of
 from analysis.faults import Problem
 from analysis.load import Study
-from analysis.pairs import Pair, Unmatched, paired, pairs
+from analysis.pairs import Pair, Unmatched, check_baseline, paired, pairs
 from analysis.predictions import Predictions
 from analysis.standing import with_standing
-from experiments.errors import UserError, did_you_mean
 
 COLUMNS = (
     "dataset",
@@ -93,13 +92,7 @@ def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margi
         baseline: the variant (or the series, where a variant has several) to compare with.
         margin: differences below it do not matter, in units of the metric.
     """
-    names = set(cells["variant"]) | set(cells["series"])
-    if baseline != "lora" and baseline not in names:
-        known = ", ".join(sorted(set(cells["series"])))
-        raise UserError(
-            f"no run of the baseline {baseline!r} in {study.folder}.{did_you_mean(baseline, names)} There "
-            f"are: {known}."
-        )
+    check_baseline(study, cells, baseline)
     found, unmatched = pairs(cells, baseline)
     counts = cells.groupby("peer_key")["stack"].nunique()
     mixed = set(counts.index[counts > 1])
@@ -159,6 +152,7 @@ _EVIDENCE = (
     "ranks",
     "sides",
     "left_out",
+    "head_rates",
 )
 
 
@@ -194,6 +188,7 @@ def _row(pair: Pair, study: Study, margin: float, mixed: set[str]) -> dict[str, 
         "n_examples": 0,
         "ranks": common.ranks,
         "left_out": tuple(common.left_out),
+        "head_rates": _head_rates(pair, study),
         "scores": common.variant,
         "scores_baseline": common.baseline,
         "sign": common.sign,
@@ -223,6 +218,16 @@ def _row(pair: Pair, study: Study, margin: float, mixed: set[str]) -> dict[str, 
         "sd_seeds": float(common.by_seed.std(ddof=1)),
         "mcnemar": tuple(stats.mcnemar(*alone[0])) if alone and binary else (),
     }
+
+
+def _head_rates(pair: Pair, study: Study) -> tuple[float, float] | None:
+    """The learning rates of the two heads, variant's first, at the first rank at which they differ."""
+    for cells in zip(pair.variant, pair.baseline, strict=True):
+        specs = [study.records[cell["run_ids"][0]]["spec"] for cell in cells]
+        ours, theirs = [(spec.get("train") or {}).get("head_lr") for spec in specs]
+        if ours and theirs and ours != theirs:
+            return ours, theirs
+    return None
 
 
 def _differing(study: Study, cells: pd.DataFrame, mixed: set[str]) -> list[str]:
