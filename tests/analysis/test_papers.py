@@ -128,6 +128,23 @@ def test_a_slope_over_doublings_of_the_rank_is_that_of_the_paired_differences(wr
                 w.run(w.spec(variant, r, seed), metrics=metrics, predictions=False)
     finding = drawn(w)[0]["rank_by_variant"].finding
     assert "dora by +0.0200 (95% 0.0200 to 0.0200, 3 seeds)" in finding
+    study = read(w.root)
+    figures = paper_figures(study, cells_module.cells(study), Histories(study), baseline="dora")
+    (other,) = [figure.finding for figure in figures if figure.name == "rank_by_variant"]
+    assert "difference from dora" in other and "lora by -0.0200" in other
+
+
+def test_bits_are_named_by_the_storage_that_the_run_used(writer, leave):
+    w = writer()
+    record = w.run(w.spec("qlora", 4, 0, variant_axes__storage="fp4", variant_options__double_quant=False))
+    sizes = {
+        "storage__codes": np.array(50),
+        "storage__scales": np.array(6),
+        "storage__weights": np.array(100),
+    }
+    leave(w, record, **sizes)
+    finding = drawn(w)[0]["bits_per_weight"].finding
+    assert "4.480 bits per weight in fp4," in finding and "gives 4.500" in finding and "nf4" not in finding
 
 
 def test_targets_at_an_equal_budget_are_compared(writer):
