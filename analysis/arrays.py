@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from analysis.load import Problem, Study
+from analysis.faults import Problem
+from analysis.load import Study
 
 NOTHING: Mapping[str, np.ndarray] = {}
 

@@ -4,11 +4,10 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
-from analysis import stats
+from analysis import options, stats
 from analysis.cells import cells as cells_of
 from analysis.cells import missing_seeds
 from analysis.load import Study, read
@@ -244,17 +243,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.audit", description="The reviewer's checklist of a study."
     )
-    parser.add_argument("study", type=Path, help="the folder that holds the runs, e.g. runs/demo")
-    parser.add_argument("--baseline", default="lora", help="the variant to compare with (default: lora)")
-    parser.add_argument("--margin", type=float, default=0.01, help="what does not matter (default: 0.01)")
-    options = parser.parse_args(arguments)
-    return told(lambda: _show(options))
+    options.compared(parser)
+    given = parser.parse_args(arguments)
+    return told(lambda: _show(given))
 
 
-def _show(options: argparse.Namespace) -> None:
-    study = read(options.study)
+def _show(given: argparse.Namespace) -> None:
+    study = read(given.study, pool=given.pool)
     cells = cells_of(study)
-    found = verdicts(study, cells, baseline=options.baseline, margin=options.margin)
+    found = verdicts(study, cells, baseline=given.baseline, margin=given.margin)
     print(text(audit(study, cells, found)))
 
 

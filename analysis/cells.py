@@ -58,8 +58,8 @@ def cells(study: Study) -> pd.DataFrame:
     runs = study.runs.assign(series=series_labels(study), tuning=study.runs["phase"] == "tune")
     if runs.empty:
         return _empty()
-    runs = _with_judge(runs)
-    rows = [_cell(group) for _, group in runs.groupby(["cell_key", "stack", "phase"], sort=True)]
+    keys = ["cell_key", "stack", "phase", "split"]  # what test and validation say is never averaged
+    rows = [_cell(group) for _, group in runs.groupby(keys, sort=True, dropna=False)]
     table = pd.DataFrame(rows)
     table["rates"] = _points(table)
     groups = table.groupby(["group_key", "stack"])["phase"]
@@ -77,24 +77,6 @@ def order_of(series: str) -> tuple[int, str]:
     return (0 if series == "lora" else 1 if series.startswith("lora ") else 2, series)
 
 
-def _with_judge(runs: pd.DataFrame) -> pd.DataFrame:
-    """Give runs without a result the metric of the runs beside them, to count them in the right place."""
-    judge = ["metric", "goal", "split"]
-    place = list(zip(runs["dataset"], runs["model"], runs["tuning"], strict=True))
-    scored = runs["score"].notna().to_numpy()
-    known = zip(place, runs[judge].to_numpy(dtype=object), scored, strict=True)
-    beside: dict[Any, Any] = {}
-    for where, values, has in known:
-        if has:
-            beside.setdefault(where, values)
-    rows = runs[judge].to_numpy(dtype=object)
-    for i in np.flatnonzero(runs["score"].isna()):
-        metric, goal, split = beside.get(place[i], (None, None, None))
-        own = rows[i, 0] if isinstance(rows[i, 0], str) else None
-        rows[i] = (own or metric, rows[i, 1] if own else goal, split)
-    return runs.assign(**{name: rows[:, k] for k, name in enumerate(judge)})
-
-
 def _cell(runs: pd.DataFrame) -> dict[str, Any]:
     done = runs[(runs["status"] == "completed") & ~runs["repeat"]]
     first = (done if len(done) else runs).sort_values("matched", kind="stable").iloc[0]  # those that say so
@@ -105,6 +87,7 @@ def _cell(runs: pd.DataFrame) -> dict[str, Any]:
         "tuning": bool(first["tuning"]),
         "phase": first["phase"],
         "tuned": first["tuned"],
+        **_recommendation(runs, done),
         "n": len(done),
         "seeds": tuple(sorted(done["seed"])),
         "seeds_tried": tuple(sorted(set(runs["seed"]))),
@@ -119,6 +102,15 @@ def _cell(runs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def _recommendation(runs: pd.DataFrame, done: pd.DataFrame) -> dict[str, float]:
+    """What tuning goes by: the mean on validation, the worst there is if a run diverged, and its seeds."""
+    diverged = (runs["status"] == "diverged").any()
+    sign = -1.0 if (runs["goal"] == "min").any() else 1.0
+    known = done["validation"].notna().sum()
+    value = -np.inf if diverged else sign * done["validation"].mean()
+    return {"recommended": value, "recommended_n": int(known)}
+
+
 def _points(table: pd.DataFrame) -> pd.Series:
     """Between how many points each cell's group chose: those of its tuning runs, else of its own."""
     tuned = table[table["tuning"]].groupby("group_key")["cell_key"].nunique()
@@ -129,24 +121,30 @@ def _points(table: pd.DataFrame) -> pd.Series:
 def _final(table: pd.DataFrame) -> pd.Series:
     """Which cells stand for their group."""
     final = pd.Series(False, table.index)
-    tuning = table[table["tuning"]].groupby("cell_key")["validation"].mean()
+    names = ["recommended", "recommended_n"]
+    tuning = table[table["tuning"]].drop_duplicates("cell_key").set_index("cell_key")[names]
     results = table[~table["tuning"] & ~table["beside"]]
-    for _, group in results.groupby(["group_key", "stack"], sort=False):
-        told = group["cell_key"].map(tuning)
-        final[chosen(group.assign(validation=told) if told.notna().any() else group)] = True
+    for _, group in results.groupby(["group_key", "stack", "split"], sort=False, dropna=False):
+        told = tuning.reindex(group["cell_key"]).set_index(group.index)
+        final[chosen(group.assign(**told) if told["recommended_n"].notna().any() else group)] = True
     return final
 
 
 def chosen(group: pd.DataFrame) -> int:
-    """The row label of the cell that its validation results recommend.
+    """The row label of the cell that its validation results recommend, by the rules of the fair sweeper.
 
-    Ties go to more seeds, then the lower rate.
+    One that diverged with some seed comes after all that did not, one that lacks seeds after those that have
+    more of them. Ties go to the lower rate.
     """
-    sign = -1.0 if (group["goal"] == "min").any() else 1.0
     rank = pd.DataFrame(
-        {"v": -(sign * group["validation"]).fillna(-np.inf), "n": -group["n"], "lr": group["lr"]}
+        {
+            "diverged": group["recommended"] == -np.inf,
+            "n": -group["recommended_n"].fillna(0),
+            "v": -group["recommended"].fillna(-np.inf),
+            "lr": group["lr"],
+        }
     )
-    return int(rank.sort_values(["v", "n", "lr"]).index[0])
+    return int(rank.sort_values(["diverged", "n", "v", "lr"]).index[0])
 
 
 def series_labels(study: Study) -> pd.Series:
@@ -194,7 +192,7 @@ def missing_seeds(table: pd.DataFrame) -> list[tuple[str, tuple[int, ...]]]:
     """Cells that lack seeds which others of the same setting have: (cell_key, the missing seeds)."""
     out = []
     results = table[~table["tuning"] & ~table["beside"]]
-    for _, group in results.groupby("peer_key", sort=False):
+    for _, group in results.groupby(["peer_key", "split"], sort=False, dropna=False):
         wanted = sorted({seed for seeds in group["seeds_tried"] for seed in seeds})
         for _, row in group.iterrows():
             lacking = tuple(seed for seed in wanted if seed not in row["seeds_tried"])
@@ -210,6 +208,8 @@ def _empty() -> pd.DataFrame:
         "tuning",
         "phase",
         "tuned",
+        "recommended",
+        "recommended_n",
         "n",
         "seeds",
         "seeds_tried",

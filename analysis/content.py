@@ -15,6 +15,7 @@ from analysis.figures.overview import far_off, metric_title, with_bars
 from analysis.format import count, number
 from analysis.load import Study
 from analysis.next_steps import commands
+from analysis.standing import on_heads
 from analysis.verdicts import Verdicts
 
 
@@ -203,10 +204,11 @@ def comparisons(found: Verdicts) -> dict[str, Any]:
                 "model": row["model"],
                 "targets": row["targets"] or "",
                 "stack": row["stack"],
-                "verdict": row["verdict"],
+                "standing": row["standing"],
+                "said": row["said"],
                 "why": row["why"] or "",
                 "overall": bool(row["overall"]),
-                "unit": prose.unit(row),
+                "unit": prose.unit(row) + (f"; {on_heads(row)}" if row["head_rates"] else ""),
                 "mcnemar": ", ".join(f"{p:.2g}" for p in row["mcnemar"] or ()),
             }
         )

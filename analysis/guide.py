@@ -16,7 +16,6 @@ from analysis import stats
 from analysis.histories import Histories
 from analysis.load import Study
 from analysis.pairs import Pair, paired
-from analysis.predictions import Predictions
 from analysis.verdicts import ALPHA
 
 STALLED = 0.05  # of the loss: how much lower the largest rank must end for a rank to be called too small
@@ -44,26 +43,22 @@ class Advice:
         return f"{self.sufficient:g}" + ("" if self.sufficient < self.best else ", the best itself")
 
 
-def advise(
-    study: Study, cells: pd.DataFrame, histories: Histories, predictions: Predictions, *, margin: float
-) -> list[Advice]:
+def advise(study: Study, cells: pd.DataFrame, histories: Histories, *, margin: float) -> list[Advice]:
     """Advice for every series that was run at two ranks or more with all else equal."""
     ranked = cells[cells["final"].astype(bool) & (cells["n"] > 0) & cells["r"].notna()]
     out = []
     for _, group in ranked.groupby(["peer_key", "stack", "series", "targets"], sort=False):
         group = group.sort_values("r").drop_duplicates("r")
         if len(group) > 1 and group["validation"].notna().all():
-            out.append(_advise(study, group, histories, predictions, margin))
+            out.append(_advise(study, group, histories, margin))
     return out
 
 
-def _advise(
-    study: Study, group: pd.DataFrame, histories: Histories, predictions: Predictions, margin: float
-) -> Advice:
+def _advise(study: Study, group: pd.DataFrame, histories: Histories, margin: float) -> Advice:
     first = group.iloc[0]
     sign = -1.0 if first["goal"] == "min" else 1.0
     best = group.loc[(sign * group["validation"]).idxmax()]
-    enough, undecided = _sufficient(study, group, best, predictions, margin)
+    enough, undecided = _sufficient(study, group, best, margin)
     found = Advice(
         first["series"], first["dataset"], first["model"], first["targets"], float(best["r"]), enough
     )
@@ -114,16 +109,16 @@ def _turn(cell: pd.Series, histories: Histories) -> str:
 
 
 def _sufficient(
-    study: Study, group: pd.DataFrame, best: pd.Series, predictions: Predictions, margin: float
+    study: Study, group: pd.DataFrame, best: pd.Series, margin: float
 ) -> tuple[float | None, bool]:
     """The smallest rank equivalent to the best one, and whether any smaller rank is left undecided."""
     others = [cell for _, cell in group.iterrows() if cell["r"] != best["r"]]
     p, differs = np.full(len(others), np.nan), np.full(len(others), np.nan)
     for i, cell in enumerate(others):
-        common = paired(Pair([cell], [best]), study, predictions)
-        if len(common.seeds) < stats.FEWEST_SEEDS:
+        common = paired(Pair([cell], [best]), study)
+        if len(common.seeds) < stats.FEWEST_SEEDS or common.by_example is None:
             continue
-        d = stats.one_way(common.by_seed) if common.by_example is None else stats.two_way(common.by_example)
+        d = stats.two_way(common.by_example)
         p[i], differs[i] = stats.equivalence_p(d.mean, d.noise, margin), d.p
     known = ~np.isnan(p)
     if not known.any():
@@ -143,7 +138,8 @@ def _next(group: pd.DataFrame, best: pd.Series, enough: float | None, undecided:
     """The run that would tell most."""
     low, high = group["r"].min(), group["r"].max()
     if enough is None:
-        return f"run at least {stats.FEWEST_SEEDS} seeds at every rank; fewer show no rank to be sufficient"
+        least = f"run at least {stats.FEWEST_SEEDS} seeds at every rank and keep their predictions"
+        return f"{least}; less shows no rank to be sufficient"
     if undecided:
         return "add seeds: between the best rank and a smaller one the evidence decides nothing yet"
     if best["r"] == high and enough == high:

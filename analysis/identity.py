@@ -41,10 +41,14 @@ def dataset(spec: Mapping[str, Any]) -> str:
 
 
 def scale(spec: Mapping[str, Any]) -> float | None:
-    """The s of s BA that the run used, or None where there is no such thing."""
+    """The s of s BA that the run used, or None where there is no such thing.
+
+    A method that prunes starts at a higher rank, which is the one that scales.
+    """
     rule, r, alpha = (spec.get("variant_axes") or {}).get("scaling"), spec.get("r"), spec.get("alpha")
     if not r or alpha is None:
         return None
+    r = math.ceil(r * float((spec.get("variant_options") or {}).get("init_r_ratio") or 1))
     return {"alpha_over_r": alpha / r, "alpha_over_sqrt_r": alpha / math.sqrt(r)}.get(rule or "")
 
 
@@ -59,7 +63,8 @@ def flat(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def _hash(*parts: Any) -> str:
+def digest(*parts: Any) -> str:
+    """A hash of JSON values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -68,6 +73,11 @@ def _without(spec: Mapping[str, Any], keys: tuple[str, ...], train: tuple[str, .
     if isinstance(kept.get("train"), Mapping):
         kept["train"] = {key: value for key, value in kept["train"].items() if key not in train}
     return kept
+
+
+def spec_key(spec: Mapping[str, Any]) -> str:
+    """A hash of everything in a spec but the seed."""
+    return digest(_without(spec, _NOT_CELL, _NUISANCE))
 
 
 def cell_key(content: Mapping[str, Any]) -> str:
@@ -80,13 +90,13 @@ def cell_key(content: Mapping[str, Any]) -> str:
         spec["dataset"],
     ]
     readable = "-".join(str(part).replace("/", "_") for part in parts if part)[:60]
-    return f"{readable}-{_hash(_without(spec, _NOT_CELL, _NUISANCE), content.get('primary'))[:8]}"
+    return f"{readable}-{digest(_without(spec, _NOT_CELL, _NUISANCE), content.get('primary'))[:8]}"
 
 
 def joint_key(series: str, cell: Mapping[str, Any], keys: Sequence[str]) -> str:
     """A readable name for several cells taken together, over their ranks."""
     parts = (series, "rall", cell["targets"], cell["dataset"])
-    return f"{'-'.join(str(part).replace('/', '_') for part in parts)[:60]}-{_hash(sorted(keys))[:8]}"
+    return f"{'-'.join(str(part).replace('/', '_') for part in parts)[:60]}-{digest(sorted(keys))[:8]}"
 
 
 def tuned(spec: Mapping[str, Any]) -> tuple[str, ...]:
@@ -102,7 +112,7 @@ def group_key(content: Mapping[str, Any], among: Sequence[str] | None = None) ->
         among: the tuned keys; None for those that the record says.
     """
     keys = tuned(content["spec"]) if among is None else among
-    return _hash(without(_without(content["spec"], _NOT_CELL, _NUISANCE), keys), content.get("primary"))[:12]
+    return digest(without(_without(content["spec"], _NOT_CELL, _NUISANCE), keys), content.get("primary"))[:12]
 
 
 def peer_key(content: Mapping[str, Any], among: Sequence[str] | None = None) -> str:
@@ -114,7 +124,7 @@ def peer_key(content: Mapping[str, Any], among: Sequence[str] | None = None) -> 
         content["spec"], (*_NOT_CELL, *_OF_VARIANT, "r", "alpha", "targets"), (*_NUISANCE, "head_lr")
     )
     keys = tuned(content["spec"]) if among is None else among
-    return _hash(without(spec, keys), content.get("primary"))[:12]
+    return digest(without(spec, keys), content.get("primary"))[:12]
 
 
 def without(spec: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
@@ -153,7 +163,7 @@ def stack(content: Mapping[str, Any]) -> str:
 
     "unknown" parts count as equal to each other only.
     """
-    return _hash(stack_parts(content))[:8]
+    return digest(stack_parts(content))[:8]
 
 
 def stack_parts(content: Mapping[str, Any]) -> dict[str, Any]:

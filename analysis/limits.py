@@ -74,8 +74,8 @@ def _of_verdicts(found: Verdicts) -> list[str]:
         n = int((judged["n_examples"] == 0).sum())
         out.append(
             f"{n} of {len(judged)} comparisons have no usable per-example scores: their intervals count "
-            "seeds as noise and take "
-            "the test set as it is. Another test set could say otherwise."
+            "seeds as noise and take the test set as it is. Another test set could say otherwise, so none "
+            "of them has a verdict."
         )
     if len(judged) and judged["sign_flip_floor"].max() > 0.05:
         row = judged.loc[judged["sign_flip_floor"].idxmax()]

@@ -3,7 +3,7 @@
 `read(folder)` returns a Study: `runs` has one row per usable record, whatever its status; `problems` says
 which folders were left out and why; `unfinished` names the runs that have begun and left no record, `missing`
 those that were asked for and never begun. A record that is torn, of another schema, holds a number that is
-not finite or contradicts itself is never repaired and never half used.
+not finite or contradicts itself or its predictions is never repaired and never half used.
 """
 
 import json
@@ -11,23 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from analysis import identity
-from analysis.faults import NotFinite, fault, refuse_constant
+from analysis.failures import places
+from analysis.faults import NotFinite, Problem, fault, refuse_constant
+from analysis.predictions import Predictions
 from analysis.rows import row_of, table_of
 from experiments import record as records
 from experiments.errors import UserError
 from experiments.record import RunFolder
-
-
-class Problem(NamedTuple):
-    """A folder that the report could not use as it is."""
-
-    run: str
-    what: str
 
 
 @dataclass(frozen=True)
@@ -38,6 +33,7 @@ class Study:
     folder: Path
     runs: pd.DataFrame
     records: Mapping[str, dict[str, Any]]
+    predictions: Predictions
     problems: list[Problem] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -77,7 +73,7 @@ def read(folder: Path, *, pool: bool = False) -> Study:
         )
         raise UserError(f"there is no folder {folder}." + (f" Beside it: {', '.join(near)}." if near else ""))
     found: dict[str, dict[str, Any]] = {}
-    places: dict[str, str] = {}
+    folders: dict[str, str] = {}
     problems: list[Problem] = []
     unfinished: list[str] = []
     refused: set[str] = set()
@@ -96,20 +92,34 @@ def read(folder: Path, *, pool: bool = False) -> Study:
         if run_id in refused or run_id in found:
             _duplicate(run_id, run.path.name, content, found, refused, problems)
             continue
-        found[run_id], places[run_id] = content, run.path.name
+        found[run_id], folders[run_id] = content, run.path.name
     begun = {run.path.name for run in records.run_folders(folder)} | set(found)
     missing = sorted(records.planned(folder).keys() - begun)
     if not found and not problems and not unfinished and not missing:
         hint = _studies_below(folder)
         raise UserError(f"{folder} holds no run: no folder in it has a spec.json or a record.json.{hint}")
     ordered = {run_id: found[run_id] for run_id in sorted(found)}
+    predictions = Predictions(ordered, lambda run_id: RunFolder(folder / folders[run_id]))
+    for run_id in predictions.check():
+        del ordered[run_id]
+    problems += predictions.contradictions
     tuned = identity.tuned_in(ordered.values())
-    rows = [row_of(content, places[run_id], tuned[run_id]) for run_id, content in ordered.items()]
+    lost = places(ordered.values())
+    rows = [row_of(c, folders[i], tuned[i], lost.get(i)) for i, c in ordered.items()]
     table = table_of(rows)
     if pool:
         table["stack"] = "pooled"
     table["repeat"] = _repeats(table, problems)
-    return Study(folder.resolve().name, folder, table, ordered, problems, unfinished, missing)
+    problems += _mixed(table)
+    return Study(folder.resolve().name, folder, table, ordered, predictions, problems, unfinished, missing)
+
+
+def _mixed(table: pd.DataFrame) -> list[Problem]:
+    """Cells of which some runs were tested and others not: they are two cells, which nobody may average."""
+    done = table[(table["status"] == "completed") & (table["phase"] != "tune")]
+    splits = done.groupby(["cell_key", "stack", "phase"], sort=True)["split"].nunique()
+    what = "some of its runs have a result on test, others on validation alone; kept apart, never averaged"
+    return [Problem(key, what) for key, *_ in splits.index[splits > 1]]
 
 
 def _repeats(table: pd.DataFrame, problems: list[Problem]) -> pd.Series:

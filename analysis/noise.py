@@ -1,7 +1,8 @@
 """The noise floor: what chance does to one cell, below which nothing is ranked.
 
-    seed to seed    the standard deviation between seeds of one cell, pooled over the compared cells of a
-                    setting (dataset, model, metric)
+    seed to seed    the standard deviation between seeds of one cell, pooled over the cells of a setting
+                    (dataset, model, metric): the compared ones, and plain runs beside confirmed ones, as
+                    `+experiment=noise_floor` leaves them in a study that was tuned
     same seed       how far the result of a run moves when the very same run is repeated (`repeat=true`)
 
 The floor is the larger of the two. It is used from 4 degrees of freedom on: one cell with 5 seeds, or two
@@ -52,7 +53,8 @@ def floors(study: Study, cells: pd.DataFrame) -> dict[tuple[Any, ...], Floor]:
     out = {}
     done = study.completed
     again = set(done.index[done["repeat"].astype(bool) & (done["again"] > 0)])
-    for setting, group in cells[cells["final"].astype(bool) & (cells["n"] > 0)].groupby(list(SETTING)):
+    shown = cells["final"].astype(bool) | cells["beside"].astype(bool)
+    for setting, group in cells[shown & (cells["n"] > 0)].groupby(list(SETTING)):
         sd, df = pooled(group)
         pairs = [pair for run_ids in group["run_ids"] for pair in _repeats(study, run_ids, again)]
         apart = [abs(a["score"] - b["score"]) for a, b in pairs]

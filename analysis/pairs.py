@@ -5,7 +5,7 @@ rank and alpha, same stack. A cell whose rank was matched for equal cost stands 
 ranks (`r` = "all") a seed contributes its mean over the ranks, so that a seed counts once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,8 @@ import pandas as pd
 
 from analysis.load import Study
 from analysis.predictions import Predictions
+from analysis.stats import FEWEST_SEEDS
+from experiments.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Paired:
     baseline: np.ndarray  # (S,)
     sign: float  # of "better" in the metric
     ranks: tuple[float, ...] = ()  # those with any seed in common
+    left_out: list[int] = field(default_factory=list)  # seeds in common that lack scores by example
     by_example: np.ndarray | None = None  # (S, N)
     scores: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # per rank: two sides (S, N)
 
@@ -68,15 +71,27 @@ class Unmatched:
     why: str
 
 
+def check_baseline(study: Study, cells: pd.DataFrame, baseline: str) -> None:
+    """UserError where a baseline was asked for that no run has; plain LoRA, the default, may be absent."""
+    names = set(cells["variant"]) | set(cells["series"])
+    if baseline != "lora" and baseline not in names:
+        known = ", ".join(sorted(set(cells["series"])))
+        raise UserError(
+            f"no run of the baseline {baseline!r} in {study.folder}.{did_you_mean(baseline, names)} There "
+            f"are: {known}."
+        )
+
+
 def pairs(cells: pd.DataFrame, baseline: str) -> tuple[list[Pair], list[Unmatched]]:
     """All comparisons of a study with `baseline` (a variant's or a series' name), and the cells left over."""
     found: list[Pair] = []
     left: list[Unmatched] = []
     final = cells[cells["final"].astype(bool)]
-    for _, group in final.groupby(["peer_key", "stack"], sort=False):
+    for _, group in final.groupby(["peer_key", "stack", "split"], sort=False, dropna=False):
         plain = group[group["series"] == baseline]
         plain = plain if len(plain) else group[group["variant"] == baseline]
         others = group.drop(plain.index)
+        elsewhere = _elsewhere(final, group, baseline)
         ranks = plain["matched"].fillna(plain["r"])
         doubles = plain[plain.assign(r=ranks).duplicated(["targets", "r", "alpha"], keep=False)]
         if len(doubles):
@@ -88,9 +103,8 @@ def pairs(cells: pd.DataFrame, baseline: str) -> tuple[list[Pair], list[Unmatche
             continue
         for _, rows in others.groupby("series", sort=False):
             for targets, sides in _sides(rows, plain):
-                matched, rest = _matched(
-                    sides, plain[plain["targets"].isna() if targets is None else plain["targets"] == targets]
-                )
+                here = plain["targets"].isna() if targets is None else plain["targets"] == targets
+                matched, rest = _matched(sides, plain[here], elsewhere)
                 found += matched
                 left += rest
     return found, left
@@ -109,7 +123,15 @@ def _sides(rows: pd.DataFrame, plain: pd.DataFrame) -> Iterator[tuple[str | None
             yield targets, free
 
 
-def _matched(rows: pd.DataFrame, plain: pd.DataFrame) -> tuple[list[Pair], list[Unmatched]]:
+def _elsewhere(final: pd.DataFrame, group: pd.DataFrame, baseline: str) -> str:
+    """On which other split the baseline of a group has its results, if it has them there alone."""
+    same = (final["peer_key"] == group["peer_key"].iloc[0]) & (final["stack"] == group["stack"].iloc[0])
+    plain = final[same & ((final["series"] == baseline) | (final["variant"] == baseline))]
+    splits = set(plain["split"].dropna()) - {group["split"].iloc[0]}
+    return str(splits.pop()) if splits and len(splits) == plain["split"].nunique() else ""
+
+
+def _matched(rows: pd.DataFrame, plain: pd.DataFrame, elsewhere: str) -> tuple[list[Pair], list[Unmatched]]:
     by_place = {(_rank(row), row["alpha"]): row for _, row in plain.iterrows()}
     singles: list[Pair] = []
     left: list[Unmatched] = []
@@ -119,13 +141,19 @@ def _matched(rows: pd.DataFrame, plain: pd.DataFrame) -> tuple[list[Pair], list[
         elif (_rank(row), row["alpha"]) in by_place:
             singles.append(Pair([row], [by_place[_rank(row), row["alpha"]]]))
         else:
-            left.append(Unmatched(row, _why(row, plain)))
+            left.append(Unmatched(row, _why(row, plain, elsewhere)))
     if len(rows) and rows["r"].isna().all() and not by_place:
-        left.append(Unmatched(rows.iloc[0], "the baseline was not run in this setting"))
+        left.append(Unmatched(rows.iloc[0], _OTHER.format(elsewhere) if elsewhere else _ABSENT))
     return singles + _over_ranks(singles), left
 
 
-def _why(row: pd.Series, plain: pd.DataFrame) -> str:
+_ABSENT = "the baseline was not run in this setting"
+_OTHER = "the baseline has results on {} alone, this cell has none there: they are not compared"
+
+
+def _why(row: pd.Series, plain: pd.DataFrame, elsewhere: str) -> str:
+    if plain.empty and elsewhere:
+        return _OTHER.format(elsewhere)
     if plain.empty:
         return f"the baseline was not run on targets {row['targets']} in this setting and on this stack"
     ranks = {_rank(other) for _, other in plain.iterrows()}
@@ -155,7 +183,7 @@ def _over_ranks(singles: list[Pair]) -> list[Pair]:
     ]
 
 
-def paired(pair: Pair, study: Study, predictions: Predictions) -> Paired:
+def paired(pair: Pair, study: Study) -> Paired:
     """The differences of a pair over the seeds that both sides completed at every rank that has any."""
     both = [
         (v, b)
@@ -166,17 +194,27 @@ def paired(pair: Pair, study: Study, predictions: Predictions) -> Paired:
     sign = -1.0 if pair.baseline[0]["goal"] == "min" else 1.0
     if not runs:
         return Paired([], np.empty(0), np.empty(0), sign)
-    seeds = sorted(set.intersection(*[set(v) & set(b) for v, b in runs]))
+    common = sorted(set.intersection(*[set(v) & set(b) for v, b in runs]))
+    seeds = _seen(runs, common, study.predictions)
     mean = lambda sides: np.mean([[study.scores[side[seed]] for seed in seeds] for side in sides], axis=0)  # noqa: E731
     found = Paired(
         seeds, mean([v for v, _ in runs]), mean([b for _, b in runs]), sign, tuple(_rank(b) for _, b in both)
     )
-    sides = [(_examples(v, seeds, predictions), _examples(b, seeds, predictions)) for v, b in runs]
+    found.left_out = [seed for seed in common if seed not in seeds]
+    sides = [tuple(_examples(side, seeds, study.predictions) for side in run) for run in runs]
     known = [ids for side in sides for _, ids in side]
     if seeds and len(set(known)) == 1 and known[0] is not None:
         found.scores = [(v[0], b[0]) for v, b in sides]
         found.by_example = sign * np.mean([v - b for v, b in found.scores], axis=0)
     return found
+
+
+def _seen(
+    runs: Sequence[tuple[dict[int, str], dict[int, str]]], seeds: list[int], predictions: Predictions
+) -> list[int]:
+    """The seeds whose runs all have scores by example, where they suffice for a verdict; else all of them."""
+    seen = [s for s in seeds if all(predictions.of(side[s]) for sides in runs for side in sides)]
+    return seen if len(seen) >= FEWEST_SEEDS else seeds
 
 
 def _examples(

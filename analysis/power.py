@@ -22,7 +22,7 @@ import numpy as np
 from analysis import stats
 from analysis.cells import cells as cells_of
 from analysis.load import Study, read
-from analysis.pairs import pairs
+from analysis.pairs import check_baseline, pairs
 from experiments.errors import UserError, told
 
 DEFAULT_SD = 0.01
@@ -38,8 +38,9 @@ class Spread:
 
 
 def pilot(study: Study, *, baseline: str) -> Spread:
-    """The SD that a study shows; UserError where no cell has two completed seeds."""
+    """The SD that a study shows; UserError where no cell has two completed seeds or no run the baseline."""
     cells = cells_of(study)
+    check_baseline(study, cells, baseline)
     sets = [
         [study.scores[v["by_seed"][s]] - study.scores[b["by_seed"][s]] for s in sorted(common)]
         for pair in pairs(cells, baseline)[0]

@@ -1,19 +1,23 @@
 """Per-example scores of runs, read only when they are what the record says they are.
 
 A predictions file counts when its checksum is the record's, its ids are unique, its scores are finite and
-their mean is the recorded metric. Metrics that are no mean over examples (F1, correlations) therefore have no
-per-example scores here.
+their mean is the recorded metric. F1 and Matthews' correlation, which are no mean over examples, are taken
+apart into values whose mean they are (`influence`); other metrics of that kind have no per-example scores
+here. An accuracy that is not the mean of its own scores makes the whole run unusable.
 """
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from analysis.load import Problem, Study
+from analysis import influence
+from analysis.faults import Problem
+from experiments.record import RunFolder
 
 TOLERANCE = 1e-6
 MEANS = ("accuracy", "exact_match")  # metrics that are a mean over examples by definition
@@ -21,6 +25,10 @@ MEANS = ("accuracy", "exact_match")  # metrics that are a mean over examples by 
 
 class _Unusable(Exception):
     """Why a predictions file cannot be used."""
+
+
+class _Contradiction(Exception):
+    """How a record contradicts the predictions beside it."""
 
 
 class Scores(NamedTuple):
@@ -31,50 +39,68 @@ class Scores(NamedTuple):
 
 
 class Predictions:
-    """Scores by run, read once; `problems` names the files that could not be used."""
+    """Scores by run, read once; `problems` names the files that could not be used.
 
-    def __init__(self, study: Study):
-        self.study = study
+    Args:
+        records: the records of a study by run_id.
+        path: the folder of a run.
+    """
+
+    def __init__(self, records: Mapping[str, Mapping[str, Any]], path: Callable[[str], RunFolder]):
         self.problems: list[Problem] = []
+        self.contradictions: list[Problem] = []  # runs that cannot be used at all
+        self._records, self._path = records, path
         self._known: dict[str, Scores | None] = {}
         self._last: tuple[pa.Array, np.ndarray, str] | None = (
             None  # runs of a study mostly share their test set
         )
 
+    def check(self) -> set[str]:
+        """The completed runs whose metric is a mean by definition, yet not that of their own scores."""
+        for run_id, record in self._records.items():
+            if record["status"] == "completed" and record["primary"]["metric"] in MEANS:
+                self.of(run_id)
+        return {problem.run for problem in self.contradictions}
+
     def of(self, run_id: str) -> Scores | None:
-        """The scores of a run, or None when it has none that can be used."""
+        """The scores of a completed run, or None when it has none that can be used."""
         if run_id not in self._known:
+            self._known[run_id] = None
             try:
                 self._known[run_id] = self._read(run_id)
             except _Unusable as error:
                 self.problems.append(
                     Problem(run_id, f"predictions.parquet {error}; its examples are not used")
                 )
-                self._known[run_id] = None
+            except _Contradiction as error:
+                self.contradictions.append(Problem(run_id, f"{error}; not used"))
         return self._known[run_id]
 
     def _read(self, run_id: str) -> Scores | None:
-        record, path = self.study.records[run_id], self.study.path(run_id).predictions
-        name, metric = record["primary"]["metric"], self.study.scores[run_id]
-        if f"test/{name}" not in record["metrics"] or not path.is_file():
+        record, path = self._records[run_id], self._path(run_id).predictions
+        name = record["primary"]["metric"]
+        metric = record["metrics"].get(f"test/{name}")
+        expected = (record.get("files") or {}).get(path.name)
+        if metric is None:
+            return None
+        if not path.is_file():
+            if expected:
+                raise _Unusable("is missing, though the record lists it")
             return None
         content = path.read_bytes()
-        expected = (record.get("files") or {}).get(path.name)
         if expected and hashlib.sha256(content).hexdigest() != expected:
             raise _Unusable("differs from its checksum: changed or truncated after the run")
-        try:
-            table = pq.ParquetFile(pa.BufferReader(content)).read(["id", "score"], use_threads=False)
-            values = table["score"].to_numpy().astype(float)
-        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-            raise _Unusable("cannot be read, or lacks the columns id and score") from error
-        if not len(values) or not np.isfinite(values).all():
-            raise _Unusable("holds a score that is no finite number, or none at all")
-        order, ids = self._order(table["id"].combine_chunks())
-        if abs(values.mean() - metric) > TOLERANCE * max(1.0, abs(metric)):
+        values, ids = _columns(content, name)
+        order, digest = self._order(ids)
+        if not any(abs(v.mean() - metric) <= TOLERANCE * max(1.0, abs(metric)) for v in values):
+            told = f"{values[0].mean():.4f}, the record says {metric:.4f}"
             if name in MEANS:
-                raise _Unusable(f"has a mean score of {values.mean():.4f}, the record says {metric:.4f}")
+                raise _Contradiction(f"by its predictions its {name.replace('_', ' ')} is {told}")
+            if name in influence.METRICS:
+                raise _Unusable(f"has predictions whose {name} is {told}")
             return None
-        return Scores(values[order], ids)
+        best = min(values, key=lambda v: abs(v.mean() - metric))
+        return Scores(best[order], digest)
 
     def _order(self, ids: pa.Array) -> tuple[np.ndarray, str]:
         if self._last is not None and ids.equals(self._last[0]):
@@ -86,3 +112,21 @@ class Predictions:
         digest = hashlib.sha256("\0".join(map(str, ordered.to_pylist())).encode()).hexdigest()
         self._last = (ids, order, digest)
         return order, digest
+
+
+def _columns(content: bytes, name: str) -> tuple[list[np.ndarray], pa.Array]:
+    """What may be the examples' part in the metric, each (N,), and their ids."""
+    taken = ["label", "prediction"] if name in influence.METRICS else ["score"]
+    taken += ["loss"] if name == "loss" else []
+    try:
+        table = pq.ParquetFile(pa.BufferReader(content)).read(["id", *taken], use_threads=False)
+        columns = [table[column].to_numpy() for column in taken]
+        if name in influence.METRICS and len(table) > 1:
+            values = [influence.pseudo_values(name, *(column.astype(str) for column in columns))]
+        else:
+            values = [column.astype(float) for column in columns]
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise _Unusable(f"cannot be read, or lacks the columns id and {' and '.join(taken)}") from error
+    if not len(table) or not all(np.isfinite(v).all() for v in values):
+        raise _Unusable("holds a score that is no finite number, or none at all")
+    return values, table["id"].combine_chunks()

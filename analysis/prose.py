@@ -11,7 +11,7 @@ from analysis import limits, noise, stats
 from analysis.cells import SETTING
 from analysis.figures.overview import metric_title
 from analysis.load import Study
-from analysis.standing import ORDER, listed, on_tuning, protocol, with_standing
+from analysis.standing import ORDER, listed, on_tuning, protocol
 from analysis.verdicts import Verdicts
 
 MOST_SENTENCES = 12
@@ -19,10 +19,10 @@ MOST_SENTENCES = 12
 
 @dataclass
 class Point:
-    """One sentence of the answer, with the verdict it carries (empty: none)."""
+    """One sentence of the answer, with the standing it carries (empty: none)."""
 
     text: str
-    verdict: str = ""
+    standing: str = ""
 
 
 @dataclass
@@ -42,13 +42,13 @@ def answer(study: Study, cells: pd.DataFrame, found: Verdicts) -> Answer:
     if len(final) == 1:
         return _alone(study, cells, final.iloc[0])
     floors = noise.floors(study, cells)
-    rows = with_standing(found.overall, floors)
+    rows = found.overall
     if (rows["verdict"] == "").all():
         out = Answer(_undecided(final, found), [Point(text) for text in observations(final, floors)])
     else:
         rows = rows.sort_values("standing", key=lambda names: names.map(ORDER.index), kind="stable")
         out = Answer(
-            headline(rows), [Point(sentence(row, rows), row["verdict"]) for _, row in rows.iterrows()]
+            headline(rows), [Point(sentence(row, rows), row["standing"]) for _, row in rows.iterrows()]
         )
     fairness = protocol(rows)
     if len(out.points) > MOST_SENTENCES:
@@ -170,7 +170,9 @@ def sentence(row: pd.Series, rows: pd.DataFrame) -> str:
     }[row["standing"]]
     if row["standing"] in ("better", "worse") and abs(row["difference"]) < row["margin"]:
         text += f". The difference is real but negligible: less than the margin of {row['margin']:g}"
-    if row["verdict"] == "inconclusive":
+    if row["verdict"] == "inconclusive" and not row["n_examples"]:
+        text += f". That is no verdict: {row['why']}"
+    elif row["verdict"] == "inconclusive":
         text += f". A difference of {row['smallest_detectable']:.3f} or more would mostly have shown"
     if row["failed"] > row["failed_baseline"]:
         text += (
@@ -200,11 +202,11 @@ def place(row: pd.Series, rows: pd.DataFrame) -> str:
 def unit(row: pd.Series) -> str:
     """The unit of evidence of a comparison."""
     seeds = f"{row['n_seeds']} paired seeds"
-    return (
-        f"{seeds}, {row['n_examples']:,} examples"
-        if row["n_examples"]
-        else f"{seeds}; test examples not counted as noise"
-    )
+    if not row["n_examples"]:
+        return f"{seeds}; test examples not counted as noise"
+    told = f"{seeds}, {row['n_examples']:,} examples"
+    lacking = f"seed {listed([str(seed) for seed in row['left_out']])}" if row["left_out"] else ""
+    return f"{told}; left out, without scores by example: {lacking}" if lacking else told
 
 
 def observations(final: pd.DataFrame, floors: Mapping[tuple[Any, ...], noise.Floor]) -> list[str]:

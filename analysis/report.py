@@ -19,7 +19,7 @@ from pathlib import Path
 
 from altair.utils.schemapi import debug_mode
 
-from analysis import export, images, page
+from analysis import export, images, options, page
 from analysis.cells import cells as cells_of
 from analysis.content import collect
 from analysis.figures import evidence_figures, overview_figures, paper_figures
@@ -54,10 +54,10 @@ def build(
     histories = Histories(study)
     with debug_mode(False):  # each figure is checked as a whole, not piece by piece: a third of the time
         figures = overview_figures(study, cells, histories) + evidence_figures(cells, found.table)
-        figures += paper_figures(study, cells, histories)
+        figures += paper_figures(study, cells, histories, baseline=baseline)
     content = collect(study, cells, found, figures)
     content["images"] = images_too
-    content["ranks"] = advise(study, cells, histories, found.predictions, margin=margin)
+    content["ranks"] = advise(study, cells, histories, margin=margin)
     folder = study.folder / "report"
     with explained(folder):
         folder.mkdir(exist_ok=True)
@@ -74,23 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.report", description="Write the report of a study."
     )
-    parser.add_argument("study", type=Path, help="the folder that holds the runs, e.g. runs/demo")
-    parser.add_argument("--baseline", default="lora", help="the variant to compare with (default: lora)")
-    parser.add_argument("--margin", type=_margin, default=0.01, help="what does not matter (default: 0.01)")
-    parser.add_argument("--pool", action="store_true", help="compare across code, versions, hardware, data")
+    options.compared(parser)
     parser.add_argument(
         "--no-images", action="store_true", help="leave out the SVG, PDF and PNG files of the figures"
     )
-    options = parser.parse_args(arguments)
-    given = {"baseline": options.baseline, "margin": options.margin, "pool": options.pool}
-    return told(lambda: print(build(options.study, **given, images_too=not options.no_images)))
-
-
-def _margin(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no positive number")
-    return value
+    given = parser.parse_args(arguments)
+    how = {"baseline": given.baseline, "margin": given.margin, "pool": given.pool}
+    return told(lambda: print(build(given.study, **how, images_too=not given.no_images)))
 
 
 if __name__ == "__main__":

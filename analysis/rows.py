@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import identity
+from analysis.failures import Place, split_of
 
 COSTS = (
     "train_seconds",
@@ -19,16 +20,27 @@ COSTS = (
 )
 
 
-def row_of(content: dict[str, Any], place: str, tuned: Sequence[str]) -> dict[str, Any]:
-    """The columns of one run in the table of runs; `tuned` are the keys between whose values tuning chose."""
+def row_of(
+    content: dict[str, Any], folder: str, tuned: Sequence[str], place: Place | None = None
+) -> dict[str, Any]:
+    """The columns of one run in the table of runs.
+
+    Args:
+        content: its record.
+        folder: the name of its folder.
+        tuned: the keys between whose values tuning chose.
+        place: where a run without a result counts.
+    """
+    content = content if place is None else {**content, "primary": place.primary}
+    done = content["status"] == "completed"
+    split = split_of(content) if done else place.split if place else None
     spec, metrics, primary = content["spec"], content.get("metrics") or {}, content.get("primary") or {}
     cost, data, env = (content.get(part) or {} for part in ("cost", "data", "env"))
     metric = primary.get("metric")
-    split = "test" if f"test/{metric}" in metrics else "validation"
     total, trained = cost.get("total_parameters"), cost.get("trainable_parameters")
     return {
         "run_id": content["run_id"],
-        "folder": place,
+        "folder": folder,
         "status": content["status"],
         "phase": content.get("phase", "run"),
         "tuned": ",".join(tuned),
@@ -47,7 +59,7 @@ def row_of(content: dict[str, Any], place: str, tuned: Sequence[str]) -> dict[st
         "cell_key": identity.cell_key(content),
         "peer_key": identity.peer_key(content, tuned),
         "group_key": identity.group_key(content, tuned),
-        "stack": identity.stack(content),
+        "stack": place.stack if place else identity.stack(content),
         "metric": metric,
         "goal": primary.get("goal"),
         "split": split,

@@ -14,18 +14,25 @@ import pandas as pd
 from analysis.budgets import Sides
 from analysis.noise import Floor
 
+WORDS = {
+    "ahead": "ahead, with more tuning",
+    "behind": "behind, with less tuning",
+    "close": "below the noise floor",
+    "": "no verdict",
+}  # where the standing itself is not what tables and figures say
 ORDER = ("better", "worse", "ahead", "behind", "close", "equivalent", "inconclusive", "")
 
 
 def with_standing(rows: pd.DataFrame, floors: Mapping[tuple[Any, ...], Floor]) -> pd.DataFrame:
-    """Comparisons with `floor`, the noise floor of their setting (nan if unknown), and `standing`."""
+    """Comparisons with `floor` (nan if unknown), `standing`, and `said`, the standing in words."""
     known = {
         (dataset, model, metric, split): f.level for (dataset, model, metric, _, split), f in floors.items()
     }
     keys = zip(rows["dataset"], rows["model"], rows["metric"], rows["split"], strict=True)
     levels = [known.get((d, m, str(name).removeprefix("validation/"), s), np.nan) for d, m, name, s in keys]
     rows = rows.assign(floor=np.array(levels, dtype=float))
-    return rows.assign(standing=[_standing(row) for _, row in rows.iterrows()])
+    standing = [_standing(row) for _, row in rows.iterrows()]
+    return rows.assign(standing=standing, said=[WORDS.get(name, name) for name in standing])
 
 
 def _standing(row: pd.Series) -> str:
@@ -58,7 +65,15 @@ def on_tuning(row: pd.Series) -> str:
         edges = sorted({key for budget in budgets for key in budget.edges})
         if edges:
             told.append(f"the {listed(edges)} chosen for {name} lies on the edge of those tried")
+    if row["head_rates"]:
+        told.append(on_heads(row))
     return "; ".join(told)
+
+
+def on_heads(row: pd.Series) -> str:
+    """That the two sides trained their heads at different rates, which alone can make a difference."""
+    ours, theirs = row["head_rates"]
+    return f"the head was trained at {ours:g} for {row['variant']}, at {theirs:g} for {row['baseline']}"
 
 
 def protocol(rows: pd.DataFrame) -> str:

@@ -23,6 +23,8 @@ def table(found: Verdicts) -> list[dict[str, Any]]:
         ours, plain = [sign * s for s in group["scores"]], [sign * s for s in group["scores_baseline"]]
         rng = np.random.default_rng(0)
         low, high = across.stratified(across.improvement, ours, plain, rng=rng)
+        middle = sorted(sign * v for v in across.stratified(across.iqm, ours, rng=rng))
+        middle_plain = sorted(sign * v for v in across.stratified(across.iqm, plain, rng=rng))
         rows.append(
             {
                 "variant": variant,
@@ -31,7 +33,9 @@ def table(found: Verdicts) -> list[dict[str, Any]]:
                 "settings": len(group),
                 "seeds": int(min(map(len, ours))),
                 "iqm": sign * float(across.iqm(ours)),
+                "iqm_interval": middle,
                 "iqm_baseline": sign * float(across.iqm(plain)),
+                "iqm_baseline_interval": middle_plain,
                 "improvement": float(across.improvement(ours, plain)),
                 "low": low,
                 "high": high,

@@ -66,7 +66,7 @@ def verdicts(found: Verdicts) -> str:
             _signed(c["difference"]),
             "" if pd.isna(c["ci_low"]) else f"[{c['ci_low']:+.3f}, {c['ci_high']:+.3f}]",
             number(c["p_adjusted"]) if not c["p_adjusted"] < 0.001 else "<0.001",
-            c["verdict"] or "none",
+            c["said"],
         )
         for _, c in found.table.iterrows()
     ]

@@ -3,14 +3,16 @@
 Rules, in this order, on p values adjusted by Holm's method within a family:
 
     fewer than 3 paired seeds                                 no verdict
+    no scores by example, whose noise is then unknown         inconclusive
     p of no difference < .05                                  better or worse, by the sign of the difference
     p of a difference of at least the margin < .05 (TOST)     equivalent
     otherwise                                                 inconclusive
 
-A variant with more failed or diverged runs than the baseline is never better. Two families: the overall
-comparisons, one per variant and setting, which the answer rests on, and the comparisons at single ranks
-behind them. TOST is adjusted apart. How fair the tuning of the two sides was changes no verdict: it changes
-what the report says of one (`standing`).
+A comparison uses the seeds whose runs all have scores by example, if these are 3 or more. A variant with
+more failed or diverged runs than the baseline is never better. Two families: the overall comparisons, one
+per variant and setting, which the answer rests on, and the comparisons at single ranks behind them. TOST is
+adjusted apart. How fair the tuning of the two sides was changes no verdict: it changes what the report says
+of one (`standing`).
 """
 
 from dataclasses import dataclass, field
@@ -19,13 +21,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import identity, stats
+from analysis import identity, noise, stats
 from analysis.budgets import Budgets, budgets, sides
 from analysis.cells import order_of
-from analysis.load import Problem, Study
-from analysis.pairs import Pair, Unmatched, paired, pairs
+from analysis.faults import Problem
+from analysis.load import Study
+from analysis.pairs import Pair, Unmatched, check_baseline, paired, pairs
 from analysis.predictions import Predictions
-from experiments.errors import UserError, did_you_mean
+from analysis.standing import with_standing
 
 COLUMNS = (
     "dataset",
@@ -48,6 +51,7 @@ COLUMNS = (
     "verdict",
 )
 ALPHA = 0.05
+BLIND = "without the scores of its test examples nobody knows how much of it is their noise"
 
 
 @dataclass
@@ -88,19 +92,12 @@ def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margi
         baseline: the variant (or the series, where a variant has several) to compare with.
         margin: differences below it do not matter, in units of the metric.
     """
-    names = set(cells["variant"]) | set(cells["series"])
-    if baseline != "lora" and baseline not in names:
-        known = ", ".join(sorted(set(cells["series"])))
-        raise UserError(
-            f"no run of the baseline {baseline!r} in {study.folder}.{did_you_mean(baseline, names)} There "
-            f"are: {known}."
-        )
+    check_baseline(study, cells, baseline)
     found, unmatched = pairs(cells, baseline)
-    predictions = Predictions(study)
     counts = cells.groupby("peer_key")["stack"].nunique()
     mixed = set(counts.index[counts > 1])
     tuning = budgets(study, cells)
-    rows = [_row(pair, study, predictions, margin, mixed) | {"sides": sides(pair, tuning)} for pair in found]
+    rows = [_row(pair, study, margin, mixed) | {"sides": sides(pair, tuning)} for pair in found]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *_EVIDENCE])
     table = table.astype(dict.fromkeys(_NUMBERS, "float64"))
     table["overall"] = pd.Series(_overall(table), table.index, dtype=bool)
@@ -112,7 +109,9 @@ def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margi
             table.loc[p.index[known], name] = stats.holm(p[known].to_numpy(float))
             table.loc[p.index, f"{name}_family"] = int(known.sum())
     table["verdict"] = [_verdict(row) for _, row in table.iterrows()]
-    return Verdicts(baseline, margin, table, predictions, tuning, unmatched, _differing(study, cells, mixed))
+    table = with_standing(table, noise.floors(study, cells))
+    differing = _differing(study, cells, mixed)
+    return Verdicts(baseline, margin, table, study.predictions, tuning, unmatched, differing)
 
 
 _NUMBERS = (
@@ -152,15 +151,15 @@ _EVIDENCE = (
     "sign",
     "ranks",
     "sides",
+    "left_out",
+    "head_rates",
 )
 
 
-def _row(
-    pair: Pair, study: Study, predictions: Predictions, margin: float, mixed: set[str]
-) -> dict[str, Any]:
+def _row(pair: Pair, study: Study, margin: float, mixed: set[str]) -> dict[str, Any]:
     """One comparison with its evidence, before the adjustment."""
     variant, plain = pair.variant[0], pair.baseline[0]
-    common = paired(pair, study, predictions)
+    common = paired(pair, study)
     n = len(common.seeds)
     keys = [cell["cell_key"] for cell in pair.variant]
     stack = plain["stack"] if plain["peer_key"] in mixed else ""
@@ -181,13 +180,15 @@ def _row(
         "difference": float(common.by_seed.mean()) if n else None,
         "variant_r": variant["r"],
         "stack": stack,
-        "key": (plain["peer_key"], plain["stack"], plain["targets"], variant["series"]),
+        "key": (plain["peer_key"], plain["stack"], plain["split"], plain["targets"], variant["series"]),
         "split": plain["split"],
         "failed": sum(int(c["failed"] + c["diverged"]) for c in pair.variant),
         "failed_baseline": sum(int(c["failed"] + c["diverged"]) for c in pair.baseline),
         "cells": tuple((c["cell_key"], c["stack"]) for c in (*pair.variant, *pair.baseline)),
         "n_examples": 0,
         "ranks": common.ranks,
+        "left_out": tuple(common.left_out),
+        "head_rates": _head_rates(pair, study),
         "scores": common.variant,
         "scores_baseline": common.baseline,
         "sign": common.sign,
@@ -210,12 +211,23 @@ def _row(
         "se": found.noise.se,
         "p_tost": stats.equivalence_p(found.mean, found.noise, margin),
         "n_examples": found.n_examples,
-        "smallest_detectable": stats.smallest_detectable(found.noise),
+        "smallest_detectable": stats.smallest_detectable(found.noise) if found.n_examples else None,
+        "why": None if found.n_examples else BLIND,
         "sign_flip": flip,
         "sign_flip_floor": floor,
         "sd_seeds": float(common.by_seed.std(ddof=1)),
         "mcnemar": tuple(stats.mcnemar(*alone[0])) if alone and binary else (),
     }
+
+
+def _head_rates(pair: Pair, study: Study) -> tuple[float, float] | None:
+    """The learning rates of the two heads, variant's first, at the first rank at which they differ."""
+    for cells in zip(pair.variant, pair.baseline, strict=True):
+        specs = [study.records[cell["run_ids"][0]]["spec"] for cell in cells]
+        ours, theirs = [(spec.get("train") or {}).get("head_lr") for spec in specs]
+        if ours and theirs and ours != theirs:
+            return ours, theirs
+    return None
 
 
 def _differing(study: Study, cells: pd.DataFrame, mixed: set[str]) -> list[str]:
@@ -244,6 +256,8 @@ def _sorted(table: pd.DataFrame) -> pd.DataFrame:
 def _verdict(row: pd.Series) -> str:
     if pd.isna(row["p_adjusted"]):
         return ""
+    if not row["n_examples"]:
+        return "inconclusive"
     if row["p_adjusted"] < ALPHA and row["difference"] < 0:
         return "worse"
     if row["p_adjusted"] < ALPHA and row["failed"] <= row["failed_baseline"]:

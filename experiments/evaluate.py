@@ -18,7 +18,7 @@ class Scores:
 
     metrics: dict[str, float]  # "accuracy", "loss", ...
     predicted: list[int] | None  # class numbers; None for tasks that are scored by their loss
-    score: list[float]  # the example's own value of the primary metric
+    score: list[float]  # the example's part in the metric: right or not; for text its share of the loss
     loss: list[float]  # nats; for text the mean over the completion's tokens
 
 
@@ -63,7 +63,9 @@ def _repeat(batch: Batch, runs: int) -> Batch:
 def _scores(task, encoded, total, targets, predicted) -> Scores:
     loss = total / targets.clamp_min(1)
     if task.kind == "causal":  # perplexity counts tokens, so the split's loss is the mean over tokens
-        return Scores({"loss": float(total.sum() / targets.sum())}, None, loss.tolist(), loss.tolist())
+        total, targets = total.double(), targets.double()
+        score = total / targets.mean()  # their mean over examples is that loss
+        return Scores({"loss": float(score.mean())}, None, score.tolist(), loss.tolist())
     guesses, truth = predicted.tolist(), encoded.labels.tolist()
     values = {"loss": float(loss.mean())} | metrics.compute(task.metrics, guesses, truth)
     return Scores(

@@ -1,7 +1,8 @@
 """Where a result came from: code, packages and machine. Cheap, and never a reason for a run to fail.
 
 git_sha, dirty   the commit, and whether the tree differs from it; absent outside a git clone
-code_sha256      the python sources of variants/ and experiments/, so a change of the README does not count
+code_sha256      the python sources of variants/ and of what experiments/ needs for a run: what plans runs or
+                 works on finished ones (_APART) can change no result and does not count, nor does the README
 versions         the packages that a number can depend on
 python, host     where it ran
 slurm            the job, and how often Slurm has started it again, where there is one
@@ -24,6 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 STAMP = "provenance.json"  # in a copy of the code: where it was copied from, as `source` said there
 _SOURCES = ("variants", "experiments")
+_APART = ("bench", "sweep", "export", "predict", "opened", "trackers", "commands.py")  # of experiments/
 _PACKAGES = (
     "torch",
     "transformers",
@@ -69,7 +71,9 @@ def code_sha256(root: Path) -> str | None:
     """One hash over the python sources by path and content, or None where they cannot be read."""
     digest = hashlib.sha256()
     try:
-        for path in sorted(path for folder in _SOURCES for path in (root / folder).rglob("*.py")):
+        found = (path for folder in _SOURCES for path in (root / folder).rglob("*.py"))
+        apart = {root / "experiments" / name for name in _APART}
+        for path in sorted(path for path in found if not apart & {path, *path.parents}):
             data = path.read_bytes()
             digest.update(f"{path.relative_to(root).as_posix()}\0{len(data)}\0".encode())
             digest.update(data)

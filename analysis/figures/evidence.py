@@ -5,6 +5,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from analysis.cells import chosen
 from analysis.figures.curves import rank_name
 from analysis.figures.overview import Chart
 
@@ -27,7 +28,7 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
     """
     frame = table.assign(
         row=[row_name(row) for _, row in table.iterrows()],
-        decided=table["verdict"].isin(["better", "worse", "equivalent"]),
+        decided=table["standing"].isin(["better", "worse", "equivalent"]),
         series=table["variant"],
         rank=table["r"].astype(str),
     )
@@ -41,7 +42,7 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
         "p_adjusted",
         "n_seeds",
         "n_examples",
-        "verdict",
+        "said",
         "decided",
     ]
     color = alt.Color("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=None)
@@ -62,7 +63,12 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
         opacity=0.13, color="#8a94a3"
     )
     zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(strokeWidth=1.2).encode(x=alt.X("at:Q"))
-    tips: list[Any] = ["series:N", "rank:N", "verdict:N", alt.Tooltip("difference:Q", format="+.4f")]
+    tips: list[Any] = [
+        "series:N",
+        "rank:N",
+        alt.Tooltip("said:N", title="verdict"),
+        alt.Tooltip("difference:Q", format="+.4f"),
+    ]
     tips += [
         alt.Tooltip("ci_low:Q", title="from", format="+.4f"),
         alt.Tooltip("ci_high:Q", title="to", format="+.4f"),
@@ -78,7 +84,7 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
             stroke=alt.Stroke("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=None),
             fillOpacity=alt.condition("datum.decided", alt.value(1), alt.value(0)),
         ),
-        base.mark_text(align="left", dx=8).encode(x=alt.value("width"), text=alt.Text("verdict:N")),
+        base.mark_text(align="left", dx=8).encode(x=alt.value("width"), text=alt.Text("said:N")),
     ).properties(height=max(60, 24 * len(frame)), padding={"top": 30, "left": 5, "right": 5, "bottom": 5})
 
 
@@ -106,26 +112,22 @@ def rate_points(cells: pd.DataFrame) -> pd.DataFrame:
 
     Where other keys were tuned too, a rate stands for the best that was found with it.
     """
-    many = cells[(cells["rates"] > 1) & cells["validation"].notna()]
+    many = cells[cells["rates"] > 1]
     parts = []
     for _, group in many.groupby(["group_key", "stack"], sort=False):
         tuning = group[group["tuning"].astype(bool)]
         curve = tuning if tuning["lr"].nunique() > 1 else group[~group["tuning"].astype(bool)]
+        ends = (curve["lr"].min(), curve["lr"].max())  # of all that were tried, diverged or not
+        curve = curve[curve["validation"].notna()]
         if curve["lr"].nunique() < 2:
             continue
-        curve = curve.loc[[best(same) for _, same in curve.groupby("lr")]]
+        curve = curve.loc[[chosen(same) for _, same in curve.groupby("lr")]]
         final = group.loc[group["final"].astype(bool), "lr"]
-        at = final.iloc[0] if len(final) else curve.loc[best(curve), "lr"]
-        ends = (curve["lr"].min(), curve["lr"].max())
+        at = final.iloc[0] if len(final) else curve.loc[chosen(curve), "lr"]
         parts.append(
             curve.assign(chosen=curve["lr"] == at, edge=(curve["lr"] == at) & curve["lr"].isin(ends))
         )
-    return pd.concat(parts) if parts else many.assign(chosen=False, edge=False)
-
-
-def best(curve: pd.DataFrame) -> int:
-    """The row of the best validation result."""
-    return int((-curve["validation"] if (curve["goal"] == "min").any() else curve["validation"]).idxmax())
+    return pd.concat(parts) if parts else many[:0].assign(chosen=False, edge=False)
 
 
 def rate_curves(points: pd.DataFrame, domain: list[str]) -> alt.FacetChart:

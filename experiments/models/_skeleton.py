@@ -76,11 +76,6 @@ class Skeleton:
         weights = self.hidden * (self.hidden * bool(shape.inner) + classes)
         return weights, self.hidden * (shape.inner == "biased") + classes * shape.biased
 
-    @property
-    def head_is_known(self) -> bool:
-        """Whether the shape of the head is known here, and not taken to be one linear map."""
-        return self.model_type in _HEADS or self.model_type in _DECODERS
-
     def matches(self, targets: str | tuple[str, ...], layers: object = None) -> list[tuple[str, int, int]]:
         """(module, d_in, d_out) of all that the targets adapt; empty if nothing."""
         found: dict[tuple[str, str], tuple[str, int, int]] = {}

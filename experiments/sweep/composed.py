@@ -20,6 +20,7 @@ from experiments.keys import Key
 from experiments.spec import RunSpec, register
 from experiments.sweep.grid import Compose, Composed, Plain, expand
 from experiments.sweep.ranks import dimensions
+from experiments.unknown import no_key
 from experiments.words import Word, effective, is_word, parse
 
 
@@ -99,10 +100,13 @@ class Command:
         return [[word.text for word in self._fixed] + list(row) for row in itertools.product(*each)]
 
     def key(self, name: str, spec: RunSpec) -> Key:
-        """What may stand at a key in a cell."""
+        """What may stand at a key in a cell; UserError where there is no such key."""
         group = name.partition(".")[0]
         choice = {"variant": spec.variant}.get(group, self._files.get(group, ""))
-        return (self._conf.keys(group, choice) if "." in name else self._conf.short_keys())[name]
+        known = self._conf.keys(group, choice) if "." in name else self._conf.short_keys()
+        if name not in known:
+            raise UserError(no_key(name, self._conf, {group: [choice]} if "." in name else {}))
+        return known[name]
 
 
 def _place(number: int, shape: Sequence[int]) -> list[int]:

@@ -43,6 +43,15 @@ def test_a_folder_of_studies_is_not_a_study(writer):
         (lambda c: c.update(status="fine"), "status 'fine'"),
         (lambda c: c.pop("primary"), "primary metric"),
         (lambda c: c.update(metrics={}), "neither test/accuracy"),
+        (lambda c: c.update(metrics=[1]), "metrics is no mapping"),
+        (lambda c: c.update(env=["x"]), "env is no mapping"),
+        (lambda c: c.update(data=["x"]), "data is no mapping"),
+        (lambda c: c.update(files=["x"]), "files is no mapping"),
+        (lambda c: c["env"].update(versions=["torch"]), "versions in env"),
+        (lambda c: c.update(error=["x"]), "error is neither"),
+        (lambda c: c["spec"].update(train="fast"), "train is 'fast'"),
+        (lambda c: c["spec"].update(variant_axes="lora"), "variant_axes is 'lora'"),
+        (lambda c: c["spec"].update(alpha="16"), "alpha is '16'"),
     ],
 )
 def test_a_record_that_cannot_be_trusted_is_named_and_left_out(writer, change, reason):
@@ -54,6 +63,16 @@ def test_a_record_that_cannot_be_trusted_is_named_and_left_out(writer, change, r
     assert len(study.runs) == 1
     assert [p.run for p in study.problems] == [record["run_id"]]
     assert reason in study.problems[0].what
+
+
+def test_what_prunes_is_scaled_by_the_rank_that_it_starts_at(writer):
+    w = writer()
+    for variant in ("lora", "adalora"):
+        w.run(
+            w.spec(variant, 8, 0, **({"variant_options__init_r_ratio": 1.5} if variant == "adalora" else {}))
+        )
+    runs = load.read(w.root).runs.set_index("variant")
+    assert runs["scale"].to_dict() == {"lora": 2.0, "adalora": pytest.approx(16 / 12)}
 
 
 def test_a_torn_record_is_named_and_left_out(writer):
@@ -160,7 +179,8 @@ def test_the_rate_that_stands_for_a_cell_is_chosen_on_validation(writer):
     w = writer()
     metrics = {0.001: (0.60, 0.99), 0.01: (0.70, 0.50)}
     for lr, (validation, test) in metrics.items():
-        w.run(w.spec("lora", 8, 0, lr=lr), metrics={"validation/accuracy": validation, "test/accuracy": test})
+        told = {"validation/accuracy": validation, "test/accuracy": test}
+        w.run(w.spec("lora", 8, 0, lr=lr), metrics=told, predictions=False)
     table = cells.cells(load.read(w.root)).set_index("lr")
     assert table["final"].to_dict() == {0.001: False, 0.01: True}
     assert set(table["rates"]) == {2}

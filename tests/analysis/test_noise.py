@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from analysis import cells, load, noise, prose, report, verdicts
+from analysis.figures import evidence
 
 
 def known(w):
@@ -18,7 +19,7 @@ def scored(w, variant, scores, **changes):
     """Runs of one cell with given test results, seed by seed."""
     for seed, score in enumerate(scores):
         metrics = {"test/accuracy": score, "validation/accuracy": 0.7}
-        w.run(w.spec(variant, 8, seed, **changes), metrics=metrics, predictions=False)
+        w.run(w.spec(variant, 8, seed, **changes), metrics=metrics, predictions="flat")
 
 
 def test_the_floor_is_the_pooled_deviation_between_seeds(writer):
@@ -31,6 +32,18 @@ def test_the_floor_is_the_pooled_deviation_between_seeds(writer):
     within = sum(((values - values.mean()) ** 2).sum() for values in sides.values())
     assert (floor.df, floor.sd) == (7, pytest.approx(np.sqrt(within / 7)))
     assert floor.level == floor.sd
+
+
+def test_plain_runs_beside_confirmed_ones_make_the_floor(writer):
+    """The README's example: a study that was tuned and confirmed, then the noise floor in the same study."""
+    w, values = writer(), np.random.default_rng(0).normal(0.7, 0.03, 8)
+    w.run(w.spec("lora", 8, 100, lr=0.002), phase="tune")
+    w.run(w.spec("lora", 8, 0, lr=0.002), phase="confirm")
+    scored(w, "lora", values)
+    study, table, _ = known(w)
+    assert table["beside"].sum() == 1
+    (floor,) = noise.floors(study, table).values()
+    assert (floor.df, floor.level) == (7, pytest.approx(values.std(ddof=1)))
 
 
 def test_three_seeds_of_one_cell_are_too_few_for_a_floor(writer):
@@ -78,6 +91,14 @@ def test_a_difference_below_the_floor_ranks_nobody(writer):
     assert list(found.table["verdict"]) == ["better"]
     said = prose.answer(study, table, found)
     assert said.headline == "dora differs from lora by less than noise."
+    shown = report.build(w.root, images_too=False).parent
+    assert "| below the noise floor | +0.020" in (shown / "report.md").read_text()
+    assert "below the noise floor" in (shown / "verdicts.tex").read_text()
+    assert 'class="verdict v-close">below the noise floor' in (shown / "report.html").read_text()
+    assert ",better" in (shown / "verdicts.csv").read_text()
+    table = found.table
+    drawn = json.dumps(evidence.forest(table, ["lora", "dora"], "accuracy").to_dict())
+    assert "below the noise floor" in drawn and '"better"' not in drawn
     assert "dora is ahead of lora at rank 8 by less than the noise floor of 0.079" in said.points[0].text
     assert "not ranked" in said.points[0].text and "is better" not in said.points[0].text
 

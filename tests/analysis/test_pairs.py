@@ -1,5 +1,6 @@
 """Which runs are compared with which, and which evidence counts."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -33,9 +34,33 @@ def test_a_predictions_file_that_contradicts_its_record_is_not_used(writer, judg
     content = json.loads(path.read_text())
     content["metrics"]["test/accuracy"] += 0.1
     path.write_text(json.dumps(content))
+    rows, _ = judged(w)
+    assert rows["dora", 8]["seeds"] == (1, 2)
+    assert "the record says" in load.read(w.root).problems[0].what
+
+
+def test_a_metric_in_percent_beside_predictions_in_shares_is_not_used(writer, judged):
+    w = writer()
+    w.grid(seeds=range(3), ranks=(8,))
+    record = w.run(w.spec("dora", 8, 3), metrics={"test/accuracy": 70, "validation/accuracy": 0.7})
+    study = load.read(w.root)
+    assert [p.run for p in study.problems] == [record["run_id"]]
+    assert "the record says 70" in study.problems[0].what and record["run_id"] not in study.records
+
+
+def test_a_missing_predictions_file_costs_its_seed_and_is_named(writer, judged):
+    w = writer()
+    records = w.grid(seeds=range(4), ranks=(8,))
+    lost = w.root / records[0]["run_id"] / "predictions.parquet"
+    files = {"predictions.parquet": hashlib.sha256(lost.read_bytes()).hexdigest()}
+    (lost.parent / "record.json").write_text(json.dumps(records[0] | {"files": files}))
+    lost.unlink()
     rows, found = judged(w)
-    assert rows["dora", 8]["n_examples"] == 0
-    assert "the record says" in found.problems[0].what
+    row = rows["dora", 8]
+    assert (row["seeds"], row["left_out"], row["n_examples"]) == ((1, 2, 3), (0,), 200)
+    assert "is missing, though the record lists it" in found.problems[0].what
+    text = (report.build(w.root, images_too=False).parent / "report.md").read_text()
+    assert "left out, without scores by example: seed 0" in text
 
 
 def test_a_changed_predictions_file_is_not_used(writer, judged):

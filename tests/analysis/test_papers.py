@@ -116,7 +116,12 @@ def test_the_map_over_two_rates_marks_the_best_cell(writer):
         spec = w.spec(
             "loraplus", 8, 0, lr=lr, variant_axes__grouping="lora_plus", variant_options__lr_ratio=ratio
         )
-        w.run(spec, accuracy, metrics={"validation/accuracy": accuracy, "test/accuracy": accuracy})
+        w.run(
+            spec,
+            accuracy,
+            metrics={"validation/accuracy": accuracy, "test/accuracy": accuracy},
+            predictions=False,
+        )
     finding = drawn(w)[0]["two_rates_r8_qv"].finding
     assert "lr_A = 0.001, lr_B = 0.004, 0.100 better than the best cell of plain LoRA (lr = 0.004)" in finding
     assert "no verdict" in finding
@@ -132,6 +137,23 @@ def test_a_slope_over_doublings_of_the_rank_is_that_of_the_paired_differences(wr
                 w.run(w.spec(variant, r, seed), metrics=metrics, predictions=False)
     finding = drawn(w)[0]["rank_by_variant"].finding
     assert "dora by +0.0200 (95% 0.0200 to 0.0200, 3 seeds)" in finding
+    study = read(w.root)
+    figures = paper_figures(study, cells_module.cells(study), Histories(study), baseline="dora")
+    (other,) = [figure.finding for figure in figures if figure.name == "rank_by_variant"]
+    assert "difference from dora" in other and "lora by -0.0200" in other
+
+
+def test_bits_are_named_by_the_storage_that_the_run_used(writer, leave):
+    w = writer()
+    record = w.run(w.spec("qlora", 4, 0, variant_axes__storage="fp4", variant_options__double_quant=False))
+    sizes = {
+        "storage__codes": np.array(50),
+        "storage__scales": np.array(6),
+        "storage__weights": np.array(100),
+    }
+    leave(w, record, **sizes)
+    finding = drawn(w)[0]["bits_per_weight"].finding
+    assert "4.480 bits per weight in fp4," in finding and "gives 4.500" in finding and "nf4" not in finding
 
 
 def test_targets_at_an_equal_budget_are_compared(writer):

@@ -82,3 +82,10 @@ def test_mistakes_are_told(writer, capsys):
     ]:
         assert power.main(words) == 2
         assert text in capsys.readouterr().err
+
+
+def test_a_pilot_without_the_baseline_is_refused_with_the_nearest(writer, capsys):
+    w = writer()
+    w.grid(ranks=(8,), seeds=range(3))
+    assert power.main(["--pilot", str(w.root), "--baseline", "dorra"]) == 2
+    assert "Did you mean 'dora'?" in capsys.readouterr().err

@@ -19,7 +19,12 @@ PAPERS = (lora, rslora, loraplus, dora, adalora, qlora, across)
 
 
 def paper_figures(
-    study: Study, cells: pd.DataFrame, histories: Histories, arrays: Arrays | None = None
+    study: Study,
+    cells: pd.DataFrame,
+    histories: Histories,
+    arrays: Arrays | None = None,
+    *,
+    baseline: str = "lora",
 ) -> list[Figure]:
     """The figures of all papers, setting by setting."""
     if cells.empty:
@@ -27,16 +32,17 @@ def paper_figures(
     arrays = arrays or Arrays(study)
     results = cells[(cells["n"] > 0) & ~cells["tuning"].astype(bool)]
     domain = sorted(results["series"].unique(), key=order_of)
-    keys = ["dataset", "model", "metric", "stack"]
+    keys = ["dataset", "model", "metric", "stack", "split"]
     settings = list(results[results["final"].astype(bool)].groupby(keys, sort=True))
     out: list[Figure] = []
-    for (dataset, model, metric, stack), group in settings:
+    for (dataset, model, metric, stack, split), group in settings:
         here = (cells["dataset"] == dataset) & (cells["model"] == model) & (cells["stack"] == stack)
         every = cells[here & (cells["metric"] == metric)]
         tag = slug(dataset, model) if len(settings) > 1 else ""
         tag += f"-{stack}" if _several_stacks(results, dataset, model) else ""
+        tag += f"-{split}" if results["split"].nunique() > 1 else ""
         name = setting_name(group.iloc[0])
-        view = View(study, with_bars(group), every, histories, arrays, domain, tag, name)
+        view = View(study, with_bars(group), every, histories, arrays, domain, tag, name, baseline)
         for paper in PAPERS:
             out += paper.figures(view)
     return out

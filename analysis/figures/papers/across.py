@@ -96,7 +96,7 @@ def _effective_rank(view: View) -> Iterator[Figure]:
 
 def _interaction(view: View) -> Iterator[Figure]:
     """The difference from the baseline at each rank, and its slope over doublings of the rank."""
-    ranked, baseline = view.cells[view.cells["r"].notna()], view.domain[0]
+    ranked, baseline = view.cells[view.cells["r"].notna()], view.reference
     many = ranked["targets"].nunique() > 1
     for targets, group in ranked.groupby("targets", sort=True):
         plain = group[group["series"] == baseline].set_index("r")["by_seed"].to_dict()

@@ -12,6 +12,8 @@ from analysis.figures.papers.view import View, row_name, runs_text
 from analysis.signatures.storage import bits_per_weight, memory, recovery
 
 PAPER = "QLoRA"
+FOUR_BIT = ("nf4", "fp4")
+DOUBLE = ", double quantisation"
 BARS = 12  # cells in the figure on memory
 PARTS = [
     "base, quantised",
@@ -33,13 +35,15 @@ def _bits(view: View) -> Iterator[Figure]:
     rows, measured = [], {}
     for cell, _, found in view.with_arrays("storage/codes"):
         double = (view.spec(cell).get("variant_options") or {}).get("double_quant", True)
-        name = "nf4, double quantisation" if double else "nf4"
+        kind = (view.spec(cell).get("variant_axes") or {}).get("storage") or "nf4"
+        name = f"{kind}{DOUBLE if double else ''}"
         measured[name] = (
             8 * float(found["storage/codes"] + found["storage/scales"]) / float(found["storage/weights"])
         )
     if not measured:
         return
-    for name, double in (("nf4", False), ("nf4, double quantisation", True)):
+    kinds = sorted({name.removesuffix(DOUBLE) for name in measured})
+    for name, double in [(f"{kind}{DOUBLE * twice}", twice) for kind in kinds for twice in (False, True)]:
         rows += [
             {"storage": name, "component": part, "bits": round(bits, 5), "place": place}
             for place, (part, bits) in enumerate(bits_per_weight(double=double).items())
@@ -55,11 +59,11 @@ def _bits(view: View) -> Iterator[Figure]:
             order=alt.Order("place:Q"),
             tooltip=[alt.Tooltip("storage:N"), alt.Tooltip("component:N"), alt.Tooltip("bits:Q")],
         )
-        .properties(height=110)
+        .properties(height=50 + 60 * len(kinds))
     )
     text = " and ".join(f"{bits:.3f} bits per weight in {name}" for name, bits in sorted(measured.items()))
     formula = " and ".join(
-        f"{sum(bits_per_weight(double=', ' in name).values()):.3f}" for name in sorted(measured)
+        f"{sum(bits_per_weight(double=name.endswith(DOUBLE)).values()):.3f}" for name in sorted(measured)
     )
     yield view.figure(
         "bits_per_weight",
@@ -175,13 +179,13 @@ def _recovery(view: View) -> Iterator[Figure]:
     """How much of what the 16- or 32-bit adapters gain over the head alone those on a 4-bit base keep."""
     storages = {i: (view.spec(c).get("variant_axes") or {}).get("storage") for i, c in view.cells.iterrows()}
     heads = view.cells[view.cells["method"] == "probe"]
-    floor = heads[[storages[i] == "nf4" for i in heads.index]]
-    four = view.cells[[storages[i] == "nf4" and pd.notna(c["r"]) for i, c in view.cells.iterrows()]]
+    four = view.cells[[storages[i] in FOUR_BIT and pd.notna(c["r"]) for i, c in view.cells.iterrows()]]
     dense = view.cells[
         [storages[i] in ("fp32", "bf16") and pd.notna(c["r"]) for i, c in view.cells.iterrows()]
     ]
     rows, said = [], []
-    for _, cell in four.iterrows():
+    for i, cell in four.iterrows():
+        floor = heads[[storages[head] == storages[i] for head in heads.index]]
         delta = view.spec(cell)["variant_axes"].get("delta")
         same = [
             c

@@ -31,6 +31,13 @@ class View:
     domain: list[str]
     tag: str
     setting: str
+    baseline: str = "lora"  # a variant or a series
+
+    @property
+    def reference(self) -> str:
+        """The series that others are compared with: the baseline's, or the first where it was not run."""
+        own = self.cells.loc[self.cells["variant"] == self.baseline, "series"]
+        return next(iter([self.baseline] * (self.baseline in self.domain) + list(own)), self.domain[0])
 
     @property
     def metric(self) -> str:

@@ -53,6 +53,8 @@ def main(options: argparse.Namespace) -> None:
 
     if options.speed is not None and not options.speed > 0:
         raise UserError(f"--speed takes a number above 0, not {options.speed:g}")
+    if options.csv is not None and not options.csv.absolute().parent.is_dir():
+        raise UserError(f"--csv {options.csv}: there is no folder {options.csv.parent}; make it first")
     folder = ["--config-dir", str(options.config_dir)] if options.config_dir else []
     with plain_errors():
         asked = expected([*folder, *options.words], conf=HOME / "conf", root=ROOT)

@@ -154,15 +154,20 @@ def _scores(cell: Cell, outcome: Callable[[RunSpec], Outcome], seeds: Sequence[i
     return scores
 
 
-def _grow(cells: Sequence[Cell]) -> bool:
-    """Give cells larger grids, those of each comparison alike; whether any grew."""
-    grew = False
+def compared(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells that grow alike: those of each model and dataset."""
     places: dict[Any, list[Cell]] = {}
     for cell in cells:
         spec = cell.first
         place = (spec.model, spec.model_options, spec.dataset, spec.dataset_options)
         places.setdefault(place, []).append(cell)
-    for members in places.values():
+    return list(places.values())
+
+
+def _grow(cells: Sequence[Cell]) -> bool:
+    """Give cells larger grids, those of each comparison alike; whether any grew."""
+    grew = False
+    for members in compared(cells):
         larger = grown({c.number: c.grid for c in members}, {c.number: c.scores for c in members})
         for cell in members if larger else ():
             grew = True

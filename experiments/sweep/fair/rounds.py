@@ -19,7 +19,7 @@ from experiments.keys import Key
 from experiments.spec import RunSpec
 from experiments.sweep.composed import Command
 from experiments.sweep.fair.grids import Axis, Grid, Point, equal
-from experiments.sweep.fair.protocol import FAILED, Cell, Outcome, Round, lost, next_round
+from experiments.sweep.fair.protocol import FAILED, Cell, Outcome, Round, compared, lost, next_round
 from experiments.sweep.fair.settings import PREFIX, Settings, problems, settings_of
 from experiments.words import Word
 
@@ -218,7 +218,8 @@ def _conclude(found: Round, settings: Settings, results: Results, seeds: Sequenc
     for cell in found.cells:
         if cell.chosen is None:
             print(_chosen(cell), file=sys.stderr)
-    if not equal([cell.grid for cell in found.cells if cell.tunable]):
+    groups = compared([cell for cell in found.cells if cell.tunable])
+    if not all(equal([cell.grid for cell in group]) for group in groups):
         print("The cells could not be given equally many points; the report says which differ.")
     return 1 if lost(found, results.outcome, seeds) else 0
 

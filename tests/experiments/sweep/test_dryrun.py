@@ -318,3 +318,14 @@ def test_after_the_runs_the_records_say_what_was_foretold(shell):
     after = plan()
     assert (after["done"], after["estimate"]["seconds"]) == (4, 0.0)
     assert {cell["estimate"] for cell in after["cells"]} == {"measured"}
+
+
+def test_a_key_to_tune_that_is_not_there_is_one_sentence(plan):
+    code, _, told = plan("variant=lora", "hydra/sweeper=fair", "hydra.sweeper.tune=[train.weightdecay]")
+    assert code == 2 and "no key 'train.weightdecay'. Did you mean 'train.weight_decay'?" in told
+    assert "Traceback" not in told
+
+
+def test_a_csv_goes_into_a_folder_that_is_there(plan, tmp_path):
+    code, _, told = plan("variant=lora", "--csv", str(tmp_path / "gone" / "x.csv"))
+    assert code == 2 and "there is no folder" in told and not (tmp_path / "gone").exists()

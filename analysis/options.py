@@ -1,0 +1,23 @@
+"""What several command lines of the analysis share."""
+
+import argparse
+from pathlib import Path
+
+
+def margin(text: str) -> float:
+    """A positive number, for --margin."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number, as 0.01 is")
+    return value
+
+
+def compared(parser: argparse.ArgumentParser) -> None:
+    """The study, and how its runs are compared: --baseline, --margin and --pool."""
+    parser.add_argument("study", type=Path, help="the folder that holds the runs, e.g. runs/demo")
+    parser.add_argument("--baseline", default="lora", help="the variant to compare with (default: lora)")
+    parser.add_argument("--margin", type=margin, default=0.01, help="what does not matter (default: 0.01)")
+    parser.add_argument("--pool", action="store_true", help="compare across code, versions, hardware, data")
