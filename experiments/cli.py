@@ -26,7 +26,7 @@ from experiments.settings import Terms
 from experiments.sweep.fair.settings import check as check_sweeper
 from experiments.sweep.grid import Plain, expand
 from experiments.sweep.ranks import Dimensions, dimensions
-from experiments.unknown import no_choice, no_key, no_launcher_key, no_plugin
+from experiments.unknown import no_choice, no_key, no_launcher_key, no_plugin, no_whole_group
 from experiments.words import Word, effective, key_of, parse, tidied
 
 USAGE = 2
@@ -217,6 +217,8 @@ def _chosen(
             kept.append(word)
         elif word.key in ("hydra/launcher", "hydra/sweeper"):
             problems += no_plugin(word.key, word.values[0], conf)
+        elif word.key in ("hydra.launcher", "hydra.sweeper"):
+            problems += no_whole_group(word)
         elif word.key.startswith("hydra.launcher."):
             problems += no_launcher_key(word, [w for w in words if w.key == "hydra/launcher"], conf)
     return chosen, kept

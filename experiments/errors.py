@@ -1,6 +1,7 @@
 """The one exception that a user is meant to read, and the search for what they may have meant."""
 
 import difflib
+import signal
 import sys
 from collections.abc import Callable, Iterable
 
@@ -13,12 +14,17 @@ class UserError(Exception):
 
 
 def told(action: Callable[[], int | None]) -> int:
-    """Do what a command line asks for; its exit code: a UserError is told in one line and is 2, None is 0."""
+    """Do what a command line asks for; its exit code: a UserError is told in one line and is 2, None is 0.
+
+    Ctrl-C is no error: 130, as shells have it.
+    """
     try:
         return action() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:

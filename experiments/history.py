@@ -17,6 +17,7 @@ class History:
     def __init__(self, path: Path):
         self.path = path
         self._file: BinaryIO | None = None
+        self._written: os.stat_result | None = None  # which file the rows went to
 
     def __enter__(self) -> Self:
         return self
@@ -64,12 +65,22 @@ class History:
         content = self.path.read_bytes()[:size] if self.path.exists() else b""
         return len(content) == size and hashlib.sha256(content).hexdigest() == digest
 
+    def is_replaced(self) -> bool:
+        """Whether the rows went to a file that is no longer the one at the path: nobody would find them."""
+        if self._written is None:
+            return False
+        try:
+            return not os.path.samestat(self._written, os.stat(self.path))
+        except FileNotFoundError:
+            return True
+
     def cut(self, size: int) -> None:
         """Drop what follows the first `size` bytes, in one piece, so that a resumed run repeats no row.
 
         The file is replaced: a process that still has the old one open writes to nothing.
         """
         self.close()
+        self._written = None
         if self.path.exists():
             content = self.path.read_bytes()[:size]
             with replacing(self.path) as temporary:
@@ -80,6 +91,7 @@ class History:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _drop_torn_tail(self.path)
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - held until close()
+            self._written = os.fstat(self._file.fileno())
         return self._file
 
 

@@ -70,12 +70,17 @@ class Run:
         self.deviations += [text for text in texts if text not in self.deviations]
 
     def check_mine(self) -> None:
-        """Before anything is written: Interrupted if another process has taken the run over."""
-        if not self.mine():
+        """Before anything is written: Interrupted if another process has taken the run over.
+
+        Also if one that had it before woke up late and replaced the history: the run is then done again from
+        its last checkpoint that fits.
+        """
+        if not self.mine() or self.history.is_replaced():
             raise Interrupted
 
     def begin(self) -> None:
         """The spec on the disk, without the remains of a kill or a failure; then the tracker."""
+        self.check_mine()
         spec, record = self.spec, self.spec.as_record()
         remove_temporaries(self.folder.path)
         self.folder.write_spec(record)
@@ -86,6 +91,11 @@ class Run:
         """A line for people, with the time."""
         with self.folder.log.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def cut_history(self, size: int) -> None:
+        """Drop the rows that the state which the run goes on from does not know."""
+        self.check_mine()
+        self.history.cut(size)
 
     def add_rows(self, rows: Sequence[dict]) -> None:
         """History first, then whoever else listens."""
@@ -130,16 +140,18 @@ def resume(runs: Sequence[Run], trainer: Trainer) -> None:
         marks = state.get("histories", [])
         return len(marks) == len(runs) and all(r.history.holds(*m) for r, m in zip(runs, marks, strict=True))
 
+    for run in runs:  # the model took a while to load
+        run.check_mine()
     state = checkpoint.load(runs[0].folder.checkpoint, fits=fits)
     if state is None:
         for run in runs:  # of an attempt that left no checkpoint
             run.best, run.signatures = {}, {}
-            run.history.cut(0)
+            run.cut_history(0)
     else:
         trainer.load_state_dict(state["trainer"])
         for k, run in enumerate(runs):
             run.best, run.signatures = state["best"][k], state["signatures"][k]
-            run.history.cut(state["histories"][k][0])
+            run.cut_history(state["histories"][k][0])
             run.deviate(*state["deviations"][k])
             if state["code_sha256"] != _code():
                 run.deviate(f"went on after step {trainer.progress.step} with other code than it began with")

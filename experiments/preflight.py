@@ -4,61 +4,69 @@ Does every cell fit it, and what do its targets mean?
 """
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import checkpoint, models
 from experiments.errors import UserError
 from experiments.execute import prepare
 from experiments.spec import RunSpec
-from experiments.sweep.plan import kinds
 from experiments.train import run_config, total_steps
 from variants import Attached, attach
 
 _PREDICTION, _ROW, _REST = 120, 150, 40_000  # bytes: a test example, a step of the history, the other files
 
 
-def check_cells(specs: Sequence[RunSpec]) -> tuple[list[str], list[str]]:
-    """Try every distinct way of attaching on the real model.
+@dataclass
+class Checked:
+    """What trying the cells on the model showed."""
 
-    Returns:
-        What is wrong, one text per problem; and what the targets of each kind of cell matched.
+    problems: list[str]  # one text each
+    notes: list[str]  # what the targets of each kind of cell matched, and the like
+    results: int = 0  # bytes that all runs leave behind
+    states: int = 0  # bytes of the checkpoints of the largest run while it is under way
+
+
+def check_cells(cells: Mapping[RunSpec, int]) -> Checked:
+    """Try each kind of cell on the real model, once.
+
+    Args:
+        cells: Specs, each with the number of runs like it.
     """
-    problems: list[str] = []
-    notes: list[str] = []
-    for spec in _grouped(specs):
+    found = Checked([], [])
+    for spec in _grouped(cells):
         try:
             model, info, task = prepare(spec)
             steps = total_steps(spec.train, task.rows["train"])
             attached = attach(models.clone(model), [run_config(spec, steps=steps)])
         except (UserError, ValueError, TypeError, ImportError) as error:
-            problems.append(f"{spec.cell()}: {error}")
-        else:
-            notes += _coverage(attached)
-            notes += [*info.notes, *task.notes]
-    return list(dict.fromkeys(problems)), list(dict.fromkeys(notes))
+            found.problems.append(f"{spec.cell()}: {error}")
+            continue
+        found.notes += [*_coverage(attached), *info.notes, *task.notes]
+        trained = attached.count(0)
+        found.results += cells[spec] * (4 * trained + _PREDICTION * task.rows["test"] + _ROW * steps + _REST)
+        # a parameter and AdamW's two moments
+        found.states = max(found.states, 12 * trained * (checkpoint.KEEP + 1))
+    found.problems = list(dict.fromkeys(found.problems))
+    found.notes = list(dict.fromkeys(found.notes))
+    return found
 
 
-def check_room(cells: Mapping[RunSpec, int], folder: Path, *, workers: int) -> list[str]:
+def check_room(checked: Checked, folder: Path, *, workers: int) -> list[str]:
     """Whether the disk has room for what the runs will leave there: a sentence if it has not.
 
     Args:
-        cells: Specs, each with the number of runs like it.
-        folder: Where the runs will be.
+        checked: What is known of the runs.
+        folder: Where they will be.
         workers: How many are unfinished at a time, each with its checkpoints.
     """
-    results, states = 0, 0
-    for spec in _grouped(cells):
-        model, _, task = prepare(spec)
-        steps = total_steps(spec.train, task.rows["train"])
-        trained = attach(models.clone(model), [run_config(spec, steps=steps)]).count(0)
-        results += cells[spec] * (4 * trained + _PREDICTION * task.rows["test"] + _ROW * steps + _REST)
-        states = max(states, 12 * trained * (checkpoint.KEEP + 1))  # a parameter and AdamW's two moments
-    needed, free = results + workers * states, shutil.disk_usage(folder).free
+    states = workers * checked.states
+    needed, free = checked.results + states, shutil.disk_usage(folder).free
     if needed <= free:
         return []
     return [
-        f"the runs need {needed / 1e9:.1f} GB in {folder} ({workers * states / 1e9:.1f} GB of it for states "
+        f"the runs need {needed / 1e9:.1f} GB in {folder} ({states / 1e9:.1f} GB of it for states "
         f"while they run), and the disk has {free / 1e9:.1f} GB left. Free some space, or ask for fewer runs"
     ]
 
@@ -66,7 +74,7 @@ def check_room(cells: Mapping[RunSpec, int], folder: Path, *, workers: int) -> l
 def _grouped(specs: Iterable[RunSpec]) -> list[RunSpec]:
     """A spec of each kind, those of one base and dataset together."""
     return sorted(
-        kinds(specs),
+        specs,
         key=lambda s: str(
             (
                 s.model,

@@ -184,17 +184,21 @@ def verify(folder: Path) -> list[str]:
     return problems
 
 
-def write_planned(study: Path, cells: Mapping[str, Mapping[str, Any]]) -> None:
+def write_planned(study: Path, cells: Mapping[str, Mapping[str, Any]]) -> Path:
     """Leave word of what a command asked for, so that a report can name what is missing.
 
     Args:
         study: The study's folder.
         cells: Per run_id the few values that tell a person which run it is.
+
+    Returns:
+        The list's file; the same command again finds it there.
     """
     digest = hashlib.sha256("\n".join(sorted(cells)).encode()).hexdigest()[:16]
     path = study / PLANNED / f"{digest}.json"
     if not path.exists():  # the same command again
         write_json(path, {"cells": plain(cells, "cells")}, indent=None)
+    return path
 
 
 def planned(study: Path) -> dict[str, dict[str, Any]]:

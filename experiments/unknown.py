@@ -77,12 +77,25 @@ def no_plugin(group: str, value: object, conf: Conf) -> list[str]:
     from hydra.core.plugins import Plugins
 
     Plugins.instance()  # they file their configurations when they are found
+    if not isinstance(value, str):
+        return [f"{group} takes a name, not {value!r}."]
     files = [Path(name).stem for name in ConfigStore.instance().list(group)] + conf.choices(group)
     known = sorted(set(files))
     if str(value) in known:
         return []
     return [
         f"There is no {group} {str(value)!r}.{did_you_mean(str(value), known)} Known: {', '.join(known)}."
+    ]
+
+
+def no_whole_group(word: Word) -> list[str]:
+    """What is wrong with a word that sets all of hydra.launcher or hydra.sweeper at once."""
+    if all(isinstance(value, dict) for value in word.values):
+        return []
+    group = word.key.replace(".", "/")
+    return [
+        f"{word.key} is a group of keys: write {group}=<name> to choose another, {word.key}.<key>=... to set "
+        f"a key of it."
     ]
 
 

@@ -10,7 +10,7 @@ Finished cells are known by their record, not by claims.
 Giving a cell back sets the file's time to 0, which needs no space: it works on a full disk.
 
 Ages are read off the file server's clock alone (a file just touched against the claim), so hosts may disagree
-about the time.
+about the time. Only in a folder that takes no file, where nothing can be claimed either, the host's is taken.
 """
 
 import contextlib
@@ -124,6 +124,15 @@ def is_held(folder: Path, run_id: str, *, stale_seconds: float = STALE_SECONDS) 
     return bool(generations) and _alive(folder / f"{run_id}.{generations[-1]}", stale_seconds)
 
 
+def is_here(held: dict) -> bool:
+    """Whether a holder, as `holder` tells it, is a process of this machine that still exists."""
+    return _of_this_machine(held) and _process_start(held["pid"]) == held["started"]
+
+
+def _of_this_machine(held: dict) -> bool:
+    return (held["host"], held.get("machine")) == (socket.gethostname(), _machine())
+
+
 def _create(path: Path, token: str) -> bool:
     """Make the file with its content in one step; False when another was first."""
     me = {
@@ -165,8 +174,7 @@ def _alive(path: Path, stale_seconds: float) -> bool:
     content = _content(path)
     if content is None or _released(path):
         return False
-    ours = (content["host"], content.get("machine")) == (socket.gethostname(), _machine())
-    if ours and _process_start(content["pid"]) != content["started"]:
+    if _of_this_machine(content) and not is_here(content):
         return False
     try:
         return _server_now(path.parent) - path.stat().st_mtime < stale_seconds
@@ -196,21 +204,26 @@ def _machine() -> str | None:
 
 
 def _server_now(folder: Path) -> float:
+    """The file server's time; this host's where the folder takes no file, because only looking must work."""
     probe = folder / f".{secrets.token_hex(8)}"
-    probe.touch()
     try:
+        probe.touch()
         return probe.stat().st_mtime
+    except OSError:
+        return time.time()
     finally:
-        probe.unlink()
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 def _process_start(pid: int) -> int | None:
     """When a process of this host began, in clock ticks since boot.
 
-    None if there is none (so a reused pid is not taken for it).
+    None if there is none (so a reused pid is not taken for it), or if it has ended and nobody asked how.
     """
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        state, *facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in "ZX" else int(facts[18])
     except OSError:
         if os.path.isdir("/proc/self"):
             return None

@@ -7,6 +7,7 @@ from experiments.errors import UserError
 from experiments.provenance import collect
 from experiments.record import FINISHED, RunFolder, read
 from experiments.settings import Terms
+from experiments.sweep.alike import words
 from experiments.sweep.claim import claim
 from experiments.sweep.pool import Cell, Outcome
 
@@ -21,8 +22,7 @@ def settle(outcome: Outcome, study: Path, terms: Terms) -> tuple[str, str] | Non
     if event["event"] == "interrupted":
         return "preempted", ""
     if event["event"] == "finished":
-        error = event.get("error", {})
-        return event["status"], ": ".join(str(error[key]) for key in ("kind", "message") if key in error)
+        return event["status"], words(event.get("error", {}))
     error = _timeout(terms) if event["event"] == "late" else _death(event["code"])
     folder = RunFolder(study / outcome.cell.run_id)
     try:
@@ -36,10 +36,10 @@ def settle(outcome: Outcome, study: Path, terms: Terms) -> tuple[str, str] | Non
                 folder.write_record(found)
             held.remove()
     except UserError as unwritten:
-        return "failed", f"{error['kind']}: {error['message']} (no record was written: {unwritten})"
+        return "failed", f"{words(error)} (no record was written: {unwritten})"
     if found["status"] in FINISHED:
         return found["status"], ""
-    return "failed", f"{error['kind']}: {error['message']}"
+    return "failed", words(error)
 
 
 def _record(cell: Cell, study: Path, folder: RunFolder, error: dict[str, str]) -> dict:

@@ -20,15 +20,18 @@ from experiments.files import check_writable
 from experiments.record import RunFolder
 from experiments.settings import Terms
 from experiments.spec import RunSpec
+from experiments.sweep import asked
+from experiments.sweep.alike import ENOUGH, likeness
+from experiments.sweep.at_work import at_work
 from experiments.sweep.ended import settle
+from experiments.sweep.environment import environment
 from experiments.sweep.plan import Plan, kinds, plan
 from experiments.sweep.pool import Cell, Pool
-from experiments.sweep.resources import resources as resources
+from experiments.sweep.resources import resources
 from experiments.sweep.whole import set_apart
 from experiments.sweep.worker import STOP_SIGNALS
 
 DONE, SOME_FAILED, USAGE = 0, 1, 2
-ALIKE_FAILURES = 3  # the first so many runs failing alike means that the next would too
 
 
 def run(
@@ -60,19 +63,20 @@ def run(
     """
     study = root / specs[0].study
     check_writable(study)
-    todo = plan(specs, fingerprints=data.fingerprint, root=root, again=again)
-    if again:
-        set_aside(study, todo)
-    with Display() as display:
-        display.sweep(total=len(todo.todo) + len(todo.done), skipped=len(todo.done))
-        for note in (*todo.notes, *set_apart(study, todo.damaged)):
-            display.note(note)
-        code = _train(todo, study, workers, terms or Terms(), display, part) if todo.todo else DONE
-        if code == USAGE:
-            return code
-        if report:
-            page = None if part else _report(study, anew=bool(todo.todo))
-            display.results(_results(study, todo), report=str(page) if page else None)
+    with at_work(study):
+        todo = plan(specs, fingerprints=data.fingerprint, root=root, again=again)
+        if again:
+            set_aside(study, todo)
+        with Display() as display:
+            display.sweep(total=len(todo.todo) + len(todo.done), skipped=len(todo.done))
+            for note in (*todo.notes, *set_apart(study, todo.damaged)):
+                display.note(note)
+            code = _train(todo, study, workers, terms or Terms(), display, part) if todo.todo else DONE
+            if code == USAGE:
+                return code
+            if report:
+                page = None if part else _report(study, anew=bool(todo.todo))
+                display.results(_results(study, todo), report=str(page) if page else None)
     if code not in (DONE, SOME_FAILED):
         left = sum(1 for _, run_id in todo.todo if not finished(study / run_id))
         print(f"\nStopped. {left} runs are left; give the same command again to go on from where they stand.")
@@ -86,7 +90,7 @@ def _train(todo: Plan, study: Path, workers: int | str, terms: Terms, display: D
         if refused(pool, todo, study, display):
             return USAGE
         if not part:
-            note_planned(study, todo)
+            asked.note(study, (*todo.done, *todo.todo))
         failed = _collect(pool, todo, study, terms, display)
         if received:
             return 128 + received[0]
@@ -125,12 +129,12 @@ def _collect(pool: Pool, todo: Plan, study: Path, terms: Terms, display: Display
         if status not in ("failed", "oom"):
             continue
         display.note(f"{run_id} {status}: {reason}")
-        alike = reason.replace(run_id, "...")
+        alike = likeness(run_id, status, reason)
         failures[alike] += 1
-        more = len(todo.todo) > ALIKE_FAILURES
-        if failures[alike] == ended == ALIKE_FAILURES and more and not terms.keep_going:
+        more = len(todo.todo) > ENOUGH
+        if failures[alike] == ended == ENOUGH and more and not terms.keep_going:
             display.note(
-                f"The first {ALIKE_FAILURES} runs failed alike, so the sweep stops here: {reason}. "
+                f"The first {ENOUGH} runs failed alike, so the sweep stops here: {reason}. "
                 f"keep_going=true goes on all the same."
             )
             pool.stop()
@@ -193,16 +197,6 @@ def set_aside(study: Path, todo: Plan) -> None:
             path.rename(path.with_name(f"record.{earlier + 1}.json"))
 
 
-def note_planned(study: Path, todo: Plan) -> None:
-    """Leave word of what a command asked for."""
-    record.write_planned(study, {run_id: brief(spec) for spec, run_id in (*todo.done, *todo.todo)})
-
-
-def brief(spec: RunSpec) -> dict[str, object]:
-    """What tells a person which run it is."""
-    return {key: getattr(spec, key) for key in ("variant", "r", "targets", "model", "dataset", "lr", "seed")}
-
-
 def finished(folder: Path) -> bool:
     found = record.read(folder)
     return found is not None and found["status"] in record.FINISHED
@@ -229,8 +223,7 @@ def _report(study: Path, *, anew: bool) -> Path | None:
     if not anew and _is_newest(report, study):
         return report
     command = [sys.executable, "-m", "analysis.report", str(study)]
-    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]))
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True)
     if result.returncode:
         print(
             f"The report could not be made; the records are in {study}.\n{result.stderr.strip()[-1000:]}",

@@ -6,7 +6,6 @@ worker starts.
 
 import contextlib
 import json
-import os
 import queue
 import signal
 import subprocess
@@ -21,8 +20,8 @@ from typing import IO
 
 from experiments.settings import Terms
 from experiments.spec import RunSpec
+from experiments.sweep.environment import environment
 
-_HOME = Path(__file__).parents[2]  # so that workers find the packages even where nothing is installed
 WORKER = (sys.executable, "-m", "experiments.sweep.worker")
 GRACE_SECONDS = 60.0  # to reach a step boundary and write a checkpoint
 BUSY_SECONDS = 2.0  # until a run that another process holds is asked for again
@@ -74,7 +73,7 @@ class Pool:
         size: int,
         *,
         threads: int,
-        gpus: list[int],
+        gpus: list[str],
         logs: Path,
         on_event: Callable[[dict], None],
         worker: Sequence[str] = WORKER,
@@ -188,13 +187,9 @@ class Pool:
         return Outcome(cell, event, time.monotonic() - worker.since)
 
     def _start(self, number: int) -> _Process:
-        environment = dict(os.environ, PYTHONUNBUFFERED="1", TOKENIZERS_PARALLELISM="false")
-        environment["PYTHONPATH"] = os.pathsep.join(
-            [str(_HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
-        )
-        environment |= {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        own = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         if self.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = str(self.gpus[number % len(self.gpus)])
+            own["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
         with (self.logs / f"worker-{number}.log").open("a") as log:
             process = subprocess.Popen(
                 self.command,
@@ -202,7 +197,7 @@ class Pool:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env=environment,
+                env=environment(PYTHONUNBUFFERED="1", TOKENIZERS_PARALLELISM="false", **own),
                 start_new_session=True,  # Ctrl-C is for us, not for them
             )
         assert process.stdin is not None

@@ -1,12 +1,16 @@
 """How many worker processes suit this machine, and what each of them gets."""
 
 import os
+import re
+from itertools import takewhile
 from pathlib import Path
 
+DEVICES = Path("/dev")
+_GPU = re.compile(r"\d+|(GPU|MIG)-\S+")
 BYTES_PER_WORKER = 3 << 30  # libraries, a small base model, activations
 
 
-def resources(workers: int | str, cells: int) -> tuple[int, int, list[int]]:
+def resources(workers: int | str, cells: int) -> tuple[int, int, list[str]]:
     """Processes, threads of each, and the GPUs to share out; never more processes than cells.
 
     On CPUs "auto" is a process per core: measured on 2 cores, two processes of one thread train 1.3 times as
@@ -36,9 +40,13 @@ def _room() -> int:
     return max(1, free // BYTES_PER_WORKER)
 
 
-def gpus() -> list[int]:
-    """The GPUs that this process may use, asked of the driver: importing torch would cost seconds."""
+def gpus() -> list[str]:
+    """The GPUs that this process may use, asked of the driver: importing torch would cost seconds.
+
+    As CUDA_VISIBLE_DEVICES names them: by number, or where that variable does so by UUID (GPU-..., MIG-...).
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [int(part) for part in visible.split(",") if part.strip().isdigit()]
-    return sorted(int(p.name[6:]) for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit())
+    if visible is not None:  # CUDA, too, takes no notice of what follows a name that is none, such as -1
+        return list(takewhile(_GPU.fullmatch, (part.strip() for part in visible.split(","))))
+    numbers = (path.name.removeprefix("nvidia") for path in DEVICES.glob("nvidia[0-9]*"))
+    return sorted(filter(str.isdigit, numbers), key=int)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from experiments.errors import UserError
 from experiments.record import FINISHED, RunFolder, planned, read, run_folders
+from experiments.sweep.at_work import commands_at
 from experiments.sweep.claim import holder, is_held
 from experiments.sweep.slurm import client
 from experiments.sweep.slurm.client import Element
@@ -34,32 +35,42 @@ class Look:
 
     runs: list[Standing]
     jobs: list[str]  # what the queue has of it, a line per job
+    commands: list[str]  # processes that are at it
     unknown: bool  # whether it was submitted and squeue does not say what became of it
 
     def counts(self) -> str:
         """How many runs stand how, in one line."""
+        if not self.runs:
+            return "no runs yet: they are being checked"
         counted = Counter(run.kind for run in self.runs)
         return ", ".join(f"{number} {kind}" for kind, number in counted.most_common())
 
+    def at_it(self) -> list[str]:
+        """What is at the study, a line per job and one for the processes."""
+        first, *others = self.commands or [""]
+        more = f" and {len(others)} more" if others else ""
+        return [*self.jobs, *([f"at work: {first}{more}"] if first else [])]
+
     def under_way(self) -> bool:
         """Whether anything is still to come without anybody's doing."""
-        return bool(self.jobs) or any(run.kind in UNDER_WAY for run in self.runs)
+        return bool(self.jobs or self.commands) or any(run.kind in UNDER_WAY for run in self.runs)
 
 
 def look(study: Path) -> Look:
     """See how a study stands; UserError where there is none."""
+    commands = [f"process {held['pid']} on {held['host']}" for held in commands_at(study)]
     submitted = places(study)
     queue = client.queue() if submitted else []
     queued = active(study, queue or [])
     folders = {folder.path.name: folder for folder in run_folders(study)}
     names = sorted(folders.keys() | submitted.keys() | planned(study).keys())
-    if not names:
+    if not names and not commands:
         raise UserError(f"there are no runs in {study}. Name the folder of a study, e.g. runs/demo.")
     ended = _ended(study, [name for name in names if name not in queued], submitted)
     runs = [
         _standing(RunFolder(study / name), queued.get(name), submitted.get(name), ended) for name in names
     ]
-    return Look(runs, _jobs(study, queue or []), unknown=queue is None)
+    return Look(runs, _jobs(study, queue or []), commands, unknown=queue is None)
 
 
 def _standing(

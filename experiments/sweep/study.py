@@ -2,11 +2,14 @@
 
 import argparse
 import json
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from experiments.errors import UserError, did_you_mean
-from experiments.record import RunFolder, run_folders
+from experiments.record import RunFolder, planned, run_folders
 from experiments.spec import RunSpec, from_record
+from experiments.sweep import asked
+from experiments.sweep.slurm.submission import Place, places
 
 
 def study_argument(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +25,31 @@ def folders(study: Path) -> list[RunFolder]:
     return found
 
 
-def spec_in(study: Path, run_id: str) -> RunSpec:
-    """The spec of a run of a study; UserError where there is no such run."""
-    known = [folder.path.name for folder in folders(study)]
-    if run_id not in known:
-        raise UserError(f"there is no run {run_id!r} in {study}.{did_you_mean(run_id, known)}")
-    return from_record(json.loads((study / run_id / "spec.json").read_text(encoding="utf-8")))
+def specs_in(study: Path, run_ids: Sequence[str]) -> list[RunSpec]:
+    """The specs of runs of a study, begun or only asked for; UserError where there is no such run."""
+    submitted = places(study)
+    begun = {folder.path.name for folder in run_folders(study) if folder.spec.is_file()}
+    known = begun | submitted.keys() | planned(study).keys()
+    if not known:
+        folders(study)
+    waiting = asked.specs(study, set(run_ids) - begun)
+    return [_spec(study, name, known, begun, waiting, submitted) for name in run_ids]
+
+
+def _spec(
+    study: Path,
+    name: str,
+    known: Collection[str],
+    begun: Collection[str],
+    waiting: Mapping[str, RunSpec],
+    submitted: Mapping[str, Place],
+) -> RunSpec:
+    if name in begun:
+        return from_record(json.loads((study / name / "spec.json").read_text(encoding="utf-8")))
+    if name in waiting:
+        return waiting[name]
+    if name in submitted:
+        return submitted[name].spec(name)
+    if name in known:
+        raise UserError(f"only the name of {name!r} was kept: give the command that asked for it again.")
+    raise UserError(f"there is no run {name!r} in {study}.{did_you_mean(name, known)}")

@@ -114,7 +114,7 @@ class Worker:
         )
 
     def _execute(self, order: dict, folder: RunFolder, held: Claim) -> Mapping[str, Any] | None:
-        from experiments import trackers
+        from experiments import memory, trackers
         from experiments.execute import Interrupted, execute
         from experiments.outcome import fail, is_out_of_memory
         from experiments.pack import Run
@@ -139,6 +139,7 @@ class Worker:
                     return None
                 if not (is_out_of_memory(error) and run.halve()):
                     return fail(run, error)
+            memory.release()  # what the failed attempt held, before the next one asks for as much
             self.events.note(f"{run_id}: {run.deviations[-1]}")
 
     def _stop_for(self, held: Claim) -> Callable[[], bool]:
@@ -156,8 +157,8 @@ def check(cells: Mapping[RunSpec, int], folder: Path, workers: int) -> tuple[lis
     from experiments.preflight import check_cells, check_room
 
     try:
-        problems, notes = check_cells(list(cells))
-        return problems or check_room(cells, folder, workers=workers), notes
+        found = check_cells(cells)
+        return found.problems or check_room(found, folder, workers=workers), found.notes
     except UserError as error:
         return [str(error)], []
 

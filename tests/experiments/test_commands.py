@@ -20,6 +20,8 @@ def arguments(parser):
 def main(options):
     if options.word == "bad":
         raise UserError("bad is no word")
+    if options.word == "interrupted":
+        raise KeyboardInterrupt
     print(options.word)
     return 3 if options.word == "three" else None
 '''
@@ -48,6 +50,11 @@ def test_a_command_is_carried_out_and_its_exit_code_passed_on(package, capsys, w
     assert (shown.err if word == "bad" else shown.out).strip() == (
         "error: bad is no word" if word == "bad" else word
     )
+
+
+def test_ctrl_c_ends_a_command_with_130_and_without_a_traceback(package, capsys):
+    assert commands.run(package, "About.", ["echo", "interrupted"]) == 130
+    assert capsys.readouterr().err == ""
 
 
 def test_help_names_every_command_and_imports_none(package, capsys):

@@ -183,3 +183,69 @@ def test_a_run_that_tunes_never_meets_the_test_split(run_of, monkeypatch, phases
 
 def read_record(run):
     return json.loads(run.folder.record.read_text())
+
+
+def test_who_lost_a_run_while_its_model_was_loading_leaves_the_new_holders_files_alone(run_of, monkeypatch):
+    """It stalled before its first step and wakes up when another has written rows and saved a state."""
+    train = {"steps": 6, "log_every": 2}
+    run, theirs = run_of("run", train=train), {}
+    run.mine = lambda: not theirs
+    prepare = execution.prepare
+
+    def files():
+        return {path: path.read_bytes() for path in run.folder.path.rglob("*") if path.is_file()}
+
+    def slow(spec):
+        monkeypatch.setattr(execution, "prepare", prepare)
+        stops = iter([False] * 4 + [True])
+        with pytest.raises(Interrupted):
+            execute([run_of("run", train=train)], display=Quiet(), should_stop=lambda: next(stops))
+        theirs.update(files())
+        return prepare(spec)
+
+    monkeypatch.setattr(execution, "prepare", slow)
+    with pytest.raises(Interrupted):
+        execute([run], display=Quiet())
+    assert run.folder.history in theirs and files() == theirs
+
+
+def test_who_lost_a_run_before_it_began_touches_nothing(run_of):
+    run = run_of("run")
+    run.mine = lambda: False
+    run.folder.write_record({"run_id": "run", "study": "toy", "spec": {}, "status": "failed"})
+    with pytest.raises(Interrupted):
+        execute([run], display=Quiet())
+    assert read_record(run)["status"] == "failed" and not run.folder.spec.exists()
+
+
+@pytest.mark.parametrize("at", [2, 5], ids=["on the way", "after the last row"])
+def test_a_run_whose_history_was_replaced_under_it_is_done_again_and_never_recorded_empty(
+    run_of, monkeypatch, at
+):
+    """Else later rows would go to a file without a name, and the checksum be that of an empty one."""
+    train = {"steps": 5, "log_every": 1, "evaluations": 1}
+    run = run_of("run", train=train)
+    validated = Run.validated
+
+    def replace():
+        run.folder.history.rename(run.folder.path / "old")
+        run.folder.history.touch()
+
+    def stop():
+        if at < 5 and run.folder.history.exists() and len(history(run)) == at:
+            replace()
+        return False
+
+    def last(self, *a, **k):
+        validated(self, *a, **k)
+        if at == 5:
+            replace()
+
+    monkeypatch.setattr(Run, "validated", last)
+    with pytest.raises(Interrupted):
+        execute([run], display=Quiet(), should_stop=stop)
+    assert not run.folder.record.exists()
+    monkeypatch.setattr(Run, "validated", validated)
+    [record] = execute([run_of("run", train=train)], display=Quiet())
+    assert record["status"] == "completed"
+    assert [row["step"] for row in history(run) if "loss" in row] == [1, 2, 3, 4, 5]

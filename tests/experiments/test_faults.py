@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 
 from experiments.bench.fake import specs_of
+from experiments.conf import Conf
 from experiments.record import read, verify
 
-VARIANTS = (
-    "lora", "rslora", "loraplus", "dora", "adalora", "qlora", "full", "bitfit", "probe", "zero",
-)  # fmt: skip
+VARIANTS = Conf(Path(__file__).parents[2] / "conf").choices("variant")
 STEPS = 6
 
 ATTEMPTS = """

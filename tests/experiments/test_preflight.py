@@ -7,6 +7,7 @@ import pytest
 from experiments import preflight
 from experiments.bench.fake import specs_of
 from experiments.sweep.plan import kinds
+from experiments.sweep.worker import check
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -35,8 +36,18 @@ def test_a_sweep_that_cannot_fit_is_refused_with_both_figures(cells, tmp_path, m
     least = 4 * 3 * sum(trained.values()) + 2 * 3 * 12 * trained[3]  # adapters; states of two workers
     for free, fits in [(least, False), (10**9, True)]:
         monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder, free=free: Usage(0, 0, free))
-        problems = preflight.check_room(found, tmp_path, workers=2)
+        problems = preflight.check_room(preflight.check_cells(found), tmp_path, workers=2)
         assert (problems == []) is fits
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: Usage(0, 0, 0))
-    [problem] = preflight.check_room(found, tmp_path, workers=2)
+    [problem] = preflight.check_room(preflight.check_cells(found), tmp_path, workers=2)
     assert "0.0 GB left" in problem and str(tmp_path) in problem
+
+
+def test_each_kind_of_cell_is_attached_once(cells, tmp_path, monkeypatch):
+    found, _ = cells
+    attached = []
+    monkeypatch.setattr(
+        preflight, "attach", lambda *a, real=preflight.attach: (attached.append(a[1][0].r), real(*a))[1]
+    )
+    assert check(found, tmp_path, 2)[0] == []
+    assert sorted(attached) == [2, 3]

@@ -15,9 +15,8 @@ from pathlib import Path
 from experiments import data
 from experiments.bench.fake import finish, specs_of
 from experiments.bench.output import write_csv
-from experiments.record import write_planned
+from experiments.sweep import asked
 from experiments.sweep.claim import claim
-from experiments.sweep.engine import brief
 from experiments.sweep.plan import kinds, plan
 
 SECONDS, GIGABYTES = 60.0, 2.0
@@ -48,9 +47,9 @@ def main(options: argparse.Namespace) -> None:
         found = plan([*specs, *specs[:7]], fingerprints=data.fingerprint, root=root)
         rows.append(("named, told apart, compared, s", time.perf_counter() - started))
         started = time.perf_counter()
-        write_planned(root / "bench", {run_id: brief(spec) for spec, run_id in (*found.done, *found.todo)})
+        asked.note(root / "bench", (*found.done, *found.todo))
         alike = kinds(spec for spec, _ in found.todo)
-        rows.append(("list left for the report, s", time.perf_counter() - started))
+        rows.append(("list and specs left behind, s", time.perf_counter() - started))
         rows.append((f"sum, target {SECONDS:g} s", sum(seconds for _, seconds in rows)))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         rows.append((f"peak memory, target {GIGABYTES:g} GB", peak))

@@ -6,16 +6,18 @@ Runs under way save their state first; the command that started them goes on fro
 """
 
 import argparse
+import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments.errors import UserError
-from experiments.sweep.claim import holder, is_held
+from experiments.record import run_folders
+from experiments.sweep.at_work import commands_at
+from experiments.sweep.claim import holder, is_held, is_here
 from experiments.sweep.slurm import client
 from experiments.sweep.slurm.submission import jobs_in, submissions
 from experiments.sweep.standing import look
@@ -31,54 +33,83 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     study = options.study
     before = look(study)
-    jobs = _end_jobs(study)
-    processes = _end_processes(study)
-    if not jobs and not processes and not _held(study):
-        print(f"Nothing of {study} is queued or running: {before.counts()}.")
-        return 0
-    _until(lambda: not _held(study))
-    for run_id, held in _held(study).items():
-        print(f"Still running: {run_id}, process {held['pid']} on {held['host']}. End that process there.")
-    print(f"{look(study).counts()}. The same command goes on from here.")
-    return 1 if _held(study) else 0
-
-
-def _end_jobs(study: Path) -> list[str]:
-    """Cancel the study's jobs and wait until they are out of the queue."""
-    if not submissions(study):
-        return []
-    queue = client.queue()
+    queue = client.queue() if submissions(study) else []
+    try:
+        jobs = _cancel_jobs(study, queue or [])
+    finally:  # whatever Slurm says, what runs here is ended
+        processes = _end_processes(study)
+    _wait_for_jobs(study, jobs)
+    left = _wait_for_holders(study, here_alone=queue is None)
     if queue is None:
         raise UserError(f"squeue does not answer here, so the jobs of {study} are unknown: try a login node.")
+    if not jobs and not processes and not left:
+        print(f"Nothing of {study} is queued or running: {before.counts()}.")
+        return 0
+    for name, held in left.items():
+        print(f"Still running: {name}, process {held['pid']} on {held['host']}. End that process there.")
+    begun = before.runs or any(run_folders(study))
+    print(f"{look(study).counts() if begun else 'no run had begun'}. The same command goes on from here.")
+    return 1 if left else 0
+
+
+def _cancel_jobs(study: Path, queue: Sequence[client.Element]) -> list[str]:
+    """Take the study's jobs out of the queue; their numbers."""
     jobs = jobs_in(study, queue)
     if jobs:
         client.cancel(jobs)
-        _until(lambda: not jobs_in(study, client.queue() or []))
-        left = jobs_in(study, client.queue() or [])
-        print(f"Cancelled: {', '.join(f'job {job}' for job in jobs if job not in left)}.")
-        if left:
-            print(f"Slurm is still ending {', '.join(f'job {job}' for job in left)}.")
     return jobs
 
 
-def _end_processes(study: Path) -> set[int]:
-    """Ask the commands of this machine that are at the study to stop."""
-    held = [held for held in _held(study).values() if held["host"] == socket.gethostname()]
-    asked = {_command(held["pid"]) for held in held}
-    for process in asked:
-        os.kill(process, signal.SIGTERM)
-        print(f"Asked process {process} to stop.")
+def _wait_for_jobs(study: Path, jobs: Sequence[str]) -> None:
+    """Wait until cancelled jobs are out of the queue, and say which are."""
+    if not jobs:
+        return
+    _until(lambda: not jobs_in(study, client.queue() or []))
+    left = jobs_in(study, client.queue() or [])
+    print(f"Cancelled: {', '.join(f'job {job}' for job in jobs if job not in left)}.")
+    if left:
+        print(f"Slurm is still ending {', '.join(f'job {job}' for job in left)}.")
+
+
+def _wait_for_holders(study: Path, *, here_alone: bool) -> dict[str, dict]:
+    """Wait until nobody is at the study, or nobody of this machine; who still is."""
+
+    def left() -> dict[str, dict]:
+        return {name: held for name, held in _held(study).items() if is_here(held) or not here_alone}
+
+    _until(lambda: not left())
+    return left()
+
+
+def _end_processes(study: Path) -> list[int]:
+    """Ask the commands of this machine that are at the study to stop; also workers that outlived theirs."""
+    commands = [held["pid"] for held in commands_at(study) if is_here(held)]
+    holders = {held["pid"] for held in _runs_held(study).values() if is_here(held)}
+    asked = []
+    for process in [*commands, *sorted(pid for pid in holders if _parent(pid) not in commands)]:
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself a moment ago
+            try:
+                os.kill(process, signal.SIGTERM)
+            except PermissionError:
+                print(f"Process {process} is another user's.")
+                continue
+            print(f"Asked process {process} to stop.")
+            asked.append(process)
     return asked
 
 
-def _command(worker: int) -> int:
-    """The process that gives a worker its runs: a worker alone would be replaced."""
-    asked = subprocess.run(["ps", "-o", "ppid=,args=", "-p", str(worker)], capture_output=True, text=True)
-    parent, _, command = asked.stdout.strip().partition(" ")
-    return int(parent) if "experiments.sweep.worker" in command and int(parent) > 1 else worker
+def _parent(process: int) -> int | None:
+    asked = subprocess.run(["ps", "-o", "ppid=", "-p", str(process)], capture_output=True, text=True)
+    return int(asked.stdout) if asked.stdout.strip() else None
 
 
 def _held(study: Path) -> dict[str, dict]:
+    """Who is at the study, by the run or as a whole."""
+    commands = {f"a command ({held['pid']})": held for held in commands_at(study)}
+    return _runs_held(study) | commands
+
+
+def _runs_held(study: Path) -> dict[str, dict]:
     """Who holds which run, of those alive."""
     claims = study / ".claims"
     names = {path.name.rpartition(".")[0] for path in claims.glob("[!.]*.*")} if claims.is_dir() else set()

@@ -8,7 +8,6 @@ Takes the words that stand behind run.py.
 import argparse
 import csv
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,9 +17,9 @@ from typing import Any
 
 from experiments.errors import UserError
 from experiments.files import replacing
+from experiments.sweep.environment import HOME, environment
 
 ROOT = Path("runs")
-HOME = Path(__file__).resolve().parents[3]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +116,7 @@ def _power(options: argparse.Namespace, seeds: Sequence[int]) -> dict[str, Any]:
     words += ["--sd", str(options.sd)] if options.sd is not None else []
     done = subprocess.run(
         [sys.executable, "-m", "analysis.power", *words],
-        env=dict(os.environ, PYTHONPATH=str(HOME)),
+        env=environment(),
         capture_output=True,
         text=True,
     )

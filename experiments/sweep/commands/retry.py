@@ -6,12 +6,12 @@ What was submitted to Slurm last is submitted again with the same settings; --he
 """
 
 import argparse
+from pathlib import Path
 
 from experiments.record import FINISHED
-from experiments.spec import RunSpec
-from experiments.sweep.slurm.submission import places, submissions
+from experiments.sweep.slurm.submission import submissions
 from experiments.sweep.standing import UNDER_WAY, look
-from experiments.sweep.study import spec_in, study_argument
+from experiments.sweep.study import specs_in, study_argument
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,23 +25,17 @@ def main(options: argparse.Namespace) -> int:
     from experiments.sweep.slurm.submit import Submitter, last_settings
 
     again = bool(options.run_id)
-    specs = [spec_in(options.study, name) for name in options.run_id] or _without_result(options)
-    if not specs:
+    names = options.run_id or _without_result(options.study)
+    if not names:
         print(f"Every run of {options.study} has a result or is under way. To repeat one, name it.")
         return 0
+    specs = specs_in(options.study, names)
     before = submissions(options.study)
     if before and not options.here:
         return Submitter(last_settings(before), root=options.study.parent).submit(specs, again=again)
     return engine.run(specs, root=options.study.parent, again=again)
 
 
-def _without_result(options: argparse.Namespace) -> list[RunSpec]:
-    """The runs that failed or were lost, and those submitted that never began."""
-    submitted = places(options.study)
-    names = [run.run_id for run in look(options.study).runs if run.kind not in (*FINISHED, *UNDER_WAY)]
-    begun = {name for name in names if (options.study / name / "spec.json").exists()}
-    return [
-        spec_in(options.study, name) if name in begun else submitted[name].spec(name)
-        for name in names
-        if name in begun or name in submitted
-    ]
+def _without_result(study: Path) -> list[str]:
+    """The runs that failed or were lost, and those asked for that never began."""
+    return [run.run_id for run in look(study).runs if run.kind not in (*FINISHED, *UNDER_WAY)]

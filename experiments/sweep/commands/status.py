@@ -15,11 +15,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     seen = look(options.study)
-    width = max(len(run.run_id) for run in seen.runs)
+    width = max((len(run.run_id) for run in seen.runs), default=0)
     for run in seen.runs:
         print(f"{run.run_id.ljust(width)}  {run}")
-    for job in seen.jobs:
-        print(job)
+    for line in seen.at_it():
+        print(line)
     if seen.unknown:
         print("squeue does not answer here, so what is in the queue counts as unfinished.")
     print(seen.counts())

@@ -47,9 +47,10 @@ def _page(seen: Look, height: int) -> Group:
     """What is under way, as much as fits, and the counts."""
     running = [run for run in seen.runs if run.kind == "running"]
     rows = [Text(f"{run.run_id}  {run.about}", no_wrap=True) for run in running]
-    room = max(1, height - len(seen.jobs) - 3)
+    below = seen.at_it()
+    room = max(1, height - len(below) - 3)
     more = [Text(f"and {len(rows) - room} more", style="dim")] if len(rows) > room else []
-    return Group(*rows[:room], *more, *(Text(job) for job in seen.jobs), Text(seen.counts(), style="bold"))
+    return Group(*rows[:room], *more, *map(Text, below), Text(seen.counts(), style="bold"))
 
 
 def _end(seen: Look, options: argparse.Namespace) -> int:

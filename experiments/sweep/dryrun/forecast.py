@@ -20,9 +20,9 @@ from experiments.sweep.dryrun.arithmetic import (
 )
 from experiments.sweep.dryrun.facts import Facts
 from experiments.sweep.dryrun.past import Past, frame
-from experiments.sweep.engine import resources
 from experiments.sweep.parameters import Count, effective_scale
 from experiments.sweep.plan import Plan, plan
+from experiments.sweep.resources import resources
 
 MEASURED, SCALED, ARITHMETIC = "measured", "scaled", "arithmetic"
 

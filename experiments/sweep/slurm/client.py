@@ -80,9 +80,12 @@ def max_array_size() -> int:
     return int(found[1]) if found else DEFAULT_MAX_ARRAY_SIZE
 
 
-def cancel(jobs: Iterable[str]) -> None:
-    """Take jobs out of the queue, those that run once they have saved their state; UserError if refused."""
-    done = _run(["scancel", *jobs])
+def cancel(jobs: Iterable[str], *, waiting: bool = False) -> None:
+    """Take jobs out of the queue; UserError if refused.
+
+    Those that run end once they have saved their state, or go on where only what is `waiting` is meant.
+    """
+    done = _run(["scancel", *(["--state=PENDING"] if waiting else []), *jobs])
     if done is None or done.returncode:
         raise UserError(f"scancel failed: {done.stderr.strip() if done else 'it is not there'}.")
 

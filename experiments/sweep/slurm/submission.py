@@ -141,6 +141,12 @@ def element(path: Path, index: int) -> list[tuple[RunSpec, str]]:
     return [(from_record(run["spec"]), run["run_id"]) for run in json.loads(line)]
 
 
+def elements_before(path: Path, index: int) -> Iterator[str]:
+    """The runs of an array's elements in front of one, which Slurm starts first."""
+    for run_ids in itertools.islice(_run_ids(path), index):
+        yield from run_ids
+
+
 def places(study: Path) -> dict[str, Place]:
     """Where each run of a study was last submitted, by run_id."""
     return {

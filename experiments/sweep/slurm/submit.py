@@ -14,7 +14,8 @@ from experiments.display import Display
 from experiments.errors import UserError
 from experiments.files import check_writable
 from experiments.spec import RunSpec
-from experiments.sweep import engine
+from experiments.sweep import asked, engine
+from experiments.sweep.at_work import at_work
 from experiments.sweep.plan import Cells, Plan, plan
 from experiments.sweep.pool import Pool
 from experiments.sweep.resources import resources
@@ -62,11 +63,14 @@ class Submitter:
                 display.note(note)
             if todo and self.settings.job("check") and self._refused(replace(found, todo=todo), display):
                 return engine.USAGE
-        engine.note_planned(self._study, found)
+        asked.note(self._study, (*found.done, *found.todo))
         if todo:
-            self._last = self._arrays(todo)
-            job = self._after(self._last, "report", ["python", "-m", "analysis.report", str(self._study)])
-            print(f"Job {job} makes the report when they have ended, however they end.")
+            self._last = self._new()
+            try:
+                self._arrays(self._last, todo)
+            finally:  # if a later array was refused, those before it will have something to report
+                if self._last.arrays:
+                    self._report(self._last)
         print(_next_steps(self._study, queued=bool(todo or waiting)))
         return engine.DONE
 
@@ -85,7 +89,7 @@ class Submitter:
         _, threads, gpus = resources(1, 1)
         logs = self._study / ".logs"
         pool = Pool(1, threads=threads, gpus=gpus, logs=logs, on_event=lambda event: None)
-        with pool:
+        with at_work(self._study), pool:
             return engine.refused(pool, todo, self._study, display)
 
     def _new(self) -> Submission:
@@ -93,15 +97,22 @@ class Submitter:
         snapshot.take(made.folder / "code")
         return made
 
-    def _arrays(self, todo: Cells) -> Submission:
-        made = self._new()
+    def _report(self, made: Submission) -> None:
+        """Submit the job that makes the report; where not even that is taken, say how to make it."""
+        try:
+            job = self._after(made, "report", ["python", "-m", "analysis.report", str(self._study)])
+        except UserError as error:
+            print(f"No job makes the report ({error}) It is made by: python -m analysis.report {self._study}")
+        else:
+            print(f"Job {job} makes the report when they have ended, however they end.")
+
+    def _arrays(self, made: Submission, todo: Cells) -> None:
         size = client.max_array_size()
         for shape, cells in _by_shape(todo, self.settings).items():
             elements = _parts(cells, shape.runs_per_task)
             previous = None
             for part in _parts(elements, size):
                 previous = self._array(made, shape, part, after=previous if shape.throttle else None)
-        return made
 
     def _array(self, made: Submission, shape: Shape, elements: Sequence[Cells], *, after: str | None) -> str:
         """Submit one array; `after` is the one before it where both together must keep to the throttle."""

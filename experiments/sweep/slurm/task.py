@@ -8,7 +8,8 @@ What Slurm says by signals, and what becomes of the task once every run has save
     TERM         preempted: it queues itself again, because a job that ends while it makes room counts
                  as complete; requeued or cancelled from outside: it ends, and Slurm does what it was told
 
-A run that another process holds is waited for: it ends there, or is taken over from there.
+A run that another process holds is waited for: it ends there, or is taken over from there. Where the elements
+before it all failed alike, a task begins nothing and cancels those that wait, as the engine would stop.
 """
 
 import os
@@ -18,13 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.errors import told
-from experiments.record import RunFolder
+from experiments.record import RunFolder, written
+from experiments.record import read as record_of
 from experiments.spec import RunSpec
 from experiments.sweep import engine
+from experiments.sweep.alike import ENOUGH, cause
 from experiments.sweep.resources import gpus
 from experiments.sweep.slurm import client
 from experiments.sweep.slurm.settings import Settings
-from experiments.sweep.slurm.submission import element, read
+from experiments.sweep.slurm.submission import element, elements_before, read
 
 ASKING = (signal.SIGUSR1, signal.SIGUSR2)
 VAIN = 2  # restarts, after which one that gets nowhere is not followed by another
@@ -42,6 +45,13 @@ def main(arguments: Sequence[str]) -> int:
     settings = Settings(read(file.parent).content["settings"])
     cells = element(file, int(os.environ["SLURM_ARRAY_TASK_ID"]))
     study = file.parents[2]
+    if not settings.terms().keep_going and (why := _in_vain(file, study)):
+        print(
+            f"The runs of this array that have ended, {ENOUGH} or more, all failed alike, so those that have "
+            f"not begun are cancelled: {why}. keep_going=true goes on all the same."
+        )
+        client.cancel([os.environ["SLURM_ARRAY_JOB_ID"]], waiting=True)
+        return engine.SOME_FAILED
     before = _progress(study, cells)
     try:
         code = _run(cells, settings, root=study.parent)
@@ -50,6 +60,20 @@ def main(arguments: Sequence[str]) -> int:
     if code > 128 and not all(engine.finished(study / run_id) for _, run_id in cells):
         _go_on_later(code - 128, idle=_progress(study, cells) == before)
     return code
+
+
+def _in_vain(file: Path, study: Path) -> str | None:
+    """Why the elements before this one failed, if all that have ended did so alike.
+
+    Records that are older than the submission are of an earlier attempt.
+    """
+    submitted = file.stat().st_mtime_ns
+    run_ids = elements_before(file, int(os.environ["SLURM_ARRAY_TASK_ID"]))
+    return cause(
+        (run_id, found)
+        for run_id in run_ids
+        if (written(study / run_id) or 0) >= submitted and (found := record_of(study / run_id)) is not None
+    )
 
 
 def _stop(number: int, frame: object) -> None:

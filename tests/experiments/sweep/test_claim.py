@@ -1,5 +1,6 @@
 """Claims: exactly one holder at a time, through the folder alone, whatever dies."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -8,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from experiments.sweep.claim import claim, holder
+from experiments.sweep.claim import claim, holder, is_held, is_here
 
 
 def test_a_cell_that_is_held_is_not_given_again(tmp_path):
@@ -127,3 +129,25 @@ def test_with_random_kills_every_cell_is_completed(tmp_path):
     completions = (tmp_path / "completions").read_text().split()
     assert set(completions) == set(cells)
     assert len(completions) <= len(cells) + 6
+
+
+def test_looking_needs_no_room(tmp_path, monkeypatch):
+    """A full disk, or a folder that may only be read: whether somebody holds a cell can still be told."""
+    held = claim(tmp_path, "cell")
+    held.path.write_text(json.dumps({**json.loads(held.path.read_text()), "host": "elsewhere"}))
+
+    def refuse(self, *a, **k):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert is_held(tmp_path, "cell")
+    os.utime(held.path, (time.time() - 100, time.time() - 100))
+    assert not is_held(tmp_path, "cell")
+
+
+@pytest.mark.parametrize("differs", [{"host": "elsewhere"}, {"machine": "another boot"}, {"started": 1}])
+def test_a_process_of_this_machine_is_told_from_others_with_its_number(tmp_path, differs):
+    claim(tmp_path, "cell")
+    mine = holder(tmp_path, "cell")
+    assert is_here(mine)
+    assert not is_here(mine | differs)

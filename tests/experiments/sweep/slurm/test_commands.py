@@ -1,12 +1,15 @@
 """`python -m experiments.sweep` on a study that was submitted; Slurm is a false one."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from experiments import commands
 from experiments.record import RunFolder
+from experiments.sweep.at_work import at_work
 from experiments.sweep.slurm.submission import submissions
 
 STUDY = Path("runs/default")
@@ -86,3 +89,15 @@ def test_retry_of_a_named_run_sets_its_record_aside(names):
     assert sweep("retry", str(STUDY), names[0]) == 0
     assert (STUDY / names[0] / "record.1.json").exists()
     assert submissions(STUDY)[-1].arrays[0]["runs"] == 1
+
+
+def test_cancel_without_squeue_ends_what_runs_here_before_it_says_so(names, fake, monkeypatch, capsys):
+    fake.write("squeue", "exit 1")
+    monkeypatch.setattr("experiments.sweep.commands.cancel.SECONDS", 0.0)
+    killed = []
+    monkeypatch.setattr(os, "kill", lambda *a: killed.append(a))
+    with at_work(STUDY):
+        assert sweep("cancel", str(STUDY)) == 2
+    assert killed == [(os.getpid(), signal.SIGTERM)]
+    said = capsys.readouterr()
+    assert "squeue does not answer here" in said.err

@@ -167,6 +167,17 @@ def test_what_slurm_refuses_is_told_and_what_it_took_is_known(fake, submitter, c
     assert [array["variants"] for array in arrays()] == [["full"]]
 
 
+def test_what_slurm_took_before_it_refused_is_reported_on(fake, submitter, cells, capsys):
+    """A limit on jobs that the second array would pass, and the small job of the report does not."""
+    number = 'number=$(wc -l < "$log"); test $number -eq 2 && echo MaxJobCount >&2 && exit 1'
+    fake.write("sbatch", f"{number}; echo $((100 + number))")
+    with pytest.raises(UserError, match="MaxJobCount"):
+        submitter().submit(cells("variant=lora,full"))
+    assert "--dependency=afterany:101\n" in (STUDY / ".slurm/1/report.sbatch").read_text()
+    assert submissions(STUDY)[0].after == ["103"]
+    assert "Job 103 makes the report" in capsys.readouterr().out
+
+
 def test_a_command_goes_on_after_the_runs_with_the_code_that_they_run(fake, submitter, cells):
     submit = submitter()
     submit.submit(cells("variant=lora"))
