@@ -1,5 +1,6 @@
 """On a real Slurm: whatever happens to jobs, each run completes once, with the bits of an undisturbed one."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -105,11 +106,14 @@ def test_a_run_longer_than_its_time_limit_goes_on_in_the_next(cluster, module_sh
     [(name, element)] = cluster.running(module_shell, "limited", 1).items()
     claim = next((module_shell.folder / "runs/limited/.claims").glob(f"{name}.*"))
     worker = json.loads(claim.read_text())["pid"]
-    stop(worker)  # however fast the machine, the run is under way when the warning comes
-    while not pending_signals(worker):
-        time.sleep(0.2)
-    os.kill(worker, signal.SIGCONT)
+    with contextlib.suppress(ProcessLookupError):  # Slurm may warn a minute early: then it has saved and gone
+        stop(worker)  # however fast the machine, the run is under way when the warning comes
+        while not pending_signals(worker):
+            time.sleep(0.2)
+        os.kill(worker, signal.SIGCONT)
+    deadline = time.monotonic() + 240
     while "Restarts=1" not in cluster.ask("scontrol", "show", "job", element):
+        assert time.monotonic() < deadline, "the job was not put back into the queue"
         time.sleep(0.2)
     cluster.ask("scontrol", "update", f"JobId={element}", "TimeLimit=60")  # however slow the machine
     cluster.wait()
@@ -118,7 +122,10 @@ def test_a_run_longer_than_its_time_limit_goes_on_in_the_next(cluster, module_sh
 
 def pending_signals(process):
     """The signals that a stopped process will get when it goes on, as a bit mask."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except FileNotFoundError:
+        raise ProcessLookupError from None
     return next(int(line.split()[1], 16) for line in lines if line.startswith("ShdPnd:"))
 
 
