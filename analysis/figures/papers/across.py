@@ -141,16 +141,16 @@ def _by_rank(view: View, table: pd.DataFrame, title: str) -> alt.TopLevelMixin:
     base = alt.Chart(table).encode(x=x, xOffset=alt.XOffset("series:N", sort=present), color=view.color())
     tips = [alt.Tooltip("series:N"), alt.Tooltip("rank:O"), alt.Tooltip("mean:Q", format="+.4f")]
     tips += [alt.Tooltip("size:Q", title="paired seeds")]
-    return alt.layer(
-        alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(strokeWidth=1.2).encode(y=alt.Y("at:Q")),
-        base.mark_line(strokeOpacity=0.4).encode(y=alt.Y("mean:Q", title=title)),
-        base.mark_rule(strokeWidth=1.6, strokeOpacity=0.6).encode(
-            y=alt.Y("low:Q", title=title), y2=alt.Y2("high:Q")
-        ),
-        base.mark_point(filled=True, size=80, opacity=1).encode(
-            y=alt.Y("mean:Q", title=title), shape=view.shape(), tooltip=tips
-        ),
+    zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(strokeWidth=1.2).encode(y=alt.Y("at:Q"))
+    lines = base.mark_line(strokeOpacity=0.4).encode(y=alt.Y("mean:Q", title=title))
+    intervals = base.mark_rule(strokeWidth=1.6, strokeOpacity=0.6).encode(
+        y=alt.Y("low:Q", title=title), y2=alt.Y2("high:Q")
     )
+    points = base.mark_point(filled=True, size=80, opacity=1).encode(
+        y=alt.Y("mean:Q", title=title), shape=view.shape(), tooltip=tips
+    )
+    shown = [intervals] if table["low"].notna().any() else []  # a scale of no value is a warning in the page
+    return alt.layer(zero, lines, *shown, points)
 
 
 def _differences(view: View, own: pd.DataFrame, plain: dict[float, dict[int, str]]) -> pd.DataFrame:
