@@ -1,0 +1,142 @@
+"""python -m experiments.predict: texts and tables in, tables out, and its mistakes in one sentence."""
+
+import csv
+import io
+import json
+import re
+import shutil
+
+import pytest
+
+from experiments.export.__main__ import main as export_main
+from experiments.predict.__main__ import main
+
+
+def test_lines_of_text_from_a_file(finished, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text("good 4\n\nbad 1\n")
+    runs = [str(finished("lora")), str(finished("dora"))]
+    assert main([*runs, "--input", str(tmp_path / "in.txt")]) == 0
+    said = capsys.readouterr()
+    table = list(csv.DictReader(io.StringIO(said.out)))
+    assert [(r["row"], r["text"]) for r in table] == [("1", "good 4")] * 2 + [("3", "bad 1")] * 2
+    assert list(table[0]) == ["row", "run", "text", "prediction", "score no", "score yes"]
+    for row in table:
+        scores = {label: float(row[f"score {label}"]) for label in ("no", "yes")}
+        assert sum(scores.values()) == pytest.approx(1) and max(scores, key=scores.get) == row["prediction"]
+    assert "runs 2, packs 1, texts 2 (1 empty passed over)" in said.err
+
+
+def test_tables_in_and_out(finished, tmp_path, rows):
+    run, texts = str(finished("lora")), ["good 4", "bad, bad 1"]
+    (tmp_path / "in.csv").write_text('nr,text\n1,good 4\n2,"bad, bad 1"\n')
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"review": t, "n": 1}) + "\n" for t in texts))
+    assert main([run, "--input", str(tmp_path / "in.csv")]) == 0
+    from_csv = rows()
+    out = tmp_path / "out.jsonl"
+    assert main([run, "--input", str(tmp_path / "in.jsonl"), "--text", "review", "--output", str(out)]) == 0
+    from_json = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [r["text"] for r in from_csv] == [r["text"] for r in from_json] == texts
+    for one, other in zip(from_csv, from_json, strict=True):
+        assert one["prediction"] == other["prediction"]
+        assert float(one["score no"]) == pytest.approx(other["scores"]["no"], abs=1e-6)
+
+
+def test_texts_from_the_standard_input(finished, monkeypatch, rows):
+    for words, typed in (
+        (["--input", "-"], b"good 4\n"),
+        (["--input", "-", "--input-format", "csv"], b"text\ngood 4\n"),
+    ):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(typed)))
+        assert main([str(finished("lora")), *words]) == 0
+        assert [r["text"] for r in rows()] == ["good 4"]
+
+
+def test_prompts_and_chats_in_a_table(finished, tmp_path, rows):
+    chat = [{"role": "user", "content": "say a"}, {"role": "assistant", "content": "aaa"}]
+    for name, line in (("prompts", {"prompt": "say a"}), ("chats", {"messages": chat})):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
+        run = str(finished("lora", model="llama", targets="all"))
+        assert main([run, "--input", str(tmp_path / f"{name}.jsonl"), "--max-new-tokens", "3"]) == 0
+        (row,) = rows()
+        assert row["text"] == "say a" and list(row) == ["row", "run", "text", "prediction"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--input", "in.txxt"], "there is no file .*in.txxt. Did you mean 'in.txt'"),
+        (["--input", "empty.txt"], "holds no text"),
+        (
+            ["--input", "in.csv", "--text", "reviw"],
+            "no column reviw. There are: review, stars. Did you mean 'review'",
+        ),
+        (["--input", "odd.csv"], "no column named like a text. There are: a, b. .*--text <column>"),
+        (["--input", "latin.txt"], "is not UTF-8 text"),
+        (
+            ["--input", "numbers.jsonl", "--text", "x"],
+            "row 1: expected a text, or a list of messages, found '5'",
+        ),
+        (["--input", "in.txt", "--output", "out.xlsx"], "give a name that ends in .csv or .jsonl"),
+        (
+            ["--input", "in.txt", "--text", "review"],
+            "--text review names a column, but in.txt is read as lines",
+        ),
+        (["--input", "in.txt", "--batch-size", "0"], "--batch-size 0: expected 1 or more"),
+    ],
+)
+def test_a_mistake_is_one_sentence(words, message, finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    files = {
+        "in.txt": "good 1\n",
+        "empty.txt": "\n \n",
+        "in.csv": "review,stars\ngood,1\n",
+        "odd.csv": "a,b\n1,2\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "latin.txt").write_bytes("für\n".encode("latin1"))
+    (tmp_path / "numbers.jsonl").write_text('{"x": 5}\n')
+    assert main([str(finished("lora")), *words]) == 2
+    said = capsys.readouterr()
+    assert re.search(message, said.err) and not said.out
+
+
+def test_all_of_a_study_passes_over_its_report(finished, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text("good 1\n")
+    study = tmp_path / "demo"
+    for variant in ("lora", "dora"):
+        shutil.copytree(finished(variant), study / finished(variant).name)
+    (study / "report").mkdir()
+    (study / "report/report.html").write_text("figures")
+    (study / "notes.md").write_text("mine")
+    caught = sorted(str(path) for path in study.iterdir())
+    assert len(caught) == 4 and main([*caught, "--input", str(tmp_path / "in.txt")]) == 0
+    said = capsys.readouterr()
+    assert {row["run"] for row in csv.DictReader(io.StringIO(said.out))} == {
+        p.name for p in study.glob("*-bert*")
+    }
+    for name in ("report", "notes.md"):
+        assert f"note: {study / name} is no run and is passed over" in said.err
+    assert main([str(study / "report"), "--input", str(tmp_path / "in.txt")]) == 2
+    assert main([*caught, str(study / "gone"), "--input", str(tmp_path / "in.txt")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--model", "--labels"])
+def test_what_is_said_of_adapters_is_refused_for_runs(flag, finished, tmp_path, capsys):
+    run = str(finished("lora"))
+    for command, words in (
+        (main, ["--input", "in.txt"]),
+        (export_main, [str(tmp_path / "out"), "--to", "merged"]),
+    ):
+        assert command([run, *words, flag, "a,b"]) == 2
+        assert f"{flag} a,b is for an adapter of PEFT, but {run} is a run" in capsys.readouterr().err
+
+
+def test_runs_that_cannot_share_a_model_are_refused(finished, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text("good 1\n")
+    words = ["--input", str(tmp_path / "in.txt")]
+    assert main([str(finished("lora")), str(finished("lora", model="gpt2")), *words]) == 2
+    assert "stand on different bases" in capsys.readouterr().err
+    assert main([str(finished("lora")), str(finished("lora")), *words]) == 2
+    assert "is given twice" in capsys.readouterr().err
