@@ -1,12 +1,13 @@
 """AdaLoRA's schedule where paper, authors' code and PEFT differ: each transcribed, ours is the code's.
 
-Zhang et al. 2023, arXiv:2303.10512. The penalty and the importance are in test_adalora.py.
+Zhang et al. 2023, arXiv:2303.10512. The importance is in test_budget.py, the penalty in test_delta.py.
 """
 
 import pytest
 import torch
 from torch import nn
 
+from variants import get
 from variants._budget_schedule import Schedule
 
 QA = {"first": 216, "last": 144, "t_i": 800, "t_f": 3500, "T": 6700}  # a schedule of the paper's size
@@ -88,3 +89,35 @@ def test_peft_masks_when_its_transcription_says():
         if any((p == 0).any() for p in values):
             masked.append(t)
     assert masked == [t for t in range(40) if masks_of_peft(t, **AT)]
+
+
+# --- as a run asks for it
+
+
+def test_the_schedule_starts_at_the_first_budget_ends_at_the_last_and_only_falls(build, settings):
+    budget = build([settings(100, t_init=12, t_final=52)]).controllers[0].schedule
+    plan = [budget.planned(t) for t in range(100)]
+    assert plan[:13] == [12] * 13 and plan[48:] == [8] * 52
+    assert plan == sorted(plan, reverse=True)
+    assert budget.planned(30) == int(8 + 4 * (1 - 18 / 36) ** 3)
+
+
+def test_fractions_and_steps_mean_the_same_schedule(build, settings):
+    one, two = (
+        build([settings(40, **o)]).controllers[0].schedule
+        for o in ({"t_init": 0.1, "t_final": 0.5}, {"t_init": 4, "t_final": 20})
+    )
+    assert [one.planned(t) for t in range(40)] == [two.planned(t) for t in range(40)]
+
+
+def test_no_warm_up_warns_and_an_impossible_schedule_is_refused(build, settings):
+    run = settings(20, t_init=0, t_final=5)
+    with pytest.warns(UserWarning, match="t_init is 0"):
+        get("controller", "adalora_budget")(run, build([run]).slots(0))
+    with pytest.raises(ValueError, match="no step to prune in: t_init is 10 and t_final 10 of 20 steps"):
+        build([settings(20, t_init=10, t_final=10)])
+
+
+def test_shares_of_the_run_are_not_cut_short_by_rounding(build, settings):
+    schedules = [build([settings(100, t_init=x, t_final=0.3)]).controllers[0].schedule for x in (0.57, 0.29)]
+    assert [s.t_i for s in schedules] == [57, 29]  # 0.57 * 100 is 56.99999999999999 in floating point
