@@ -78,26 +78,39 @@ def kind(request):
 
 
 @pytest.fixture
-def pair(kind, transposed, layer_of):
-    delta, scaling = ("lora", "alpha_over_sqrt_r") if kind == "rslora" else (kind, "alpha_over_r")
-    layer = layer_of(delta, scaling=scaling, transposed=transposed)
-    return layer, theirs(layer, kind, transposed=transposed)
+def pair_of(kind, transposed, layer_of):
+    """A layer of ours and its module of PEFT: `pair_of(dropout=0.4)`."""
+
+    def make(dropout=0.0):
+        delta, scaling = ("lora", "alpha_over_sqrt_r") if kind == "rslora" else (kind, "alpha_over_r")
+        layer = layer_of(delta, scaling=scaling, transposed=transposed, dropout=dropout)
+        return layer, theirs(layer, kind, transposed=transposed, dropout=dropout)
+
+    return make
 
 
-def test_outputs_and_every_gradient_are_those_of_peft(pair, rows, gradients):
-    layer, module = pair
-    x = rows()
-    y, dx, grads = gradients(layer, x)
-    y2, dx2, _ = gradients(module, x)
-    assert_close(y, y2, **EXACT)
-    assert_close(dx, dx2, **EXACT)
-    for name in parameters(layer):
-        ours, other = grads[f"deltas.0.{name}"][0], their_parameter(module, name).grad
-        assert_close(ours, other.view_as(ours), **EXACT)
+@pytest.fixture
+def assert_same(gradients):
+    """Output, the gradient of x and those of all parameters are the same in a layer and a module of PEFT."""
+
+    def check(layer, module, x):
+        y, dx, grads = gradients(layer, x)
+        y2, dx2, _ = gradients(module, x)
+        assert_close(y, y2, **EXACT)
+        assert_close(dx, dx2, **EXACT)
+        for name in parameters(layer):
+            ours, other = grads[f"deltas.0.{name}"][0], their_parameter(module, name).grad
+            assert_close(ours, other.view_as(ours), **EXACT)
+
+    return check
 
 
-def test_fifty_optimiser_steps_end_where_peft_ends(pair, rows):
-    layer, module = pair
+def test_outputs_and_every_gradient_are_those_of_peft(pair_of, rows, assert_same):
+    assert_same(*pair_of(), rows())
+
+
+def test_fifty_optimiser_steps_end_where_peft_ends(pair_of):
+    layer, module = pair_of()
     mine = list(parameters(layer).values())
     other = [their_parameter(module, name) for name in parameters(layer)]
     source = torch.Generator().manual_seed(7)
@@ -113,22 +126,14 @@ def test_fifty_optimiser_steps_end_where_peft_ends(pair, rows):
         assert_close(ours.detach()[0], theirs_.detach().view_as(ours[0]), rtol=1e-8, atol=1e-9)
 
 
-def test_with_one_mask_dropout_is_that_of_peft(kind, transposed, layer_of, rows, gradients):
-    delta, scaling = ("lora", "alpha_over_sqrt_r") if kind == "rslora" else (kind, "alpha_over_r")
-    layer = layer_of(delta, scaling=scaling, transposed=transposed, dropout=0.4).train()
-    module = theirs(layer, kind, transposed=transposed, dropout=0.4).train()
+def test_with_one_mask_dropout_is_that_of_peft(pair_of, rows, assert_same):
+    layer, module = (side.train() for side in pair_of(dropout=0.4))
     x = rows()
     slot, held = layer.held[0].delta.slots[0], layer.held[0].delta
     mask = held._mask(slot, x.detach().view(1, -1, 7)).view(x.shape)
     assert 0 < (mask == 0).double().mean() < 1
     module.lora_dropout["default"] = Multiply(mask)
-    y, dx, grads = gradients(layer, x)
-    y2, dx2, _ = gradients(module, x)
-    assert_close(y, y2, **EXACT)
-    assert_close(dx, dx2, **EXACT)
-    for name in parameters(layer):
-        ours, other = grads[f"deltas.0.{name}"][0], their_parameter(module, name).grad
-        assert_close(ours, other.view_as(ours), **EXACT)
+    assert_same(layer, module, x)
 
 
 class Multiply(nn.Dropout):
