@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from experiments import record
+from experiments.commands import run as command_line
 from experiments.trackers import wandb as backend
 
 _PROJECT = {"id": "p", "name": "demo", "entity": {"id": "e", "name": "me"}}
@@ -228,3 +229,15 @@ def events():
         return [row["event"] for row in record.read_history(record.RunFolder(folder).events)]
 
     return read
+
+
+@pytest.fixture
+def command(capsys):
+    """`python -m experiments.sweep` with these words: its exit code and what it printed."""
+
+    def call(*words):
+        code = command_line("experiments.sweep", "", list(words))
+        shown = capsys.readouterr()
+        return code, shown.out + shown.err
+
+    return call

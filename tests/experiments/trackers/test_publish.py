@@ -6,7 +6,6 @@ import json
 import pytest
 
 from experiments import record
-from experiments.commands import run as command_line
 from experiments.trackers import _log, _report
 
 COLUMNS = (
@@ -37,15 +36,9 @@ def study(tmp_path):
 
 
 @pytest.fixture
-def publish(study, capsys):
-    """The command; its exit code and what it printed."""
-
-    def call(*words):
-        code = command_line("experiments.sweep", "", ["publish", str(study), "--timeout", "5", *words])
-        shown = capsys.readouterr()
-        return code, shown.out + shown.err
-
-    return call
+def publish(command, study):
+    """The command on the study."""
+    return lambda *words: command("publish", str(study), "--timeout", "5", *words)
 
 
 def test_the_report_arrives_with_table_numbers_figures_and_page(online, publish, study):

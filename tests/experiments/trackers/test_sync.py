@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from experiments import record, trackers
-from experiments.commands import run as command_line
 from experiments.spec import RunSpec, Train
 from experiments.sweep.claim import claim
 
@@ -57,15 +56,9 @@ def add(study):
 
 
 @pytest.fixture
-def sync(study, capsys):
-    """The command: `sync("--check")` gives the exit code and what was printed."""
-
-    def call(*words):
-        code = command_line("experiments.sweep", "", ["sync", str(study), "--timeout", "5", *words])
-        shown = capsys.readouterr()
-        return code, shown.out + shown.err
-
-    return call
+def sync(command, study):
+    """The command on the study: `sync("--check")`."""
+    return lambda *words: command("sync", str(study), "--timeout", "5", *words)
 
 
 @pytest.fixture
