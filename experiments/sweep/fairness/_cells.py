@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from experiments.spec import RunSpec, Train
-from experiments.sweep.fairness._finding import Finding, Known, cell, compares, listed, plural, several
+from experiments.sweep.fairness._finding import Finding, Known, alike, cell, compares, listed, plural, several
 from experiments.sweep.match import REFERENCE
 from experiments.sweep.parameters import effective_scale
 
@@ -47,11 +47,9 @@ def targets(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
             chosen[spec.variant].add(
                 spec.targets if isinstance(spec.targets, str) else ",".join(spec.targets)
             )
-    alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for variant, targets in chosen.items():
-        alike[tuple(sorted(targets))].append(variant)
-    if len(alike) > 1:
-        told = "; ".join(f"{', '.join(names)} {' and '.join(targets)}" for targets, names in alike.items())
+    adapting = alike((variant, tuple(sorted(targets))) for variant, targets in chosen.items())
+    if len(adapting) > 1:
+        told = "; ".join(f"{', '.join(names)} {' and '.join(targets)}" for targets, names in adapting.items())
         yield Finding(
             "warning",
             f"Variants adapt different layers, each its own default: {told}.",

@@ -1,6 +1,6 @@
 """What a check of fairness says, what it may know beside the cells, and the words that checks share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,14 @@ def cell(spec: RunSpec) -> tuple[Any, ...]:
         spec.variant, spec.r, spec.alpha, spec.targets, spec.axes, spec.options, spec.model,
         spec.model_options, spec.dataset, spec.dataset_options, spec.train,
     )  # fmt: skip
+
+
+def alike(pairs: Iterable[tuple[str, Any]]) -> dict[Any, list[str]]:
+    """The names that share a value, by that value; all in the order in which they came."""
+    names: dict[Any, list[str]] = {}
+    for name, value in pairs:
+        names.setdefault(value, []).append(name)
+    return names
 
 
 def plural(n: int, noun: str) -> str:

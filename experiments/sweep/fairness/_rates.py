@@ -5,7 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.spec import RunSpec
-from experiments.sweep.fairness._finding import TUNED, Finding, Known, cell, compares, listed, plural, several
+from experiments.sweep.fairness._finding import (
+    TUNED,
+    Finding,
+    Known,
+    alike,
+    cell,
+    compares,
+    listed,
+    plural,
+    several,
+)
 from experiments.sweep.parameters import Rates, effective_scale, rates
 
 _RECIPE = ("steps", "epochs", "batch_size", "schedule", "warmup", "weight_decay", "clip")
@@ -41,12 +51,10 @@ def scales(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
 
 def _by_scale(variants: Mapping[str, Mapping[int, float]]) -> str:
     """Variants with the same scales together: "dora, lora s=4, 2, 1 at r=4, 8, 16"."""
-    alike: dict[tuple[tuple[int, str], ...], list[str]] = defaultdict(list)
-    for variant, scales in variants.items():
-        alike[tuple((r, f"{s:.3g}") for r, s in sorted(scales.items()))].append(variant)
+    told = {v: tuple((r, f"{s:.3g}") for r, s in sorted(scales.items())) for v, scales in variants.items()}
     return "; ".join(
         f"{', '.join(names)} s={', '.join(s for _, s in pairs)} at r={', '.join(str(r) for r, _ in pairs)}"
-        for pairs, names in alike.items()
+        for pairs, names in alike(told.items()).items()
     )
 
 
@@ -135,10 +143,8 @@ def roles(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
 
 def _by_rate(applied: Rates) -> str:
     """Roles of one rate together: "A, B lr 0.01, head lr 0.005"."""
-    alike: dict[tuple[float, float], list[str]] = defaultdict(list)
-    for role, rate in applied.items():
-        alike[rate].append(_NAMES.get(role, role))
+    named = alike((_NAMES.get(role, role), rate) for role, rate in applied.items())
     return ", ".join(
         f"{', '.join(names)} lr {lr:g}" + (f" decay {decay:g}" if decay else "")
-        for (lr, decay), names in alike.items()
+        for (lr, decay), names in named.items()
     )
