@@ -134,8 +134,6 @@ def tiny_llama(tmp_path_factory):
 @pytest.fixture
 def cells_of():
     """The specs of a command's words, composed without Hydra; nothing may be wrong with them."""
-    from pathlib import Path
-
     from experiments.conf import Conf
     from experiments.sweep.grid import Plain, expand
     from experiments.words import parse

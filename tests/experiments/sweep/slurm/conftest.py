@@ -11,12 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.conf import Conf
 from experiments.settings import Terms
-from experiments.sweep.grid import Plain, expand
 from experiments.sweep.slurm.settings import Settings
 from experiments.sweep.slurm.submit import Submitter
-from experiments.words import parse
 
 HOME = Path(__file__).parents[4]
 STATE = Path(os.environ.get("ABLORA_SLURM", "/var/tmp/ablora-slurm"))  # as .ci/slurm-up has it
@@ -153,21 +150,6 @@ def fake(tmp_path, monkeypatch):
     made = Fake(tmp_path)
     monkeypatch.setenv("PATH", f"{made.bin}{os.pathsep}{os.environ['PATH']}")
     return made
-
-
-@pytest.fixture
-def cells():
-    """The specs of a command, composed without Hydra: `cells("variant=dora r=4,8")`."""
-    conf = Conf(HOME / "conf")
-
-    def make(command):
-        words = [parse(text, choices=conf.choices) for text in command.split()]
-        compose = lambda choices: Plain(conf.compose(choices))  # noqa: E731
-        specs, problems = expand(words, conf, choices=conf.defaults(), compose=compose)
-        assert problems == []
-        return specs
-
-    return make
 
 
 @pytest.fixture

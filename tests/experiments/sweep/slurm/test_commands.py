@@ -20,9 +20,9 @@ def sweep(*words):
 
 
 @pytest.fixture
-def names(fake, submitter, cells):
+def names(fake, submitter, cells_of):
     """Five runs, submitted as 101_0 to 101_4; the first has completed, the second failed, two are queued."""
-    specs = cells("variant=lora seed=range(0,5)")
+    specs = cells_of("variant=lora seed=range(0,5)")
     submitter().submit(specs)
     names = [spec.run_id(spec.dataset) for spec in specs]
     for spec, name, status in zip(specs[:2], names, ("completed", "failed"), strict=False):

@@ -50,8 +50,8 @@ def run_ids(number=-1):
     ]
 
 
-def test_runs_of_one_shape_share_an_array_and_others_have_their_own(fake, submitter, cells, capsys):
-    specs = cells("variant=lora,full,dora r=4")
+def test_runs_of_one_shape_share_an_array_and_others_have_their_own(fake, submitter, cells_of, capsys):
+    specs = cells_of("variant=lora,full,dora r=4")
     assert submitter(throttle=3).submit(specs) == 0
     assert [(a["variants"], a["tasks"], a["job"]) for a in arrays()] == [
         (["dora", "lora"], 2, "101"), (["full"], 1, "102"),
@@ -65,10 +65,10 @@ def test_runs_of_one_shape_share_an_array_and_others_have_their_own(fake, submit
     assert "experiments.sweep watch runs/default" in output
 
 
-def test_the_script_of_an_array(fake, submitter, cells):
+def test_the_script_of_an_array(fake, submitter, cells_of):
     submitter(
         throttle=3, partition="short", sbatch=["--comment=two words"], setup=["module load a", "b"]
-    ).submit(cells("variant=lora,dora r=4"))
+    ).submit(cells_of("variant=lora,dora r=4"))
     folder = Path.cwd() / STUDY / ".slurm/1"
     text = (folder / "1.sbatch").read_text()
     assert text.startswith(SCRIPT.format(folder=folder))
@@ -87,9 +87,9 @@ def test_the_script_of_an_array(fake, submitter, cells):
     assert subprocess.run(["bash", "-n", folder / "1.sbatch"], check=False).returncode == 0
 
 
-def test_the_report_comes_after_all_arrays_whatever_became_of_them(fake, submitter, cells):
+def test_the_report_comes_after_all_arrays_whatever_became_of_them(fake, submitter, cells_of):
     submitter(resources={"report": {"cpus": 1, "mem_gb": 2}, "variant": {"full": {"cpus": 8}}}).submit(
-        cells("variant=lora,full")
+        cells_of("variant=lora,full")
     )
     text = (STUDY / ".slurm/1/report.sbatch").read_text()
     assert "#SBATCH --dependency=afterany:101:102\n#SBATCH --kill-on-invalid-dep=yes\n" in text
@@ -98,16 +98,16 @@ def test_the_report_comes_after_all_arrays_whatever_became_of_them(fake, submitt
     assert submissions(STUDY)[0].after == ["103"]
 
 
-def test_several_runs_to_a_task(fake, submitter, cells):
-    submitter(runs_per_task=3).submit(cells("variant=lora seed=range(0,7)"))
+def test_several_runs_to_a_task(fake, submitter, cells_of):
+    submitter(runs_per_task=3).submit(cells_of("variant=lora seed=range(0,7)"))
     assert [len(element) for element in run_ids()[0]] == [3, 3, 1]
     assert "--array=0-2%32" in (STUDY / ".slurm/1/1.sbatch").read_text()
 
 
 @pytest.mark.parametrize(("throttle", "dependency"), [(2, "#SBATCH --dependency=afterany:101\n"), (None, "")])
-def test_an_array_is_no_longer_than_the_cluster_allows(fake, submitter, cells, throttle, dependency):
+def test_an_array_is_no_longer_than_the_cluster_allows(fake, submitter, cells_of, throttle, dependency):
     fake.write("scontrol", 'echo "MaxArraySize            = 5"')
-    submitter(throttle=throttle).submit(cells("variant=lora seed=range(0,7)"))
+    submitter(throttle=throttle).submit(cells_of("variant=lora seed=range(0,7)"))
     assert [array["tasks"] for array in arrays()] == [5, 2]
     assert len({run_id for array in run_ids() for element in array for run_id in element}) == 7
     second = (STUDY / ".slurm/1/2.sbatch").read_text()
@@ -122,8 +122,8 @@ def test_a_cluster_that_does_not_tell_its_limit_has_slurms_own(fake):
     assert client.max_array_size() == 1001
 
 
-def test_what_is_in_the_queue_is_not_submitted_again(fake, submitter, cells, capsys):
-    specs = cells("variant=lora seed=range(0,3)")
+def test_what_is_in_the_queue_is_not_submitted_again(fake, submitter, cells_of, capsys):
+    specs = cells_of("variant=lora seed=range(0,3)")
     submitter().submit(specs)
     fake.queue("101|0|RUNNING|None", "101|2|PENDING|Priority", "99|1|PENDING|Priority")
     submitter().submit(specs)
@@ -139,48 +139,48 @@ def test_what_is_in_the_queue_is_not_submitted_again(fake, submitter, cells, cap
     assert "experiments.sweep watch" in capsys.readouterr().out
 
 
-def test_without_squeue_everything_that_is_missing_is_submitted(fake, submitter, cells):
+def test_without_squeue_everything_that_is_missing_is_submitted(fake, submitter, cells_of):
     fake.write("squeue", "echo no such host >&2; exit 1")
     for _ in range(2):
-        submitter().submit(cells("variant=lora seed=0,1"))
+        submitter().submit(cells_of("variant=lora seed=0,1"))
     assert [array["tasks"] for array in arrays()] == [2]
     assert len(submissions(STUDY)) == 2
 
 
-def test_without_sbatch_nothing_is_written(submitter, cells, monkeypatch):
+def test_without_sbatch_nothing_is_written(submitter, cells_of, monkeypatch):
     submit = submitter()
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="the program sbatch, which this machine does not have"):
-        submit.submit(cells("variant=lora"))
+        submit.submit(cells_of("variant=lora"))
     assert not Path("runs").exists()
 
 
-def test_what_slurm_refuses_is_told_and_what_it_took_is_known(fake, submitter, cells):
+def test_what_slurm_refuses_is_told_and_what_it_took_is_known(fake, submitter, cells_of):
     refuse = 'test $(wc -l < "$log") -eq 1 && echo 101 && exit; echo "sbatch: error: no such" >&2; exit 1'
     fake.write("sbatch", refuse)
     with pytest.raises(UserError, match=r"Slurm did not take \S+2\.sbatch: no such\. Change"):
-        submitter().submit(cells("variant=lora,full"))
+        submitter().submit(cells_of("variant=lora,full"))
     assert [array["job"] for array in arrays()] == ["101"]
     fake.queue("101|0|PENDING|Priority")
     fake.write("sbatch", "echo 200")
-    submitter().submit(cells("variant=lora,full"))
+    submitter().submit(cells_of("variant=lora,full"))
     assert [array["variants"] for array in arrays()] == [["full"]]
 
 
-def test_what_slurm_took_before_it_refused_is_reported_on(fake, submitter, cells, capsys):
+def test_what_slurm_took_before_it_refused_is_reported_on(fake, submitter, cells_of, capsys):
     """A limit on jobs that the second array would pass, and the small job of the report does not."""
     number = 'number=$(wc -l < "$log"); test $number -eq 2 && echo MaxJobCount >&2 && exit 1'
     fake.write("sbatch", f"{number}; echo $((100 + number))")
     with pytest.raises(UserError, match="MaxJobCount"):
-        submitter().submit(cells("variant=lora,full"))
+        submitter().submit(cells_of("variant=lora,full"))
     assert "--dependency=afterany:101\n" in (STUDY / ".slurm/1/report.sbatch").read_text()
     assert submissions(STUDY)[0].after == ["103"]
     assert "Job 103 makes the report" in capsys.readouterr().out
 
 
-def test_a_command_goes_on_after_the_runs_with_the_code_that_they_run(fake, submitter, cells):
+def test_a_command_goes_on_after_the_runs_with_the_code_that_they_run(fake, submitter, cells_of):
     submit = submitter()
-    submit.submit(cells("variant=lora"))
+    submit.submit(cells_of("variant=lora"))
     command = [
         sys.executable,
         os.path.relpath(provenance.ROOT / "run.py"),
@@ -195,8 +195,8 @@ def test_a_command_goes_on_after_the_runs_with_the_code_that_they_run(fake, subm
     assert submissions(STUDY)[0].after == ["102", "103"]
 
 
-def test_a_command_goes_on_after_what_an_earlier_one_submitted(fake, submitter, cells):
-    specs = cells("variant=lora")
+def test_a_command_goes_on_after_what_an_earlier_one_submitted(fake, submitter, cells_of):
+    specs = cells_of("variant=lora")
     submitter().submit(specs)
     fake.queue("101|0|RUNNING|None", "102||PENDING|Dependency")
     submit = submitter()

@@ -51,7 +51,7 @@ def test_only_what_is_meant_to_go_on_is_queued_again(
 
 
 @pytest.fixture
-def element(fake, submitter, cells, monkeypatch):
+def element(fake, submitter, cells_of, monkeypatch):
     """Five runs as tasks of array 101: `element(3)` carries out the fourth, the engine only noting runs."""
     ran = []
     monkeypatch.setattr(engine, "run", lambda specs, **how: ran.extend(specs) or engine.DONE)
@@ -59,7 +59,7 @@ def element(fake, submitter, cells, monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "101")
 
     def make(index, *, before, **keys):
-        specs = cells("variant=lora seed=range(0,5)")
+        specs = cells_of("variant=lora seed=range(0,5)")
         submitter(**keys).submit(specs)
         for spec, (status, message) in zip(specs, before, strict=False):
             record = {"run_id": spec.run_id("x"), "study": "default", "spec": spec.as_record()}
