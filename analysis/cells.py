@@ -13,37 +13,10 @@ import pandas as pd
 
 from analysis import identity, stats
 from analysis.load import Study
-from analysis.rows import COSTS
+from analysis.rows import MEASURED, SHARED
 
 SETTING = ("dataset", "model", "metric", "goal", "split")
-_SAME = (
-    "variant",
-    "method",
-    "r",
-    "matched",
-    "alpha",
-    "targets",
-    "model",
-    "dataset",
-    "lr",
-    "scale",
-    "cell_key",
-    "peer_key",
-    "group_key",
-    "stack",
-    "metric",
-    "goal",
-    "split",
-    "series",
-)
-_MEANS = (
-    "validation",
-    "loss",
-    "validation_loss",
-    *COSTS,
-    "share",
-    "test_rows",
-)
+_SAME = (*SHARED, "series")
 _FAILED = ("failed", "oom", "preempted")
 
 
@@ -82,7 +55,7 @@ def _cell(runs: pd.DataFrame) -> dict[str, Any]:
     first = (done if len(done) else runs).sort_values("matched", kind="stable").iloc[0]  # those that say so
     scores = done["score"].to_numpy(float)
     low, high = stats.t_interval(scores) if len(scores) >= stats.FEWEST_SEEDS else (np.nan, np.nan)
-    row = {name: first[name] for name in _SAME} | {name: runs[name].mean() for name in _MEANS}
+    row = {name: first[name] for name in _SAME} | {name: runs[name].mean() for name in MEASURED}
     return row | {
         "tuning": bool(first["tuning"]),
         "phase": first["phase"],
@@ -204,7 +177,7 @@ def missing_seeds(table: pd.DataFrame) -> list[tuple[str, tuple[int, ...]]]:
 def _empty() -> pd.DataFrame:
     names = [
         *_SAME,
-        *_MEANS,
+        *MEASURED,
         "tuning",
         "phase",
         "tuned",

@@ -75,12 +75,7 @@ def row_of(
     }
 
 
-_TEXT = (
-    "run_id",
-    "folder",
-    "status",
-    "phase",
-    "tuned",
+_SHARED_TEXT = (
     "variant",
     "method",
     "targets",
@@ -93,25 +88,13 @@ _TEXT = (
     "metric",
     "goal",
     "split",
-    "device",
-    "host",
 )
-_NUMBERS = (
-    "r",
-    "matched",
-    "alpha",
-    "lr",
-    "scale",
-    "score",
-    "validation",
-    "loss",
-    "validation_loss",
-    *COSTS,
-    "share",
-    "test_rows",
-)
+_SHARED_NUMBERS = ("r", "matched", "alpha", "lr", "scale")
+SHARED = (*_SHARED_TEXT, *_SHARED_NUMBERS)  # what all runs of a cell have in common
+MEASURED = ("validation", "loss", "validation_loss", *COSTS, "share", "test_rows")  # beside the score
 
-
+_TEXT = ("run_id", "folder", "status", "phase", "tuned", *_SHARED_TEXT, "device", "host")
+_NUMBERS = (*_SHARED_NUMBERS, "score", *MEASURED)
 _COUNTS = ("seed", "again")
 
 
