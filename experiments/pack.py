@@ -31,9 +31,7 @@ class Run:
     history: History = field(init=False)
     micro_batch_size: int | None = None  # smaller than the spec's after the memory ran out; the batch stays
     deviations: list[str] = field(default_factory=list)  # where the run departs from its spec, for its record
-    start: dict[str, str] = field(
-        default_factory=dict
-    )  # hashes of what the seed gave: first adapter, first batch
+    start: dict[str, str] = field(default_factory=dict)  # hashes of the seed's first adapter and batch
     validation: Scores | None = None
     best: dict[str, float] = field(default_factory=dict)  # the best validation so far, and at which step
     signatures: dict[str, Tensor] = field(default_factory=dict)  # see experiments.signatures
@@ -85,7 +83,7 @@ class Run:
         remove_temporaries(self.folder.path)
         self.folder.write_spec(record)
         self.folder.drop_failure()
-        self.tracker.start(self.run_id, record, folder=self.folder.path, **trackers.labels(spec))
+        self.tracker.start(self.run_id, record, labels=trackers.labels_of(spec), folder=self.folder.path)
 
     def log(self, text: str) -> None:
         """A line for people, with the time."""

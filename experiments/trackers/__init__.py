@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.errors import UserError, did_you_mean
-from experiments.trackers._base import BestEffort, Tell, Tracker, labels
+from experiments.trackers._base import BestEffort, Labels, Tell, Tracker, labels_of
 
-__all__ = ["Tracker", "labels", "make", "names"]
+__all__ = ["Labels", "Tracker", "labels_of", "make", "names"]
 
 
 def names() -> list[str]:

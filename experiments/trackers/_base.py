@@ -1,6 +1,7 @@
 """What a tracker is, and the wrapper that keeps its troubles away from the run."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,28 @@ from experiments.spec import RunSpec
 Tell = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Labels:
+    """How a run is filed, so that it is found among others."""
+
+    group: str  # its cell, without the seed
+    name: str
+    tags: Sequence[str] = ()
+    phase: str = "run"
+
+
+def labels_of(spec: RunSpec) -> Labels:
+    """How a run of ours is filed."""
+    cell = spec.cell()
+    tags = (spec.study, spec.variant, spec.dataset, spec.model)
+    return Labels(cell, f"{cell}-s{spec.seed}", tags, spec.phase)
+
+
 class Tracker:
     """The calls that one run makes, in their order. This one tracks nothing; others do it their way."""
 
-    def start(
-        self,
-        run_id: str,
-        spec: Mapping[str, Any],
-        *,
-        group: str,
-        name: str,
-        tags: Sequence[str],
-        folder: Path,
-        phase: str = "run",
-    ) -> None:
-        """Begin one run: `spec` as in the record, `group` its cell without the seed, `folder` its own."""
+    def start(self, run_id: str, spec: Mapping[str, Any], *, labels: Labels, folder: Path) -> None:
+        """Begin one run: `spec` as in the record, `folder` its own."""
 
     def log(self, row: Mapping[str, Any], step: int) -> None:
         """Show one row of the history."""
@@ -36,16 +44,6 @@ class Tracker:
 
     def finish(self, status: str) -> None:
         """End the run with the record's status."""
-
-
-def labels(spec: RunSpec) -> dict[str, Any]:
-    """How a run is filed, for `Tracker.start`."""
-    return {
-        "group": spec.cell(),
-        "name": f"{spec.cell()}-s{spec.seed}",
-        "tags": [spec.study, spec.variant, spec.dataset, spec.model],
-        "phase": spec.phase,
-    }
 
 
 class BestEffort(Tracker):
@@ -58,23 +56,10 @@ class BestEffort(Tracker):
         self._folder: Path | None = None
         self._given_up = False
 
-    def start(
-        self,
-        run_id: str,
-        spec: Mapping[str, Any],
-        *,
-        group: str,
-        name: str,
-        tags: Sequence[str],
-        folder: Path,
-        phase: str = "run",
-    ) -> None:
+    def start(self, run_id: str, spec: Mapping[str, Any], *, labels: Labels, folder: Path) -> None:
         """Begin one run."""
         self._folder = folder
-        start = self._tracker.start
-        self._attempt(
-            lambda: start(run_id, spec, group=group, name=name, tags=tags, folder=folder, phase=phase)
-        )
+        self._attempt(lambda: self._tracker.start(run_id, spec, labels=labels, folder=folder))
 
     def log(self, row: Mapping[str, Any], step: int) -> None:
         """Show one row of the history."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from experiments.record import RunFolder, read
 from experiments.spec import RunSpec
 from experiments.trackers import _log, _session
-from experiments.trackers._base import Tell, labels
+from experiments.trackers._base import Tell, labels_of
 from experiments.trackers._rows import Difference, compare, equal_values
 from experiments.trackers._server import Held, Server
 from experiments.trackers.wandb import project_of
@@ -102,10 +102,10 @@ class Mirror:
         arguments = _session.arguments_of(
             folder.path.name,
             spec.as_record(),
+            labels=labels_of(spec),
             folder=folder.path,
             project=project,
             entity=entity,
-            **labels(spec),
         )
         session = _session.begin(arguments, mode="online", timeout=self.timeout, tell=self.tell)
         session.end(status_of(folder))

@@ -12,23 +12,19 @@ What W&B has is asked of the server when a run goes on that it knows, and read f
 folder when the run is logged offline. A server that does not answer in full is believed up to its last step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from experiments.record import RunFolder, read, read_history
 from experiments.trackers import _log
-from experiments.trackers._base import Tell, note_event, reason
+from experiments.trackers._base import Labels, Tell, note_event, reason
 from experiments.trackers._rows import STEP, Identity, Row, identities, identity, last_values, shown
 from experiments.trackers._server import Server
 
 _JOB_TYPES = {"run": "train"}  # the other phases keep their name
-_EXIT_CODES = {
-    "completed": 0,
-    "diverged": 0,
-    "preempted": 143,
-}  # anything else is 1; a divergence is a result
+_EXIT_CODES = {"completed": 0, "diverged": 0, "preempted": 143}  # else 1; a divergence is a result
 _PROVENANCE = ("env", "data", "deviations")
 
 
@@ -87,11 +83,8 @@ def arguments_of(
     run_id: str,
     spec: Mapping[str, Any],
     *,
-    group: str,
-    name: str,
-    tags: Sequence[str],
+    labels: Labels,
     folder: Path,
-    phase: str,
     project: str,
     entity: str | None,
 ) -> dict[str, Any]:
@@ -99,10 +92,10 @@ def arguments_of(
     return {
         "id": run_id,
         "config": {**spec, "run_id": run_id},
-        "group": group,
-        "name": name,
-        "tags": [tag[:64] for tag in tags],  # W&B refuses longer ones
-        "job_type": _JOB_TYPES.get(phase, phase),
+        "group": labels.group,
+        "name": labels.name,
+        "tags": [tag[:64] for tag in labels.tags],  # W&B refuses longer ones
+        "job_type": _JOB_TYPES.get(labels.phase, labels.phase),
         "project": project,
         "entity": entity,
         "dir": str(folder),

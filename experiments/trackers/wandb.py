@@ -16,14 +16,14 @@ a resume). A server that does not answer is tried once per process; this run and
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError, did_you_mean
 from experiments.trackers import _session
-from experiments.trackers._base import Tell, Tracker, note_event, reason
+from experiments.trackers._base import Labels, Tell, Tracker, note_event, reason
 from experiments.trackers._rows import shown
 from experiments.trackers._server import log_in
 
@@ -49,17 +49,7 @@ class Wandb(Tracker):
     timeout: float = 30.0
     _open: _session.Session | None = field(default=None, init=False)
 
-    def start(
-        self,
-        run_id: str,
-        spec: Mapping[str, Any],
-        *,
-        group: str,
-        name: str,
-        tags: Sequence[str],
-        folder: Path,
-        phase: str = "run",
-    ) -> None:
+    def start(self, run_id: str, spec: Mapping[str, Any], *, labels: Labels, folder: Path) -> None:
         """Begin the W&B run, offline where the server does not answer.
 
         Another start of the same run, after memory ran out, goes on with what is open.
@@ -69,11 +59,8 @@ class Wandb(Tracker):
         arguments = _session.arguments_of(
             run_id,
             spec,
-            group=group,
-            name=name,
-            tags=tags,
+            labels=labels,
             folder=folder,
-            phase=phase,
             project=self.project or project_of(spec),
             entity=self.entity,
         )

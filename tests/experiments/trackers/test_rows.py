@@ -59,7 +59,7 @@ def test_the_summary_is_that_of_the_last_step_whatever_came_last():
 def log(client, tmp_path):
     """A log of 700 rows, more than one block of 32 KiB."""
     tracker = trackers.make({"name": "wandb", "mode": "offline"})
-    tracker.start("run", {"study": "demo"}, group="g", name="n", tags=[], folder=tmp_path / "run")
+    tracker.start("run", {"study": "demo"}, labels=trackers.Labels("g", "n"), folder=tmp_path / "run")
     for step in range(700):
         tracker.log({"loss": 1 / (step + 1), "validation/accuracy": step / 7}, step)
     tracker.finish("completed")

@@ -67,9 +67,8 @@ def track(study):
 
     def log(folder, rows, options=None, *, seed=0, end="completed"):
         tracker = trackers.make({"name": "wandb", **(options or {})})
-        tracker.start(
-            folder.path.name, spec(seed).as_record(), folder=folder.path, **trackers.labels(spec(seed))
-        )
+        run, labels = spec(seed), trackers.labels_of(spec(seed))
+        tracker.start(folder.path.name, run.as_record(), labels=labels, folder=folder.path)
         for row in rows:
             tracker.log(row, row["step"])
         if end:

@@ -11,10 +11,11 @@ from experiments import execute, record, trackers
 from experiments.errors import UserError
 from experiments.spec import RunSpec, Train
 from experiments.sweep.worker import Events, Worker
-from experiments.trackers._base import BestEffort, Tracker
+from experiments.trackers._base import BestEffort, Labels, Tracker
 
 ROOT = Path(record.__file__).resolve().parents[1]
 SPEC = {"study": "demo", "variant": "lora"}
+LABELS = Labels(group="g", name="n")
 
 
 class Breaking(Tracker):
@@ -39,7 +40,7 @@ class Breaking(Tracker):
 def test_the_first_exception_ends_the_tracking_and_nothing_else(tmp_path, told, events, at):
     inner = Breaking(at)
     tracker = BestEffort(inner, name="breaking", tell=told.append)
-    tracker.start("id", SPEC, group="g", name="n", tags=[], folder=tmp_path)
+    tracker.start("id", SPEC, labels=LABELS, folder=tmp_path)
     tracker.log({}, 1)
     tracker.log({}, 2)
     tracker.summary({})
@@ -52,7 +53,7 @@ def test_the_first_exception_ends_the_tracking_and_nothing_else(tmp_path, told, 
 def test_a_folder_that_takes_no_events_is_no_failure_either(tmp_path, told):
     (tmp_path / "file").write_text("")
     tracker = BestEffort(Breaking("log"), name="breaking", tell=told.append)
-    tracker.start("id", SPEC, group="g", name="n", tags=[], folder=tmp_path / "file")
+    tracker.start("id", SPEC, labels=LABELS, folder=tmp_path / "file")
     tracker.log({}, 1)
     assert len(told) == 2 and "events.jsonl was not written" in told[1]
 
@@ -71,7 +72,7 @@ def test_no_tracker_imports_no_client(tmp_path):
     code = (
         "import pathlib, sys; from experiments import trackers; t = trackers.make({'name': 'none'})\n"
         "trackers.make({'name': 'wandb', 'mode': 'offline'})  # imported at the start of a run, not here\n"
-        "t.start('id', {}, group='g', name='n', tags=[], folder=pathlib.Path('x')); t.log({}, 1)\n"
+        "t.start('id', {}, labels=trackers.Labels('g', 'n'), folder=pathlib.Path('x')); t.log({}, 1)\n"
         "t.summary({}); t.finish('completed')\n"
         "assert 'wandb' not in sys.modules and 'torch' not in sys.modules"
     )
@@ -98,8 +99,8 @@ def test_a_run_that_is_stopped_says_so_to_its_tracker(tmp_path, monkeypatch, pha
     calls = []
 
     class Noting(Tracker):
-        def start(self, run_id, spec, **labels):
-            calls.append((run_id, labels["phase"], labels["group"], labels["tags"]))
+        def start(self, run_id, spec, *, labels, folder):
+            calls.append((run_id, labels.phase, labels.group, labels.tags))
 
         def finish(self, status):
             calls.append(status)
@@ -118,5 +119,5 @@ def test_a_run_that_is_stopped_says_so_to_its_tracker(tmp_path, monkeypatch, pha
     out = io.StringIO()
     order = {"run": spec.as_record(), "run_id": "probe-1", "root": str(tmp_path)}
     Worker(Events(out)).carry_out(order)
-    assert calls == [("probe-1", phase, "probe-toy", ["demo", "probe", "toy", "tiny"]), "preempted"]
+    assert calls == [("probe-1", phase, "probe-toy", ("demo", "probe", "toy", "tiny")), "preempted"]
     assert '"interrupted"' in out.getvalue()

@@ -26,8 +26,8 @@ def begin(tmp_path, told):
     def start(options, *, run_id=RUN, phase="run"):
         tracker = trackers.make({"name": "wandb", **options}, tell=told.append)
         folder = tmp_path / "demo" / run_id
-        names = {"group": "lora-r8", "name": run_id[:10], "tags": ["demo", "lora"]}
-        tracker.start(run_id, SPEC, folder=folder, phase=phase, **names)
+        labels = trackers.Labels("lora-r8", run_id[:10], tags=["demo", "lora"], phase=phase)
+        tracker.start(run_id, SPEC, labels=labels, folder=folder)
         return tracker
 
     return start
@@ -97,7 +97,7 @@ def in_a_process(folder, body):
         "import os, pathlib, resource, signal, time\nfrom experiments import trackers\n"
         f"folder = pathlib.Path({str(folder)!r})\n"
         "tracker = trackers.make({'name': 'wandb', 'mode': 'offline'})\n"
-        f"tracker.start('run', {SPEC!r}, group='g', name='n', tags=[], folder=folder)\n" + body
+        f"tracker.start('run', {SPEC!r}, labels=trackers.Labels('g', 'n'), folder=folder)\n" + body
     )
     return subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=120, check=False)
 
@@ -117,7 +117,7 @@ def test_a_disk_that_fills_up_does_not_fail_the_run(client, tmp_path):
         "import pathlib, resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
         "from experiments import trackers\n"
         "tracker = trackers.make({'name': 'wandb', 'mode': 'offline'})\n"
-        f"tracker.start('run', {SPEC!r}, group='g', name='n', tags=[], folder=pathlib.Path('run'))\n"
+        f"tracker.start('run', {SPEC!r}, labels=trackers.Labels('g', 'n'), folder=pathlib.Path('run'))\n"
         "for step in range(3000): tracker.log({'loss': 1.0}, step)\n"
         "tracker.finish('completed')"
     )
@@ -264,7 +264,8 @@ def test_another_attempt_of_a_run_goes_on_in_the_same_wandb_run(online, begin, t
     """As after memory ran out: the pack begins again, in the same process and with the same tracker."""
     tracker = begin({})
     tracker.log({"loss": 1.0}, 1)
-    tracker.start(RUN, SPEC, group="lora-r8", name="n", tags=[], folder=tmp_path / "demo" / RUN)
+    labels = trackers.Labels("lora-r8", "n")
+    tracker.start(RUN, SPEC, labels=labels, folder=tmp_path / "demo" / RUN)
     for step in (1, 2):
         tracker.log({"loss": 1.0}, step)
     tracker.finish("completed")
