@@ -14,9 +14,8 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with contextlib.suppress(
-        OSError
-    ):  # not Linux, or a kernel that forbids it: `peak` then covers the whole process
+    # Where it is not Linux, or its kernel forbids it, `peak` covers the whole process.
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
 
 

@@ -12,13 +12,7 @@ from typing import Any
 AXES = ("delta", "scaling", "storage", "grouping", "controller")
 SHORT = ("r", "alpha", "targets", "lr")  # the short keys that a variant's `uses` may name
 PRESETS = ("qv", "qkv", "attention", "mlp", "all")
-FACTS = (
-    "name",
-    "paper",
-    "method",
-    "uses",
-    "ranges",
-)  # of a variant's file: what it is, not for a command to set
+FACTS = ("name", "paper", "method", "uses", "ranges")  # of a variant's file: what it is, not to be set
 DEFAULTS = ("lr", "head_lr", "targets")  # of a variant's file: what the keys outside mean when they are null
 
 

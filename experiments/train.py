@@ -58,9 +58,7 @@ def schedule(train: Train, *, step: int, steps: int) -> float:
     warm = round(train.warmup * steps)
     if step < warm:
         return (step + 1) / warm
-    left = (steps - step) / max(
-        1, steps - warm
-    )  # 1 at the end of the warm-up, towards 0 at the end of the run
+    left = (steps - step) / max(1, steps - warm)  # 1 after the warm-up, towards 0 at the end
     return {"linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left)), "constant": 1.0}[train.schedule]
 
 
@@ -101,9 +99,7 @@ class Trainer:
     on_validation: Callable[[int], None]
     should_stop: Callable[[], bool] = lambda: False
     on_gradient: Callable[[int], None] = lambda step: None  # at each step (from 0), before clipping
-    on_boundary: Callable[[], None] = lambda: (
-        None
-    )  # after each flush and its validation: a good place for a checkpoint
+    on_boundary: Callable[[], None] = lambda: None  # after a flush and its validation: for checkpoints
 
     def __post_init__(self):
         first = self.specs[0].train

@@ -8,6 +8,7 @@ from experiments.errors import did_you_mean, nearest
 from experiments.settings import DEFAULTS, FACTS
 from experiments.words import Word
 
+# What other tools call our keys.
 _ELSEWHERE = {
     "alpha_r": "alpha",
     "batch": "train.batch_size",
@@ -23,7 +24,7 @@ _ELSEWHERE = {
     "rank": "r",
     "seeds": "seed",
     "target_modules": "targets",
-}  # what other tools call our keys
+}
 _ANY = {
     "model": ("hf", "Any model of the hub: model=hf model.name={}."),
     "dataset": ("csv", "A file of your own: dataset=csv dataset.path={}."),

@@ -23,21 +23,11 @@ _KINDS = {
     **dict.fromkeys(["v", "value", "v_proj", "value_proj", "v_lin", "to_v"], "v"),
     **dict.fromkeys(["c_attn", "Wqkv", "qkv_proj", "query_key_value", "qkv", "in_proj"], "qkv"),
 }
-_OUTPUTS = {
-    "o",
-    "o_proj",
-    "out_proj",
-    "out_lin",
-    "to_out",
-    "Wo",
-    "dense",
-}  # where they are direct children of a block
+# Where they are direct children of a block.
+_OUTPUTS = {"o", "o_proj", "out_proj", "out_lin", "to_out", "Wo", "dense"}
 _APART = {"gate", "router", "shared_expert_gate", "pos_key_proj", "pos_query_proj", "pos_proj", "pos_q_proj"}
-_INTERLEAVED = {
-    "query_key_value",
-    "qkv",
-    "in_proj",
-}  # q, k and v of each head lie side by side: no blocks to adapt apart
+# The q, k and v of each head lie side by side: no blocks to adapt apart.
+_INTERLEAVED = {"query_key_value", "qkv", "in_proj"}
 
 
 class TargetError(ValueError):

@@ -23,9 +23,7 @@ SHARES = {"train": 70, "validation": 13, "test": 17}  # per cent; verdicts rest 
 FEW = 50  # a split of fewer examples is remarked on
 
 T = TypeVar("T")
-Turn = tuple[
-    str, str
-]  # (role, text); the roles "prompt" and "completion" are plain text, any other is a chat
+Turn = tuple[str, str]  # role, text: "prompt" and "completion" are plain text, any other role is a chat
 
 
 def digest(text: str) -> str:
@@ -35,9 +33,8 @@ def digest(text: str) -> str:
 
 def split_of(text: str) -> str:
     """The split that a text falls into, by its own hash: 70% train, 13% validation, 17% test."""
-    bucket = (
-        int(digest(text)[-8:], 16) % 100
-    )  # the tail of the hash; its head is the id, which gives the order
+    tail = digest(text)[-8:]  # the head is the id, which gives the order
+    bucket = int(tail, 16) % 100
     if bucket < SHARES["train"]:
         return "train"
     return "validation" if bucket < SHARES["train"] + SHARES["validation"] else "test"

@@ -80,9 +80,8 @@ class Claim:
 
     def _beat(self) -> None:
         while not self._stop.wait(self.beat_seconds):
-            with contextlib.suppress(
-                OSError
-            ):  # a file server that is away for a moment; the age tells if it is longer
+            # A file server may be away for a moment; the age tells if it is longer.
+            with contextlib.suppress(OSError):
                 os.utime(self.path)
 
 

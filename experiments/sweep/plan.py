@@ -22,9 +22,7 @@ class Plan:
     done: Cells  # completed or diverged: results either way
     duplicates: int  # cells that are the same run as an earlier one
     notes: tuple[str, ...]
-    damaged: Mapping[str, Sequence[str]] = field(
-        default_factory=dict
-    )  # of `todo`: what is wrong with its files
+    damaged: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what is wrong with files of `todo`
 
 
 def plan(

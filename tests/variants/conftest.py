@@ -67,9 +67,8 @@ def make_layer(
     held = get("delta", delta)(base, slots, clock=Clock())
     layer.hold(slice(0, runs), None, held, base)
     if moved:
-        for k, seed in enumerate(
-            seeds or range(runs)
-        ):  # each run its own move, so that a run alone can be rebuilt
+        # each run its own move, so that a run alone can be rebuilt
+        for k, seed in enumerate(seeds or range(runs)):
             source = torch.Generator().manual_seed(100 + seed)
             with torch.no_grad():
                 for p in held.parameters():

@@ -61,9 +61,8 @@ def test_with_dropout_it_is_the_authors_forward_pass(bias, storage, layer_of, ro
         literal_forward(x[2 * k : 2 * k + 2], dropped[2 * k : 2 * k + 2], W, *parts(layer, k)[1:], b)
         for k in range(2)
     ]
-    near = (
-        EXACT if storage == "fp64" else {"rtol": 1e-5, "atol": 1e-6}
-    )  # the norm of a narrow W is kept in float32
+    # the norm of a narrow W is kept in float32
+    near = EXACT if storage == "fp64" else {"rtol": 1e-5, "atol": 1e-6}
     assert_close(gradients(layer, x), gradients(layer, x, out=torch.cat(halves)), **near)
 
 

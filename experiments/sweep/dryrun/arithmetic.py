@@ -20,11 +20,8 @@ CPU_SPEED = 30e9  # operations per second and core, float32
 GPU_SPEED = 50e12
 LIBRARIES = 500_000_000  # bytes of a process that has torch and transformers
 OVERHEAD = 1.0  # seconds of a run beside training and evaluation
-_FILES, _ROW, _PREDICTION = (
-    12_000,
-    160,
-    30,
-)  # bytes: spec, record and log; a row of history; one of predictions
+_FILES = 12_000  # bytes of spec, record and log
+_ROW, _PREDICTION = 160, 30  # bytes of a row of the history, and of the predictions
 
 
 def step_flops(spec: RunSpec, skeleton: Skeleton, count: Count, length: int, *, causal: bool) -> float:

@@ -261,9 +261,8 @@ def test_the_allocator_of_peft_prunes_the_same(build, settings, triplets, train)
         module.lora_A["default"].data.copy_(t["Q"])
         module.lora_B["default"].data.copy_(t["P"])
         module.lora_E["default"].data.copy_(t["L"][:, None])
-    trained = [
-        p for name, p in model.named_parameters() if "lora_" in name
-    ]  # PEFT would train its constant ranknum too
+    # PEFT would train its constant ranknum too
+    trained = [p for name, p in model.named_parameters() if "lora_" in name]
     optimiser = torch.optim.AdamW(trained, lr=3e-2, weight_decay=0.0)
     source = torch.Generator().manual_seed(11)
 
