@@ -212,7 +212,7 @@ def test_merging_four_bits_goes_to_sixteen_or_as_asked(finished, tmp_path):
 
 
 @pytest.mark.parametrize("double_quant", [True, False])
-@pytest.mark.parametrize("storage", ["nf4", "fp4"])
+@pytest.mark.parametrize("storage", ["nf4", "fp4", "int4"])
 def test_four_bits_are_read_back_as_they_were_stored(storage, double_quant, finished, tmp_path):
     run = finished("lora", targets="all", storage=storage, compute="fp32", double_quant=double_quant)
     exported(run, "merged", tmp_path / "out", dtype="fp32")
