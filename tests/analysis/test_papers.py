@@ -238,6 +238,17 @@ def test_the_memory_of_a_base_is_stacked_by_part(writer, leave):
     assert "takes 30 MB in qlora · r 8 and 90 MB in lora · r 8, 33%" in figure.finding
 
 
+def test_a_peak_that_would_drown_the_parts_is_told_not_drawn(writer, leave):
+    w = writer()
+    record = w.run(w.spec("qlora", 8, 0, variant_axes__storage="nf4"), predictions=False)
+    record["cost"] |= {"base_bytes": 30_000_000, "trainable_parameters": 250_000, "peak_bytes": 10**9}
+    sizes = {"codes": 9_000_000, "scales": 1_000_000, "weights": 18_000_000}
+    leave(w, record, **{f"storage__{name}": np.array(size) for name, size in sizes.items()})
+    figure = drawn(w)[0]["memory_by_part"]
+    assert sum(row["mb"] for row in data(figure)) == pytest.approx(34)
+    assert "not drawn here: up to 966 MB" in figure.caption
+
+
 def test_the_error_of_each_format_is_its_median_over_matrices(writer, leave):
     w = writer()
     record = w.run(w.spec("qlora", 8, 0, variant_axes__storage="nf4"))
@@ -245,7 +256,7 @@ def test_the_error_of_each_format_is_its_median_over_matrices(writer, leave):
     formats = {"storage__formats": np.array(["int4", "nf4 double"]), "storage__names": np.array(NAMES[:3])}
     leave(w, record, storage__error=error, **formats)
     figure = drawn(w)[0]["quantisation_error"]
-    assert "nf4 + DQ 0.0090, int4 0.0120 (3 matrices" in figure.finding
+    assert "nf4 + DQ 0.009, int4 0.012 (3 matrices" in figure.finding
 
 
 def test_the_effective_rank_of_equal_singular_values_is_their_number(writer, leave):

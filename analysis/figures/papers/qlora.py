@@ -14,6 +14,7 @@ from analysis.signatures.storage import DOUBLE, bits_per_weight, memory, storage
 
 PAPER = "QLoRA"
 BARS = 12  # cells in the figure on memory
+DROWNS = 4  # times what was counted: above it the rest of the peak is told, not drawn
 PARTS = [
     "base, quantised",
     "base, dense",
@@ -117,7 +118,7 @@ def _errors(view: View) -> Iterator[Figure]:
             PAPER,
             "What each 4-bit format loses before training",
             finding="Median relative error: "
-            + ", ".join(f"{name} {value:.4f}" for name, value in middle.items())
+            + ", ".join(f"{name} {value:.4g}" for name, value in middle.items())
             + f" ({table['matrix'].nunique()} matrices of this model; exact, no chance in it).",
             caption="Each format on the same weights, in blocks of 64; DQ: the blocks' scales in 8 bits. A "
             "point per matrix, a bar at the median. Theory, for normal weights: nf4 0.0085, int4 0.0116, fp4 "
@@ -132,14 +133,15 @@ def _memory(view: View) -> Iterator[Figure]:
     table = pd.DataFrame(rows)
     if table.empty or not (table["part"] == PARTS[0]).any():
         return
-    order = list(dict.fromkeys(table["row"]))
+    order, rest = list(dict.fromkeys(table["row"])), table["part"] == PARTS[-1]
+    drowned = table.loc[rest, "mb"].max() > DROWNS * table[~rest].groupby("row")["mb"].sum().max()
     chart = (
-        alt.Chart(table)
+        alt.Chart(table[~rest] if drowned else table)
         .mark_bar()
         .encode(
             x=alt.X("mb:Q", title="MB", axis=alt.Axis(grid=True)),
             y=alt.Y("row:N", sort=order, title=None, axis=alt.Axis(labelLimit=260, domain=False, grid=False)),
-            color=alt.Color("part:N", sort=PARTS, scale=alt.Scale(domain=PARTS)),
+            color=alt.Color("part:N", sort=PARTS, scale=alt.Scale(domain=PARTS[: -1 if drowned else None])),
             order=alt.Order("place:Q"),
             tooltip=[alt.Tooltip("row:N"), alt.Tooltip("part:N"), alt.Tooltip("mb:Q", format=".4~g")],
         )
@@ -155,8 +157,9 @@ def _memory(view: View) -> Iterator[Figure]:
         f"{large}, "
         f"{frozen[small] / frozen[large]:.0%} (counted from the stored tensors).",
         caption="Gradients in 32 bits and two averages of Adam for each trained parameter. All else is "
-        "what the peak has beyond "
-        "that: activations and, where the peak is that of a process on a CPU, its libraries and data.",
+        "what the peak has beyond that: activations and, where the peak is that of a process on a CPU, its "
+        "libraries and data."
+        + (f" It is not drawn here: up to {table.loc[rest, 'mb'].max():,.0f} MB." if drowned else ""),
         chart=chart,
     )
 

@@ -77,11 +77,12 @@ def figures(view: View) -> Iterator[Figure]:
                 title=None,
                 axis=alt.Axis(labelLimit=260, domain=False),
             ),
+            yOffset=alt.YOffset("what:N", sort=kinds, scale=scale),
             color=alt.Color("what:N", sort=kinds, scale=scale),
             shape=alt.Shape("what:N", sort=kinds, scale=scale),
             tooltip=[alt.Tooltip("row:N"), alt.Tooltip("what:N"), alt.Tooltip("value:Q", format=".4f")],
         )
-        .properties(height=max(70, 40 * table["row"].nunique()))
+        .properties(height=max(80, 60 * table["row"].nunique()))
     )
     yield view.figure(
         "recovery",
