@@ -146,6 +146,16 @@ def test_an_experiment_sweeps_and_the_command_goes_before_it(launch):
     assert found == [(v, r, s, "mine") for v in ("lora", "rslora") for r in (4, 8) for s in (0, 1, 2)]
 
 
+def test_the_experiments_on_storage_make_one_study(launch):
+    made = [launch(f"+experiment={name}")[1]["specs"] for name in ("qlora_storage", "qlora_double")]
+    every, double = [[spec.from_record(record) for record in specs] for specs in made]
+    kept = [(s.variant, s.axes["storage"]) for s in every]
+    assert kept == [(v, k) for v in ("qlora", "probe") for k in ("fp32", "nf4", "fp4", "int4")]
+    assert {s.study for s in every + double} == {"qlora_storage"}
+    new = [(s.variant, s.axes["storage"], s.options["double_quant"]) for s in set(double) - set(every)]
+    assert sorted(new) == [("probe", "nf4", False), ("qlora", "nf4", False)]
+
+
 def test_a_value_may_follow_another_in_every_cell(launch):
     _, got, _ = launch("r=4,16", "alpha=${r}")
     assert [(s["r"], s["alpha"]) for s in got["specs"]] == [(4, 4.0), (16, 16.0)]

@@ -1,4 +1,7 @@
-"""A frozen weight in 4 bits: packed codes, and the numbers that scale them. bitsandbytes does the packing."""
+"""A frozen weight in 4 bits: packed codes, and the numbers that scale them.
+
+bitsandbytes packs nf4 and fp4, `_codebook.py` what it does not know.
+"""
 
 import copy
 from functools import cache
@@ -7,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from variants import _codebook
 from variants._base import Base
 
 BLOCK = 64
+FORMATS = ("nf4", "fp4", *_codebook.BOOKS)
 COMPUTE = {"bf16": torch.bfloat16, "fp32": torch.float32, None: None}
 
 
@@ -48,11 +53,12 @@ class FourBitBase(Base):
         if self.d_in % 2:  # codes come in pairs; for rows of odd length bitsandbytes compiles a kernel
             dense = torch.nn.functional.pad(dense.flatten(), (0, dense.numel() % 2))
         self._asked = compute
-        packed, self.state = functional.quantize_4bit(
+        packer = _codebook if codes in _codebook.BOOKS else functional
+        packed, self.state = packer.quantize_4bit(
             dense, blocksize=BLOCK, quant_type=codes, compress_statistics=double_quant
         )
         self.register_buffer("packed", packed)
-        self._dequantize = functional.dequantize_4bit
+        self._dequantize = packer.dequantize_4bit
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FourBitBase":
         """A copy, whose codes are shared where `memo` says so."""

@@ -7,6 +7,11 @@ block. Double quantisation keeps those magnitudes in 8 bits, in blocks of 256 ar
 32/(64 * 256) = 4.127 bits per weight, 4.5 without. The code tables are constants and not counted; in a small
 layer the last, partly filled block costs more.
 
+The codes that the paper sets NormalFloat against (its table 2) are storages too, in the same blocks: fp4,
+4-bit floats (E2M1), and int4, the whole numbers -7 to 7 over 7. For normal weights the mean squared error
+falls from fp4 (1.49%) over int4 (1.16%) to nf4 (0.85%). bitsandbytes, and so transformers and PEFT, know nf4
+and fp4 only: elsewhere a base in int4 is had by exporting it merged.
+
 A storage, not a delta: every delta works on it. W is dequantised for the forward product and again for the
 backward one, and its gradient is never formed. `compute` is the type of both products; norms of rows are
 taken from the same dequantised weights.
@@ -19,29 +24,23 @@ bfloat16. Paged memory is there on a GPU only, and the record says whether it wa
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from variants._base import Base
-from variants._fourbit import FourBitBase
+from variants._fourbit import FORMATS, FourBitBase
 from variants._registry import register
 
 defaults = {"double_quant": True, "compute": None}
 
 
-@register("storage", "nf4", reads=tuple(defaults))
-def nf4(weight: Tensor, *, transposed: bool, options: Mapping[str, Any]) -> Base:
-    """4-bit NormalFloat, with the run's options `double_quant` and `compute`."""
-    return _stored(weight, "nf4", transposed=transposed, options=options)
-
-
-@register("storage", "fp4", reads=tuple(defaults))
-def fp4(weight: Tensor, *, transposed: bool, options: Mapping[str, Any]) -> Base:
-    """4-bit floating point (E2M1), the codes that the paper sets NormalFloat against in its table 2."""
-    return _stored(weight, "fp4", transposed=transposed, options=options)
-
-
-def _stored(weight: Tensor, codes: str, *, transposed: bool, options: Mapping[str, Any]) -> Base:
+def _stored(weight: Tensor, *, codes: str, transposed: bool, options: Mapping[str, Any]) -> Base:
+    """A weight in a 4-bit format, with the run's options `double_quant` and `compute`."""
     chosen = {name: options.get(name, default) for name, default in defaults.items()}
     return FourBitBase(weight, transposed=transposed, codes=codes, **chosen)
+
+
+for _codes in FORMATS:
+    register("storage", _codes, reads=tuple(defaults))(partial(_stored, codes=_codes))

@@ -3,10 +3,22 @@
     bits per weight = 4 + 32/64                        absmax in fp32 per block of 64
     with double quantisation: 4 + 8/64 + 32/(64 256)   absmax in 8 bits, its own absmax per 256 blocks
 
-and, with double quantisation, one fp32 offset per tensor.
+and, with double quantisation (DQ), one fp32 offset per tensor.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 BLOCK, OUTER = 64, 256
+DENSE = ("fp32", "bf16")
+DOUBLE = " + DQ"
+
+
+def storage_name(spec: Mapping[str, Any]) -> str:
+    """How a run kept its base: "fp32", "nf4 + DQ", "nf4"; "" where its spec does not say."""
+    kind = str((spec.get("variant_axes") or {}).get("storage") or "")
+    doubled = kind not in ("", *DENSE) and (spec.get("variant_options") or {}).get("double_quant", True)
+    return kind + DOUBLE * bool(doubled)
 
 
 def bits_per_weight(*, double: bool, block: int = BLOCK, outer: int = OUTER) -> dict[str, float]:
@@ -17,9 +29,15 @@ def bits_per_weight(*, double: bool, block: int = BLOCK, outer: int = OUTER) -> 
 
 
 def recovery(sixteen_bit: float, quantised: float, adapted: float) -> float:
-    """How much of the metric lost by quantisation the adaptation brings back: 1 is all of it."""
+    """How much of what adaptation gives a dense base it gives a quantised one: 1 is all of it.
+
+    Args:
+        sixteen_bit: The metric after adaptation of a dense base.
+        quantised: That of the quantised base before adaptation.
+        adapted: And after it.
+    """
     if sixteen_bit == quantised:
-        raise ValueError("quantisation lost nothing, so there is nothing to recover")
+        raise ValueError("adaptation of a dense base brings nothing, so there is nothing to recover")
     return (adapted - quantised) / (sixteen_bit - quantised)
 
 

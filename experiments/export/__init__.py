@@ -19,6 +19,7 @@ from experiments.opened import Base, Source, load_base, put_back
 
 FORMS = ("peft", "merged", "dense-delta")
 DTYPES = ("fp32", "bf16", "fp16")
+FOUR_BIT = ("nf4", "fp4")  # that bitsandbytes, and so transformers and PEFT, can hold
 FIDELITY, ABOUT = "fidelity.json", "export.json"
 
 
@@ -28,7 +29,7 @@ class Options:
 
     form: str | None = None  # of peft: "lora" or "adalora"
     dtype: str | None = None  # of merged
-    requantise: str | None = None  # of merged: "nf4"
+    requantise: str | None = None  # of merged: one of FOUR_BIT
     replace: bool = False
 
 

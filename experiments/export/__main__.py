@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError, told
-from experiments.export import DTYPES, FIDELITY, FORMS, Options, export
+from experiments.export import DTYPES, FIDELITY, FORMS, FOUR_BIT, Options, export
 from experiments.opened import check_flags, open_source
 
 
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--requantise",
-        choices=["nf4"],
+        metavar="|".join(FOUR_BIT),
         help="merged: put the merged weights back into 4 bits; the error is shown",
     )
     made.add_argument(
@@ -67,6 +67,11 @@ def _export(options: argparse.Namespace) -> None:
     ):
         if value and options.to != needs:
             raise UserError(f"{flag} says how to write --to {needs}, but --to {options.to} was given")
+    if options.requantise not in (None, *FOUR_BIT):
+        raise UserError(
+            f"--requantise {options.requantise}: transformers loads {' and '.join(FOUR_BIT)} as bitsandbytes "
+            "has them, and no other 4 bits. Take one of these, or leave it out for 16 bits"
+        )
     labels = tuple(options.labels.split(",")) if options.labels else ()
     check_flags([options.run], model=options.model, labels=labels)
     source = open_source(options.run, model=options.model, labels=labels)

@@ -33,7 +33,7 @@ def write(
     del merged
     model = _load(folder, source).to(base.device)
     if options.requantise:
-        facts = _requantise(folder, model, base, source)
+        facts = _requantise(folder, model, base, source, codes=options.requantise)
         said = f"transformers with this checkpoint, requantised to {options.requantise}"
         reference.compare(said, _load(folder, source, device_map={"": base.device}), exact=False, **facts)
         return {"dtype": options.requantise, "requantised_from": chosen}
@@ -76,8 +76,8 @@ def _check_quantiser() -> None:
         )
 
 
-def _requantise(folder: Path, dense: Any, base: Base, source: Source) -> dict[str, Any]:
-    """Put the merged checkpoint back into nf4, in the format of transformers and bitsandbytes.
+def _requantise(folder: Path, dense: Any, base: Base, source: Source, *, codes: str) -> dict[str, Any]:
+    """Put the merged checkpoint back into 4 bits, in the format of transformers and bitsandbytes.
 
     Returns:
         How far its weights are from the dense ones.
@@ -91,7 +91,7 @@ def _requantise(folder: Path, dense: Any, base: Base, source: Source) -> dict[st
     outside = [n for n, m in dense.named_modules() if isinstance(m, torch.nn.Linear) and n not in inside]
     settings = BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
+        bnb_4bit_quant_type=codes,
         bnb_4bit_use_double_quant=source.storage_options.get("double_quant", True),
         bnb_4bit_compute_dtype=torch.float32,
         llm_int8_skip_modules=outside or None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from experiments.errors import UserError
+from experiments.export import FOUR_BIT
 from experiments.export._fidelity import Reference, installed
 from experiments.opened import Base, Source, dense_base
 from variants import Attached, merge
@@ -79,6 +80,11 @@ def _compare(base: Base, source: Source, folder: Path, reference: Reference) -> 
     if source.storage != "fp32":
         model = peft.PeftModel.from_pretrained(dense_base(base, _full(source), options={}), folder)
         reference.compare("PEFT with this adapter, on the base in full precision", model, exact=False)
+    if source.storage not in ("fp32", "bf16", *FOUR_BIT):
+        reference.skip(
+            f"PEFT with this adapter, on the base loaded in {source.storage} by bitsandbytes",
+            f"it has {' and '.join(FOUR_BIT)} only; --to merged keeps the weights as they were here",
+        )
 
 
 def _full(source: Source) -> Source:

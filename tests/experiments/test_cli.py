@@ -134,7 +134,7 @@ BAD = {
     "train.micro_batch_size=5": "1, 2, 4, 8, 16",
     "variant.controller=adalora_budget": "set variant.delta=adalora or variant.controller=none",
     "variant.delta=dorra": "one of adalora, dora, lora, none, not 'dorra'. Did you mean 'dora'?",
-    "variant.storage=int8": "one of fp32, bf16, nf4, fp4, or null, not 'int8'",
+    "variant.storage=int8": "one of fp32, bf16, nf4, fp4, int4, or null, not 'int8'",
     "variant=full variant.storage=nf4": "nf4 cannot be trained",
     "variant=full variant.grouping=lora_plus": "has no adapters",
     "variant=probe variant.dropout=0.1": "variant=probe has no key variant.dropout (adalora, dora, lora",

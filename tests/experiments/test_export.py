@@ -221,7 +221,7 @@ def test_merging_four_bits_goes_to_sixteen_or_as_asked(finished, tmp_path):
 
 
 @pytest.mark.parametrize("double_quant", [True, False])
-@pytest.mark.parametrize("storage", ["nf4", "fp4"])
+@pytest.mark.parametrize("storage", ["nf4", "fp4", "int4"])
 def test_four_bits_are_read_back_as_they_were_stored(storage, double_quant, finished, tmp_path):
     run = finished("lora", targets="all", storage=storage, compute="fp32", double_quant=double_quant)
     exported(run, "merged", tmp_path / "out", dtype="fp32")
@@ -245,6 +245,24 @@ def test_requantising_is_asked_for_and_its_error_shown(model, finished, tmp_path
     again = kind.from_pretrained(tmp_path / "out")
     assert again.config.quantization_config.load_in_4bit
     assert torch.allclose(losses(run, again), expected(run), atol=0.3)
+
+
+def test_int4_goes_to_others_merged_or_in_the_codes_that_they_have(finished, tmp_path, capsys):
+    pytest.importorskip("accelerate")
+    run = finished("lora", targets="all", storage="int4", compute="fp32")
+    assert main([str(run), str(tmp_path / "out"), "--to", "merged", "--requantise", "int4"]) == 2
+    assert (
+        "--requantise int4: transformers loads nf4 and fp4 as bitsandbytes has them"
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
+    exported(run, "merged", tmp_path / "fp4", requantise="fp4")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "fp4")
+    assert again.config.quantization_config.bnb_4bit_quant_type == "fp4"
+    on_int4, on_full, skipped, merged = exported(run, "peft", tmp_path / "peft")["compared"]
+    assert max(entry["max_relative_difference"] for entry in (on_int4, merged)) <= 1e-5
+    assert on_full["max_relative_difference"] > 1e-5
+    assert skipped["skipped"].startswith("it has nf4 and fp4 only")
 
 
 # --- what is measured

@@ -44,7 +44,7 @@ def load(spec, straight, kind="classification"):
     return models.load(spec, kind=kind, n_labels=3 if kind == "classification" else None, straight=straight)
 
 
-@pytest.mark.parametrize("storage", ["nf4", "fp4", "bf16"])
+@pytest.mark.parametrize("storage", ["nf4", "fp4", "int4", "bf16"])
 @pytest.mark.parametrize(
     ("name", "kind"), [("tiny_bert", "classification"), ("tiny_gpt2", "causal"), ("tiny_llama", "causal")]
 )

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from variants import names
 
 EXACT = {"rtol": 1e-10, "atol": 1e-11}
-STORAGES = ["fp64", "bf16", "nf4"]
+STORAGES = ["fp64", "bf16", "nf4", "int4"]
 GRID = list(itertools.product(names("delta"), names("scaling"), STORAGES, [1, 3]))
 
 

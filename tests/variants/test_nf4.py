@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from variants import RunConfig, attach, get, merge, names
 from variants._dense import DenseBase
-from variants._fourbit import FourBitBase
+from variants._fourbit import FORMATS, FourBitBase
 
 CODES = [
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
@@ -76,10 +76,13 @@ def test_double_quantisation_costs_little():
     assert errors[0] < errors[1] < 1.01 * errors[0]
 
 
+@pytest.mark.parametrize("storage", FORMATS)
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("delta", names("delta"))
-def test_a_layer_equals_a_dense_one_with_the_dequantised_weight(delta, transposed, layer_of, rows, gradients):
-    quantised = layer_of(delta, storage="nf4", transposed=transposed)
+def test_a_layer_equals_a_dense_one_with_the_dequantised_weight(
+    delta, transposed, storage, layer_of, rows, gradients
+):
+    quantised = layer_of(delta, storage=storage, transposed=transposed)
     dense = layer_of(delta, storage="fp64", moved=False)
     dense.base = DenseBase(quantised.base.weight(torch.float64))
     dense.held[0] = dense.held[0]._replace(base=dense.base)

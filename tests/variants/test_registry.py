@@ -22,7 +22,7 @@ def public():
 def test_the_axes_hold_what_the_papers_add():
     assert names("delta") == ["adalora", "dora", "lora"]
     assert names("scaling") == ["alpha_over_r", "alpha_over_sqrt_r"]
-    assert names("storage") == ["bf16", "fp32", "fp4", "nf4"]
+    assert names("storage") == ["bf16", "fp32", "fp4", "int4", "nf4"]
     assert names("grouping") == ["lora_plus", "uniform"]
     assert names("controller") == ["adalora_budget"]
     assert names("method") == ["adapters", "bitfit", "full", "probe", "zero"]

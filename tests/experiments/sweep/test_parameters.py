@@ -111,10 +111,10 @@ def test_all_maps_of_minilm_by_hand(cells_of):
     assert sum(adapter_roles(spec, skeleton).values()) == 2 * 6 * (4 * 768 + 2 * (384 + 1536))
 
 
-@pytest.mark.parametrize("storage", ["fp32", "bf16", "nf4"])
+@pytest.mark.parametrize("storage", ["fp32", "bf16", "nf4", "int4"])
 @pytest.mark.parametrize("variant", ["lora", "probe", "zero"])
 def test_the_base_takes_the_bytes_that_were_counted(on, attached, storage, variant):
-    if storage == "nf4":
+    if storage.endswith("4"):
         pytest.importorskip("bitsandbytes")
     (spec,) = on(f"variant={variant} variant.storage={storage}")
     theirs, _ = attached(spec)
@@ -122,9 +122,10 @@ def test_the_base_takes_the_bytes_that_were_counted(on, attached, storage, varia
 
 
 @pytest.mark.parametrize("double_quant", ["true", "false"])
-def test_scales_of_scales_are_counted(on, attached, double_quant):
+@pytest.mark.parametrize("storage", ["nf4", "fp4", "int4"])
+def test_scales_of_scales_are_counted(on, attached, storage, double_quant):
     pytest.importorskip("bitsandbytes")
-    (spec,) = on(f"variant=qlora variant.double_quant={double_quant}")
+    (spec,) = on(f"variant=qlora variant.storage={storage} variant.double_quant={double_quant}")
     theirs, _ = attached(spec)
     assert base_bytes(spec, models.skeleton(spec), 3) == theirs.base_bytes()
 
