@@ -60,7 +60,7 @@ def _renumbered(groups: list[list[bytes]]) -> list[bytes]:
     old = [_number(part) for group in groups for part in group[1:]]
     new = dict(zip(old, sorted(old), strict=True))
     renamed = lambda found: b"%d 0 %b" % (new.get(int(found[1]), int(found[1])), found[2])  # noqa: E731
-    out = []
+    out: list[bytes] = []
     for part in (part for group in groups for part in group):
         head, stream, rest = part.partition(b"stream\n")
         out.append(re.sub(rb"\b(\d+) 0 (obj|R)\b", renamed, head) + stream + rest)
@@ -69,7 +69,8 @@ def _renumbered(groups: list[list[bytes]]) -> list[bytes]:
 
 def _assembled(header: bytes, objects: list[bytes], table: bytes) -> bytes:
     """A file of these objects: its table says where each of them, by number, now begins."""
-    places, at = {}, len(header)
+    places: dict[int, int] = {}
+    at = len(header)
     for part in objects:
         places[_number(part)] = at
         at += len(part)
