@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
-import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from experiments.files import replacing
 
 _GLOBALS = "window.vegaEmbed = vegaEmbed; window.vegaLite = vegaLite; window.vega = vega;"
 FORMATS = ("svg", "pdf", "png")
-MANY = 24  # figures from which on a second process helps
+EACH = 12  # figures that pay for the start of a process
 
 
 def bundle() -> str:
@@ -43,17 +44,25 @@ def bundle() -> str:
     return text
 
 
-def write(figures: Sequence[Figure], folder: Path, *, longest: int = 8) -> None:
-    """Write every figure in every format into `folder`, and remove images of figures that are no more.
+@contextlib.contextmanager
+def written(figures: Sequence[Figure], folder: Path, *, longest: int = 8) -> Iterator[None]:
+    """Have every figure written in every format into `folder` meanwhile; images of no figure are removed.
 
     `longest` is the length of the longest name in the legends, which says how many fit beside each other.
     """
     folder.mkdir(parents=True, exist_ok=True)
     look = config(columns=max(1, WIDTH // (34 + 7 * longest)))
-    jobs = [_job(figure, folder, look) for figure in figures]
-    with _helper(jobs[1::2] if len(jobs) >= MANY else []):
-        for job in jobs[::2] if len(jobs) >= MANY else jobs:
-            drawing.draw(**job)
+    jobs = deque(json.dumps(_job(figure, folder, look)) for figure in figures)
+    many = max(1, min(os.cpu_count() or 1, len(jobs) // EACH))
+    with ThreadPoolExecutor(many) as pool:
+        drawers = [pool.submit(_draw, jobs) for _ in range(many if jobs else 0)]
+        try:
+            yield
+        except BaseException:
+            jobs.clear()
+            raise
+    for drawer in drawers:
+        drawer.result()
     wanted = {f"{figure.name}.{kind}" for figure in figures for kind in FORMATS}
     for stale in folder.iterdir():
         if stale.suffix[1:] in FORMATS and stale.name not in wanted:
@@ -69,18 +78,20 @@ def _job(figure: Figure, folder: Path, look: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def _helper(jobs: list[dict[str, Any]]) -> Iterator[None]:
-    """Have `jobs` drawn by a second process meanwhile: half the time of a large report is drawing."""
-    if not jobs:
-        yield
-        return
-    with subprocess.Popen([sys.executable, "-P", drawing.__file__], stdin=subprocess.PIPE) as process:
-        feeder = threading.Thread(target=process.communicate, args=(json.dumps(jobs).encode(),))
-        feeder.start()
-        yield
-        feeder.join()
+def _draw(jobs: deque[str]) -> None:
+    """Have a process of its own draw of `jobs`, which several share, until none is left."""
+    command = [sys.executable, "-P", drawing.__file__]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        assert process.stdin and process.stdout
+        with contextlib.suppress(IndexError, BrokenPipeError):  # nothing left; the process ended
+            while True:
+                print(jobs.popleft(), file=process.stdin, flush=True)
+                if not process.stdout.readline():
+                    break
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
     if process.returncode:
-        raise UserError(
-            f"drawing figures failed in a second process (exit code {process.returncode}); see above"
-        )
+        jobs.clear()
+        raise UserError(f"drawing a figure failed (exit code {process.returncode}); see above")

@@ -13,6 +13,7 @@ built.
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,17 +56,18 @@ def build(
     with debug_mode(False):  # each figure is checked as a whole, not piece by piece: a third of the time
         figures = overview_figures(study, cells, histories) + evidence_figures(cells, found.table)
         figures += paper_figures(study, cells, histories, baseline=baseline)
-    content = collect(study, cells, found, figures)
-    content["images"] = images_too
-    content["ranks"] = advise(study, cells, histories, margin=margin)
     folder = study.folder / "report"
+    longest = max(map(len, cells["series"]), default=0)
     with explained(folder):
         folder.mkdir(exist_ok=True)
-        export.tables(study, cells, found, folder)
-        (folder / "report.md").write_text(page.markdown(content), encoding="utf-8")
-        (folder / "report.html").write_text(page.html(content), encoding="utf-8")
-        if images_too:
-            images.write(figures, folder / "figures", longest=max(map(len, content["series"]), default=0))
+        drawn = images.written(figures, folder / "figures", longest=longest)
+        with drawn if images_too else contextlib.nullcontext():
+            content = collect(study, cells, found, figures)
+            content["images"] = images_too
+            content["ranks"] = advise(study, cells, histories, margin=margin)
+            export.tables(study, cells, found, folder)
+            (folder / "report.md").write_text(page.markdown(content), encoding="utf-8")
+            (folder / "report.html").write_text(page.html(content), encoding="utf-8")
     return folder / "report.html"
 
 

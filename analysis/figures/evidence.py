@@ -46,7 +46,7 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
         "decided",
     ]
     color = alt.Color("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=None)
-    base = alt.Chart(frame[keep]).encode(
+    base = alt.Chart().encode(
         y=alt.Y(
             "row:N",
             sort=list(frame["row"]),
@@ -85,6 +85,7 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
             fillOpacity=alt.condition("datum.decided", alt.value(1), alt.value(0)),
         ),
         base.mark_text(align="left", dx=8).encode(x=alt.value("width"), text=alt.Text("said:N")),
+        data=frame[keep],
     ).properties(height=max(60, 24 * len(frame)), padding={"top": 30, "left": 5, "right": 5, "bottom": 5})
 
 
@@ -195,7 +196,7 @@ def coverage(cells: pd.DataFrame) -> Chart:
             if cell is None and (rank == "no rank" or own == {"no rank"}):
                 continue
             table.append({"series": name, "rank": rank, **_state(cell, wanted)})
-    base = alt.Chart(pd.DataFrame(table)).encode(
+    base = alt.Chart().encode(
         x=alt.X(
             "rank:O",
             sort=names,
@@ -225,6 +226,7 @@ def coverage(cells: pd.DataFrame) -> Chart:
                 alt.value("white"),
             ),
         ),
+        data=pd.DataFrame(table),
     ).properties(height=max(60, 34 * len(series)))
 
 

@@ -86,7 +86,7 @@ def by_rank(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str]) -> Chart
     x = alt.X("rank:O", title="Rank r", sort=order, axis=alt.Axis(labelAngle=0))
     dodge = alt.XOffset("series:N", sort=present, scale=alt.Scale(domain=present, paddingOuter=1))
     frame = ranked.assign(rank=[f"{r:g}" for r in ranked["r"]])[["rank", *_KEPT]]
-    base = alt.Chart(frame).encode(x=x, xOffset=dodge, color=_color(domain))
+    base = alt.Chart().encode(x=x, xOffset=dodge, color=_color(domain))
     dots = runs.assign(rank=[f"{r:g}" for r in runs["r"]])[["series", "rank", "seed", "score"]]
     layers = []
     if len(level):
@@ -120,7 +120,7 @@ def by_rank(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str]) -> Chart
                 y=y, shape=_shape(domain), tooltip=_tooltip(title)
             )
         )
-    return alt.layer(*layers)
+    return alt.layer(*layers, data=frame if len(ranked) else alt.Undefined)
 
 
 def _levels(level: pd.DataFrame, title: str, domain: list[str]) -> list[alt.Chart]:
@@ -166,7 +166,7 @@ def by_cost(cells: pd.DataFrame, domain: list[str], axis: str) -> Chart:
         ),
     )
     y = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False))
-    base = alt.Chart(frame[[*_KEPT, "cost", "rank", "best"]]).encode(x=x, color=_color(domain))
+    base = alt.Chart().encode(x=x, color=_color(domain))
     return alt.layer(
         base.mark_line(interpolate="step-after", strokeWidth=1.2, strokeOpacity=0.7, strokeDash=[3, 3])
         .encode(y=y, color=alt.value("#8a94a3"))
@@ -180,6 +180,7 @@ def by_cost(cells: pd.DataFrame, domain: list[str], axis: str) -> Chart:
             tooltip=[*_tooltip(title), alt.Tooltip("cost:Q", title=name, format=",.4~g")],
         ),
         base.mark_text(dx=8, dy=-8, align="left", fontSize=10.5).encode(y=y, text=alt.Text("rank:N")),
+        data=frame[[*_KEPT, "cost", "rank", "best"]],
     )
 
 

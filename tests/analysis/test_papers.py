@@ -166,6 +166,8 @@ def test_targets_at_an_equal_budget_are_compared(writer):
         (w.root / record["run_id"] / "record.json").write_text(json.dumps(record))
     [figure] = [f for name, f in drawn(w)[0].items() if name.startswith("matrices_at")]
     assert "qv at r 4 has the best test accuracy, 0.700, 0.100 from q at r 8" in figure.finding
+    own = [layer for layer in figure.spec["spec"]["layer"] if "data" in layer]
+    assert "facet" in figure.spec and own == []  # data of a layer would stand in every panel
 
 
 @pytest.mark.parametrize(

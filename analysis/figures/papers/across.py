@@ -138,7 +138,7 @@ def _by_rank(view: View, table: pd.DataFrame, title: str) -> alt.TopLevelMixin:
     order = [f"{r:g}" for r in sorted(table["r"].unique())]
     present = [name for name in view.domain if name in set(table["series"])]
     x = alt.X("rank:O", sort=order, title="Rank r", axis=alt.Axis(labelAngle=0))
-    base = alt.Chart(table).encode(x=x, xOffset=alt.XOffset("series:N", sort=present), color=view.color())
+    base = alt.Chart().encode(x=x, xOffset=alt.XOffset("series:N", sort=present), color=view.color())
     tips = [alt.Tooltip("series:N"), alt.Tooltip("rank:O"), alt.Tooltip("mean:Q", format="+.4f")]
     tips += [alt.Tooltip("size:Q", title="paired seeds")]
     zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(strokeWidth=1.2).encode(y=alt.Y("at:Q"))
@@ -150,7 +150,7 @@ def _by_rank(view: View, table: pd.DataFrame, title: str) -> alt.TopLevelMixin:
         y=alt.Y("mean:Q", title=title), shape=view.shape(), tooltip=tips
     )
     shown = [intervals] if table["low"].notna().any() else []  # a scale of no value is a warning in the page
-    return alt.layer(zero, lines, *shown, points)
+    return alt.layer(zero, lines, *shown, points, data=table)
 
 
 def _differences(view: View, own: pd.DataFrame, plain: dict[float, dict[int, str]]) -> pd.DataFrame:

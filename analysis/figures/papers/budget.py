@@ -29,7 +29,7 @@ def figures(view: View) -> Iterator[Figure]:
     keep = ["panel", "row", "mean", "bar_low", "bar_high", "n", "trainable_parameters", "series"]
     order = list(dict.fromkeys(bars.sort_values(["targets", "r"])["row"]))
     y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(grid=False, labelLimit=150, domain=False))
-    base = alt.Chart(bars[keep]).encode(y=y, color=view.color(None))
+    base = alt.Chart().encode(y=y, color=view.color(None))
     x = alt.X("mean:Q", title=view.metric, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True, tickCount=4))
     tips = [alt.Tooltip("row:N"), alt.Tooltip("mean:Q", format=".4f"), alt.Tooltip("n:Q")]
     chart = alt.layer(
@@ -42,6 +42,7 @@ def figures(view: View) -> Iterator[Figure]:
         data=bars[keep],
     )
     left_out = len(groups) - len(parts)
+    height = max(70, 34 * int(bars["panel"].value_counts().max()))
     yield view.figure(
         "matrices_at_equal_parameters",
         "LoRA",
@@ -50,7 +51,7 @@ def figures(view: View) -> Iterator[Figure]:
         caption="Each row spends a panel's parameters on other matrices; bars: 95% intervals of the means. "
         "The paper finds that adapting more kinds of matrices at a lower rank beats one kind at a higher one."
         + (f" {left_out} more budgets are not drawn, the finding counts them." if left_out else ""),
-        chart=panels(chart, "panel", list(dict.fromkeys(bars["panel"])), height=max(70, 34 * len(order))),
+        chart=panels(chart, "panel", list(dict.fromkeys(bars["panel"])), height=height),
     )
 
 

@@ -161,7 +161,7 @@ def _speed_figure(
             for y, c in ((plain, one), (variant, two))
         ]
     )
-    base = alt.Chart(table).encode(x=alt.X("step:Q", title="Step"), color=view.color())
+    base = alt.Chart().encode(x=alt.X("step:Q", title="Step"), color=view.color())
     chart = alt.layer(
         base.mark_line().encode(
             y=alt.Y("loss:Q", title="Training loss, smoothed", scale=alt.Scale(zero=False)),
@@ -170,6 +170,7 @@ def _speed_figure(
         alt.Chart(pd.DataFrame({"goal": [float(np.round(plain[-1], 5))]}))
         .mark_rule(strokeDash=[4, 3])
         .encode(y=alt.Y("goal:Q")),
+        data=table,
     )
     tuned = (
         "both at tuned rates"
