@@ -121,11 +121,14 @@ def test_baselines_merge_and_are_no_adapters(variant, finished, tmp_path, capsys
     assert not (tmp_path / "no").exists()
 
 
-def test_blocks_that_learned_as_a_whole_are_kept_beside_adapters(finished, tmp_path):
-    run = finished("lora", targets="all", unfreeze_top=1)
-    exported(run, "merged", tmp_path / "out")
+@pytest.mark.parametrize("storage", ["fp32", "bf16", "nf4"])
+def test_blocks_that_learned_as_a_whole_are_kept_beside_adapters(storage, finished, tmp_path):
+    """In full, whatever the storage of the others is."""
+    run = finished("lora", targets="all", unfreeze_top=1, storage=storage)
+    exported(run, "merged", tmp_path / "out", dtype="fp32")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
+    assert max(exact(exported(run, "dense-delta", tmp_path / "delta"))) <= 1e-5
 
 
 @pytest.mark.parametrize(("variant", "targets"), [("lora", "all"), ("dora", "qv"), ("adalora", "mlp")])
@@ -225,7 +228,8 @@ def test_a_base_is_stored_before_it_goes_to_the_device(finished, monkeypatch):
     import variants
     from variants import backbone_linears, store_backbone
 
-    base, seen = load_base(open_source(finished("lora"))), []
+    source = open_source(finished("lora", storage="bf16"))
+    base, seen = load_base(source), []
     base.device = torch.device("meta")
 
     def noted(model, runs, **options):
@@ -233,7 +237,7 @@ def test_a_base_is_stored_before_it_goes_to_the_device(finished, monkeypatch):
         return store_backbone(model, runs, **options)
 
     monkeypatch.setattr(variants, "store_backbone", noted)
-    model = base.stored("bf16", {})
+    model = base.stored(source, {})
     assert set(seen) == {"cpu"}
     assert {p.device.type for p in (*model.parameters(), *model.buffers())} == {"meta"}
 
