@@ -154,6 +154,15 @@ def test_a_llama_goes_to_peft_and_back_into_one_piece(finished, tmp_path):
     assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
 
 
+def test_a_language_model_trained_in_full_takes_its_head_along(finished, tmp_path):
+    run = finished("full", model="llama", lr=0.005)
+    exported(run, "merged", tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
+    assert max(exact(exported(run, "dense-delta", tmp_path / "delta"))) <= 1e-5
+    assert load_file(tmp_path / "delta" / "delta.safetensors")["lm_head.weight"].any()
+
+
 def test_adalora_as_pefts_own_keeps_the_triplets(finished, tmp_path):
     peft = pytest.importorskip("peft")
     run = finished("adalora")
@@ -319,7 +328,8 @@ def test_a_full_disk_leaves_nothing(to, finished, tmp_path, capsys):
         assert main([str(run), str(tmp_path / "out"), "--to", to]) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "cannot write" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "cannot write" in said and "Nothing is left half-written" in said
     assert not list(tmp_path.iterdir())
 
 

@@ -1,7 +1,7 @@
 """A whole pack, stopped and resumed, against slow transcriptions of its methods in float64.
 
-Plain modules, torch's AdamW and clip_grad_norm_, micro-batches, the authors' allocator: only the random streams
-and the order of the data are ours.
+Plain modules, torch's AdamW and clip_grad_norm_, micro-batches, the authors' allocator: only the random
+streams and the order of the data are ours.
 """
 
 import copy
