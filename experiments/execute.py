@@ -90,9 +90,8 @@ def execute(
         model, info, task = prepare(specs[0])
         place = device()
         steps = total_steps(specs[0].train, task.rows["train"])
-        private = any(s.method == "full" for s in specs)
         attached = attach(
-            models.clone(model, share=not private),
+            models.clone(model),
             [run_config(s, steps=steps) for s in specs],
             device=place,
             fresh=info.fresh,

@@ -31,8 +31,13 @@ _CAUSES = {
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn a system error from writing `path` into a UserError that names the cause and the remedy."""
+def explained(path: Path, *, rest: str = "Finished runs are kept; it goes on from them.") -> Iterator[None]:
+    """Turn a system error from writing `path` into a UserError that names the cause and the remedy.
+
+    Args:
+        path: What is written.
+        rest: What becomes of all else.
+    """
     try:
         yield
     except Exception as error:
@@ -40,10 +45,7 @@ def explained(path: Path) -> Iterator[None]:
         if number is None:
             raise
         cause = _CAUSES.get(number, f"{getattr(error, 'strerror', None) or error}. Look into that")
-        raise UserError(
-            f"cannot write {path}: {cause}, then give the same command again. "
-            "Finished runs are kept; it goes on from them."
-        ) from error
+        raise UserError(f"cannot write {path}: {cause}, then give the same command again. {rest}") from error
 
 
 def _errno(error: Exception) -> int | None:
@@ -110,7 +112,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     old = temporary.with_suffix(".old")
     try:
-        with explained(path):
+        with explained(path, rest="Nothing is left half-written"):
             temporary.mkdir(parents=True)
             yield temporary
             for file in temporary.rglob("*"):

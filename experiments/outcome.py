@@ -93,7 +93,7 @@ def result(run: Run, k: int, trainer: Trainer, facts: Facts) -> dict[str, Any]:
         "model": {"source": facts.info.source, "sha256": facts.info.sha256},
         "adapter": attached.summary(k),
         "optimiser": trainer.optimiser.described,
-        "notes": [*facts.info.notes, *task.notes],
+        "notes": [*attached.notes(k), *facts.info.notes, *task.notes],
         "deviations": run.deviations,
         "start": run.start,
     }

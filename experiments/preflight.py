@@ -43,7 +43,7 @@ def check_cells(cells: Mapping[RunSpec, int]) -> Checked:
         except (UserError, ValueError, TypeError, ImportError) as error:
             found.problems.append(f"{spec.cell()}: {error}")
             continue
-        found.notes += [*_coverage(attached), *info.notes, *task.notes]
+        found.notes += [*_coverage(attached), *attached.notes(0), *info.notes, *task.notes]
         trained = attached.count(0)
         found.results += cells[spec] * (4 * trained + _PREDICTION * task.rows["test"] + _ROW * steps + _REST)
         # a parameter and AdamW's two moments

@@ -9,6 +9,7 @@ from experiments.errors import did_you_mean
 from experiments.frozen import FrozenDict
 from experiments.settings import AXES, DEFAULTS, FACTS, SHORT
 from experiments.spec import RunSpec, Train
+from variants._patterns import read_patterns
 
 Made = TypeVar("Made")
 
@@ -68,6 +69,11 @@ def _check_adapters(variant: Mapping[str, Any], name: str) -> list[str]:
             f"controller=adalora_budget prunes the singular values of delta=adalora, but variant={name} has "
             f"delta={delta} here: set variant.delta=adalora or variant.controller=none"
         )
+    for option in ("rank_pattern", "alpha_pattern"):
+        try:
+            read_patterns(f"variant.{option}", variant.get(option))
+        except ValueError as error:
+            found.append(str(error).rstrip("."))
     return found
 
 

@@ -75,6 +75,11 @@ def test_hydras_faces_are_thin():
         assert len(SOURCES[source].splitlines()) <= 60, f"{source}: delegate to experiments/sweep"
 
 
+def test_what_is_counted_before_a_run_is_counted_without_torch():
+    code = "import sys, experiments.sweep.parameters, experiments.resolve; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
 def test_the_record_needs_the_standard_library_only():
     seen, left = set(), {"experiments.record"}
     while left:

@@ -1,55 +1,18 @@
-"""What each paper adds, as parts of one frame. Imports torch and itself, nothing else of this project."""
+"""What each paper adds, as parts of one frame. Imports torch and itself, nothing else of this project.
 
-from variants._base import Base, Clock, Delta, Held, Slot
-from variants._export import merge
-from variants._heads import PackedLinear
-from variants._inject import linear_shapes, resolve
-from variants._layer import AdaptedLinear
-from variants._method import Attached, Controller, RunConfig, Trained, attach, rates
-from variants._packable import fed_without_batch
-from variants._peft import peft_form, write_peft
-from variants._peft_attach import attach_peft
-from variants._peft_read import Adapter, AdapterError, read_peft
-from variants._registry import UnknownPart, get, names, reads, register
-from variants._seeds import generator
-from variants._sizes import dense_size
-from variants._stored import loads_stored, store_backbone, stored_layer
-from variants._targets import TargetError, backbone_linears
+`_doors.py` lists what other rooms take from here. It is imported when the first of it is asked for, so that
+what needs no torch (`variants._patterns`) is had without loading it.
+"""
 
-__all__ = [
-    "AdaptedLinear",
-    "Adapter",
-    "AdapterError",
-    "Attached",
-    "Base",
-    "Clock",
-    "Controller",
-    "Delta",
-    "Held",
-    "PackedLinear",
-    "RunConfig",
-    "Slot",
-    "TargetError",
-    "Trained",
-    "UnknownPart",
-    "attach",
-    "attach_peft",
-    "backbone_linears",
-    "dense_size",
-    "fed_without_batch",
-    "generator",
-    "get",
-    "linear_shapes",
-    "loads_stored",
-    "merge",
-    "names",
-    "peft_form",
-    "rates",
-    "read_peft",
-    "reads",
-    "register",
-    "resolve",
-    "store_backbone",
-    "stored_layer",
-    "write_peft",
-]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from variants._doors import *  # noqa: F403
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("_"):  # a module of this folder, or nothing
+            raise AttributeError(f"module 'variants' has no attribute {name!r}")
+        from variants import _doors
+
+        return getattr(_doors, name)

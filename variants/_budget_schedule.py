@@ -23,6 +23,8 @@ class Schedule:
         """From options: t_init and t_final as shares of the run below 1, or in steps; ValueError if wrong."""
         made = cls(steps, _steps(t_init, steps), _steps(t_final, steps), int(interval), first, last)
         made._check()
+        for text in made.doubts():
+            warnings.warn(text, stacklevel=2)
         return made
 
     def _check(self) -> None:
@@ -31,16 +33,21 @@ class Schedule:
                 f"AdaLoRA has no step to prune in: t_init is {self.t_i} and t_final {self.t_f} of {self.T} "
                 f"steps, interval {self.interval}."
             )
+
+    def doubts(self) -> list[str]:
+        """What is allowed and hardly meant."""
         if self.last >= self.first:
-            return
+            return []
+        found = []
         if self.t_i == 0:
-            _warn("t_init is 0: AdaLoRA prunes from its second step on, hardly any scores.")
+            found.append("t_init is 0: AdaLoRA prunes from its second step on, hardly any scores.")
         if not (self.masks(self.T - 1) and self.planned(self.T - 1) == self.last):
-            _warn(
+            found.append(
                 f"t_final is {self.t_f} steps, interval {self.interval}: no mask to AdaLoRA's last budget "
                 f"follows the last step, so that more than {self.last} of {self.first} triplets may be left. "
                 "Choose a longer t_final."
             )
+        return found
 
     def planned(self, step: int) -> int:
         """b(t)."""
@@ -71,7 +78,3 @@ def _steps(value: float, total: int) -> int:
     if value >= 1 and value != int(value):
         raise ValueError(f"t_init and t_final are whole numbers of steps from 1 on, not {value:g}.")
     return math.floor(round(value * total, 9)) if value < 1 else int(value)  # 0.57 of 100 is 57
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=2)

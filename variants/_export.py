@@ -120,7 +120,10 @@ def _plain_head(head: PackedLinear, k: int) -> nn.Linear:
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """All floating-point tensors in one type, ties kept, without touching those that another model shares."""
+    """All floating-point tensors in one type, ties kept, without touching those that another model shares.
+
+    Buffers that no checkpoint holds stay as they are: rotary frequencies lose positions in 16 bits.
+    """
     done: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -128,6 +131,7 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
                 new = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
                 setattr(module, name, done.setdefault(id(parameter), new))
         for name, buffer in module.named_buffers(recurse=False):
-            if buffer.is_floating_point() and buffer.dtype != dtype:
+            saved = name not in module._non_persistent_buffers_set
+            if saved and buffer.is_floating_point() and buffer.dtype != dtype:
                 setattr(module, name, buffer.to(dtype))
     return model

@@ -79,6 +79,9 @@ class Controller(Protocol):
     def summary(self) -> dict[str, Any]:
         """What the record says about it."""
 
+    def notes(self) -> list[str]:
+        """What people should know of it before it starts."""
+
 
 @dataclass
 class Attached:
@@ -129,6 +132,10 @@ class Attached:
     def step_log(self, k: int) -> dict[str, float]:
         """Extra columns of run k's history."""
         return self.controllers[k].log() if k in self.controllers else {}
+
+    def notes(self, k: int) -> list[str]:
+        """What people should know of run k before it starts."""
+        return self.controllers[k].notes() if k in self.controllers else []
 
     def state_dict(self, k: int) -> dict[str, Any]:
         """What run k needs for a resume besides its parameters and the optimiser's state."""

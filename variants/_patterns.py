@@ -1,32 +1,35 @@
 """Values by module or layer: "query=4,layer.11.*=16" is 4 for every query and 16 for all of block 11.
 
 A pattern is a regular expression that the end of a module's name matches, from a dot on, as PEFT reads its
-own; the first that matches counts.
+own; the first that matches counts. Needs no torch: by this rule a run is counted before it starts.
 """
 
 import difflib
+import math
 import re
 from collections.abc import Collection, Mapping
+from typing import Any
 
 Patterns = dict[str, float]
 
 
-def read_patterns(option: str, given: str | Mapping[str, float] | None) -> Patterns:
-    """The patterns of an option with their values.
+def read_patterns(option: str, given: object) -> Patterns:
+    """The patterns of an option with their values: of a text, a mapping, or None.
 
     Raises:
         ValueError: It is not of the form pattern=number,pattern=number.
     """
-    pairs: list[tuple[str, str | float]] = []
-    if isinstance(given, str):
-        parts = (part.rpartition("=") for part in given.split(","))
-        pairs += [(pattern.strip(), value) for pattern, _, value in parts]
-    elif given:
+    pairs: list[tuple[str, Any]] = []
+    if isinstance(given, Mapping):
         pairs += given.items()
+    elif given is not None:
+        parts = (part.rpartition("=") for part in str(given).split(","))
+        pairs += [(pattern.strip(), value) for pattern, _, value in parts]
     try:
-        if all(pattern and re.compile(pattern) for pattern, _ in pairs):
-            return {pattern: float(value) for pattern, value in pairs}
-    except (ValueError, re.error):
+        patterns = {pattern: float(value) for pattern, value in pairs if re.compile(pattern)}
+        if all(pattern and math.isfinite(value) for pattern, value in patterns.items()):
+            return patterns
+    except (ValueError, TypeError, re.error):
         pass  # told below, like a pattern that is empty
     raise ValueError(
         f"{option} {given!r} cannot be read: write patterns of module names and numbers, as query=4,value=16."

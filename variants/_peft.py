@@ -25,8 +25,9 @@ from torch import Tensor
 from variants._base import Held
 from variants._layer import AdaptedLinear
 from variants._method import Attached
+from variants._peft_settings import CONFIG
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
 

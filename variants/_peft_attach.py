@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from variants._method import Attached, attach
-from variants._peft_read import Adapter, AdapterError
+from variants._peft_read import Adapter
+from variants._peft_settings import AdapterError
 from variants._targets import backbone_linears, block_index
 
 _PARAMETERS = {
@@ -61,6 +62,12 @@ def _check_fit(adapter: Adapter, linears: Collection[str]) -> None:
             f"{adapter.folder} is for another model: this one has no {', '.join(strange[:3])}."
         )
     there = {*adapter.modules, *adapter.emptied}
+    extra = [name for name in adapter.modules if not _is_target(adapter.config, name)]
+    if adapter.config.get("target_modules") and extra:
+        raise AdapterError(
+            f"{adapter.folder}: tensors for modules outside its target_modules were found, which PEFT would "
+            f"pass over: {', '.join(extra[:3])}."
+        )
     missing = [name for name in linears if name not in there and _is_target(adapter.config, name)]
     if missing:
         raise AdapterError(

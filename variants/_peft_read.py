@@ -1,6 +1,5 @@
 """Adapters that PEFT wrote, read with suspicion; `_peft_attach.py` puts them on a model."""
 
-import json
 import math
 import os
 import re
@@ -13,7 +12,8 @@ from torch import Tensor
 
 from variants._method import RunConfig
 from variants._patterns import by_pattern
-from variants._peft import CONFIG, PREFIX, WEIGHTS
+from variants._peft import PREFIX, WEIGHTS
+from variants._peft_settings import CONFIG, AdapterError, expected_rank, read_settings
 
 _KEYS = {
     "lora_A": "A",
@@ -24,17 +24,7 @@ _KEYS = {
     "lora_magnitude_vector": "m",
     "lora_magnitude_vector.weight": "m",
 }
-_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # of A and B; others change the base as well
-_EXTRAS = (  # each means another forward pass, or trains more than A and B
-    "target_parameters", "layer_replication", "trainable_token_indices", "lora_bias", "use_qalora",
-    "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
-    "velora_config",
-)  # fmt: skip
 _DELTAS = {frozenset("AB"): "lora", frozenset("ABm"): "dora", frozenset("ABE"): "adalora"}
-
-
-class AdapterError(ValueError):
-    """A folder that is no adapter, or not one for this model."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +90,7 @@ def read_peft(folder: str | os.PathLike) -> Adapter:
             else ""
         )
         raise AdapterError(f"{folder} holds no {WEIGHTS}.{pickled}")
-    config = _config(folder)
+    config = read_settings(folder)
     modules: dict[str, dict[str, Tensor]] = {}
     heads = {}
     for key, tensor in _tensors(folder).items():
@@ -112,33 +102,10 @@ def read_peft(folder: str | os.PathLike) -> Adapter:
         else:
             kind = _KEYS[f"lora_{leaf}"]
             modules.setdefault(name, {})[kind] = tensor.flatten() if kind in "Em" else tensor
-    emptied = {name for name, tensors in modules.items() if "A" in tensors and not len(tensors["A"])}
+    emptied = {name for name, tensors in modules.items() if "A" in tensors and tensors["A"].shape[:1] == (0,)}
     modules = {name: tensors for name, tensors in modules.items() if name not in emptied}
     _check(folder, config, modules)
     return Adapter(folder, config, modules, heads, frozenset(emptied))
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-        kind, alpha = config.get("peft_type"), config["lora_alpha"]
-    except (ValueError, KeyError, AttributeError) as error:
-        raise AdapterError(f"{folder / CONFIG} cannot be read: {error!r}.") from error
-    if (start := config.get("init_lora_weights")) not in _STARTS:
-        raise AdapterError(
-            f"{folder}: init_lora_weights {start!r} has changed the base as well, and the adapter does not "
-            "hold how. Have PEFT convert it to a plain LoRA: save_pretrained with "
-            "path_initial_model_for_weight_conversion."
-        )
-    odd = [name for name in _EXTRAS if config.get(name)]
-    if kind not in {"LORA", "ADALORA"} or config.get("bias", "none") != "none" or odd or not alpha > 0:
-        what = f"peft_type {kind!r}, bias {config.get('bias')!r}, lora_alpha {alpha!r}" + "".join(
-            f", {name}" for name in odd
-        )
-        raise AdapterError(
-            f"{folder}: {what}. LORA and ADALORA with bias 'none' and without extras can be read."
-        )
-    return config
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
@@ -164,9 +131,24 @@ def _check(folder: Path, config: Mapping[str, Any], modules: Mapping[str, Mappin
             f"{folder}: each module should have tensors {'+'.join(sorted(expected))}, found {found}."
         )
     for name, tensors in modules.items():
-        if tensors["B"].shape[1] != len(tensors["A"]):
-            shapes = {key: tuple(t.shape) for key, t in tensors.items()}
-            raise AdapterError(f"{folder}: ranks of {name} disagree: {shapes}.")
+        _check_shapes(folder, config, name, tensors)
+
+
+def _check_shapes(folder: Path, config: Mapping[str, Any], name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Whether the tensors of a module agree with each other and with the rank in the settings."""
+    shapes = {key: tuple(t.shape) for key, t in tensors.items()}
+    odd = [key for key, t in tensors.items() if t.ndim != (2 if key in "AB" else 1)]
+    if odd or not all(t.is_floating_point() for t in tensors.values()):
+        kinds = ", ".join(f"{key} {shapes[key]} {t.dtype}" for key, t in tensors.items())
+        raise AdapterError(f"{folder}: A and B of {name} should be matrices of floats, found {kinds}.")
+    rank = shapes["A"][0]
+    if shapes["B"][1] != rank or shapes.get("E", (rank,)) != (rank,):
+        raise AdapterError(f"{folder}: ranks of {name} disagree: {shapes}.")
+    if config["peft_type"] == "LORA" and rank != expected_rank(config, name):
+        raise AdapterError(
+            f"{folder}: {name} should have rank {expected_rank(config, name)}, as its settings say, but its "
+            f"tensors have rank {rank}."
+        )
 
 
 def _exactly(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,14 +19,19 @@ def only_one(runs: Sequence[RunConfig]) -> None:
 
 
 def unfreeze(
-    model: nn.Module, chosen: Callable[[str, nn.Parameter], bool]
+    model: nn.Module, chosen: Callable[[str, nn.Parameter], bool], *, within: nn.Module | None = None
 ) -> tuple[list[Trained], dict[str, Tensor]]:
-    """Train the chosen parameters of the backbone. Each is replaced by a copy; ties between modules are kept.
+    """Train the chosen parameters. Each is replaced by a copy; ties between modules are kept.
+
+    Args:
+        model: The model, whose parameters may be shared with others.
+        chosen: Whether a parameter is to learn, by its name.
+        within: Where it may lie; None: in the backbone.
 
     Returns:
         The trained parameters, and by name what they were before.
     """
-    inside = {id(parameter) for parameter in backbone_of(model).parameters()}
+    inside = {id(parameter) for parameter in (within or backbone_of(model)).parameters()}
     copies: dict[int, nn.Parameter] = {}
     trained, originals = [], {}
     for prefix, module in model.named_modules():

@@ -98,6 +98,10 @@ class Budget:
             **{f"rank/{name}": rank for name, rank in ranks.items()},
         }
 
+    def notes(self) -> list[str]:
+        """What is doubtful about the schedule."""
+        return self.schedule.doubts()
+
     def summary(self) -> dict[str, Any]:
         """The schedule in steps, and the ranks that are left."""
         s = self.schedule

@@ -1,6 +1,7 @@
 """BitFit: only biases learn. Ben Zaken, Ravfogel, Goldberg 2021, arXiv:2106.10199.
 
-Every parameter of the backbone whose name says bias, those of the layer norms included, and the head.
+Every parameter of the backbone whose own name ends in bias, those of the layer norms and DeBERTa's q_bias and
+v_bias included, and the head.
 
 Deviations: none. Models without biases (LLaMA and its kin) are refused, as nothing would be left of the
 method.
@@ -32,7 +33,7 @@ def bitfit(
         raise ValueError("bitfit trains the model's own biases in place: keep the base in storage=fp32.")
     freeze(model)
     heads = pack_heads(model, [runs[0].seed], fresh=fresh)
-    trained, originals = unfreeze(model, lambda name, parameter: name.rpartition(".")[2] == "bias")
+    trained, originals = unfreeze(model, lambda name, _: name.endswith("bias"))
     if not trained:
         raise ValueError(
             f"{type(model).__name__} has no biases in its backbone: BitFit would train nothing of it."

@@ -1,5 +1,6 @@
 """Full fine-tuning: every parameter of backbone and head learns. The baseline of all adapters.
 
+The head of a language model that is not tied to its embedding is one of them.
 Its best learning rate is far below an adapter's; compare it at its own.
 """
 
@@ -31,5 +32,6 @@ def full(
         )
     freeze(model)
     heads = pack_heads(model, [runs[0].seed], fresh=fresh)
-    trained, originals = unfreeze(model, lambda name, parameter: True)
+    packed = {f"{name}.{leaf}" for name, head in heads.items() for leaf, _ in head.named_parameters()}
+    trained, originals = unfreeze(model, lambda name, _: name not in packed, within=model)
     return Attached(model, runs, [*trained, *head_parameters(heads)], heads=heads, originals=originals)

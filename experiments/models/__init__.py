@@ -103,21 +103,15 @@ def stored_as(straight: "RunConfig | None") -> tuple[Any, ...] | None:
     return storage, *(straight.options.get(option) for option in reads("storage", storage))
 
 
-def clone(model: "nn.Module", share: bool = True) -> "nn.Module":
-    """A model of its own structure: layers can be replaced in it without touching the original.
+def clone(model: "nn.Module") -> "nn.Module":
+    """A model of its own structure that shares all parameters, buffers and stored maps: it takes no memory.
 
-    Args:
-        model: What to copy.
-        share: Whether all parameters, buffers and stored maps are the original's own (no memory is taken), or
-            copies.
+    Layers and parameters can be replaced in it without touching the original.
     """
     from variants import Base
 
     stored = (module for module in model.modules() if isinstance(module, Base))
-    shared: dict[int, Any] = {}
-    if share:
-        shared = {id(part): part for part in (*model.parameters(), *model.buffers(), *stored)}
-    return copy.deepcopy(model, shared)
+    return copy.deepcopy(model, {id(part): part for part in (*model.parameters(), *model.buffers(), *stored)})
 
 
 def _load(

@@ -63,7 +63,7 @@ class Skeleton:
     @cached_property
     def biases(self) -> int:
         """Those of them that are biases."""
-        return sum(math.prod(s) for name, s in self.shapes.items() if name.rpartition(".")[2] == "bias")
+        return sum(math.prod(s) for name, s in self.shapes.items() if name.endswith("bias"))
 
     @cached_property
     def linear(self) -> int:

@@ -25,15 +25,16 @@ class Base:
     device: "torch.device"
     _stored: dict[tuple[Any, ...], "PreTrainedModel"] = field(default_factory=dict)
 
-    def stored(self, storage: str, options: Mapping[str, Any]) -> Any:
-        """A model of its own structure that shares all frozen tensors, its maps in a storage."""
+    def stored(self, source: Source, options: Mapping[str, Any]) -> Any:
+        """A model of its own structure that shares all frozen tensors, its maps stored as a source asks."""
         from experiments.models import clone
-        from variants import store_backbone
+        from variants import store_backbone, top_blocks
 
-        key = (storage, *sorted(options.items()))
+        key = (source.storage, source.trained_blocks, *sorted(options.items()))
         if key not in self._stored:
             model = clone(self.model)
-            store_backbone(model, [_bare(storage, options)], device=self.device)
+            whole = top_blocks(model, source.trained_blocks) if source.trained_blocks else ()
+            store_backbone(model, [_bare(source.storage, options)], whole=whole, device=self.device)
             self._stored[key] = model.to(self.device)  # not before: the device never holds the dense maps
         return clone(self._stored[key])
 
@@ -68,7 +69,7 @@ def put_back(
         _check_weights(base, source)
     first = sources[0]
     chosen = dict(first.storage_options if options is None else options)
-    model = base.stored(first.storage, chosen)
+    model = base.stored(first, chosen)
     if first.adapter is None:
         attached = _by_name(base, model, first, chosen)
     else:
@@ -100,10 +101,10 @@ def dense_base(base: Base, source: Source, *, options: Mapping[str, Any]) -> Any
     """A plain model without adapters that holds the base as the source saw it, quantised and back."""
     import torch
 
-    from variants import attach, merge
+    from variants import Attached, merge
 
-    model = base.stored(source.storage, options)
-    return merge(attach(model, [_bare(source.storage, options)], fresh=()), 0, dtype=torch.float32)
+    untrained = Attached(base.stored(source, options), (_bare(source.storage, options),), [])
+    return merge(untrained, 0, dtype=torch.float32)
 
 
 def _bare(storage: str, options: Mapping[str, Any]) -> "RunConfig":

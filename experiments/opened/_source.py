@@ -35,6 +35,11 @@ class Source:
         return "classification" if self.labels else "causal"
 
     @property
+    def trained_blocks(self) -> int:
+        """How many of the last blocks learned as a whole, and are not in the storage."""
+        return int((self.spec.options.get("unfreeze_top") if self.spec else None) or 0)
+
+    @property
     def base_name(self) -> str:
         """The base in the words that others know it by: the hub's name, else the folder."""
         options = self.loading.model_options

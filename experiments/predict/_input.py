@@ -74,6 +74,8 @@ def _file(path: str, form: str | None) -> Iterator[tuple[Path, str]]:
     """The file to read and its format; what comes from the standard input is kept in one meanwhile."""
     if path != "-":
         file = Path(path).expanduser()
+        if file.is_dir():
+            raise UserError(f"{path} is a folder. Give a file of texts, or - to type")
         if not file.is_file():
             near = [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else []
             raise UserError(

@@ -5,7 +5,6 @@ is None everywhere, never a guess; the tests hold the forms against attached mod
 """
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Any
 
 from experiments.models import Skeleton
 from experiments.spec import RunSpec
+from variants._patterns import by_pattern, read_patterns
 
 Roles = dict[str, int]  # role -> trained parameters
 Rates = dict[str, tuple[float, float]]  # role -> (learning rate, weight decay)
@@ -82,6 +82,7 @@ def count(spec: RunSpec, skeleton: Skeleton, classes: int) -> Count | None:
             # by dimensions, as training tells matrices from vectors
             matrices = sum(math.prod(shape) for shape in skeleton.shapes.values() if len(shape) > 1)
             own = {"weight": matrices, "bias": skeleton.backbone - matrices}
+            own["weight"] += 0 if classes else skeleton.outside  # a language model's head of its own
             return Count({**own, **head}, model, trains_model=True)
         case "bitfit":
             return Count({"bias": skeleton.biases, **head}, model)
@@ -111,21 +112,12 @@ def adapter_roles(spec: RunSpec, skeleton: Skeleton) -> Roles | None:
 def _ranked(spec: RunSpec, skeleton: Skeleton) -> Iterator[tuple[int, int, int]]:
     """(rank at the start, d_in, d_out) of every adapted map."""
     assert spec.targets is not None
-    pattern = spec.options.get("rank_pattern")
+    assert spec.r is not None
+    patterns = read_patterns("rank_pattern", spec.options.get("rank_pattern"))
     for name, d_in, d_out in skeleton.matches(spec.targets, spec.options.get("layers")):
-        r = _by_pattern(str(pattern), name) if pattern else None
-        rank = (spec if r is None else replace(spec, r=r)).initial_rank
+        rank = replace(spec, r=int(by_pattern(patterns, name, spec.r))).initial_rank
         assert rank is not None
         yield rank, d_in, d_out
-
-
-def _by_pattern(patterns: str, name: str) -> int | None:
-    """The rank of the first pattern, as in "query=4,value=16", that matches the end of a name."""
-    for item in filter(None, patterns.split(",")):
-        pattern, _, value = item.rpartition("=")
-        if re.fullmatch(rf"(.*\.)?({pattern})", name):
-            return int(float(value))
-    return None
 
 
 def base_bytes(spec: RunSpec, skeleton: Skeleton, classes: int = 0) -> int:

@@ -133,6 +133,8 @@ BAD = {
     "train.steps=3 train.epochs=2": "give one of them",
     "train.micro_batch_size=5": "1, 2, 4, 8, 16",
     "variant.controller=adalora_budget": "set variant.delta=adalora or variant.controller=none",
+    "variant.rank_pattern=4": "variant.rank_pattern '4' cannot be read: write patterns of module names and",
+    'variant.alpha_pattern="query=nan"': "variant.alpha_pattern 'query=nan' cannot be read",
     "variant.delta=dorra": "one of adalora, dora, lora, none, not 'dorra'. Did you mean 'dora'?",
     "variant.storage=int8": "one of fp32, bf16, nf4, fp4, int4, or null, not 'int8'",
     "variant=full variant.storage=nf4": "nf4 cannot be trained",

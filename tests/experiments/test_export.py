@@ -120,11 +120,14 @@ def test_baselines_merge_and_are_no_adapters(variant, finished, tmp_path, capsys
     assert not (tmp_path / "no").exists()
 
 
-def test_blocks_that_learned_as_a_whole_are_kept_beside_adapters(finished, tmp_path):
-    run = finished("lora", targets="all", unfreeze_top=1)
-    exported(run, "merged", tmp_path / "out")
+@pytest.mark.parametrize("storage", ["fp32", "bf16", "nf4"])
+def test_blocks_that_learned_as_a_whole_are_kept_beside_adapters(storage, finished, tmp_path):
+    """In full, whatever the storage of the others is."""
+    run = finished("lora", targets="all", unfreeze_top=1, storage=storage)
+    exported(run, "merged", tmp_path / "out", dtype="fp32")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
+    assert max(exact(exported(run, "dense-delta", tmp_path / "delta"))) <= 1e-5
 
 
 @pytest.mark.parametrize(("variant", "targets"), [("lora", "all"), ("dora", "qv"), ("adalora", "mlp")])
@@ -148,6 +151,15 @@ def test_a_llama_goes_to_peft_and_back_into_one_piece(finished, tmp_path):
     exported(run, "peft", tmp_path / "out")
     model = peft.PeftModel.from_pretrained(plain_base(run), tmp_path / "out")
     assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
+
+
+def test_a_language_model_trained_in_full_takes_its_head_along(finished, tmp_path):
+    run = finished("full", model="llama", lr=0.005)
+    exported(run, "merged", tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.allclose(losses(run, model), expected(run), atol=1e-5)
+    assert max(exact(exported(run, "dense-delta", tmp_path / "delta"))) <= 1e-5
+    assert load_file(tmp_path / "delta" / "delta.safetensors")["lm_head.weight"].any()
 
 
 def test_adalora_as_pefts_own_keeps_the_triplets(finished, tmp_path):
@@ -324,7 +336,8 @@ def test_a_full_disk_leaves_nothing(to, finished, tmp_path, capsys):
         assert main([str(run), str(tmp_path / "out"), "--to", to]) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "cannot write" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "cannot write" in said and "Nothing is left half-written" in said
     assert not list(tmp_path.iterdir())
 
 

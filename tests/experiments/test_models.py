@@ -10,6 +10,7 @@ import torch
 
 from experiments import models
 from experiments.errors import UserError
+from variants import RunConfig, attach
 
 
 @pytest.fixture
@@ -93,13 +94,13 @@ def test_a_shared_copy_has_its_own_structure_and_the_originals_tensors(name, spe
     assert torch.equal(model(**asked).logits, before)
 
 
-def test_a_private_copy_can_be_trained_without_a_trace(tiny_bert, spec_of):
-    model, *_ = models.load(spec_of(tiny_bert), kind="classification", n_labels=3)
-    copy = models.clone(model, share=False)
+def test_full_fine_tuning_of_a_shared_copy_leaves_no_trace(tiny_bert, spec_of):
+    model, _, info = models.load(spec_of(tiny_bert), kind="classification", n_labels=3)
     before = [p.clone() for p in model.parameters()]
+    attached = attach(models.clone(model), [RunConfig(0, method="full", targets=None)], fresh=info.fresh)
     with torch.no_grad():
-        for p in copy.parameters():
-            p.add_(1)
+        for trained in attached.trained:
+            trained.parameter.add_(1)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
 
 

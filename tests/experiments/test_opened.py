@@ -16,7 +16,8 @@ from variants import backbone_linears, store_backbone
 
 def test_a_base_is_stored_before_it_goes_to_the_device(finished, monkeypatch):
     """So that the device never holds its dense maps; "meta" stands for one."""
-    base, seen = load_base(open_source(finished("lora"))), []
+    source = open_source(finished("lora", storage="bf16"))
+    base, seen = load_base(source), []
     base.device = torch.device("meta")
 
     def noted(model, runs, **options):
@@ -24,7 +25,7 @@ def test_a_base_is_stored_before_it_goes_to_the_device(finished, monkeypatch):
         return store_backbone(model, runs, **options)
 
     monkeypatch.setattr(variants, "store_backbone", noted)
-    model = base.stored("bf16", {})
+    model = base.stored(source, {})
     assert set(seen) == {"cpu"}
     assert {p.device.type for p in (*model.parameters(), *model.buffers())} == {"meta"}
 

@@ -6,6 +6,7 @@ import pytest
 
 from experiments import preflight
 from experiments.bench.fake import specs_of
+from experiments.record import read
 from experiments.sweep.plan import kinds
 from experiments.sweep.worker import check
 
@@ -13,15 +14,20 @@ Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.fixture
-def cells(tmp_path, tiny_bert):
-    """Three seeds of two ranks of LoRA on a small table, and the parameters that one run of each trains."""
+def on_a_table(tmp_path, tiny_bert):
+    """The specs of a command's words, on a small table."""
     rows = "\n".join(f"{'good' if i % 3 else 'bad'} {i},{'yes' if i % 3 else 'no'}" for i in range(90))
     (tmp_path / "toy.csv").write_text("text,label\n" + rows + "\n")
-    specs = specs_of(
-        "variant=lora", "r=2,3", "seed=0,1,2", "model=hf", f"model.path={tiny_bert}", "dataset=csv",
-        f"dataset.path={tmp_path / 'toy.csv'}", "dataset.text=text", "dataset.label=label",
-        "dataset.max_length=16",
+    return lambda *words: specs_of(
+        *words, "model=hf", f"model.path={tiny_bert}", "dataset=csv", f"dataset.path={tmp_path / 'toy.csv'}",
+        "dataset.text=text", "dataset.label=label", "dataset.max_length=16",
     )  # fmt: skip
+
+
+@pytest.fixture
+def cells(on_a_table):
+    """Three seeds of two ranks of LoRA, and the parameters that one run of each trains."""
+    specs = on_a_table("variant=lora", "r=2,3", "seed=0,1,2")
     trained = {r: 4 * (r * 24 + 24 * r) + 24 * 2 + 2 for r in (2, 3)}
     return kinds(specs), trained
 
@@ -51,3 +57,11 @@ def test_each_kind_of_cell_is_attached_once(cells, tmp_path, monkeypatch):
     )
     assert check(found, tmp_path, 2)[0] == []
     assert sorted(attached) == [2, 3]
+
+
+def test_what_is_doubtful_about_a_method_is_told_and_recorded(on_a_table, finished):
+    cells = kinds(on_a_table("variant=adalora", "variant.t_init=0", "r=2"))
+    said = [note for note in preflight.check_cells(cells).notes if "t_init" in note]
+    assert said == ["t_init is 0: AdaLoRA prunes from its second step on, hardly any scores."]
+    assert said[0] in read(finished("adalora", t_init=0))["notes"]
+    assert not any("t_init" in note for note in read(finished("adalora", t_init=2))["notes"])

@@ -60,6 +60,29 @@ def test_roles_of_plain_parameters_tell_matrices_from_vectors(tiny_model):
     assert {t.role for t in attached.trained if not t.plain} == {"head", "head_bias"}
 
 
+def test_full_fine_tuning_reaches_the_head_of_a_language_model(tiny_model, tokens):
+    """Where it is the embedding, it is that which learns; else it is a parameter of its own."""
+    for tied, count in ((True, 0), (False, 31 * 12)):
+        model = tiny_model("llama", causal=True, tie_word_embeddings=tied)
+        attached = attach(model, [RunConfig(0, method="full", targets=None)])
+        backbone = sum(p.numel() for p in model.base_model.parameters())
+        assert attached.count(0) == backbone + count == sum(p.numel() for p in model.parameters())
+        attached.model(input_ids=tokens()).logits.square().sum().backward()
+        assert all(t.parameter.grad.any() for t in attached.trained)
+        assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
+
+
+def test_bitfit_trains_the_biases_that_deberta_adds_to_its_queries():
+    import transformers
+
+    small = {"hidden_size": 12, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 20}
+    model = transformers.DebertaForSequenceClassification(transformers.DebertaConfig(**small, vocab_size=31))
+    learns = {t.name for t in attach(model, [RunConfig(0, method="bitfit", targets=None)]).trained}
+    said = {name for name, _ in model.deberta.named_parameters(prefix="deberta") if "bias" in name}
+    assert learns == said | {t for t in learns if t.startswith(("pooler.", "classifier."))}
+    assert "deberta.encoder.layer.1.attention.self.q_bias" in learns
+
+
 def test_bitfit_refuses_a_model_without_biases(tiny_model):
     with pytest.raises(ValueError, match="LlamaForSequenceClassification has no biases in its backbone"):
         attach(tiny_model("llama"), [RunConfig(0, method="bitfit")])

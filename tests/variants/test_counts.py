@@ -106,3 +106,12 @@ def test_ranks_and_alphas_may_differ_by_pattern(tiny_model):
     }
     assert summary["scale"][f"{prefix}.0.attention.self.value"] == 8 / 3
     assert summary["scale"][f"{prefix}.1.attention.self.query"] == 6 / 5
+
+
+@pytest.mark.parametrize("option", ["rank_pattern", "alpha_pattern"])
+@pytest.mark.parametrize(
+    "pattern", ["query=nan", "query=inf", "query=4,value=", "=3", "4", "(=3", {"query": None}]
+)
+def test_a_pattern_that_cannot_be_read_is_refused(option, pattern, tiny_model):
+    with pytest.raises(ValueError, match=f"{option} .* cannot be read: write patterns of module names"):
+        attach(tiny_model("bert"), [RunConfig(0, r=3, options={option: pattern})])

@@ -150,6 +150,15 @@ def test_baselines_merge_and_have_no_adapter(method, tiny_model, tokens, tmp_pat
         attached.export_peft(0, tmp_path / "adapter")
 
 
+def test_merging_to_sixteen_bits_leaves_rotary_frequencies_exact(tiny_model):
+    """No checkpoint holds them; in 16 bits they would turn far positions by wrong angles."""
+    attached = attach(tiny_model("llama", causal=True), [RunConfig(0, r=2)])
+    merged = merge(attached, 0, dtype=torch.bfloat16)
+    assert {p.dtype for p in merged.parameters()} == {torch.bfloat16}
+    assert torch.equal(merged.model.rotary_emb.inv_freq, attached.model.model.rotary_emb.inv_freq)
+    assert merged.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
 def test_merging_keeps_tied_weights_tied(tiny_model):
     model = tiny_model("gpt2", causal=True)
     merged = merge(trained(model, RunConfig(0, r=2, targets="all")), 0, dtype=torch.bfloat16)

@@ -115,7 +115,24 @@ FIRST = "base_model.model.bert.encoder.layer.0.attention.self.query"
         (lambda f: (f / "adapter_model.safetensors").write_bytes(b"\0" * 50), "is damaged"),
         (lambda f: edit(f, peft_type="VERA"), "peft_type 'VERA'"),
         (lambda f: edit(f, bias="all"), "bias 'all'"),
-        (lambda f: edit(f, lora_alpha=-1), "lora_alpha -1"),
+        (
+            lambda f: (f / "adapter_config.json").write_text("[]"),
+            "should hold settings by name, found a list",
+        ),
+        (lambda f: edit(f, lora_alpha=-1), "lora_alpha should be a positive number, found -1"),
+        (lambda f: edit(f, lora_alpha=None), "lora_alpha should be a positive number, found None"),
+        (lambda f: edit(f, lora_alpha="16"), "lora_alpha should be a positive number, found '16'"),
+        (lambda f: edit(f, r=0), "r should be a whole number from 1 on, found 0"),
+        (lambda f: edit(f, peft_type="ADALORA"), "init_r should be a whole number from 1 on, found None"),
+        (lambda f: edit(f, alpha_pattern={"query": "x"}), "alpha_pattern should be positive numbers by"),
+        (lambda f: edit(f, rank_pattern={"(": 2}), "rank_pattern should be ranks by patterns of names"),
+        (lambda f: edit(f, target_modules="("), "target_modules should be names of modules, or a regular"),
+        (lambda f: edit(f, layers_to_transform="0"), "layers_to_transform should be numbers of layers"),
+        (
+            lambda f: edit(f, r=5),
+            "query should have rank 5, as its settings say, but its tensors have rank 2",
+        ),
+        (lambda f: edit(f, rank_pattern={"0.attention.self.query": 3}), "query should have rank 3, as"),
         (
             lambda f: edit(f, init_lora_weights="pissa"),
             "init_lora_weights 'pissa' has changed the base as well",
@@ -130,6 +147,18 @@ FIRST = "base_model.model.bert.encoder.layer.0.attention.self.query"
         (
             lambda f: rewrite(f, lambda t: t.update({f"{FIRST}.lora_B.weight": torch.ones(12, 3)})),
             "ranks of .* disagree",
+        ),
+        (
+            lambda f: rewrite(f, lambda t: t.update({f"{FIRST}.lora_B.weight": torch.ones(24)})),
+            r"should be matrices of floats, found .*B \(24,\)",
+        ),
+        (
+            lambda f: rewrite(f, lambda t: t.update({f"{FIRST}.lora_A.weight": torch.tensor(1.0)})),
+            r"should be matrices of floats, found A \(\)",
+        ),
+        (
+            lambda f: rewrite(f, lambda t: t.update({f"{FIRST}.lora_A.weight": torch.ones(2, 12).long()})),
+            r"should be matrices of floats, found A \(2, 12\) torch.int64",
         ),
     ],
 )

@@ -65,6 +65,7 @@ def test_prompts_and_chats_in_a_table(finished, tmp_path, rows):
     ("words", "message"),
     [
         (["--input", "in.txxt"], "there is no file .*in.txxt. Did you mean 'in.txt'"),
+        (["--input", "."], ". is a folder. Give a file of texts"),
         (["--input", "empty.txt"], "holds no text"),
         (
             ["--input", "in.csv", "--text", "reviw"],

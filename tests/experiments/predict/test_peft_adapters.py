@@ -60,6 +60,11 @@ def without(*parts):
 QUERY = "base_model.model.bert.encoder.layer.0.attention.self.query.lora_"
 
 
+def of_key(tensors):
+    """What an adapter of queries would hold if it adapted keys too."""
+    return {name.replace("query", "key"): t.clone() for name, t in tensors.items() if "query" in name}
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -81,6 +86,10 @@ QUERY = "base_model.model.bert.encoder.layer.0.attention.self.query.lora_"
         (
             lambda f: rewrite(f, lambda t: t.update({f"{QUERY}A.weight": torch.ones(3, 23)})),
             r"query A should be \(3, 24\) for this model, found \(3, 23\)",
+        ),
+        (
+            lambda f: rewrite(f, lambda t: t.update(of_key(t))),
+            "tensors for modules outside its target_modules were found, .*attention.self.key",
         ),
         (lambda f: edit(f, base_model_name_or_path=None), "does not say which model it is for"),
         (lambda f: (f / "export.json").write_text('{"labels": ["x"]}'), "a head for 3 classes, but 1 labels"),

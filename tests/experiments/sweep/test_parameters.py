@@ -30,9 +30,7 @@ def attached():
 
     def make(spec, classes=3, kind="classification"):
         model, _, info = models.load(spec, kind=kind, n_labels=classes)
-        private = spec.method == "full"
-        run = run_config(spec, steps=50)
-        return attach(models.clone(model, share=not private), [run], fresh=info.fresh), info
+        return attach(models.clone(model), [run_config(spec, steps=50)], fresh=info.fresh), info
 
     return make
 
@@ -58,12 +56,14 @@ def test_a_run_trains_what_was_counted(on, attached, variant, fixture):
     assert found.total == info.parameters + (0 if spec.method == "full" else theirs.count(0))
 
 
-def test_a_language_model_trains_no_head(on, attached):
-    (spec,) = on("variant=dora r=3", "tiny_gpt2")
+@pytest.mark.parametrize("fixture", ["tiny_gpt2", "tiny_llama"])  # the head of the first is its embedding
+@pytest.mark.parametrize("variant", ["dora", "full"])
+def test_a_language_model_has_no_head_of_its_runs(on, attached, variant, fixture):
+    (spec,) = on(f"variant={variant} r=3", fixture)
     theirs, info = attached(spec, None, "causal")
     found = count(spec, models.skeleton(spec), 0)
     assert (found.head, found.trained) == (0, theirs.count(0))
-    assert found.total == info.parameters + theirs.count(0)
+    assert found.total == info.parameters + (0 if variant == "full" else theirs.count(0))
 
 
 def test_ranks_by_pattern_and_chosen_layers_are_counted(on, attached):
