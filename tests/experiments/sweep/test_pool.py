@@ -28,6 +28,11 @@ for line in sys.stdin:
     (memory / f"{run_id}.{tried}").write_text(line)
     if behaviour == "crashes":
         os._exit(9)
+    if behaviour in ("starves", "shot"):
+        if behaviour == "starves" and order["kills"] < 2:
+            (memory / "count").write_text(str(int((memory / "count").read_text()) + 1))
+        if order["kills"] < 2:
+            os.kill(os.getpid(), signal.SIGKILL)
     if behaviour == "hangs":
         while True:
             time.sleep(0.05)
@@ -58,10 +63,10 @@ def pool_of(tmp_path, monkeypatch):
     memory.mkdir()
     told = []
 
-    def made(size, grace=0.3):
+    def made(size, grace=0.3, kills=lambda: None):
         pool = Pool(
             size, threads=1, gpus=[], logs=tmp_path / "logs", on_event=told.append,
-            worker=(sys.executable, str(script)), grace=grace,
+            worker=(sys.executable, str(script)), grace=grace, kills=kills,
         )  # fmt: skip
         return pool, memory, told
 
@@ -132,6 +137,25 @@ def test_stopped_once_or_twice_what_was_under_way_is_interrupted_and_nothing_new
         thread.join()
     assert found == [(f"{behaviour}-1", "interrupted")]
     assert not list(memory.glob("good-1.*"))
+
+
+def test_a_kill_by_the_kernel_is_told_from_another_and_its_cell_goes_to_a_new_worker(pool_of, tmp_path):
+    """`starves` is killed twice with the kernel's count rising, `shot` once without."""
+    count = tmp_path / "memory" / "count"
+    pool, memory, _ = pool_of(1, kills=lambda: int(count.read_text()))
+    count.write_text("5")
+    deaths = []
+    with pool:
+        for outcome in pool.run(cells("starves-1", "shot-1", "good-1"), root=memory, terms=Terms()):
+            deaths.append((outcome.cell.run_id, outcome.cell.kills, outcome.event.get("oom")))
+            if outcome.event.get("oom"):
+                pool.with_less(outcome.cell)
+    assert deaths == [
+        ("starves-1", 0, True), ("starves-1", 1, True), ("starves-1", 2, None), ("shot-1", 0, False),
+        ("good-1", 0, None),
+    ]  # fmt: skip
+    orders = [json.loads(path.read_text()) for path in sorted(memory.glob("starves-1.*"))]
+    assert [order["kills"] for order in orders] == [0, 1, 2]
 
 
 def test_an_order_carries_what_the_command_said(pool_of):
