@@ -4,6 +4,7 @@ The command that started a sweep is also the one that resumes it: finished runs 
 go on from their checkpoint, failed ones are tried again.
 """
 
+import itertools
 import os
 import signal
 import subprocess
@@ -80,7 +81,10 @@ def run(
                 display.results(_results(study, todo), report=str(page) if page else None)
     if code not in (DONE, SOME_FAILED):
         left = sum(1 for _, run_id in todo.todo if not finished(study / run_id))
-        print(f"\nStopped. {left} runs are left; give the same command again to go on from where they stand.")
+        print(
+            f"\nStopped. {left} {'run is' if left == 1 else 'runs are'} left; give the same command again to go "
+            f"on from where {'it stands' if left == 1 else 'they stand'}."
+        )
     return code
 
 
@@ -197,8 +201,8 @@ def set_aside(study: Path, todo: Plan) -> None:
     for _, run_id in todo.todo:
         path = RunFolder(study / run_id).record
         if path.exists():
-            earlier = len(list(path.parent.glob("record.*.json")))
-            path.rename(path.with_name(f"record.{earlier + 1}.json"))
+            names = (path.with_name(f"record.{number}.json") for number in itertools.count(1))
+            path.rename(next(name for name in names if not name.exists()))
 
 
 def finished(folder: Path) -> bool:

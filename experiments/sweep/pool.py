@@ -53,6 +53,7 @@ class _Process:
     since: float = field(default_factory=time.monotonic)
     kills: int | None = None  # the kernel's for want of memory, when its work began
     ending: float | None = None  # since when it is being stopped for a run that took too long
+    dead: bool = False
 
     def send(self, order: dict) -> None:
         with contextlib.suppress(BrokenPipeError, ValueError):  # it died: the reader thread says so
@@ -125,7 +126,7 @@ class Pool:
             if event["event"] == "checked" or (event["event"] == "died" and origin is worker):
                 return self._explained(worker, event)
             if event["event"] == "died":
-                self._replace(origin)
+                origin.dead = True
             else:
                 self.on_event(event)
 
@@ -168,8 +169,12 @@ class Pool:
     def _hand_out(self, root: Path, terms: Terms) -> None:
         while self._later and self._later[0][0] <= time.monotonic():
             self._waiting.append(self._later.popleft()[1])
-        for worker in self._workers:
-            if worker.cell is None and worker.ending is None and self._waiting and not self.stopping:
+        for place, worker in enumerate(self._workers):
+            if not self._waiting or self.stopping:
+                return
+            if worker.dead:  # only now: whoever dies when there is nothing left need not be replaced
+                worker = self._workers[place] = self._start(worker.number)
+            if worker.cell is None and worker.ending is None:
                 cell = worker.cell = self._waiting.popleft()
                 worker.since, worker.kills = time.monotonic(), self._kills.count()
                 worker.send(
@@ -190,9 +195,7 @@ class Pool:
         if kind not in ("finished", "busy", "interrupted", "died"):
             self.on_event(event)
             return None
-        worker.cell = None
-        if kind == "died" and (self._waiting or self._later or cell) and not self.stopping:
-            self._replace(worker)
+        worker.cell, worker.dead = None, kind == "died"
         if cell is None:
             return None
         if self.stopping and kind == "died":
@@ -236,9 +239,6 @@ class Pool:
             with contextlib.suppress(ValueError):
                 self._events.put((worker, json.loads(line)))
         self._events.put((worker, {"event": "died", "code": worker.process.wait()}))
-
-    def _replace(self, dead: _Process) -> None:
-        self._workers[self._workers.index(dead)] = self._start(dead.number)
 
     def _end_late(self, busy: list[_Process], minutes: float | None) -> None:
         """Stop the workers whose run takes too long, kill those that do not stop."""

@@ -41,7 +41,9 @@ for line in sys.stdin:
             time.sleep(0.01)
     if behaviour == "leaves" and tried == 0:
         stop.append(1)
-    if behaviour == "busy" and tried < 2:
+    if behaviour == "naps" and tried == 0:
+        time.sleep(1)
+    if behaviour == "naps" and tried == 0 or behaviour == "busy" and tried < 2:
         say("busy", run_id=run_id)
     elif stop:
         say("interrupted", run_id=run_id)
@@ -109,6 +111,19 @@ def test_a_run_that_another_process_holds_is_asked_for_until_it_has_ended(pool_o
     assert outcomes(pool, memory, "busy-1", "good-1") == {"busy-1": "finished", "good-1": "finished"}
     assert len(list(memory.glob("busy-1.*"))) == 3
     assert {"event": "waiting", "run_id": "busy-1"} in told
+
+
+def test_a_worker_that_died_with_nothing_to_do_is_replaced_before_it_gets_a_run(pool_of):
+    """It was first in the row, and the run that another process held came back after its death."""
+    pool, memory, _ = pool_of(2)
+    ended = []
+    with pool:
+        idle = pool._workers[0]
+        for outcome in pool.run(cells("good-1", "naps-1"), root=memory, terms=Terms()):
+            ended.append((outcome.cell.run_id, outcome.event["event"]))
+            idle.process.kill()
+    assert ended == [("good-1", "finished"), ("naps-1", "finished")]
+    assert pool._workers[0] is not idle
 
 
 def test_a_worker_that_somebody_told_to_leave_does_not_take_its_run_with_it(pool_of):
