@@ -81,10 +81,8 @@ def run(
                 display.results(_results(study, todo), report=str(page) if page else None)
     if code not in (DONE, SOME_FAILED):
         left = sum(1 for _, run_id in todo.todo if not finished(study / run_id))
-        print(
-            f"\nStopped. {left} {'run is' if left == 1 else 'runs are'} left; give the same command again to go "
-            f"on from where {'it stands' if left == 1 else 'they stand'}."
-        )
+        runs, stand = ("run is", "it stands") if left == 1 else ("runs are", "they stand")
+        print(f"\nStopped. {left} {runs} left; give the same command again to go on from where {stand}.")
     return code
 
 

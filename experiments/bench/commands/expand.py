@@ -2,9 +2,9 @@
 
 python -m experiments.bench expand [--cells 100000] [--done 1000] [--claims 10000] [--csv FILE]
 
-The target is 60 s and 2 GB for 100,000 cells; seconds of CPU stand beside those of the clock, which tell little
-on a busy machine. Claims are of empty runs and all held at the end; the last
-thousand must cost what the first did.
+The target is 60 s and 2 GB for 100,000 cells; seconds of CPU stand beside those of the clock, which tell
+little on a busy machine. Claims are of empty runs and all held at the end; the last thousand must cost what
+the first did.
 """
 
 import argparse

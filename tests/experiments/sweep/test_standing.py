@@ -119,7 +119,7 @@ def test_a_command_that_was_killed_is_no_longer_at_it(study, command_elsewhere, 
 def test_the_engine_is_at_the_study_from_before_it_plans_to_its_end(study, monkeypatch):
     seen = []
     monkeypatch.setattr(data, "fingerprint", lambda spec: seen.append(look(study).commands) or "data")
-    monkeypatch.setattr(engine, "_train", lambda *a: seen.append(look(study).commands) or engine.USAGE)
+    monkeypatch.setattr(engine, "_train", lambda *a, **how: seen.append(look(study).commands) or engine.USAGE)
     assert engine.run(specs_of("variant=lora", "r=2")) == engine.USAGE
     assert [len(commands) for commands in seen] == [1, 1]
     assert f"process {os.getpid()} on" in seen[0][0]
