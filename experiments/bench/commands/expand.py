@@ -50,7 +50,7 @@ def main(options: argparse.Namespace) -> None:
         asked.note(root / "bench", (*found.done, *found.todo))
         alike = kinds(spec for spec, _ in found.todo)
         watch.note("list and specs left behind")
-        rows += [(f"sum, s, target {SECONDS:g}", watch.wall), ("sum, s of CPU", watch.cpu)]
+        rows += [(f"sum, target {SECONDS:g} s", watch.wall), ("sum, s of CPU", watch.cpu)]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         rows.append((f"peak memory, target {GIGABYTES:g} GB", peak))
         rows += _claims(root / "claims", [run_id for _, run_id in found.todo[: options.claims]])
