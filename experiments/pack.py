@@ -41,10 +41,13 @@ class Run:
 
     @property
     def training(self) -> RunSpec:
-        """The spec as it is carried out."""
-        if self.micro_batch_size is None:
+        """The spec as it is carried out: where fewer rows at a time are trained, fewer are evaluated, too."""
+        train, micro = self.spec.train, self.micro_batch_size
+        if micro is None:
             return self.spec
-        return replace(self.spec, train=replace(self.spec.train, micro_batch_size=self.micro_batch_size))
+        rows = train.micro_batch_size or train.batch_size
+        evaluated = max(1, train.eval_batch_size * micro // rows)
+        return replace(self.spec, train=replace(train, micro_batch_size=micro, eval_batch_size=evaluated))
 
     def halve(self) -> bool:
         """Go on with half as many rows at a time and the same batch.
@@ -58,8 +61,8 @@ class Run:
             return False
         self.micro_batch_size = smaller
         self.deviate(
-            f"out of memory with {rows} rows at a time: went on with {smaller}, "
-            f"gradients accumulated to the same batch"
+            f"out of memory with {rows} rows at a time: went on with {smaller}, gradients accumulated to the "
+            f"same batch, and evaluated {self.training.train.eval_batch_size} at a time"
         )
         return True
 

@@ -155,7 +155,7 @@ def read(path: Path) -> dict[str, Any] | None:
             f"{file} has schema {record['schema']}, this version reads schema {SCHEMA}. "
             "Read it with the version that wrote it, or run the study again in another folder."
         )
-    return record
+    return record if "status" in record else None
 
 
 def written(folder: Path) -> int | None:
@@ -166,9 +166,14 @@ def written(folder: Path) -> int | None:
         return None
 
 
-def verify(folder: Path) -> list[str]:
-    """What is wrong with a run folder that claims to be finished; an empty list means nothing is."""
-    record = read(folder)
+def verify(folder: Path, record: Mapping[str, Any] | None = None) -> list[str]:
+    """What is wrong with a run folder that claims to be finished; an empty list means nothing is.
+
+    Args:
+        folder: The run's.
+        record: Its record, by whom that has been read already.
+    """
+    record = record or read(folder)
     if record is None:
         exists = (folder / "record.json").exists()
         return ["record.json is torn" if exists else "record.json is missing: the run has not ended"]

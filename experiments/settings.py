@@ -7,7 +7,7 @@ names the choices. `ranges` in the files of conf/variant and the other groups is
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 AXES = ("delta", "scaling", "storage", "grouping", "controller")
 SHORT = ("r", "alpha", "targets", "lr")  # the short keys that a variant's `uses` may name
@@ -90,3 +90,8 @@ class Terms:
     def of(cls, config: Mapping[str, Any]) -> "Terms":
         """The terms in a composed configuration."""
         return cls(**{f.name: config[f.name] for f in fields(cls)})
+
+
+# What comes once runs have ended: the table of results and the report; the table alone, of a part of a
+# command that makes its report when all parts have ended; nothing, of a round that others follow.
+AtEnd = Literal["report", "table", "nothing"]

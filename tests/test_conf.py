@@ -27,7 +27,7 @@ ENGINE = """
 import json, runpy, sys, types
 engine = types.ModuleType("experiments.sweep.engine")
 
-def run(specs, *, workers="auto", root="runs", terms=None, report=True):
+def run(specs, *, workers="auto", root="runs", terms=None, at_end="report"):
     cells = [spec.as_record() for spec in specs]
     print(json.dumps({"workers": workers, "terms": vars(terms), "specs": cells}))
     for spec in specs:

@@ -1,7 +1,9 @@
 """How a cell ended, as the engine sees it: a status and a reason, with a record for those that left none."""
 
 import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from experiments.errors import UserError
 from experiments.provenance import collect
@@ -23,7 +25,7 @@ def settle(outcome: Outcome, study: Path, terms: Terms) -> tuple[str, str] | Non
         return "preempted", ""
     if event["event"] == "finished":
         return event["status"], words(event.get("error", {}))
-    error = _timeout(terms) if event["event"] == "late" else _death(event["code"])
+    error = _timeout(terms) if event["event"] == "late" else _death(event)
     folder = RunFolder(study / outcome.cell.run_id)
     try:
         held = claim(study / ".claims", outcome.cell.run_id)
@@ -61,7 +63,9 @@ def _timeout(terms: Terms) -> dict[str, str]:
     }
 
 
-def _death(code: int) -> dict[str, str]:
+def _death(event: Mapping[str, Any]) -> dict[str, str]:
+    code = event["code"]
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    hint = " (out of memory, most often)" if code == -signal.SIGKILL else ""
+    unknown = code == -signal.SIGKILL and event.get("oom") is None
+    hint = " (out of memory, most often)" if unknown else ""
     return {"kind": "killed", "message": f"the worker process died: {how}{hint}"}

@@ -4,6 +4,7 @@ The command that started a sweep is also the one that resumes it: finished runs 
 go on from their checkpoint, failed ones are tried again.
 """
 
+import itertools
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from experiments.display import Display
 from experiments.errors import UserError
 from experiments.files import check_writable
 from experiments.record import RunFolder
-from experiments.settings import Terms
+from experiments.settings import AtEnd, Terms
 from experiments.spec import RunSpec
 from experiments.sweep import asked
 from experiments.sweep.alike import ENOUGH, likeness
@@ -41,10 +42,9 @@ def run(
     root: Path = Path("runs"),
     again: bool = False,
     terms: Terms | None = None,
-    report: bool = True,
-    part: bool = False,
+    at_end: AtEnd = "report",
 ) -> int:
-    """Run what is missing of a study and make its report.
+    """Run what is missing of a study, then what `at_end` says.
 
     Args:
         specs: All cells of the command, of one study.
@@ -52,8 +52,7 @@ def run(
         root: The folder of all studies.
         again: Run finished cells anew; their records are set aside first.
         terms: How runs are treated on the way; the defaults if None.
-        report: Whether to end with the table of results and the report; a round that others follow does not.
-        part: These are some cells of a command that makes the report itself, once all have ended.
+        at_end: The table of results and the report, or less: see `settings.AtEnd`.
 
     Returns:
         The exit code: 0 all done, 1 some failed, 2 refused, 128 + n after signal n (130 is Ctrl-C).
@@ -71,25 +70,29 @@ def run(
             display.sweep(total=len(todo.todo) + len(todo.done), skipped=len(todo.done))
             for note in (*todo.notes, *set_apart(study, todo.damaged)):
                 display.note(note)
-            code = _train(todo, study, workers, terms or Terms(), display, part) if todo.todo else DONE
+            code = DONE
+            if todo.todo:
+                whole = at_end != "table"  # a part's cells were noted when the whole was asked for
+                code = _train(todo, study, workers, terms or Terms(), display, note=whole)
             if code == USAGE:
                 return code
-            if report:
-                page = None if part else _report(study, anew=bool(todo.todo))
+            page = _report(study, anew=bool(todo.todo)) if at_end == "report" else None
+            if at_end != "nothing":
                 display.results(_results(study, todo), report=str(page) if page else None)
     if code not in (DONE, SOME_FAILED):
         left = sum(1 for _, run_id in todo.todo if not finished(study / run_id))
-        print(f"\nStopped. {left} runs are left; give the same command again to go on from where they stand.")
+        runs, stand = ("run is", "it stands") if left == 1 else ("runs are", "they stand")
+        print(f"\nStopped. {left} {runs} left; give the same command again to go on from where {stand}.")
     return code
 
 
-def _train(todo: Plan, study: Path, workers: int | str, terms: Terms, display: Display, part: bool) -> int:
+def _train(todo: Plan, study: Path, workers: int | str, terms: Terms, display: Display, *, note: bool) -> int:
     size, threads, gpus = resources(workers, len(todo.todo))
     pool = Pool(size, threads=threads, gpus=gpus, logs=study / ".logs", on_event=_Teller(display))
     with pool, _signals(pool) as received:
         if refused(pool, todo, study, display):
             return USAGE
-        if not part:
+        if note:
             asked.note(study, (*todo.done, *todo.todo))
         failed = _collect(pool, todo, study, terms, display)
         if received:
@@ -102,9 +105,8 @@ def refused(pool: Pool, todo: Plan, study: Path, display: Display) -> bool:
     cells = [[spec.as_record(), count] for spec, count in kinds(spec for spec, _ in todo.todo).items()]
     answer = pool.check({"check": cells, "folder": str(study), "workers": pool.size})
     if answer["event"] == "died" and not pool.stopping:
-        raise UserError(
-            f"the worker died while loading the model (exit code {answer['code']}); see {study}/.logs"
-        )
+        how = "memory ran out" if answer.get("oom") else f"exit code {answer['code']}"
+        raise UserError(f"the worker died while loading the model ({how}); see {study}/.logs")
     for note in answer.get("notes", ()):
         display.note(note)
     if answer.get("problems"):
@@ -119,6 +121,10 @@ def _collect(pool: Pool, todo: Plan, study: Path, terms: Terms, display: Display
     cells = (Cell(run_id, spec, record.written(study / run_id)) for spec, run_id in todo.todo)
     for outcome in pool.run(list(cells), root=study.parent, terms=terms):
         run_id = outcome.cell.run_id
+        if outcome.event.get("oom"):
+            display.note(f"{run_id}: the kernel ended its process because memory ran out.")
+            pool.with_less(outcome.cell)
+            continue
         settled = settle(outcome, study, terms)
         if settled is None:
             pool.wait_for(outcome.cell)
@@ -193,8 +199,8 @@ def set_aside(study: Path, todo: Plan) -> None:
     for _, run_id in todo.todo:
         path = RunFolder(study / run_id).record
         if path.exists():
-            earlier = len(list(path.parent.glob("record.*.json")))
-            path.rename(path.with_name(f"record.{earlier + 1}.json"))
+            names = (path.with_name(f"record.{number}.json") for number in itertools.count(1))
+            path.rename(next(name for name in names if not name.exists()))
 
 
 def finished(folder: Path) -> bool:

@@ -14,12 +14,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
 from experiments.settings import Terms
 from experiments.spec import RunSpec
+from experiments.sweep import oom
 from experiments.sweep.environment import environment
 
 WORKER = (sys.executable, "-m", "experiments.sweep.worker")
@@ -29,11 +30,16 @@ BUSY_SECONDS = 2.0  # until a run that another process holds is asked for again
 
 @dataclass(frozen=True)
 class Cell:
-    """A run to be done. `seen` is when the record that it is to replace was written, None without one."""
+    """A run to be done.
+
+    `seen` is when the record that it is to replace was written, None without one. `kills` counts how often
+    the kernel has ended its process because memory ran out.
+    """
 
     run_id: str
     spec: RunSpec
     seen: int | None = None
+    kills: int = 0
 
 
 @dataclass
@@ -45,7 +51,9 @@ class _Process:
     orders: IO[str]  # its standard input
     cell: Cell | None = None
     since: float = field(default_factory=time.monotonic)
+    kills: int | None = None  # the kernel's for want of memory, when its work began
     ending: float | None = None  # since when it is being stopped for a run that took too long
+    dead: bool = False
 
     def send(self, order: dict) -> None:
         with contextlib.suppress(BrokenPipeError, ValueError):  # it died: the reader thread says so
@@ -55,7 +63,10 @@ class _Process:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended: an event of the worker, its death with the exit code, or "late" (it was stopped)."""
+    """How a cell ended: an event of the worker, its death with the exit code, or "late" (it was stopped).
+
+    A death by SIGKILL also says as `oom` whether it was the kernel's doing, None where nothing tells.
+    """
 
     cell: Cell
     event: dict
@@ -78,6 +89,7 @@ class Pool:
         on_event: Callable[[dict], None],
         worker: Sequence[str] = WORKER,
         grace: float = GRACE_SECONDS,
+        kills: Callable[[], int | None] = oom.kills,
     ):
         self.size, self.threads, self.gpus, self.logs, self.on_event = size, threads, gpus, logs, on_event
         self.command, self.grace = worker, grace
@@ -85,6 +97,7 @@ class Pool:
         self._workers: list[_Process] = []
         self._waiting: deque[Cell] = deque()
         self._later: deque[tuple[float, Cell]] = deque()  # held by others: from when to ask again
+        self._kills = oom.Watch(kills)
         self.stopping = False
 
     def __enter__(self) -> "Pool":
@@ -111,9 +124,9 @@ class Pool:
         while True:
             origin, event = self._events.get()
             if event["event"] == "checked" or (event["event"] == "died" and origin is worker):
-                return event
+                return self._explained(worker, event)
             if event["event"] == "died":
-                self._replace(origin)
+                origin.dead = True
             else:
                 self.on_event(event)
 
@@ -143,6 +156,10 @@ class Pool:
         self._later.append((time.monotonic() + BUSY_SECONDS, cell))
         self.on_event({"event": "waiting", "run_id": cell.run_id})
 
+    def with_less(self, cell: Cell) -> None:
+        """Memory ran out during this cell: have a new worker do it next, with half the rows at a time."""
+        self._waiting.appendleft(replace(cell, kills=cell.kills + 1))
+
     def stop(self) -> None:
         """Ask every worker to stop at its next step boundary; asked twice, kill them."""
         for worker in self._workers:
@@ -152,29 +169,33 @@ class Pool:
     def _hand_out(self, root: Path, terms: Terms) -> None:
         while self._later and self._later[0][0] <= time.monotonic():
             self._waiting.append(self._later.popleft()[1])
-        for worker in self._workers:
-            if worker.cell is None and worker.ending is None and self._waiting and not self.stopping:
+        for place, worker in enumerate(self._workers):
+            if not self._waiting or self.stopping:
+                return
+            if worker.dead:  # only now: whoever dies when there is nothing left need not be replaced
+                worker = self._workers[place] = self._start(worker.number)
+            if worker.cell is None and worker.ending is None:
                 cell = worker.cell = self._waiting.popleft()
-                worker.since = time.monotonic()
+                worker.since, worker.kills = time.monotonic(), self._kills.count()
                 worker.send(
                     {
                         "run": cell.spec.as_record(),
                         "run_id": cell.run_id,
                         "root": str(root),
                         "seen": cell.seen,
+                        "kills": cell.kills,
                         "checkpoint": {"seconds": terms.checkpoint_seconds, "steps": terms.checkpoint_steps},
                     }
                 )
 
     def _heard(self, worker: _Process, event: dict) -> Outcome | None:
         """Take in what a worker said; the outcome of its cell, if it is that."""
+        event = self._explained(worker, event)
         kind, cell = event["event"], worker.cell
         if kind not in ("finished", "busy", "interrupted", "died"):
             self.on_event(event)
             return None
-        worker.cell = None
-        if kind == "died" and (self._waiting or self._later or cell) and not self.stopping:
-            self._replace(worker)
+        worker.cell, worker.dead = None, kind == "died"
         if cell is None:
             return None
         if self.stopping and kind == "died":
@@ -186,10 +207,17 @@ class Pool:
             return None
         return Outcome(cell, event, time.monotonic() - worker.since)
 
+    def _explained(self, worker: _Process, event: dict) -> dict:
+        """The event; of a death by SIGKILL also whether the kernel did it."""
+        if event.get("code") != -signal.SIGKILL:
+            return event
+        return {**event, "oom": self._kills.explains(worker.kills)}
+
     def _start(self, number: int) -> _Process:
         own = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         if self.gpus:
             own["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
+        kills = self._kills.count()
         with (self.logs / f"worker-{number}.log").open("a") as log:
             process = subprocess.Popen(
                 self.command,
@@ -202,7 +230,7 @@ class Pool:
             )
         assert process.stdin is not None
         assert process.stdout is not None
-        worker = _Process(number, process, process.stdin)
+        worker = _Process(number, process, process.stdin, kills=kills)
         threading.Thread(target=self._listen, args=(worker, process.stdout), daemon=True).start()
         return worker
 
@@ -211,9 +239,6 @@ class Pool:
             with contextlib.suppress(ValueError):
                 self._events.put((worker, json.loads(line)))
         self._events.put((worker, {"event": "died", "code": worker.process.wait()}))
-
-    def _replace(self, dead: _Process) -> None:
-        self._workers[self._workers.index(dead)] = self._start(dead.number)
 
     def _end_late(self, busy: list[_Process], minutes: float | None) -> None:
         """Stop the workers whose run takes too long, kill those that do not stop."""

@@ -32,7 +32,7 @@ def specs_in(study: Path, run_ids: Sequence[str]) -> list[RunSpec]:
     known = begun | submitted.keys() | planned(study).keys()
     if not known:
         folders(study)
-    waiting = asked.specs(study, set(run_ids) - begun)
+    waiting = asked.specs(study, set(run_ids))
     return [_spec(study, name, known, begun, waiting, submitted) for name in run_ids]
 
 
@@ -44,8 +44,8 @@ def _spec(
     waiting: Mapping[str, RunSpec],
     submitted: Mapping[str, Place],
 ) -> RunSpec:
-    if name in begun:
-        return from_record(json.loads((study / name / "spec.json").read_text(encoding="utf-8")))
+    if name in begun and (spec := _written(study / name / "spec.json")) is not None:
+        return spec
     if name in waiting:
         return waiting[name]
     if name in submitted:
@@ -53,3 +53,11 @@ def _spec(
     if name in known:
         raise UserError(f"only the name of {name!r} was kept: give the command that asked for it again.")
     raise UserError(f"there is no run {name!r} in {study}.{did_you_mean(name, known)}")
+
+
+def _written(path: Path) -> RunSpec | None:
+    """The spec in a file; None if that is torn."""
+    try:
+        return from_record(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

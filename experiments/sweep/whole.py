@@ -42,7 +42,7 @@ class Whole:
         if found.get("status") not in record.FINISHED:
             return found.get("status"), []
         before = _facts(folder, ("record.json", *found.get("files", ())))
-        problems = record.verify(folder)
+        problems = record.verify(folder, found)
         if not problems:
             record.RunFolder(folder).tidy()
             self._notes[run_id] = {"status": found["status"], "files": before}

@@ -11,7 +11,9 @@ Orders:
     {"run": spec, "run_id": ..., "root": folder}                      -> started, step, note ..., and at last
                                                                          finished | busy | interrupted
 A run's order may also say `checkpoint` ({"seconds": ..., "steps": ...}) and `seen`: the time of the record
-that is to be replaced, as `record.written` gives it. Another record than that is taken as the answer.
+that is to be replaced, as `record.written` gives it. Another record than that is taken as the answer. `kills`
+says how often the kernel has ended the run's process because memory ran out: so many times the rows at a time
+are halved, and the run fails once nothing is left to halve.
 """
 
 import contextlib
@@ -30,6 +32,7 @@ from experiments.record import FINISHED, RunFolder, read, written
 from experiments.spec import RunSpec, from_record
 from experiments.sweep.claim import Claim, claim
 
+_NO_LESS = "the kernel ended the process because memory ran out, with one row at a time, too"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -122,8 +125,14 @@ class Worker:
         spec, run_id = from_record(order["run"]), order["run_id"]
         often = order.get("checkpoint", {"seconds": 60.0, "steps": None})
         run = Run(spec, run_id, folder, trackers.make(spec.tracker, tell=self.events.note), held.held)
+        fits = all(run.halve() for _ in range(order.get("kills", 0)))
+        for text in run.deviations:
+            self.events.note(f"{run_id}: {text}")
         while True:
             try:
+                if not fits:
+                    run.begin()
+                    raise MemoryError(_NO_LESS)
                 return execute(
                     [run],
                     display=self.events,

@@ -4,14 +4,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra.core.plugins import Plugins
-from hydra.plugins.launcher import Launcher
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from hydra_plugins.ablora._sweeper import OwnSweeper
 
 
-class Fair(Sweeper):
+class Fair(OwnSweeper):
     """Plans one round of runs after the other. conf/hydra/sweeper/fair.yaml explains the settings."""
 
     def __init__(
@@ -34,13 +30,6 @@ class Fair(Sweeper):
             "extensions": extensions,
             "launched": launched,
         }
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.master = config
-        self.loader = hydra_context.config_loader
-        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run round after round; the process ends here unless all went well."""

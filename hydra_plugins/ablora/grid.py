@@ -6,11 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
-from hydra.plugins.launcher import Launcher
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+
+from hydra_plugins.ablora._sweeper import OwnSweeper
 
 
 @dataclass
@@ -24,18 +21,11 @@ class GridConf:
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConf, provider="ablora")
 
 
-class Grid(Sweeper):
+class Grid(OwnSweeper):
     """Hands all cells at once to the launcher, as specs if it takes them."""
 
     def __init__(self, params: Mapping[str, Any]):
         self.params = params
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.master = config
-        self.loader = hydra_context.config_loader
-        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run every cell; the process ends here unless all went well."""

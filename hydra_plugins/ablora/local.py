@@ -9,6 +9,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from experiments.settings import AtEnd, Terms
+
 
 @dataclass
 class LocalConf:
@@ -27,12 +29,11 @@ class Local(Launcher):
         self.config = config
         self.hydra_context = hydra_context
 
-    def launch_specs(self, specs: Sequence, *, report: bool = True) -> int:
+    def launch_specs(self, specs: Sequence, *, at_end: AtEnd = "report") -> int:
         """Run all cells; the exit code of the command."""
-        from experiments.settings import Terms
         from experiments.sweep import engine
 
-        return engine.run(specs, workers=self.config.workers, terms=Terms.of(self.config), report=report)
+        return engine.run(specs, workers=self.config.workers, terms=Terms.of(self.config), at_end=at_end)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Hydra's own contract, for other sweepers: a run's value is its primary metric on validation."""

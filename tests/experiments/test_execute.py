@@ -109,6 +109,7 @@ def test_with_fewer_rows_at_a_time_every_gradient_is_the_same(run_of, monkeypatc
     for _ in range(halvings):
         assert small.halve()
     assert small.training.train.micro_batch_size == {1: 3, 2: 1}[halvings]
+    assert small.training.train.eval_batch_size == int(64 * {1: 3, 2: 1}[halvings] / 6)
     execute([small], display=Quiet())
     assert len(seen) == len(expected) == 4
     for ours, theirs in zip(seen, expected, strict=True):

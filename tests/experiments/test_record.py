@@ -82,6 +82,8 @@ def test_a_torn_record_counts_as_none(folder):
     folder.record.write_text(folder.record.read_text()[:40])
     assert record.read(folder.path) is None
     assert record.verify(folder.path) == ["record.json is torn"]
+    folder.record.write_text('{"schema": 1, "run_id": "lora-r8"}')
+    assert record.read(folder.path) is None, "whoever reads a record asks for its status"
 
 
 def test_an_unfinished_run_is_told_from_a_torn_one(folder):

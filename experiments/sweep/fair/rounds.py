@@ -16,6 +16,7 @@ from experiments import record
 from experiments.cli import page
 from experiments.errors import UserError
 from experiments.keys import Key
+from experiments.settings import AtEnd
 from experiments.spec import RunSpec
 from experiments.sweep.composed import Command
 from experiments.sweep.fair.grids import Axis, Grid, Point, equal
@@ -30,8 +31,8 @@ LAUNCHED = f"{PREFIX}launched"
 class Launcher(Protocol):
     """What is needed of a launcher. One with `detached = True` also has `launch_after(command)`."""
 
-    def launch_specs(self, specs: Sequence[RunSpec], *, report: bool = True) -> int:
-        """Run the specs, or submit them; an exit code."""
+    def launch_specs(self, specs: Sequence[RunSpec], *, at_end: AtEnd = "report") -> int:
+        """Run the specs, or submit them; an exit code. `at_end`: see `settings.AtEnd`."""
 
 
 def run(
@@ -81,7 +82,7 @@ def run(
             if code == 0:
                 launcher.launch_after(follow_up(typed, found.number))
             return code
-        ended = launcher.launch_specs(found.specs, report=found.phase == "confirm")
+        ended = launcher.launch_specs(found.specs, at_end="report" if found.phase == "confirm" else "nothing")
         if ended not in ENDED:
             return ended
         code = max(code, ended)

@@ -86,7 +86,7 @@ def _run(cells: Sequence[tuple[RunSpec, str]], settings: Settings, *, root: Path
     if workers == "auto":
         workers = len(gpus()) or 1
     specs = [spec for spec, _ in cells]
-    return engine.run(specs, workers=workers, root=root, terms=settings.terms(), part=True)
+    return engine.run(specs, workers=workers, root=root, terms=settings.terms(), at_end="table")
 
 
 def _progress(study: Path, cells: Sequence[tuple[RunSpec, str]]) -> list[list[str]]:

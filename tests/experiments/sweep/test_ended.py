@@ -26,6 +26,7 @@ def written(tmp_path):
     ("event", "kind", "text"),
     [
         ({"event": "died", "code": -9}, "killed", "SIGKILL"),
+        ({"event": "died", "code": -9, "oom": None}, "killed", "SIGKILL (out of memory, most often)"),
         ({"event": "died", "code": -11}, "killed", "SIGSEGV"),
         ({"event": "died", "code": 3}, "killed", "exit code 3"),
         ({"event": "late"}, "timeout", "time_limit=0.5 minutes"),
@@ -47,6 +48,11 @@ def test_a_result_that_is_there_stands(tmp_path, status):
     record.RunFolder(tmp_path / "toy/cell").write_record(content)
     assert ended(tmp_path, {"event": "died", "code": -9}) == (status, "")
     assert written(tmp_path)["status"] == status
+
+
+def test_memory_is_not_blamed_for_a_kill_that_was_not_the_kernels(tmp_path):
+    status, reason = ended(tmp_path, {"event": "died", "code": -9, "oom": False})
+    assert status == "failed" and reason.endswith("killed by SIGKILL")
 
 
 def test_a_run_that_another_process_has_by_now_is_left_to_it(tmp_path):

@@ -28,6 +28,11 @@ for line in sys.stdin:
     (memory / f"{run_id}.{tried}").write_text(line)
     if behaviour == "crashes":
         os._exit(9)
+    if behaviour in ("starves", "shot"):
+        if behaviour == "starves" and order["kills"] < 2:
+            (memory / "count").write_text(str(int((memory / "count").read_text()) + 1))
+        if order["kills"] < 2:
+            os.kill(os.getpid(), signal.SIGKILL)
     if behaviour == "hangs":
         while True:
             time.sleep(0.05)
@@ -36,7 +41,9 @@ for line in sys.stdin:
             time.sleep(0.01)
     if behaviour == "leaves" and tried == 0:
         stop.append(1)
-    if behaviour == "busy" and tried < 2:
+    if behaviour == "naps" and tried == 0:
+        time.sleep(1)
+    if behaviour == "naps" and tried == 0 or behaviour == "busy" and tried < 2:
         say("busy", run_id=run_id)
     elif stop:
         say("interrupted", run_id=run_id)
@@ -58,10 +65,10 @@ def pool_of(tmp_path, monkeypatch):
     memory.mkdir()
     told = []
 
-    def made(size, grace=0.3):
+    def made(size, grace=0.3, kills=lambda: None):
         pool = Pool(
             size, threads=1, gpus=[], logs=tmp_path / "logs", on_event=told.append,
-            worker=(sys.executable, str(script)), grace=grace,
+            worker=(sys.executable, str(script)), grace=grace, kills=kills,
         )  # fmt: skip
         return pool, memory, told
 
@@ -106,6 +113,19 @@ def test_a_run_that_another_process_holds_is_asked_for_until_it_has_ended(pool_o
     assert {"event": "waiting", "run_id": "busy-1"} in told
 
 
+def test_a_worker_that_died_with_nothing_to_do_is_replaced_before_it_gets_a_run(pool_of):
+    """It was first in the row, and the run that another process held came back after its death."""
+    pool, memory, _ = pool_of(2)
+    ended = []
+    with pool:
+        idle = pool._workers[0]
+        for outcome in pool.run(cells("good-1", "naps-1"), root=memory, terms=Terms()):
+            ended.append((outcome.cell.run_id, outcome.event["event"]))
+            idle.process.kill()
+    assert ended == [("good-1", "finished"), ("naps-1", "finished")]
+    assert pool._workers[0] is not idle
+
+
 def test_a_worker_that_somebody_told_to_leave_does_not_take_its_run_with_it(pool_of):
     pool, memory, _ = pool_of(1)
     assert set(outcomes(pool, memory, "leaves-1", "good-1", "good-2").values()) == {"finished"}
@@ -132,6 +152,25 @@ def test_stopped_once_or_twice_what_was_under_way_is_interrupted_and_nothing_new
         thread.join()
     assert found == [(f"{behaviour}-1", "interrupted")]
     assert not list(memory.glob("good-1.*"))
+
+
+def test_a_kill_by_the_kernel_is_told_from_another_and_its_cell_goes_to_a_new_worker(pool_of, tmp_path):
+    """`starves` is killed twice with the kernel's count rising, `shot` once without."""
+    count = tmp_path / "memory" / "count"
+    pool, memory, _ = pool_of(1, kills=lambda: int(count.read_text()))
+    count.write_text("5")
+    deaths = []
+    with pool:
+        for outcome in pool.run(cells("starves-1", "shot-1", "good-1"), root=memory, terms=Terms()):
+            deaths.append((outcome.cell.run_id, outcome.cell.kills, outcome.event.get("oom")))
+            if outcome.event.get("oom"):
+                pool.with_less(outcome.cell)
+    assert deaths == [
+        ("starves-1", 0, True), ("starves-1", 1, True), ("starves-1", 2, None), ("shot-1", 0, False),
+        ("good-1", 0, None),
+    ]  # fmt: skip
+    orders = [json.loads(path.read_text()) for path in sorted(memory.glob("starves-1.*"))]
+    assert [order["kills"] for order in orders] == [0, 1, 2]
 
 
 def test_an_order_carries_what_the_command_said(pool_of):

@@ -14,8 +14,10 @@ from experiments import commands, data
 from experiments.bench.fake import finish, specs_of
 from experiments.record import planned
 from experiments.sweep import asked, engine
+from experiments.sweep import study as study_of
 from experiments.sweep.at_work import at_work
 from experiments.sweep.claim import holder
+from experiments.sweep.plan import Plan
 from experiments.sweep.standing import look
 
 HOME = Path(__file__).parents[3]
@@ -117,7 +119,7 @@ def test_a_command_that_was_killed_is_no_longer_at_it(study, command_elsewhere, 
 def test_the_engine_is_at_the_study_from_before_it_plans_to_its_end(study, monkeypatch):
     seen = []
     monkeypatch.setattr(data, "fingerprint", lambda spec: seen.append(look(study).commands) or "data")
-    monkeypatch.setattr(engine, "_train", lambda *a: seen.append(look(study).commands) or engine.USAGE)
+    monkeypatch.setattr(engine, "_train", lambda *a, **how: seen.append(look(study).commands) or engine.USAGE)
     assert engine.run(specs_of("variant=lora", "r=2")) == engine.USAGE
     assert [len(commands) for commands in seen] == [1, 1]
     assert f"process {os.getpid()} on" in seen[0][0]
@@ -182,6 +184,33 @@ def test_retry_begins_runs_that_never_began(study, cells, monkeypatch, capsys):
     assert sweep("retry", str(study), names[2][:-1] + "_") == 2
     assert names[2] in capsys.readouterr().err
     assert ran == []
+
+
+def test_retry_of_a_run_whose_spec_is_torn_takes_it_from_what_was_asked(study, cells, monkeypatch, capsys):
+    specs, names = cells
+    path = study / names[0] / "spec.json"
+    for torn in (path.read_text()[:200], "[]", "{}"):
+        path.write_text(torn)
+        assert study_of.specs_in(study, names) == specs
+    for list_ in (study / ".planned").glob("*.specs.jsonl"):
+        list_.unlink()
+    assert sweep("retry", str(study), names[0]) == 2
+    assert "give the command that asked for it again" in capsys.readouterr().err
+
+
+def test_records_that_were_set_aside_are_never_overwritten(study, cells):
+    """Somebody deleted the first of two."""
+    specs, names = cells
+    todo = Plan(((specs[0], names[0]),), (), 0, ())
+    for number in (1, 2, 3):
+        path = study / names[0] / "record.json"
+        path.write_text(str(number))
+        engine.set_aside(study, todo)
+        assert not path.exists()
+        if number == 2:
+            (study / names[0] / "record.1.json").unlink()
+    contents = {path.name: path.read_text() for path in (study / names[0]).glob("record.*.json")}
+    assert contents == {"record.1.json": "3", "record.2.json": "2"}
 
 
 def test_retry_of_a_name_without_its_spec_says_what_to_do(study, cells, capsys):

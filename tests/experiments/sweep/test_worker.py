@@ -8,6 +8,7 @@ import weakref
 import pytest
 
 from experiments import execute as execution
+from experiments import record
 from experiments.bench.fake import specs_of
 from experiments.record import RunFolder
 from experiments.sweep.claim import claim
@@ -55,3 +56,32 @@ def test_what_ran_out_of_memory_is_gone_before_the_next_attempt(tmp_path, monkey
     held = claim(tmp_path / ".claims", "run")
     found = Worker(Events(io.StringIO()))._execute(order, RunFolder(tmp_path / "run"), held)
     assert found["status"] == "completed" and len(attempts) == 2
+
+
+@pytest.mark.parametrize(
+    ("kills", "status", "rows"), [(1, "completed", 3), (2, "completed", 1), (3, "oom", 1)]
+)
+def test_a_run_whose_process_the_kernel_killed_is_done_with_fewer_rows_at_a_time(
+    tmp_path, monkeypatch, kills, status, rows
+):
+    """Of 6 rows: 3, then 1, then none; the last word is a record."""
+    done = []
+
+    def execute(runs, **how):
+        done.append(runs[0].training.train.micro_batch_size)
+        return [{"status": "completed", "deviations": runs[0].deviations}]
+
+    monkeypatch.setattr(execution, "execute", execute)
+    [spec] = specs_of("variant=lora", "r=2", "train.batch_size=6")
+    order = {"run": spec.as_record(), "run_id": "run", "kills": kills}
+    said = io.StringIO()
+    held = claim(tmp_path / ".claims", "run")
+    found = Worker(Events(said))._execute(order, RunFolder(tmp_path / "run"), held)
+    assert found["status"] == status
+    assert len(found["deviations"]) == min(kills, 2)
+    assert f"went on with {rows}" in found["deviations"][-1] and f"went on with {rows}" in said.getvalue()
+    assert done == ([] if status == "oom" else [rows])
+    if status == "oom":
+        written = record.read(tmp_path / "run")
+        assert written["status"] == "oom" and "kernel" in written["error"]["message"]
+        assert written["error"]["repeat"].endswith(" run")

@@ -64,8 +64,8 @@ class Launcher:
         self.root, self.limit, self.status = root, limit, status
         self.rounds, self.trained = [], []
 
-    def launch_specs(self, specs, *, report=True):
-        self.rounds.append((specs[0].phase, len(specs), report))
+    def launch_specs(self, specs, *, at_end="report"):
+        self.rounds.append((specs[0].phase, len(specs), at_end))
         code = 0
         for spec in specs:
             folder = RunFolder(self.root / spec.study / spec.run_id("rows"))
@@ -101,7 +101,7 @@ class Detached(Launcher):
         super().__init__(root, **options)
         self.queue, self.follow_ups = [], []
 
-    def launch_specs(self, specs, *, report=True):
+    def launch_specs(self, specs, *, at_end="report"):
         self.queue = list(specs)
         return 0
 
@@ -145,7 +145,7 @@ def test_every_cell_is_tuned_alike_and_confirmed_at_its_own_rate(tmp_path):
         for seed in (0, 1, 2)
     }
     assert {s.seed for s in launcher.trained if s.phase == "tune"} == {100, 101}
-    assert [report for _, _, report in launcher.rounds] == [False, False, False, True]
+    assert [at_end for _, _, at_end in launcher.rounds] == ["nothing"] * 3 + ["report"]
 
 
 def test_the_records_say_what_was_tuned(tmp_path):
