@@ -55,7 +55,7 @@ def build(
     with debug_mode(False):  # each figure is checked as a whole, not piece by piece: a third of the time
         figures = overview_figures(study, cells, histories) + evidence_figures(cells, found.table)
         figures += paper_figures(study, cells, histories, baseline=baseline)
-    content = collect(study, cells, found, figures)
+    content = collect(study, cells, found, figures, pool=pool)
     content["images"] = images_too
     content["ranks"] = advise(study, cells, histories, margin=margin)
     folder = study.folder / "report"

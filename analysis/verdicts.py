@@ -29,6 +29,7 @@ from analysis.load import Study
 from analysis.pairs import Pair, Unmatched, check_baseline, paired, pairs
 from analysis.predictions import Predictions
 from analysis.standing import with_standing
+from analysis.stats import ALPHA
 
 COLUMNS = (
     "dataset",
@@ -50,8 +51,7 @@ COLUMNS = (
     "smallest_detectable",
     "verdict",
 )
-ALPHA = 0.05
-BLIND = "without the scores of its test examples nobody knows how much of it is their noise"
+BLIND = "how much of it is the noise of the test examples is not known"
 
 
 @dataclass
@@ -153,6 +153,7 @@ _EVIDENCE = (
     "sides",
     "left_out",
     "head_rates",
+    "noise",
 )
 
 
@@ -194,15 +195,19 @@ def _row(pair: Pair, study: Study, margin: float, mixed: set[str]) -> dict[str, 
         "sign": common.sign,
     }
     if n < stats.FEWEST_SEEDS:
-        return row | {"why": f"{n} paired seeds; a verdict needs at least {stats.FEWEST_SEEDS}"}
-    found = stats.one_way(common.by_seed) if common.by_example is None else stats.two_way(common.by_example)
+        return row | {"why": _too_few(n, row)}
+    blind = common.by_example is None
+    found = (
+        stats.one_way(common.by_seed)
+        if common.by_example is None
+        else stats.two_way(common.by_example, step=common.step)
+    )
     if found.noise.se == 0 and found.mean != 0:
         return row | {
             "why": "all seeds differ by exactly the same amount, so that noise is unknown: do the seeds work?"
         }
     flip, floor = stats.sign_flip(common.by_seed, rng=np.random.default_rng(0))
-    alone = common.scores if len(common.scores) == 1 else []
-    binary = all(((side == 0) | (side == 1)).all() for scores in alone for side in scores)
+    alone = common.scores if len(common.scores) == 1 and common.binary else []
     return row | {
         "difference": found.mean,
         "ci_low": found.low,
@@ -212,12 +217,24 @@ def _row(pair: Pair, study: Study, margin: float, mixed: set[str]) -> dict[str, 
         "p_tost": stats.equivalence_p(found.mean, found.noise, margin),
         "n_examples": found.n_examples,
         "smallest_detectable": stats.smallest_detectable(found.noise) if found.n_examples else None,
-        "why": None if found.n_examples else BLIND,
+        "noise": found.noise,
+        "why": f"{BLIND}, since {common.why_blind}" if blind else None,
         "sign_flip": flip,
         "sign_flip_floor": floor,
         "sd_seeds": float(common.by_seed.std(ddof=1)),
-        "mcnemar": tuple(stats.mcnemar(*alone[0])) if alone and binary else (),
+        "mcnemar": tuple(stats.mcnemar(*alone[0])) if alone else (),
     }
+
+
+def _too_few(n: int, row: dict[str, Any]) -> str:
+    """Why so few seeds give no verdict, with the runs that were lost."""
+    seeds = f"{n} paired seed{'s' if n != 1 else ''}" if n else "no seed was completed on both sides"
+    lost = [
+        f"{row[count]} run{'s' if row[count] != 1 else ''} of {row[name]} failed or diverged"
+        for name, count in (("variant", "failed"), ("baseline", "failed_baseline"))
+        if row[count]
+    ]
+    return "; ".join([seeds, *lost, f"a verdict needs at least {stats.FEWEST_SEEDS}"])
 
 
 def _head_rates(pair: Pair, study: Study) -> tuple[float, float] | None:

@@ -135,4 +135,4 @@ def _fitted(view: View, points: pd.DataFrame) -> str:
         )
     if not told:
         return f"No exponent is fitted: that takes {FEWEST} runs of one series at a constant alpha."
-    return f"The first gradient of B grows {', and '.join(told)}."
+    return f"The first gradient of B goes {', and '.join(told)}."
