@@ -1,17 +1,15 @@
 """What a study lets one say, in plain words: a sentence per comparison, and a headline that sums them up."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import limits, noise, stats
-from analysis.cells import SETTING
 from analysis.figures.overview import metric_title
 from analysis.format import number, pvalue, signed
 from analysis.load import Study
+from analysis.seen import cell_name, observations
 from analysis.standing import ORDER, listed, on_tuning, protocol
 from analysis.verdicts import Verdicts
 
@@ -98,11 +96,6 @@ def _of_noise(floor: noise.Floor) -> str:
     if not np.isnan(floor.level):
         text += f": differences below {floor.level:.3f}, the noise floor, rank nobody"
     return f"{text}; {floor.repeat_text}" if floor.repeats else text
-
-
-def cell_name(row: pd.Series) -> str:
-    """A cell as people say it: "dora at rank 8"."""
-    return str(row["series"]) + (f" at rank {row['r']:g}" if row["r"] > 0 else "")
 
 
 def _undecided(final: pd.DataFrame, found: Verdicts) -> str:
@@ -211,8 +204,7 @@ def _open(row: pd.Series) -> str:
     if row["ci_low"] > 0 or row["ci_high"] < 0:
         text = f". Its interval leaves zero out, but it is one of {family} comparisons: adjusted for them, p"
         text += f" = {pvalue(row['p_adjusted'])}"
-    least = stats.smallest_detectable(row["noise"], alpha=stats.ALPHA / family)
-    return f"{text}. A difference of {number(least)} or more would mostly have shown"
+    return f"{text}. A difference of {number(row['detectable_in_family'])} or more would mostly have shown"
 
 
 def place(row: pd.Series, rows: pd.DataFrame) -> str:
@@ -239,35 +231,3 @@ def unit(row: pd.Series) -> str:
     told = f"{seeds}, {row['n_examples']:,} examples"
     lacking = f"seed {listed([str(seed) for seed in row['left_out']])}" if row["left_out"] else ""
     return f"{told}; left out, without scores by example: {lacking}" if lacking else told
-
-
-def observations(final: pd.DataFrame, floors: Mapping[tuple[Any, ...], noise.Floor]) -> list[str]:
-    """The highest cell of each setting, and how plain LoRA or the next cell compares with it."""
-    groups = [group for _, group in final.groupby([*SETTING, "stack"], sort=True, dropna=False)]
-    return [_observation(group, final, floors) for group in groups]
-
-
-def _observation(
-    group: pd.DataFrame, final: pd.DataFrame, floors: Mapping[tuple[Any, ...], noise.Floor]
-) -> str:
-    row = group.iloc[0]
-    sign = -1 if row["goal"] == "min" else 1
-    best = group.loc[(sign * group["mean"]).idxmax()]
-    word = "highest" if sign > 0 else "lowest"
-    names = (("dataset", "on"), ("model", "with"), ("stack", "on stack"))
-    where = "".join(f" {word} {row[key]}" for key, word in names if final[key].nunique() > 1)
-    text = f"The {word} {metric_title(row).lower()} seen{where} is {best['mean']:.3f}, by {cell_name(best)}"
-    plain = group[(group["series"] == "lora") & (group.index != best.name)]
-    others = group.drop(best.name)
-    rival = None
-    if len(plain) and best["series"] != "lora":
-        rival = plain.loc[(sign * plain["mean"]).idxmax()]
-        rank = f" (rank {rival['r']:g})" if rival["r"] > 0 else ""
-        text += f"; the {word} of plain LoRA is {rival['mean']:.3f}{rank}"
-    elif len(others):
-        rival = others.loc[(sign * others["mean"]).idxmax()]
-        text += f"; next is {cell_name(rival)} with {rival['mean']:.3f}"
-    floor = floors.get(tuple(row[list(SETTING)]))
-    if rival is not None and floor and abs(best["mean"] - rival["mean"]) < floor.level:
-        text += f". That is closer than the noise floor of {floor.level:.3f}, so they are not ranked"
-    return text + "."

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from analysis import cells, content, load, page, prose, verdicts
+from analysis import cells, comparison, content, load, page, prose, verdicts
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_without_scores_by_example_the_reason_and_the_remedy_are_said(writer, sa
     headline, sentences = said(w)
     assert judged(w)[0]["dora", 8]["verdict"] == "inconclusive"
     assert headline == "dora cannot be told from lora."
-    assert f"That is no verdict: {verdicts.BLIND}, since" in sentences and text in sentences
+    assert f"That is no verdict: {comparison.BLIND}, since" in sentences and text in sentences
 
 
 def test_runs_that_differ_in_code_are_said_to_do_so(writer, said):
