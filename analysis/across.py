@@ -29,16 +29,38 @@ def stratified(
     rng: np.random.Generator,
     level: float = 0.95,
     draws: int = 2000,
+    unseen: float = 0.0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of statistic(*groups), seeds resampled within each dataset.
+    """Interval of statistic(*groups) from a bootstrap of the seeds within each dataset.
 
-    The statistic gets all resamples at once, along a leading axis (draws, seeds). With few seeds the interval
-    is too narrow: 85% at 3, 90% at 5 and 93% at 10 seeds over four datasets, where 95% was asked for.
+    The statistic gets all resamples at once, along a leading axis (draws, seeds). Their standard deviation is
+    that of n - 1 of n seeds, which is corrected, and it is as sure as t with the degrees of freedom of the
+    first group: the percentiles of so few seeds cover 84% to 92% where 95% was asked for.
+
+    Args:
+        statistic: maps strata (..., seeds) to values (...).
+        groups: the strata of each argument.
+        rng: for the resamples.
+        level: of confidence.
+        draws: how many resamples.
+        unseen: a standard error that the seeds cannot show, as where a variant won every time.
     """
     draw = lambda x: x[rng.integers(len(x), size=(draws, len(x)))]  # noqa: E731
     values = statistic(*[[draw(x) for x in group] for group in groups])
-    tail = (1 - level) / 2
-    return float(np.quantile(values, tail)), float(np.quantile(values, 1 - tail))
+    seeds = np.array([len(x) for x in groups[0]])
+    df, correction = max(int((seeds - 1).sum()), 1), seeds.min() / max(seeds.min() - 1, 1)
+    half = sp.t.isf((1 - level) / 2, df) * np.sqrt(values.var() * correction + unseen**2)
+    at = float(statistic(*groups))
+    return float(at - half), float(at + half)
+
+
+def improvement_interval(
+    variant: Strata, baseline: Strata, *, rng: np.random.Generator, level: float = 0.95
+) -> tuple[float, float]:
+    """The interval of `improvement`, which one more seed that goes the other way would move."""
+    unseen = 1 / sum(map(len, variant))
+    low, high = stratified(improvement, variant, baseline, rng=rng, level=level, unseen=unseen)
+    return max(low, 0.0), min(high, 1.0)
 
 
 def expected_best(values: np.ndarray, k: np.ndarray, *, unbiased: bool = True) -> np.ndarray:

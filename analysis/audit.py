@@ -57,12 +57,12 @@ def _evidence(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
         f"{blind} of {len(judged)} comparisons have no usable per-example scores",
         "keep predictions.parquet of every run, with a metric that is a mean over examples",
     )
-    missing = judged["smallest_detectable"] > found.margin
+    missing = judged["detectable_in_family"] > found.margin
     yield Item(
         "The study could have shown a difference as small as the margin",
         len(judged) > 0 and not missing.any(),
         f"{int(missing.sum())} of {len(judged)} comparisons could not show {found.margin:g} (power "
-        f"{stats.POWER:g})",
+        f"{stats.POWER:g}, adjusted for their number)",
         _power_remedy(judged, found.margin),
     )
     names = table.groupby("variant")["dataset"].nunique()
@@ -129,8 +129,10 @@ def _fairness(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
     final = cells[cells["final"].astype(bool) & (cells["n"] > 0)]
     unmatched = []
     for _, group in final.groupby(["peer_key", "stack"], sort=False):
-        plain = group.loc[group["variant"] == found.baseline, "trainable_parameters"].dropna()
-        for name, others in group[group["variant"] != found.baseline].groupby("series"):
+        of_baseline = group["series"] == found.baseline
+        of_baseline = of_baseline if of_baseline.any() else group["variant"] == found.baseline
+        plain = group.loc[of_baseline, "trainable_parameters"].dropna()
+        for name, others in group[~of_baseline].groupby("series"):
             own = others["trainable_parameters"].dropna()
             if not any(abs(a - b) <= MATCHED * b for a in own for b in plain):
                 unmatched.append(str(name))

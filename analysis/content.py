@@ -1,5 +1,6 @@
 """The content of a report as plain data, in the order in which the page and the text show it."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,12 +20,15 @@ from analysis.standing import on_heads
 from analysis.verdicts import Verdicts
 
 
-def collect(study: Study, cells: pd.DataFrame, found: Verdicts, figures: Sequence[Figure]) -> dict[str, Any]:
+def collect(
+    study: Study, cells: pd.DataFrame, found: Verdicts, figures: Sequence[Figure], *, pool: bool = False
+) -> dict[str, Any]:
     """Everything that the templates show, in the order of the page."""
     series = sorted(set(cells["series"]), key=order_of)
     results = cells[~cells["tuning"].astype(bool)]
     return {
         "study": study.name,
+        "report": _command(study, found, pool),
         "answer": prose.answer(study, cells, found),
         "facts": facts(study, results),
         "series": {name: i for i, name in enumerate(series)},
@@ -47,6 +51,14 @@ def collect(study: Study, cells: pd.DataFrame, found: Verdicts, figures: Sequenc
         "checklist": audit(study, cells, found, files=False),
         "figures": {figure.name: figure.spec for figure in figures},
     }
+
+
+def _command(study: Study, found: Verdicts, pool: bool) -> str:
+    """The command that makes this report."""
+    words = ["python", "-m", "analysis.report", f"runs/{study.name}"]
+    words += ["--baseline", found.baseline] if found.baseline != "lora" else []
+    words += ["--margin", f"{found.margin:g}"] if found.margin != 0.01 else []
+    return shlex.join([*words, *["--pool"] * pool])
 
 
 def _one(results: pd.DataFrame, name: Any) -> str:
@@ -166,7 +178,7 @@ def _row(row: pd.Series, ranges: Mapping[tuple[Any, ...], tuple[float, float]]) 
         "diverged": row["diverged"],
         "failed": row["failed"],
         "cell": row["cell_key"],
-        "metric": f"{row['split']} {row['metric']}",
+        "metric": metric_title(row).lower(),
         "interval": "" if np.isnan(row["low"]) else f"{number(row['low'])} to {number(row['high'])}",
     }
 
@@ -206,7 +218,7 @@ def comparisons(found: Verdicts) -> dict[str, Any]:
                 "stack": row["stack"],
                 "standing": row["standing"],
                 "said": row["said"],
-                "why": row["why"] or "",
+                "why": row["why"] if isinstance(row["why"], str) else "",
                 "overall": bool(row["overall"]),
                 "unit": prose.unit(row) + (f"; {on_heads(row)}" if row["head_rates"] else ""),
                 "mcnemar": ", ".join(f"{p:.2g}" for p in row["mcnemar"] or ()),

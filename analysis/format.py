@@ -11,8 +11,10 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def signed(value: float | None) -> str:
-    """A difference: +0.021."""
-    return DASH if value is None or math.isnan(value) else f"{value:+.3f}"
+    """A difference: +0.021; one that three decimals would hide, +2.4e-05."""
+    if value is None or math.isnan(value):
+        return DASH
+    return f"{value:+.2g}" if 0 < abs(value) < 0.0005 else f"{value:+.3f}"
 
 
 def pvalue(value: float | None) -> str:

@@ -16,7 +16,7 @@ from analysis import stats
 from analysis.histories import Histories
 from analysis.load import Study
 from analysis.pairs import Pair, paired
-from analysis.verdicts import ALPHA
+from analysis.stats import ALPHA
 
 STALLED = 0.05  # of the loss: how much lower the largest rank must end for a rank to be called too small
 TURNED = 0.02  # of the loss: how far above its lowest point the validation loss must end to have turned up
@@ -118,7 +118,7 @@ def _sufficient(
         common = paired(Pair([cell], [best]), study)
         if len(common.seeds) < stats.FEWEST_SEEDS or common.by_example is None:
             continue
-        d = stats.two_way(common.by_example)
+        d = stats.two_way(common.by_example, step=common.step)
         p[i], differs[i] = stats.equivalence_p(d.mean, d.noise, margin), d.p
     known = ~np.isnan(p)
     if not known.any():

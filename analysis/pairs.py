@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from analysis import influence
 from analysis.load import Study
-from analysis.predictions import Predictions
+from analysis.predictions import MEANS, Predictions
 from analysis.stats import FEWEST_SEEDS
 from experiments.errors import UserError, did_you_mean
 
@@ -55,6 +56,9 @@ class Paired:
     ranks: tuple[float, ...] = ()  # those with any seed in common
     left_out: list[int] = field(default_factory=list)  # seeds in common that lack scores by example
     by_example: np.ndarray | None = None  # (S, N)
+    binary: bool = False  # whether every score is 0 or 1
+    step: float = 0.0  # by how much an example that differs differs; 0 where scores are continuous
+    why_blind: str = ""  # why there are no scores by example
     scores: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # per rank: two sides (S, N)
 
     @property
@@ -206,7 +210,28 @@ def paired(pair: Pair, study: Study) -> Paired:
     if seeds and len(set(known)) == 1 and known[0] is not None:
         found.scores = [(v[0], b[0]) for v, b in sides]
         found.by_example = sign * np.mean([v - b for v, b in found.scores], axis=0)
+        found.binary = all(((side == 0) | (side == 1)).all() for two in found.scores for side in two)
+        found.step = float(found.binary or pair.baseline[0]["metric"] in influence.METRICS)
+    elif seeds:
+        found.why_blind = _why_blind(pair.baseline[0], known)
     return found
+
+
+def _why_blind(cell: pd.Series, known: Sequence[str | None]) -> str:
+    """Why a pair has no scores by example that could tell the noise of the examples, and what would help."""
+    if cell["split"] == "validation":
+        return (
+            "these are results on validation alone, of which runs keep no scores by example; run the "
+            "compared cells so that they are tested"
+        )
+    if None not in known:
+        return "the runs were scored on different test examples; give all of them the same test set"
+    if cell["metric"] not in (*MEANS, *influence.METRICS, "loss"):
+        return (
+            f"{cell['metric']} has no scores by example whose mean it is; take a primary metric that has "
+            "them, as accuracy does, or write its parts as score"
+        )
+    return "the runs left no usable scores by example; see what was left out, or run them again"
 
 
 def _seen(

@@ -7,6 +7,9 @@ deviation (SD), taken from a pilot study where there is one:
     one variant         sqrt(2) times the SD between seeds, as if the seeds of two variants had nothing in
                         common; pairing makes it smaller, so this is careful
 
+Verdicts are adjusted for the number of comparisons that a study makes (Holm), one per variant and setting:
+with `--comparisons 4` also the difference is told that every one of four would show.
+
 Only seeds count as noise here. That the test examples are a sample too is left out: the report counts both.
 """
 
@@ -81,25 +84,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pilot", type=Path, help="a study to take the SD of paired differences from")
     parser.add_argument("--sd", type=float, help=f"that SD, if there is no pilot (default: {DEFAULT_SD})")
     parser.add_argument("--baseline", default="lora", help="of the pilot (default: lora)")
+    parser.add_argument(
+        "--comparisons",
+        type=int,
+        default=1,
+        help="that the study makes, for which p is adjusted (default: 1)",
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     options = parser.parse_args(arguments)
     return told(lambda: _show(options))
 
 
 def _show(options: argparse.Namespace) -> None:
-    seeds = _numbers(options.seeds)
+    seeds, family = _numbers(options.seeds), options.comparisons
+    if family < 1:
+        raise UserError(f"--comparisons takes a whole number above 0, not {family}")
     spread = _spread(options)
     shown = {n: stats.detectable(n, spread.sd) for n in seeds if n >= stats.FEWEST_SEEDS}
+    least = stats.ALPHA / family
+    adjusted = {n: stats.detectable(n, spread.sd, alpha=least) for n in shown}
     needed = {effect: stats.seeds_needed(effect, spread.sd) for effect in TARGETS}
     if options.json:
-        print(json.dumps({**asdict(spread), "detectable": shown, "seeds_needed": needed}))
+        print(
+            json.dumps(
+                {
+                    **asdict(spread),
+                    "detectable": shown,
+                    "comparisons": family,
+                    "detectable_adjusted": adjusted,
+                    "seeds_needed": needed,
+                }
+            )
+        )
         return
     print(f"SD of paired differences: {spread.sd:.4g} ({spread.source})")
     for n in seeds:
         text = f"{shown[n]:.4g}" if n in shown else f"no verdict below {stats.FEWEST_SEEDS} seeds"
-        print(f"  {n} seeds: {text}")
-    for effect, least in needed.items():
-        print(f"  to show {effect:g}: {least or 'more than 1000'} seeds")
+        more = f"; {adjusted[n]:.4g} as one of {family} comparisons" if n in shown and family > 1 else ""
+        print(f"  {n} seeds: {text}{more}")
+    for effect, fewest in needed.items():
+        print(f"  to show {effect:g}: {fewest or 'more than 1000'} seeds")
 
 
 def _spread(options: argparse.Namespace) -> Spread:

@@ -1,16 +1,15 @@
 """What a study lets one say, in plain words: a sentence per comparison, and a headline that sums them up."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import limits, noise, stats
-from analysis.cells import SETTING
 from analysis.figures.overview import metric_title
+from analysis.format import number, pvalue, signed
 from analysis.load import Study
+from analysis.seen import cell_name, observations
 from analysis.standing import ORDER, listed, on_tuning, protocol
 from analysis.verdicts import Verdicts
 
@@ -55,6 +54,7 @@ def answer(study: Study, cells: pd.DataFrame, found: Verdicts) -> Answer:
         rest = len(out.points) - MOST_SENTENCES
         out.points = [*out.points[:MOST_SENTENCES], Point(f"{rest} more comparisons are in the table below.")]
     out.points += [Point(fairness)] if fairness else []
+    out.points += _lost(study)
     out.limits = limits.limits(final, found)
     return out
 
@@ -71,12 +71,23 @@ def _nothing(study: Study) -> Answer:
     )
 
 
+def _lost(study: Study) -> list[Point]:
+    """The runs without a result, by variant, so that no reader of the answer alone misses them."""
+    lost = study.runs[study.runs["status"] != "completed"]
+    if lost.empty:
+        return []
+    counts = lost.groupby(["variant", "status"], sort=True).size()
+    told = listed([f"{n} of {variant} ({status})" for (variant, status), n in counts.items()])
+    return [Point(f"Of {len(study.runs)} runs {len(lost)} have no result: {told}.")]
+
+
 def _alone(study: Study, cells: pd.DataFrame, row: pd.Series) -> Answer:
     n = "one seed" if row["n"] == 1 else f"{row['n']} seeds"
     text = f"{cell_name(row)} reached a {metric_title(row).lower()} of {row['mean']:.3f} with {n}."
-    more = "There is no second cell in this study, so there is nothing to compare it with."
+    there = "with results" if (cells["n"] == 0).any() else "in this study"
+    more = f"There is no second cell {there}, so there is nothing to compare it with."
     points = [Point(f"{_of_noise(floor)}.") for floor in noise.floors(study, cells).values() if floor.df]
-    return Answer(text, [*points, Point(more)], limits.limits(row.to_frame().T, None))
+    return Answer(text, [*points, Point(more), *_lost(study)], limits.limits(row.to_frame().T, None))
 
 
 def _of_noise(floor: noise.Floor) -> str:
@@ -87,11 +98,6 @@ def _of_noise(floor: noise.Floor) -> str:
     return f"{text}; {floor.repeat_text}" if floor.repeats else text
 
 
-def cell_name(row: pd.Series) -> str:
-    """A cell as people say it: "dora at rank 8"."""
-    return str(row["series"]) + (f" at rank {row['r']:g}" if row["r"] > 0 else "")
-
-
 def _undecided(final: pd.DataFrame, found: Verdicts) -> str:
     if found.table.empty:
         there = found.baseline in set(final["series"]) | set(final["variant"])
@@ -99,6 +105,9 @@ def _undecided(final: pd.DataFrame, found: Verdicts) -> str:
             return f"There is nothing to compare with: no run of the baseline {found.baseline} was completed."
         if final["variant"].nunique() == 1:
             return f"There is only {found.baseline} in this study, so no variant can be compared with it."
+        if found.differing:
+            what = listed(found.differing)
+            return f"Nothing can be compared: the runs of {found.baseline} and the others differ in {what}."
         return (
             f"Nothing can be compared: no variant has setting, targets, rank and alpha of {found.baseline}."
         )
@@ -107,8 +116,9 @@ def _undecided(final: pd.DataFrame, found: Verdicts) -> str:
         return "Nothing is decided yet: every cell was run with one seed."
     if most < stats.FEWEST_SEEDS:
         what = f"no comparison has more than {most} paired seed{'s' if most != 1 else ''}"
+        what = what if most else f"no seed was completed by both a variant and {found.baseline}"
         return f"Nothing is decided yet: {what}, and a verdict needs at least {stats.FEWEST_SEEDS}."
-    return f"Nothing can be decided: {found.overall['why'].dropna().iloc[0]}."
+    return f"Nothing can be decided: {found.overall['why'].dropna().iloc[0]}".rstrip(".?") + "."
 
 
 def headline(rows: pd.DataFrame) -> str:
@@ -134,6 +144,7 @@ _COUNTED = {
     "worse": "worse",
     "ahead": "ahead with more tuning",
     "behind": "behind with less tuning",
+    "failing": "ahead with more failed runs",
     "close": "apart by less than the noise floor",
     "equivalent": "equivalent",
     "inconclusive": "undecided",
@@ -144,6 +155,7 @@ _SAID = {
     "worse": ("is worse than {base}", "are worse than {base}"),
     "ahead": ("came out ahead of {base} with more tuning", "came out ahead of {base} with more tuning"),
     "behind": ("came out behind {base} with less tuning", "came out behind {base} with less tuning"),
+    "failing": ("came out ahead of {base} with more failed runs",) * 2,
     "close": ("differs from {base} by less than noise", "differ from {base} by less than noise"),
     "equivalent": ("is equivalent to {base}", "are equivalent to {base}"),
     "inconclusive": ("cannot be told from {base}", "cannot be told from {base}"),
@@ -156,13 +168,16 @@ def sentence(row: pd.Series, rows: pd.DataFrame) -> str:
     name, base = row["variant"], row["baseline"]
     if row["verdict"] == "":
         return f"No verdict on {name}{where}: {row['why']}."
-    evidence = f"{row['difference']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f}; {unit(row)})"
+    interval = f"{signed(row['ci_low'])} to {signed(row['ci_high'])}"
+    evidence = f"{signed(row['difference'])} ({interval}; {unit(row)})"
     side = "ahead of" if row["difference"] > 0 else "behind"
     text = {
         "better": f"{name} is better than {base}{where}: {evidence}",
         "worse": f"{name} is worse than {base}{where}: {evidence}",
         "ahead": f"{name} came out ahead of {base}{where}, with more tuning: {evidence}",
         "behind": f"{name} came out behind {base}{where}, with less tuning: {evidence}",
+        "failing": f"{name} came out ahead of {base}{where}, but is not called better, since more of its "
+        f"runs failed or diverged ({row['failed']}, against {row['failed_baseline']} of {base}): {evidence}",
         "close": f"{name} is {side} {base}{where} by less than the noise floor of {row['floor']:.3f}, by "
         f"which seeds alone move one cell, so they are not ranked: {evidence}",
         "equivalent": f"{name} and {base} are equivalent within {row['margin']:g}{where}: {evidence}",
@@ -170,17 +185,26 @@ def sentence(row: pd.Series, rows: pd.DataFrame) -> str:
     }[row["standing"]]
     if row["standing"] in ("better", "worse") and abs(row["difference"]) < row["margin"]:
         text += f". The difference is real but negligible: less than the margin of {row['margin']:g}"
-    if row["verdict"] == "inconclusive" and not row["n_examples"]:
-        text += f". That is no verdict: {row['why']}"
-    elif row["verdict"] == "inconclusive":
-        text += f". A difference of {row['smallest_detectable']:.3f} or more would mostly have shown"
-    if row["failed"] > row["failed_baseline"]:
+    if row["standing"] == "inconclusive":
+        text += _open(row)
+    if row["failed"] > row["failed_baseline"] and row["standing"] != "failing":
         text += (
             f". {row['failed']} of its runs failed or diverged, against {row['failed_baseline']} of {base}"
         )
-        text += ", so it is not called better" if row["difference"] > 0 and row["p_adjusted"] < 0.05 else ""
     tuning = on_tuning(row)
     return f"{text}. {tuning[0].upper()}{tuning[1:]}." if tuning else f"{text}."
+
+
+def _open(row: pd.Series) -> str:
+    """Why a comparison stays open, and what it would have shown."""
+    if not row["n_examples"]:
+        return f". That is no verdict: {row['why']}"
+    family = int(row["p_adjusted_family"])
+    text = ""
+    if row["ci_low"] > 0 or row["ci_high"] < 0:
+        text = f". Its interval leaves zero out, but it is one of {family} comparisons: adjusted for them, p"
+        text += f" = {pvalue(row['p_adjusted'])}"
+    return f"{text}. A difference of {number(row['detectable_in_family'])} or more would mostly have shown"
 
 
 def place(row: pd.Series, rows: pd.DataFrame) -> str:
@@ -207,35 +231,3 @@ def unit(row: pd.Series) -> str:
     told = f"{seeds}, {row['n_examples']:,} examples"
     lacking = f"seed {listed([str(seed) for seed in row['left_out']])}" if row["left_out"] else ""
     return f"{told}; left out, without scores by example: {lacking}" if lacking else told
-
-
-def observations(final: pd.DataFrame, floors: Mapping[tuple[Any, ...], noise.Floor]) -> list[str]:
-    """The highest cell of each setting, and how plain LoRA or the next cell compares with it."""
-    groups = [group for _, group in final.groupby([*SETTING, "stack"], sort=True, dropna=False)]
-    return [_observation(group, final, floors) for group in groups]
-
-
-def _observation(
-    group: pd.DataFrame, final: pd.DataFrame, floors: Mapping[tuple[Any, ...], noise.Floor]
-) -> str:
-    row = group.iloc[0]
-    sign = -1 if row["goal"] == "min" else 1
-    best = group.loc[(sign * group["mean"]).idxmax()]
-    word = "highest" if sign > 0 else "lowest"
-    names = (("dataset", "on"), ("model", "with"), ("stack", "on stack"))
-    where = "".join(f" {word} {row[key]}" for key, word in names if final[key].nunique() > 1)
-    text = f"The {word} {metric_title(row).lower()} seen{where} is {best['mean']:.3f}, by {cell_name(best)}"
-    plain = group[(group["series"] == "lora") & (group.index != best.name)]
-    others = group.drop(best.name)
-    rival = None
-    if len(plain) and best["series"] != "lora":
-        rival = plain.loc[(sign * plain["mean"]).idxmax()]
-        rank = f" (rank {rival['r']:g})" if rival["r"] > 0 else ""
-        text += f"; the {word} of plain LoRA is {rival['mean']:.3f}{rank}"
-    elif len(others):
-        rival = others.loc[(sign * others["mean"]).idxmax()]
-        text += f"; next is {cell_name(rival)} with {rival['mean']:.3f}"
-    floor = floors.get(tuple(row[list(SETTING)]))
-    if rival is not None and floor and abs(best["mean"] - rival["mean"]) < floor.level:
-        text += f". That is closer than the noise floor of {floor.level:.3f}, so they are not ranked"
-    return text + "."

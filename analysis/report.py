@@ -62,7 +62,7 @@ def build(
         folder.mkdir(exist_ok=True)
         drawn = images.written(figures, folder / "figures", longest=longest)
         with drawn if images_too else contextlib.nullcontext():
-            content = collect(study, cells, found, figures)
+            content = collect(study, cells, found, figures, pool=pool)
             content["images"] = images_too
             content["ranks"] = advise(study, cells, histories, margin=margin)
             export.tables(study, cells, found, folder)

@@ -2,6 +2,7 @@
 
 better, worse    as the verdict says
 ahead, behind    the side in front had more points to choose from, so nobody is called the winner
+failing          the variant is in front, yet more of its runs failed or diverged, so it is not called better
 close            the difference is below the noise floor (see `noise`), so nobody is ranked by it
 """
 
@@ -13,14 +14,16 @@ import pandas as pd
 
 from analysis.budgets import Sides
 from analysis.noise import Floor
+from analysis.stats import ALPHA
 
 WORDS = {
     "ahead": "ahead, with more tuning",
     "behind": "behind, with less tuning",
+    "failing": "ahead, but more runs failed",
     "close": "below the noise floor",
     "": "no verdict",
 }  # where the standing itself is not what tables and figures say
-ORDER = ("better", "worse", "ahead", "behind", "close", "equivalent", "inconclusive", "")
+ORDER = ("better", "worse", "ahead", "behind", "failing", "close", "equivalent", "inconclusive", "")
 
 
 def with_standing(rows: pd.DataFrame, floors: Mapping[tuple[Any, ...], Floor]) -> pd.DataFrame:
@@ -36,6 +39,9 @@ def with_standing(rows: pd.DataFrame, floors: Mapping[tuple[Any, ...], Floor]) -
 
 
 def _standing(row: pd.Series) -> str:
+    lead = row["p_adjusted"] < ALPHA and row["difference"] > 0 and row["n_examples"] > 0
+    if lead and row["verdict"] != "better" and not abs(row["difference"]) < row["floor"]:
+        return "failing"
     if row["verdict"] not in ("better", "worse"):
         return str(row["verdict"])
     if abs(row["difference"]) < row["floor"]:

@@ -12,6 +12,12 @@ its own degrees of freedom (modified large-sample intervals, Graybill and Wang 1
 paired t interval over seeds. The more usual single quantile with Satterthwaite's degrees of freedom covers
 92.2% where it should cover 95% at 3 seeds, when seeds make most of the noise and examples a little of it;
 this one covers at least 94.9% at 3, 5 and 10 seeds wherever it was tried.
+
+Scores of 0 and 1 that differ on a handful of examples, or on none, hide how far another test set could move
+the mean: of 100 examples none shows a change of 1 in 100 with probability .37. So `UNSEEN` examples that
+differ, half of them each way, are added to the noise (to the mean they add nothing), as Agresti and Coull
+add them to a share. Where few differ, intervals then cover 95% instead of 45% and more, and TOST at its
+margin errs in at most 7% instead of up to 55%; where many differ it changes nothing.
 """
 
 from typing import NamedTuple
@@ -21,7 +27,9 @@ from scipy import optimize, special
 from scipy import stats as sp
 
 FEWEST_SEEDS = 3
+ALPHA = 0.05
 POWER = 0.8
+UNSEEN = 4  # examples that are taken to differ beyond those that do
 LEAST = -300.0  # the log of the smallest p that is told from zero
 
 
@@ -65,14 +73,18 @@ class Difference(NamedTuple):
         return p_value(self.mean, self.noise)
 
 
-def two_way(d: np.ndarray, *, level: float = 0.95) -> Difference:
-    """Mean of paired differences d (S seeds, N examples), S >= 2, N >= 2, both seen as samples of many."""
+def two_way(d: np.ndarray, *, level: float = 0.95, step: float = 0.0) -> Difference:
+    """Mean of paired differences d (S seeds, N examples), S >= 2, N >= 2, both seen as samples of many.
+
+    `step` is by how much an example that differs differs: 1 for scores of 0 and 1, 0 for continuous scores.
+    """
     S, N = d.shape
     mean, over_examples, over_seeds = d.mean(), d.mean(axis=1), d.mean(axis=0)
     A = N * np.square(over_examples - mean).sum() / (S - 1)
     B = S * np.square(over_seeds - mean).sum() / (N - 1)
     E = np.square(d - over_examples[:, None] - over_seeds[None] + mean).sum() / ((S - 1) * (N - 1))
-    noise = Noise(_zero(A / (S * N)), S - 1, _zero(max(B - E, 0.0) / (S * N)), N - 1)
+    examples = max(B - E, 0.0) / (S * N) + UNSEEN * (step / N) ** 2
+    noise = Noise(_zero(A / (S * N)), S - 1, _zero(examples), N - 1)
     return _difference(float(mean), noise, S, N, level)
 
 

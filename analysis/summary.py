@@ -5,16 +5,17 @@ from typing import Any
 import numpy as np
 
 from analysis import across
+from analysis.stats import FEWEST_SEEDS
 from analysis.verdicts import Verdicts
 
 
 def table(found: Verdicts) -> list[dict[str, Any]]:
-    """One row per variant that was compared on at least two datasets.
+    """One row per variant that was compared on at least two datasets, with 3 paired seeds or more on each.
 
     Seeds are resampled within their dataset.
     """
     rows = []
-    known = found.overall[found.overall["n_seeds"] > 0]
+    known = found.overall[found.overall["n_seeds"] >= FEWEST_SEEDS]
     for (variant, metric), group in known.groupby(["variant", "metric"], sort=False):
         group = group.drop_duplicates(["dataset", "model", "targets", "stack"])
         if group["dataset"].nunique() < 2:
@@ -22,7 +23,7 @@ def table(found: Verdicts) -> list[dict[str, Any]]:
         sign = group["sign"].iloc[0]
         ours, plain = [sign * s for s in group["scores"]], [sign * s for s in group["scores_baseline"]]
         rng = np.random.default_rng(0)
-        low, high = across.stratified(across.improvement, ours, plain, rng=rng)
+        low, high = across.improvement_interval(ours, plain, rng=rng)
         middle = sorted(sign * v for v in across.stratified(across.iqm, ours, rng=rng))
         middle_plain = sorted(sign * v for v in across.stratified(across.iqm, plain, rng=rng))
         rows.append(

@@ -16,7 +16,6 @@ of one (`standing`).
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,34 +23,13 @@ import pandas as pd
 from analysis import identity, noise, stats
 from analysis.budgets import Budgets, budgets, sides
 from analysis.cells import order_of
+from analysis.comparison import COLUMNS, EVIDENCE, compared
 from analysis.faults import Problem
 from analysis.load import Study
-from analysis.pairs import Pair, Unmatched, check_baseline, paired, pairs
+from analysis.pairs import Unmatched, check_baseline, pairs
 from analysis.predictions import Predictions
 from analysis.standing import with_standing
-
-COLUMNS = (
-    "dataset",
-    "model",
-    "metric",
-    "targets",
-    "alpha",
-    "r",
-    "cell_key",
-    "variant",
-    "baseline",
-    "n_seeds",
-    "difference",
-    "ci_low",
-    "ci_high",
-    "p",
-    "p_adjusted",
-    "margin",
-    "smallest_detectable",
-    "verdict",
-)
-ALPHA = 0.05
-BLIND = "without the scores of its test examples nobody knows how much of it is their noise"
+from analysis.stats import ALPHA
 
 
 @dataclass
@@ -97,8 +75,8 @@ def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margi
     counts = cells.groupby("peer_key")["stack"].nunique()
     mixed = set(counts.index[counts > 1])
     tuning = budgets(study, cells)
-    rows = [_row(pair, study, margin, mixed) | {"sides": sides(pair, tuning)} for pair in found]
-    table = pd.DataFrame(rows, columns=[*COLUMNS, *_EVIDENCE])
+    rows = [compared(pair, study, margin, mixed) | {"sides": sides(pair, tuning)} for pair in found]
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *EVIDENCE])
     table = table.astype(dict.fromkeys(_NUMBERS, "float64"))
     table["overall"] = pd.Series(_overall(table), table.index, dtype=bool)
     table = _sorted(table)
@@ -108,6 +86,7 @@ def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margi
             known = p.notna()
             table.loc[p.index[known], name] = stats.holm(p[known].to_numpy(float))
             table.loc[p.index, f"{name}_family"] = int(known.sum())
+    table["detectable_in_family"] = [_in_family(row) for _, row in table.iterrows()]
     table["verdict"] = [_verdict(row) for _, row in table.iterrows()]
     table = with_standing(table, noise.floors(study, cells))
     differing = _differing(study, cells, mixed)
@@ -129,105 +108,13 @@ _NUMBERS = (
     "sign_flip_floor",
     "variant_r",
 )
-_EVIDENCE = (
-    "key",
-    "p_tost",
-    "se",
-    "sd_seeds",
-    "n_examples",
-    "seeds",
-    "sign_flip",
-    "sign_flip_floor",
-    "mcnemar",
-    "failed",
-    "failed_baseline",
-    "variant_r",
-    "stack",
-    "why",
-    "cells",
-    "split",
-    "scores",
-    "scores_baseline",
-    "sign",
-    "ranks",
-    "sides",
-    "left_out",
-    "head_rates",
-)
 
 
-def _row(pair: Pair, study: Study, margin: float, mixed: set[str]) -> dict[str, Any]:
-    """One comparison with its evidence, before the adjustment."""
-    variant, plain = pair.variant[0], pair.baseline[0]
-    common = paired(pair, study)
-    n = len(common.seeds)
-    keys = [cell["cell_key"] for cell in pair.variant]
-    stack = plain["stack"] if plain["peer_key"] in mixed else ""
-    key = keys[0] if len(keys) == 1 else identity.joint_key(variant["series"], plain, keys)
-    row: dict[str, Any] = dict.fromkeys((*COLUMNS, *_EVIDENCE)) | {
-        "dataset": plain["dataset"],
-        "model": plain["model"],
-        "metric": plain["metric"] if plain["split"] != "validation" else f"validation/{plain['metric']}",
-        "targets": plain["targets"],
-        "alpha": pair.alpha,
-        "r": pair.r,
-        "variant": variant["series"],
-        "baseline": plain["series"],
-        "cell_key": f"{key}@{stack}" if stack else key,
-        "n_seeds": n,
-        "margin": margin,
-        "seeds": tuple(common.seeds),
-        "difference": float(common.by_seed.mean()) if n else None,
-        "variant_r": variant["r"],
-        "stack": stack,
-        "key": (plain["peer_key"], plain["stack"], plain["split"], plain["targets"], variant["series"]),
-        "split": plain["split"],
-        "failed": sum(int(c["failed"] + c["diverged"]) for c in pair.variant),
-        "failed_baseline": sum(int(c["failed"] + c["diverged"]) for c in pair.baseline),
-        "cells": tuple((c["cell_key"], c["stack"]) for c in (*pair.variant, *pair.baseline)),
-        "n_examples": 0,
-        "ranks": common.ranks,
-        "left_out": tuple(common.left_out),
-        "head_rates": _head_rates(pair, study),
-        "scores": common.variant,
-        "scores_baseline": common.baseline,
-        "sign": common.sign,
-    }
-    if n < stats.FEWEST_SEEDS:
-        return row | {"why": f"{n} paired seeds; a verdict needs at least {stats.FEWEST_SEEDS}"}
-    found = stats.one_way(common.by_seed) if common.by_example is None else stats.two_way(common.by_example)
-    if found.noise.se == 0 and found.mean != 0:
-        return row | {
-            "why": "all seeds differ by exactly the same amount, so that noise is unknown: do the seeds work?"
-        }
-    flip, floor = stats.sign_flip(common.by_seed, rng=np.random.default_rng(0))
-    alone = common.scores if len(common.scores) == 1 else []
-    binary = all(((side == 0) | (side == 1)).all() for scores in alone for side in scores)
-    return row | {
-        "difference": found.mean,
-        "ci_low": found.low,
-        "ci_high": found.high,
-        "p": found.p,
-        "se": found.noise.se,
-        "p_tost": stats.equivalence_p(found.mean, found.noise, margin),
-        "n_examples": found.n_examples,
-        "smallest_detectable": stats.smallest_detectable(found.noise) if found.n_examples else None,
-        "why": None if found.n_examples else BLIND,
-        "sign_flip": flip,
-        "sign_flip_floor": floor,
-        "sd_seeds": float(common.by_seed.std(ddof=1)),
-        "mcnemar": tuple(stats.mcnemar(*alone[0])) if alone and binary else (),
-    }
-
-
-def _head_rates(pair: Pair, study: Study) -> tuple[float, float] | None:
-    """The learning rates of the two heads, variant's first, at the first rank at which they differ."""
-    for cells in zip(pair.variant, pair.baseline, strict=True):
-        specs = [study.records[cell["run_ids"][0]]["spec"] for cell in cells]
-        ours, theirs = [(spec.get("train") or {}).get("head_lr") for spec in specs]
-        if ours and theirs and ours != theirs:
-            return ours, theirs
-    return None
+def _in_family(row: pd.Series) -> float:
+    """The smallest true difference that would mostly show after Holm's adjustment as well; nan if unknown."""
+    if not row["n_examples"] or pd.isna(row["p"]):
+        return float("nan")
+    return stats.smallest_detectable(row["noise"], alpha=ALPHA / row["p_adjusted_family"])
 
 
 def _differing(study: Study, cells: pd.DataFrame, mixed: set[str]) -> list[str]:

@@ -22,6 +22,8 @@ SHARES = ("accuracy", "exact_match")  # metrics that are a share of examples, on
 
 def metric_title(row: pd.Series) -> str:
     """The axis title of a setting's metric, e.g. "Test accuracy"."""
+    if not isinstance(row["metric"], str):
+        return "Primary metric"  # of runs that all ended without one
     return f"{row['split']} {row['metric']}".replace("_", " ").capitalize()
 
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats as sp
 
 from analysis import power
 from analysis.load import read
@@ -89,3 +90,11 @@ def test_a_pilot_without_the_baseline_is_refused_with_the_nearest(writer, capsys
     w.grid(ranks=(8,), seeds=range(3))
     assert power.main(["--pilot", str(w.root), "--baseline", "dorra"]) == 2
     assert "Did you mean 'dora'?" in capsys.readouterr().err
+
+
+def test_one_of_several_comparisons_must_show_more(capsys):
+    found = told(capsys, "--seeds", "5", "--sd", "0.01", "--comparisons", "3")
+    n, sd, critical = 5, 0.01, sp.t.isf(0.05 / 3 / 2, 4)
+    shift = found["detectable_adjusted"]["5"] / (sd / np.sqrt(n))
+    assert sp.nct.sf(critical, n - 1, shift) == pytest.approx(0.8, abs=1e-6)
+    assert found["detectable"]["5"] < found["detectable_adjusted"]["5"]

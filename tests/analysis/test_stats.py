@@ -199,3 +199,43 @@ def test_the_robust_width_of_a_tent_is_known():
     lr, score = 10.0 ** np.arange(-4, 1), np.array([0.0, 0.5, 1.0, 0.5, 0.0])
     assert across.robust_width(lr, score, within=0.25) == pytest.approx((1.0, False))
     assert across.robust_width(lr, np.arange(5) / 10, within=0.1) == pytest.approx((1.0, True))
+
+
+@pytest.mark.parametrize("S, N", [(3, 50), (5, 100), (10, 300), (5, 1000)])
+def test_few_examples_that_differ_are_no_equivalence(S, N):
+    """A variant that is worse by the margin of 0.01, on the same 1% of all examples with every seed."""
+    rng, covered, wrong, times = np.random.default_rng(S), [], [], 400
+    for _ in range(times):
+        d = np.repeat(-(rng.random((1, N)) < 0.01).astype(float), S, axis=0)
+        found = stats.two_way(d, step=1.0)
+        covered.append(found.low <= -0.01 <= found.high)
+        wrong.append(stats.equivalence_p(found.mean, found.noise, 0.01) < 0.05)
+    assert np.mean(covered) >= 0.93
+    assert np.mean(wrong) <= 0.08
+
+
+def test_many_examples_that_differ_make_the_step_small(rng):
+    d = rng.choice([-1.0, 0.0, 1.0], size=(5, 2000), p=[0.1, 0.8, 0.1])
+    without, counted = stats.two_way(d).noise.se, stats.two_way(d, step=1.0).noise.se
+    assert without < counted < 1.1 * without
+
+
+@pytest.mark.parametrize("S", [3, 5, 10])
+@pytest.mark.parametrize("effect", [0.0, 1.5])
+def test_the_intervals_across_datasets_cover(S, effect):
+    rng, times, levels = np.random.default_rng(S), 150, np.linspace(0.5, 0.8, 4)
+    mean = lambda strata: np.mean([x.mean(axis=-1) for x in strata], axis=0)  # noqa: E731
+    better, hits = sp.norm.cdf(effect / np.sqrt(2)), []
+    for _ in range(times):
+        plain = [level + 0.01 * rng.standard_normal(S) for level in levels]
+        other = [level + 0.01 * (effect + rng.standard_normal(S)) for level in levels]
+        low, high = across.stratified(mean, plain, rng=rng, draws=300)
+        least, most = across.improvement_interval(other, plain, rng=rng)
+        hits.append((low <= levels.mean() <= high, least <= better <= most))
+    assert (np.mean(hits, axis=0) >= 0.92).all()
+
+
+def test_a_variant_that_always_won_is_not_sure_to_win_again(rng):
+    won, lost = [np.ones(3), np.ones(3)], [np.zeros(3), np.zeros(3)]
+    low, high = across.improvement_interval(won, lost, rng=rng)
+    assert low < 0.75 and high == 1.0

@@ -92,7 +92,7 @@ def test_a_variant_that_fails_more_often_is_never_better(writer, judged):
     w.run(w.spec("lora", 8, 5))
     row, found = judged(w)[0]["dora", 8], report.build(w.root, images_too=False).parent
     assert row["verdict"] == "inconclusive" and row["p_adjusted"] < 0.05
-    assert "so it is not called better" in (found / "report.md").read_text()
+    assert "is not called better, since more of its runs failed" in (found / "report.md").read_text()
 
 
 def test_failures_of_the_baseline_do_not_count_against_the_variant(writer, judged):
@@ -121,7 +121,7 @@ def test_without_scores_only_seeds_are_noise_and_it_is_said(writer, judged):
     assert row["n_examples"] == 0 and row["verdict"] == "inconclusive"
     assert row["p"] > 0 and np.isnan(row["smallest_detectable"])
     text = (report.build(w.root, images_too=False).parent / "report.md").read_text()
-    assert "cannot be told from lora" in text and "nobody knows how much of it is their noise" in text
+    assert "cannot be told from lora" in text and "the runs left no usable scores by example" in text
     assert "no usable per-example scores" in text and "test examples not counted as noise" in text
 
 

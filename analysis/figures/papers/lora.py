@@ -183,6 +183,18 @@ def _amplification(view: View) -> Iterator[Figure]:
     )
 
 
+def _held(rows: pd.DataFrame) -> str:
+    """How much more of W lies in the change's directions than in random ones, matrix by matrix."""
+    wide = rows.pivot_table("factor", ["seed", "matrix"], "directions")
+    pair = [SOURCES["random"], SOURCES["projected"]]
+    if not set(pair) <= set(wide):
+        return ""
+    low, middle, high = (wide[pair[0]] / wide[pair[1]]).quantile([0.25, 0.5, 0.75])
+    return (
+        f": W is {middle:.2g} times as large in its own as in random ones (quartiles {low:.2g} to {high:.2g})"
+    )
+
+
 def _amplified(table: pd.DataFrame, row: str) -> str:
     here = table[table["row"] == row]
     of = {name: group["factor"] for name, group in here.groupby("directions")}
@@ -190,7 +202,7 @@ def _amplified(table: pd.DataFrame, row: str) -> str:
     low, high = own.quantile([0.25, 0.75])
     words = {"of W itself": "directions of W itself", "random": "random ones"}
     others = " and ".join(f"{of[name].median():.2g} for {words[name]}" for name in words if name in of)
-    against = f", against {others}" if others else ""
+    against = f", against {others}{_held(here)}" if others else ""
     return (
         f"{row} amplifies its own directions of W by {own.median():.2g} (median of "
         f"{here['matrix'].nunique()} "

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.figures.figure import Figure
 from analysis.figures.papers.view import View, runs_text
 from analysis.signatures.rates import heat_map, speed_up
+from analysis.stats import FEWEST_SEEDS
 
 PAPER = "LoRA+"
 SMOOTH = 9  # points of a training curve that are averaged before it is compared
@@ -82,7 +83,7 @@ def _map_figure(
         x=alt.X(
             "b:O", sort=[name[x] for x in sorted(B)], title="Learning rate of B", axis=alt.Axis(labelAngle=0)
         ),
-        y=alt.Y("a:O", sort=[name[x] for x in sorted(A, reverse=True)], title="of A"),
+        y=alt.Y("a:O", sort=[name[x] for x in sorted(A, reverse=True)], title="Learning rate of A"),
     )
     metric = f"validation {view.cells.iloc[0]['metric']}"
     fill = alt.Color(
@@ -187,11 +188,17 @@ def _speed_figure(
         f"speed_up-r{one['r']:g}-{one['targets']}-{two['series']}",
         PAPER,
         f"Steps to the final loss of {one['series']}, r {one['r']:g}",
-        finding=f"{said} (mean of {runs_text(len(seeds))} each, {tuned}).",
+        finding=f"{said} (mean of {runs_text(len(seeds))} each, {tuned}){_caution(len(seeds))}.",
         caption="The dashed line is the loss at which the plain variant ends. It counts as reached when "
         "the loss stays below on average.",
         chart=chart,
     )
+
+
+def _caution(seeds: int) -> str:
+    """What so few runs cannot tell."""
+    few = seeds < FEWEST_SEEDS
+    return ": the noise of single batches moves this, and so few runs are no verdict" if few else ""
 
 
 def smooth(values: np.ndarray, points: int = SMOOTH) -> np.ndarray:

@@ -6,7 +6,8 @@ import altair as alt
 import pandas as pd
 
 from analysis.figures.figure import Figure
-from analysis.figures.papers.view import View, panels
+from analysis.figures.papers.view import View, panels, runs_text
+from analysis.format import signed
 from analysis.signatures.scaling import expected_exponent, exponent
 
 PAPER = "rsLoRA"
@@ -64,7 +65,7 @@ def _against_rank(view: View) -> Iterator[Figure]:
         "gradient_and_loss_by_rank",
         PAPER,
         "Does learning depend on the rank?",
-        finding=_fitted(view, points),
+        finding=f"{_fitted(view, points)}{_by_rate(points)}",
         caption="Means over seeds, rules from the lowest to the highest; all axes are logarithmic. At the "
         "start the gradient of B goes like r to the power 1/2 - beta, with s = alpha / r^beta. "
         "The tuned rates are the control: a loss that differs by rank at one rate alone is a matter of "
@@ -118,6 +119,22 @@ def _losses(view: View, cells: pd.DataFrame) -> Iterator[dict[str, object]]:
                         yield _point(panel, cell, seed, last)
 
 
+def _by_rate(points: pd.DataFrame) -> str:
+    """How the last loss changes from the lowest to the highest rank, at one rate and at each rank's own."""
+    told = []
+    for series, group in points[points["panel"].isin([FIXED, TUNED])].groupby("series", sort=False):
+        changes = []
+        for panel, words in ((FIXED, "at one rate"), (TUNED, "with the rate tuned per rank")):
+            here = group[group["panel"] == panel]
+            if len(here):
+                ends = [here.loc[here["r"] == r, "value"] for r in (here["r"].min(), here["r"].max())]
+                runs = runs_text(min(map(len, ends)))
+                changes.append(f"by {signed(ends[1].mean() - ends[0].mean())} {words} ({runs} each)")
+        low, high = group["r"].min(), group["r"].max()
+        told.append(f"that of {series} changes {' and '.join(changes)} from rank {low:g} to {high:g}")
+    return f" The last training loss: {'; '.join(told)}. These are means, no verdict." if told else ""
+
+
 def _fitted(view: View, points: pd.DataFrame) -> str:
     """The exponent of each series' gradient, with its interval and what its scaling predicts."""
     told = []
@@ -135,4 +152,4 @@ def _fitted(view: View, points: pd.DataFrame) -> str:
         )
     if not told:
         return f"No exponent is fitted: that takes {FEWEST} runs of one series at a constant alpha."
-    return f"The first gradient of B grows {', and '.join(told)}."
+    return f"The first gradient of B goes {', and '.join(told)}."

@@ -62,7 +62,7 @@ def main(options: argparse.Namespace) -> None:
     found = forecast(asked.specs, facts, root=ROOT, workers=asked.workers, speed=speed)
     compared = [row for row in found.rows if row.spec.phase != "tune"]
     seeds = sorted({row.seeds for row in compared})
-    power = _power(options, seeds)
+    power = _power(options, seeds, _comparisons([row.spec for row in compared]))
     conf = Conf(HOME / "conf", *([options.config_dir] if options.config_dir else []))
     runs = [spec for spec, _ in (*found.plan.done, *found.plan.todo) if spec.phase != "tune"]
     unfair = findings(runs, _known(facts, conf))
@@ -109,9 +109,23 @@ def _known(facts: Any, conf: Any) -> Any:
     )
 
 
-def _power(options: argparse.Namespace, seeds: Sequence[int]) -> dict[str, Any]:
+def _comparisons(specs: Sequence[Any]) -> int:
+    """How many overall comparisons a report will make: one per variant and setting, over all ranks."""
+    from experiments.sweep.match import REFERENCE
+
+    names = [spec.variant for spec in specs]
+    reference = REFERENCE if REFERENCE in names else names[0]
+    made = {
+        (s.variant, s.axes, s.options, s.targets, s.model, s.model_options, s.dataset, s.dataset_options)
+        for s in specs
+        if s.variant != reference
+    }
+    return max(len(made), 1)
+
+
+def _power(options: argparse.Namespace, seeds: Sequence[int], comparisons: int) -> dict[str, Any]:
     """The smallest effects by number of seeds, told by `analysis.power` in a process of its own."""
-    words = ["--seeds", ",".join(map(str, seeds)), "--json"]
+    words = ["--seeds", ",".join(map(str, seeds)), "--json", "--comparisons", str(comparisons)]
     words += ["--pilot", str(options.pilot)] if options.pilot is not None else []
     words += ["--sd", str(options.sd)] if options.sd is not None else []
     done = subprocess.run(
@@ -127,8 +141,14 @@ def _power(options: argparse.Namespace, seeds: Sequence[int]) -> dict[str, Any]:
 
 def _effects(power: dict[str, Any], seeds: Sequence[int]) -> list[str]:
     """Those in words."""
+    family = power["comparisons"]
+    adjusted = {
+        n: f"; {least:.4f} to stand up to Holm's adjustment for {family} comparisons" if family > 1 else ""
+        for n, least in power["detectable_adjusted"].items()
+    }
     lines = [
         f"{n} seeds show a difference of {power['detectable'][str(n)]:.4f} between two variants (power 0.8)"
+        f"{adjusted[str(n)]}"
         if str(n) in power["detectable"]
         else f"{n} seed{'s' * (n != 1)} cannot give a verdict"
         for n in seeds

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from experiments.spec import RunSpec, Train
@@ -102,7 +102,9 @@ def _budget(ratio: float, spec: RunSpec, reference: RunSpec, known: Known) -> Fi
     elif rank == spec.r:
         mend = f"No other rank of {spec.variant} comes nearer."
     else:
-        mend = f"r={rank} of {spec.variant} would match; match=parameters finds it for all."
+        nearest = known.count(replace(spec, r=rank))
+        left = f" ({nearest.adapter / counts[1] - 1:+.0%})" if nearest is not None else ""
+        mend = f"r={rank} of {spec.variant} comes nearest{left}; match=parameters finds it for all."
     return Finding(
         "warning" if abs(ratio - 1) > BUDGET else "note",
         f"{spec.variant} trains {counts[0]:,} adapter parameters at r={spec.r}, {reference.variant} "
@@ -143,5 +145,5 @@ def pruning(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
             f"{variant} is scaled and counted by the rank it starts with: "
             f"{several([ranks[r] for r in sorted(ranks)])}.",
             "at equal r it has more parameters in training and a smaller scale than lora",
-            "match=parameters makes the starts equal, variant.init_r_ratio=1 the ranks.",
+            "match=parameters brings the starts together, variant.init_r_ratio=1 makes the ranks equal.",
         )

@@ -126,13 +126,15 @@ def selection(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
 def roles(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
     """Which role learns at which rate and decays by how much."""
     kinds: dict[str, list[str]] = defaultdict(list)
-    for spec in {spec.variant: spec for spec in reversed(specs)}.values():
+    first = {spec.variant: spec for spec in reversed(specs)}
+    for spec in reversed(first.values()):
         applied, count = rates(spec), known.count(spec)
         if applied is not None and spec.method != "zero":
             shown = applied if count is None else {role: applied[role] for role in count.roles}
             kinds[_by_rate(shown)].append(spec.variant)
     if len(kinds) > 1 or any(spec.train.weight_decay for spec in specs):
         told = [f"{', '.join(dict.fromkeys(variants))}: {text}" for text, variants in kinds.items()]
+        told += ["no weight decay"] * (not any(spec.train.weight_decay for spec in specs))
         yield Finding(
             "note",
             f"Rates and decay as applied: {several(told, '; ')}.",

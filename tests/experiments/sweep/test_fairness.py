@@ -158,7 +158,7 @@ def test_budgets_that_differ_are_told_with_the_rank_that_matches(sized):
     told = sized(f"variant=lora,dora,adalora r=8 {THREE}")
     ((level, text),) = about(told, "dora trains")
     assert level == "note" and "1,632 adapter parameters at r=8, lora 1,536 at r=8 (+6%)" in text
-    assert "r=7 of dora would match" in text
+    assert "r=7 of dora comes nearest (-6%)" in text
     ((level, text),) = about(told, "adalora trains")
     assert level == "warning" and "2,352" in text and "(+53%)" in text and "r=5 of adalora" in text
 
