@@ -6,6 +6,7 @@ the one that tuning recommends, else the best on validation. Plain runs beside c
 not compared.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ import pandas as pd
 
 from analysis import identity, stats
 from analysis.load import Study
-from analysis.rows import MEASURED, SHARED
+from analysis.rows import MEASURED, SHARED, plain
 
 SETTING = ("dataset", "model", "metric", "goal", "split")
 _SAME = (*SHARED, "series")
 _FAILED = ("failed", "oom", "preempted")
+
+Run = dict[str, Any]  # a row of the table of runs
 
 
 def cells(study: Study) -> pd.DataFrame:
@@ -32,8 +35,11 @@ def cells(study: Study) -> pd.DataFrame:
     if runs.empty:
         return _empty()
     keys = ["cell_key", "stack", "phase", "split"]  # what test and validation say is never averaged
-    rows = [_cell(group) for _, group in runs.groupby(keys, sort=True, dropna=False)]
-    table = pd.DataFrame(rows)
+    number = runs.groupby(keys, sort=True, dropna=False).ngroup()
+    grouped: list[list[Run]] = [[] for _ in range(number.max() + 1)]
+    for at, run in zip(number, runs.to_dict("records"), strict=True):
+        grouped[at].append({str(name): value for name, value in run.items()})
+    table = plain(pd.DataFrame([_cell(group) for group in grouped]))
     table["rates"] = _points(table)
     groups = table.groupby(["group_key", "stack"])["phase"]
     table["beside"] = (table["phase"] == "run") & groups.transform(lambda phases: "confirm" in set(phases))
@@ -50,38 +56,49 @@ def order_of(series: str) -> tuple[int, str]:
     return (0 if series == "lora" else 1 if series.startswith("lora ") else 2, series)
 
 
-def _cell(runs: pd.DataFrame) -> dict[str, Any]:
-    done = runs[(runs["status"] == "completed") & ~runs["repeat"]]
-    first = (done if len(done) else runs).sort_values("matched", kind="stable").iloc[0]  # those that say so
-    scores = done["score"].to_numpy(float)
+def _cell(runs: Sequence[Run]) -> dict[str, Any]:
+    done = [run for run in runs if run["status"] == "completed" and not run["repeat"]]
+    first = min(done or runs, key=lambda run: _nan_last(run["matched"]))  # those that say so
+    scores = np.array([run["score"] for run in done], float)
     low, high = stats.t_interval(scores) if len(scores) >= stats.FEWEST_SEEDS else (np.nan, np.nan)
-    row = {name: first[name] for name in _SAME} | {name: runs[name].mean() for name in MEASURED}
+    row = {name: first[name] for name in _SAME} | {name: _mean(runs, name) for name in MEASURED}
     return row | {
         "tuning": bool(first["tuning"]),
         "phase": first["phase"],
         "tuned": first["tuned"],
         **_recommendation(runs, done),
         "n": len(done),
-        "seeds": tuple(sorted(done["seed"])),
-        "seeds_tried": tuple(sorted(set(runs["seed"]))),
+        "seeds": tuple(sorted(run["seed"] for run in done)),
+        "seeds_tried": tuple(sorted({run["seed"] for run in runs})),
         "mean": scores.mean() if len(scores) else np.nan,
         "sd": scores.std(ddof=1) if len(scores) > 1 else np.nan,
         "low": low,
         "high": high,
-        "diverged": int((runs["status"] == "diverged").sum()),
-        "failed": int(runs["status"].isin(_FAILED).sum()),
-        "run_ids": tuple(runs["run_id"]),
-        "by_seed": dict(zip(done["seed"], done["run_id"], strict=True)),
+        "diverged": sum(run["status"] == "diverged" for run in runs),
+        "failed": sum(run["status"] in _FAILED for run in runs),
+        "run_ids": tuple(run["run_id"] for run in runs),
+        "by_seed": {run["seed"]: run["run_id"] for run in done},
     }
 
 
-def _recommendation(runs: pd.DataFrame, done: pd.DataFrame) -> dict[str, float]:
+def _recommendation(runs: Sequence[Run], done: Sequence[Run]) -> dict[str, float]:
     """What tuning goes by: the mean on validation, the worst there is if a run diverged, and its seeds."""
-    diverged = (runs["status"] == "diverged").any()
-    sign = -1.0 if (runs["goal"] == "min").any() else 1.0
-    known = done["validation"].notna().sum()
-    value = -np.inf if diverged else sign * done["validation"].mean()
-    return {"recommended": value, "recommended_n": int(known)}
+    diverged = any(run["status"] == "diverged" for run in runs)
+    sign = -1.0 if any(run["goal"] == "min" for run in runs) else 1.0
+    known = sum(not np.isnan(run["validation"]) for run in done)
+    value = -np.inf if diverged else sign * _mean(done, "validation")
+    return {"recommended": value, "recommended_n": known}
+
+
+def _mean(runs: Sequence[Run], name: str) -> float:
+    """The mean of what is known of a column; nan if nothing is."""
+    known = [run[name] for run in runs if not np.isnan(run[name])]
+    return float(np.mean(known)) if known else np.nan
+
+
+def _nan_last(value: float) -> tuple[bool, float]:
+    """To sort by: numbers in order, then those that are unknown."""
+    return bool(np.isnan(value)), value
 
 
 def _points(table: pd.DataFrame) -> pd.Series:
@@ -109,15 +126,11 @@ def chosen(group: pd.DataFrame) -> int:
     One that diverged with some seed comes after all that did not, one that lacks seeds after those that have
     more of them. Ties go to the lower rate.
     """
-    rank = pd.DataFrame(
-        {
-            "diverged": group["recommended"] == -np.inf,
-            "n": -group["recommended_n"].fillna(0),
-            "v": -group["recommended"].fillna(-np.inf),
-            "lr": group["lr"],
-        }
-    )
-    return int(rank.sort_values(["diverged", "n", "v", "lr"]).index[0])
+    value = group["recommended"].to_numpy(float)
+    seeds = np.nan_to_num(group["recommended_n"].to_numpy(float))
+    lost = np.where(np.isnan(value), -np.inf, value)
+    order = np.lexsort((group["lr"].to_numpy(float), -lost, -seeds, value == -np.inf))  # nan comes last
+    return int(group.index[order[0]])
 
 
 def series_labels(study: Study) -> pd.Series:

@@ -135,12 +135,12 @@ def _ranges(results: pd.DataFrame) -> dict[tuple[Any, ...], tuple[float, float]]
 
 def _rows(results: pd.DataFrame) -> list[dict[str, Any]]:
     ranges = _ranges(results)
-    return [_row(row, ranges) for _, row in results.iterrows()]
+    return [_row(row, ranges) for row in results.to_dict("records")]
 
 
-def _row(row: pd.Series, ranges: Mapping[tuple[Any, ...], tuple[float, float]]) -> dict[str, Any]:
+def _row(row: Mapping[Any, Any], ranges: Mapping[tuple[Any, ...], tuple[float, float]]) -> dict[str, Any]:
     """One line of the results and cost tables: (text, value to sort by) where both are needed."""
-    low, high = ranges.get(tuple(row[list(SETTING)]), (np.nan, np.nan))
+    low, high = ranges.get(tuple(row[name] for name in SETTING), (np.nan, np.nan))
     place = lambda v: 50.0 if high == low else round(min(100, max(0, 100 * (v - low) / (high - low))), 1)  # noqa: E731
     known = {
         key: (None if pd.isna(row[key]) else float(row[key]))

@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, Self
 
 import vl_convert
 
@@ -44,29 +44,55 @@ def bundle() -> str:
     return text
 
 
-@contextlib.contextmanager
-def written(figures: Sequence[Figure], folder: Path, *, longest: int = 8) -> Iterator[None]:
-    """Have every figure written in every format into `folder` meanwhile; images of no figure are removed.
+class Drawing:
+    """Has figures drawn by processes of their own, in every format, from the moment that they are given.
 
-    `longest` is the length of the longest name in the legends, which says how many fit beside each other.
+    Use as a context, at whose end all are drawn and images of no figure are removed. `longest` is the length
+    of the longest name in the legends, which says how many fit beside each other.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    look = config(columns=max(1, WIDTH // (34 + 7 * longest)))
-    jobs = deque(json.dumps(_job(figure, folder, look)) for figure in figures)
-    many = max(1, min(os.cpu_count() or 1, len(jobs) // EACH))
-    with ThreadPoolExecutor(many) as pool:
-        drawers = [pool.submit(_draw, jobs) for _ in range(many if jobs else 0)]
-        try:
-            yield
-        except BaseException:
-            jobs.clear()
-            raise
-    for drawer in drawers:
-        drawer.result()
-    wanted = {f"{figure.name}.{kind}" for figure in figures for kind in FORMATS}
-    for stale in folder.iterdir():
-        if stale.suffix[1:] in FORMATS and stale.name not in wanted:
-            stale.unlink()
+
+    def __init__(self, folder: Path, *, longest: int = 8):
+        self.folder = folder
+        self._look = config(columns=max(1, WIDTH // (34 + 7 * longest)))
+        self._jobs: SimpleQueue[str | None] = SimpleQueue()
+        self._most = os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._most)
+        self._drawers: list[Future[None]] = []
+        self._wanted: set[str] = set()
+        self._given = 0
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def add(self, figures: Sequence[Figure]) -> None:
+        """Draw these too."""
+        for figure in figures:
+            self._jobs.put(json.dumps(_job(figure, self.folder, self._look)))
+            self._wanted |= {f"{figure.name}.{kind}" for kind in FORMATS}
+        self._given += len(figures)
+        for _ in range(len(self._drawers), max(min(1, self._given), min(self._most, self._given // EACH))):
+            self._drawers.append(self._pool.submit(_draw, self._jobs))
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None:
+            _drain(self._jobs)
+        for _ in self._drawers:
+            self._jobs.put(None)
+        self._pool.shutdown()
+        if kind is not None:
+            return
+        for drawer in self._drawers:
+            drawer.result()
+        for stale in self.folder.iterdir():
+            if stale.suffix[1:] in FORMATS and stale.name not in self._wanted:
+                stale.unlink()
+
+
+def _drain(jobs: SimpleQueue[str | None]) -> None:
+    with contextlib.suppress(Empty):
+        while True:
+            jobs.get_nowait()
 
 
 def _job(figure: Figure, folder: Path, look: dict[str, Any]) -> dict[str, Any]:
@@ -78,20 +104,19 @@ def _job(figure: Figure, folder: Path, look: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _draw(jobs: deque[str]) -> None:
-    """Have a process of its own draw of `jobs`, which several share, until none is left."""
+def _draw(jobs: SimpleQueue[str | None]) -> None:
+    """Have a process of its own draw of `jobs`, which several share, until it meets None."""
     command = [sys.executable, "-P", drawing.__file__]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
     ) as process:
         assert process.stdin and process.stdout
-        with contextlib.suppress(IndexError, BrokenPipeError):  # nothing left; the process ended
-            while True:
-                print(jobs.popleft(), file=process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # the process ended
+            while (job := jobs.get()) is not None:
+                print(job, file=process.stdin, flush=True)
                 if not process.stdout.readline():
                     break
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
     if process.returncode:
-        jobs.clear()
         raise UserError(f"drawing a figure failed (exit code {process.returncode}); see above")

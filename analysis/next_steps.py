@@ -46,8 +46,10 @@ def _tuned(study: Study, cells: pd.DataFrame, cell: pd.Series) -> tuple[dict[str
     A confirmed cell gives up its tuned values to those words; its tuning runs are found as they are.
     """
     spec = dict(study.records[cell["run_ids"][0]]["spec"])
+    if cell["phase"] != "confirm":
+        return spec, ""
     tuning = cells[(cells["group_key"] == cell["group_key"]) & cells["tuning"].astype(bool)]
-    if cell["phase"] != "confirm" or tuning.empty:
+    if tuning.empty:
         return spec, ""
     tried = [study.records[ids[0]]["spec"] for ids in tuning["run_ids"]]
     keys = identity.tuned(spec)

@@ -24,6 +24,7 @@ from analysis import export, images, options, page
 from analysis.cells import cells as cells_of
 from analysis.content import collect
 from analysis.figures import evidence_figures, overview_figures, paper_figures
+from analysis.figures.figure import Figure
 from analysis.guide import advise
 from analysis.histories import Histories
 from analysis.load import read
@@ -53,21 +54,27 @@ def build(
     cells = cells_of(study)
     found = verdicts(study, cells, baseline=baseline, margin=margin)
     histories = Histories(study)
-    with debug_mode(False):  # each figure is checked as a whole, not piece by piece: a third of the time
-        figures = overview_figures(study, cells, histories) + evidence_figures(cells, found.table)
-        figures += paper_figures(study, cells, histories, baseline=baseline)
     folder = study.folder / "report"
     longest = max(map(len, cells["series"]), default=0)
-    with explained(folder):
+    drawing = images.Drawing(folder / "figures", longest=longest) if images_too else None
+    with explained(folder), drawing or contextlib.nullcontext():
         folder.mkdir(exist_ok=True)
-        drawn = images.written(figures, folder / "figures", longest=longest)
-        with drawn if images_too else contextlib.nullcontext():
-            content = collect(study, cells, found, figures, pool=pool)
-            content["images"] = images_too
-            content["ranks"] = advise(study, cells, histories, margin=margin)
-            export.tables(study, cells, found, folder)
-            (folder / "report.md").write_text(page.markdown(content), encoding="utf-8")
-            (folder / "report.html").write_text(page.html(content), encoding="utf-8")
+        figures: list[Figure] = []
+        with debug_mode(False):  # each figure is checked as a whole, not piece by piece: a third of the time
+            for made in (
+                lambda: overview_figures(study, cells, histories),
+                lambda: evidence_figures(cells, found.table),
+                lambda: paper_figures(study, cells, histories, baseline=baseline),
+            ):
+                figures += (some := made())
+                if drawing:  # meanwhile
+                    drawing.add(some)
+        content = collect(study, cells, found, figures, pool=pool)
+        content["images"] = images_too
+        content["ranks"] = advise(study, cells, histories, margin=margin)
+        export.tables(study, cells, found, folder)
+        (folder / "report.md").write_text(page.markdown(content), encoding="utf-8")
+        (folder / "report.html").write_text(page.html(content), encoding="utf-8")
     return folder / "report.html"
 
 

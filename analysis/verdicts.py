@@ -28,6 +28,7 @@ from analysis.faults import Problem
 from analysis.load import Study
 from analysis.pairs import Unmatched, check_baseline, pairs
 from analysis.predictions import Predictions
+from analysis.rows import plain
 from analysis.standing import with_standing
 from analysis.stats import ALPHA
 
@@ -76,7 +77,7 @@ def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margi
     mixed = set(counts.index[counts > 1])
     tuning = budgets(study, cells)
     rows = [compared(pair, study, margin, mixed) | {"sides": sides(pair, tuning)} for pair in found]
-    table = pd.DataFrame(rows, columns=[*COLUMNS, *EVIDENCE])
+    table = plain(pd.DataFrame(rows, columns=[*COLUMNS, *EVIDENCE]))
     table = table.astype(dict.fromkeys(_NUMBERS, "float64"))
     table["overall"] = pd.Series(_overall(table), table.index, dtype=bool)
     table = _sorted(table)

@@ -9,27 +9,27 @@ from analysis.histories import Histories
 
 def frame(cells: pd.DataFrame, histories: Histories) -> pd.DataFrame:
     """One row per cell, split and step: the mean over seeds with the lowest and highest seed."""
-    parts = []
-    for _, cell in cells.iterrows():
+    numbers, names = [np.empty((0, 5))], []
+    for cell in cells.itertuples():
         for split in ("training", "validation"):
-            runs = [getattr(histories.of(run_id), split) for run_id in cell["by_seed"].values()]
-            if not any(map(len, runs)):
-                continue
-            table = by_step(np.concatenate(runs))
-            parts.append(table.assign(split=split, series=cell["series"], rank=rank_name(cell["r"])))
-    columns = ["step", "mean", "min", "max", "size", "split", "series", "rank"]
-    return pd.concat(parts)[columns].round(5) if parts else pd.DataFrame(columns=columns)
+            runs = [getattr(histories.of(run_id), split) for run_id in cell.by_seed.values()]
+            if any(map(len, runs)):
+                numbers.append(by_step(np.concatenate(runs)))
+                names += [(split, cell.series, rank_name(cell.r))] * len(numbers[-1])
+    table = pd.DataFrame(np.concatenate(numbers), columns=["step", "mean", "min", "max", "size"]).round(5)
+    table["size"] = table["size"].astype(int)
+    for i, name in enumerate(("split", "series", "rank")):
+        table[name] = np.array([known[i] for known in names], object)
+    return table
 
 
-def by_step(points: np.ndarray) -> pd.DataFrame:
-    """Mean, lowest, highest and number of the values of points (n, 2) at each step."""
+def by_step(points: np.ndarray) -> np.ndarray:
+    """Columns (steps, 5) of points (n, 2): step, mean, lowest, highest and number of the values there."""
     points = points[np.argsort(points[:, 0], kind="stable")]
     steps, starts, size = np.unique(points[:, 0], return_index=True, return_counts=True)
-    reduced = {
-        name: f.reduceat(points[:, 1], starts) for name, f in (("min", np.minimum), ("max", np.maximum))
-    }
+    lowest, highest = (f.reduceat(points[:, 1], starts) for f in (np.minimum, np.maximum))
     mean = np.add.reduceat(points[:, 1], starts) / size
-    return pd.DataFrame({"step": steps, "mean": mean, **reduced, "size": size})
+    return np.column_stack([steps, mean, lowest, highest, size])
 
 
 def rank_name(r: float) -> str:

@@ -35,15 +35,10 @@ def setting_name(row: pd.Series) -> str:
 def with_bars(cells: pd.DataFrame) -> pd.DataFrame:
     """Add bar_low, bar_high: the t interval over seeds or, with too few seeds, that of test sampling."""
     low, high = cells["low"].to_numpy(float).copy(), cells["high"].to_numpy(float).copy()
-    for i, (_, row) in enumerate(cells.iterrows()):
-        if (
-            np.isnan(low[i])
-            and row["metric"] in SHARES
-            and row["split"] == "test"
-            and row["test_rows"] > 0
-            and row["n"]
-        ):
-            low[i], high[i] = stats.wilson(row["mean"] * row["test_rows"], row["test_rows"])
+    for i, row in enumerate(cells.itertuples()):
+        share = row.metric in SHARES and row.split == "test"
+        if np.isnan(low[i]) and share and row.test_rows > 0 and row.n:
+            low[i], high[i] = stats.wilson(row.mean * row.test_rows, row.test_rows)
     return cells.assign(bar_low=low, bar_high=high)
 
 

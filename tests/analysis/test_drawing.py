@@ -51,12 +51,13 @@ def test_a_drawing_without_text_has_one_form_too():
 
 def test_a_figure_that_cannot_be_drawn_is_an_error(tmp_path, capfd):
     bad = Figure("bad", "rank", "", "", "", {"mark": "no such mark"})
-    with pytest.raises(UserError, match="drawing a figure failed"), images.written([bad], tmp_path):
-        pass
+    with pytest.raises(UserError, match="drawing a figure failed"), images.Drawing(tmp_path) as given:
+        given.add([bad])
     assert "draw(**json.loads(line))" in capfd.readouterr().err
 
 
 def test_drawing_ends_where_the_rest_of_a_report_fails(tmp_path):
     figures = [Figure(f"f{i}", "rank", "", "", "", {"mark": "no such mark"}) for i in range(3)]
-    with pytest.raises(ZeroDivisionError), images.written(figures, tmp_path):
+    with pytest.raises(ZeroDivisionError), images.Drawing(tmp_path) as given:
+        given.add(figures)
         raise ZeroDivisionError

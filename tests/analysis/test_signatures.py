@@ -122,7 +122,7 @@ def test_the_bits_per_weight_are_the_published_ones():
 
 def test_the_recovery_is_the_share_brought_back():
     assert storage.recovery(0.8, 0.6, 0.75) == pytest.approx(0.75)
-    with pytest.raises(ValueError, match="lost nothing"):
+    with pytest.raises(ValueError, match="brings nothing, so there is nothing to recover"):
         storage.recovery(0.8, 0.8, 0.8)
 
 

@@ -101,6 +101,8 @@ def cases(view: View) -> list[Case]:
     kept = {i: storage_name(view.spec(cell)) for i, cell in view.cells.iterrows()}
     rows = [(kept[i], cell) for i, cell in view.cells.iterrows() if kept[i]]
     adapters = [(name, cell) for name, cell in rows if pd.notna(cell["r"])]
+    if all(name in DENSE for name, _ in adapters):
+        return []
     out = []
     for name, cell in adapters:
         like = [c for other, c in adapters if other in DENSE and _alike(view, cell, c)]
