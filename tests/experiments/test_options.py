@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,19 +27,29 @@ LABELS = IDS[:, 0] % CLASSES
 
 
 @pytest.fixture(scope="module")
-def spec_from():
-    """The spec that a command's words make."""
+def composed():
+    """The configuration that a command's words make, and the choices in it."""
     spec.register()
     with initialize_config_dir(str(CONF), version_base=None):
 
         def made(*words):
             config = OmegaConf.to_container(compose("config", overrides=tidied(words)), resolve=True)
             variant = next((w.split("=")[1] for w in words if w.startswith("variant=")), "lora")
-            choices = {"variant": variant, "model": "minilm", "dataset": "scipy_topics"}
-            assert check_composition(config, choices=choices) == []
-            return resolve(config, choices=choices)
+            return config, {"variant": variant, "model": "minilm", "dataset": "scipy_topics"}
 
         yield made
+
+
+@pytest.fixture(scope="module")
+def spec_from(composed):
+    """The spec that a command's words make."""
+
+    def made(*words):
+        config, choices = composed(*words)
+        assert check_composition(config, choices=choices) == []
+        return resolve(config, choices=choices)
+
+    return made
 
 
 def bert():
@@ -120,8 +132,6 @@ def test_ranks_and_alphas_go_by_module_and_layer(variant, spec_from):
     ("option", "message"),
     [
         ("rank_pattern=querry=4", "rank_pattern: 'querry' matches none of the adapted maps.*'query'"),
-        ("rank_pattern=query", "rank_pattern 'query' cannot be read.*query=4,value=16"),
-        ("alpha_pattern=query=much", "alpha_pattern 'query=much' cannot be read"),
         ("rank_pattern=query=2.5", r"rank 2\.5 of .*query must be a whole number"),
         ("rank_pattern=query=21", "rank 21 does not fit"),
         ("layers=7", "match nothing in layers 7; they are in layers 0 to 2"),
@@ -132,6 +142,20 @@ def test_ranks_and_alphas_go_by_module_and_layer(variant, spec_from):
 def test_an_option_that_cannot_be_is_told(option, message, spec_from):
     with pytest.raises(ValueError, match=message):
         attached(spec_from("r=2", f"variant.{option}"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("rank_pattern", "query"), ("alpha_pattern", "query=much"), ("rank_pattern", "query=nan")],
+)
+def test_a_pattern_that_cannot_be_read_is_told_before_anything_is_loaded(option, value, composed, spec_from):
+    message = f"{option} '{value}' cannot be read: write patterns .*query=4,value=16"
+    config, choices = composed("r=2", f"variant.{option}={value}")
+    [told] = check_composition(config, choices=choices)
+    assert re.match(rf"variant\.{message}", told)
+    run = run_config(spec_from("r=2"), steps=40)
+    with pytest.raises(ValueError, match=message):  # of whoever builds a run without the command line
+        attach(bert(), [replace(run, options={**run.options, option: value})])
 
 
 @pytest.mark.parametrize("variant", ADAPTERS)
