@@ -42,9 +42,12 @@ def _sampling(group: pd.DataFrame) -> str:
     best = once.loc[(sign * once["mean"]).idxmax()]
     tied = int((sign * once["mean"] >= sign * (best["bar_low"] if sign > 0 else best["bar_high"])).sum()) - 1
     half = (best["bar_high"] - best["bar_low"]) / 2
+    others = f"{tied} of the other {len(group) - 1} cells lie"
+    if len(group) == 2:
+        others = "the other cell lies" if tied else "the other cell does not lie"
     return (
         f"The {row['test_rows']:,.0f} test examples alone leave ±{half:.3f} open around each result (95%); "
-        f"{tied} of the other {len(group) - 1} cells lie within that of the best."
+        f"{others} within that of the best."
     )
 
 
