@@ -15,7 +15,7 @@ PACKAGES := pyproject.toml constraints.txt
 help:  ## this page
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-demo: $(VENV)/.installed  ## compare LoRA and DoRA at three ranks; prints the report's path (about 5 minutes)
+demo: $(VENV)/.installed  ## compare LoRA and DoRA at three ranks; prints the report's path (5 to 7 minutes)
 	$(RUN) run.py -m variant=dora,lora r=4,8,16 study=demo
 
 test: lint  ## lint, types, and every test that this machine can run
