@@ -101,8 +101,8 @@ _COUNTS = ("seed", "again")
 def plain(table: pd.DataFrame) -> pd.DataFrame:
     """The table with its texts and its columns' names as Python's own strings.
 
-    Pandas keeps texts in Arrow's arrays, where each row that is taken costs a call into Arrow: half the time
-    of a report, whose tables are small and walked row by row.
+    Pandas keeps texts in Arrow's arrays, where each row that is taken costs a call into Arrow; the tables of
+    a report are small and walked row by row.
     """
     texts = [name for name, kind in table.dtypes.items() if isinstance(kind, pd.StringDtype)]
     table = table.astype(dict.fromkeys(texts, object))
