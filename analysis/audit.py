@@ -11,6 +11,7 @@ from analysis import options, stats
 from analysis.cells import cells as cells_of
 from analysis.cells import missing_seeds
 from analysis.load import Study, read
+from analysis.rows import each
 from analysis.verdicts import Verdicts, verdicts
 from experiments.errors import told
 from experiments.record import verify
@@ -84,7 +85,7 @@ def _power_remedy(judged: pd.DataFrame, margin: float) -> str:
 def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
     final = cells[cells["final"].astype(bool)]
     tried: dict[int, set[str]] = {}
-    for _, row in final.iterrows():
+    for row in each(final):
         tried.setdefault(found.budgets[row["cell_key"], row["stack"]].points, set()).add(str(row["series"]))
     points = sorted(set(tried) - {0})  # 0: nothing to tune
     told = "; ".join(f"{n} for {', '.join(sorted(tried[n]))}" for n in points)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis import identity
 from analysis.load import Study
+from analysis.rows import Row, each
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def budgets(study: Study, cells: pd.DataFrame) -> Budgets:
     out = {}
     tuning = dict(tuple(cells[cells["tuning"].astype(bool)].groupby("group_key")))
     results = dict(tuple(cells[~cells["tuning"].astype(bool)].groupby(["group_key", "stack"])))
-    for _, row in cells[cells["final"].astype(bool)].iterrows():
+    for row in each(cells[cells["final"].astype(bool)]):
         tuned = tuning.get(row["group_key"])
         tried = results[row["group_key"], row["stack"]] if tuned is None else tuned
         seeds = sorted({seed for tried_by in tried["seeds_tried"] for seed in tried_by})
@@ -56,7 +57,7 @@ def budgets(study: Study, cells: pd.DataFrame) -> Budgets:
     return out
 
 
-def _edges(study: Study, tried: pd.DataFrame, row: pd.Series) -> tuple[str, ...]:
+def _edges(study: Study, tried: pd.DataFrame, row: Row) -> tuple[str, ...]:
     """The tuned keys whose chosen value is the smallest or largest of those tried, zero left out."""
     specs = [identity.flat(study.records[ids[0]]["spec"]) for ids in tried["run_ids"]]
     own = identity.flat(study.records[row["run_ids"][0]]["spec"])
@@ -101,5 +102,5 @@ def sides(pair: Any, found: Budgets) -> Sides:
     return Sides(_of(pair.variant, found), _of(pair.baseline, found))
 
 
-def _of(cells: Sequence[pd.Series], found: Budgets) -> tuple[Budget, ...]:
+def _of(cells: Sequence[Row], found: Budgets) -> tuple[Budget, ...]:
     return tuple(found[cell["cell_key"], cell["stack"]] for cell in cells)

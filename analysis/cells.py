@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis import identity, stats
 from analysis.load import Study
-from analysis.rows import MEASURED, SHARED, plain
+from analysis.rows import MEASURED, SHARED, each, plain
 
 SETTING = ("dataset", "model", "metric", "goal", "split")
 _SAME = (*SHARED, "series")
@@ -37,8 +37,8 @@ def cells(study: Study) -> pd.DataFrame:
     keys = ["cell_key", "stack", "phase", "split"]  # what test and validation say is never averaged
     number = runs.groupby(keys, sort=True, dropna=False).ngroup()
     grouped: list[list[Run]] = [[] for _ in range(number.max() + 1)]
-    for at, run in zip(number, runs.to_dict("records"), strict=True):
-        grouped[at].append({str(name): value for name, value in run.items()})
+    for at, run in zip(number, each(runs), strict=True):
+        grouped[at].append(run)
     table = plain(pd.DataFrame([_cell(group) for group in grouped]))
     table["rates"] = _points(table)
     groups = table.groupby(["group_key", "stack"])["phase"]
@@ -180,7 +180,7 @@ def missing_seeds(table: pd.DataFrame) -> list[tuple[str, tuple[int, ...]]]:
     results = table[~table["tuning"] & ~table["beside"]]
     for _, group in results.groupby(["peer_key", "split"], sort=False, dropna=False):
         wanted = sorted({seed for seeds in group["seeds_tried"] for seed in seeds})
-        for _, row in group.iterrows():
+        for row in each(group):
             lacking = tuple(seed for seed in wanted if seed not in row["seeds_tried"])
             if lacking:
                 out.append((row["cell_key"], lacking))

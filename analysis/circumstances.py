@@ -8,6 +8,7 @@ import pandas as pd
 from analysis import identity
 from analysis.cells import missing_seeds
 from analysis.load import Study
+from analysis.rows import each
 from analysis.verdicts import Verdicts
 
 MISSING_SHOWN = 50
@@ -43,17 +44,14 @@ def trouble(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[st
     groups.append(
         (
             "Plain runs of cells that were tuned and confirmed: shown, not compared",
-            [
-                (row["cell_key"], "seed " + ", ".join(map(str, row["seeds_tried"])))
-                for _, row in plain.iterrows()
-            ],
+            [(row["cell_key"], "seed " + ", ".join(map(str, row["seeds_tried"]))) for row in each(plain)],
         )
     )
     earlier = cells[(cells["phase"] == "confirm") & ~cells["final"].astype(bool)]
     groups.append(
         (
             "Confirmed, but later tuning recommends another value: shown, not compared",
-            [(row["cell_key"], f"learning rate {row['lr']:g}") for _, row in earlier.iterrows()],
+            [(row["cell_key"], f"learning rate {row['lr']:g}") for row in each(earlier)],
         )
     )
     lone = dict.fromkeys((left.cell["cell_key"], left.why) for left in found.unmatched)

@@ -16,6 +16,7 @@ from analysis.figures.overview import far_off, metric_title, with_bars
 from analysis.format import count, number
 from analysis.load import Study
 from analysis.next_steps import commands
+from analysis.rows import each
 from analysis.standing import on_heads
 from analysis.verdicts import Verdicts
 
@@ -62,7 +63,7 @@ def _command(study: Study, found: Verdicts, pool: bool) -> str:
 
 
 def _one(results: pd.DataFrame, name: Any) -> str:
-    names = {name(row) for _, row in results.drop_duplicates(list(SETTING)).iterrows()}
+    names = {name(row) for row in each(results.drop_duplicates(list(SETTING)))}
     return names.pop() if len(names) == 1 else "Primary metric"
 
 
@@ -135,7 +136,7 @@ def _ranges(results: pd.DataFrame) -> dict[tuple[Any, ...], tuple[float, float]]
 
 def _rows(results: pd.DataFrame) -> list[dict[str, Any]]:
     ranges = _ranges(results)
-    return [_row(row, ranges) for row in results.to_dict("records")]
+    return [_row(row, ranges) for row in each(results)]
 
 
 def _row(row: Mapping[Any, Any], ranges: Mapping[tuple[Any, ...], tuple[float, float]]) -> dict[str, Any]:
@@ -187,7 +188,7 @@ def comparisons(found: Verdicts) -> dict[str, Any]:
     """The table of comparisons, and what a reader of its p values must know."""
     rows = []
     table = found.table
-    for _, row in table.iterrows():
+    for row in each(table):
         known = {
             key: None if pd.isna(row[key]) else float(row[key])
             for key in (

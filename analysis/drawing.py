@@ -3,7 +3,9 @@
 Imports none of ours, so that a process that only draws starts at once.
 """
 
+import functools
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -11,13 +13,30 @@ from typing import Any
 
 import vl_convert
 
+FONTS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
 
-def draw(name: str, spec: dict[str, Any], config: dict[str, Any]) -> None:
-    """Write `name`.svg, .pdf and .png."""
+
+def draw(name: str, spec: str, config: dict[str, Any]) -> None:
+    """Write `name`.svg, .pdf and .png of `spec`, a definition as ASCII JSON."""
+    if not all(map(in_own_fonts, re.findall(r"\\u([0-9a-f]{4})", spec))):
+        find_fonts()
     svg = vl_convert.vegalite_to_svg(spec, config=config)
     Path(f"{name}.svg").write_text(svg, encoding="utf-8")
     Path(f"{name}.pdf").write_bytes(canonical(vl_convert.svg_to_pdf(svg)))
     Path(f"{name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
+
+
+def in_own_fonts(code: str) -> bool:
+    """Whether the converter's own fonts have a character: European scripts, common symbols."""
+    return int(code, 16) < 0x500 or 0x2010 <= int(code, 16) <= 0x2265
+
+
+@functools.cache
+def find_fonts() -> None:
+    """Let what its own fonts lack be drawn with this machine's; what they have looks as before."""
+    for folder in map(os.path.expanduser, FONTS):
+        if os.path.isdir(folder):
+            vl_convert.register_font_directory(folder)
 
 
 def canonical(pdf: bytes) -> bytes:
@@ -81,6 +100,7 @@ def _assembled(header: bytes, objects: list[bytes], table: bytes) -> bytes:
 
 
 if __name__ == "__main__":
+    vl_convert.vegalite_to_svg({"mark": "point"})  # starts its engine, which takes a second
     for line in sys.stdin:
         draw(**json.loads(line))
         print("drawn", flush=True)

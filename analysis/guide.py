@@ -16,6 +16,7 @@ from analysis import stats
 from analysis.histories import Histories
 from analysis.load import Study
 from analysis.pairs import Pair, paired
+from analysis.rows import Row, each
 from analysis.stats import ALPHA
 
 STALLED = 0.05  # of the loss: how much lower the largest rank must end for a rank to be called too small
@@ -62,8 +63,9 @@ def _advise(study: Study, group: pd.DataFrame, histories: Histories, margin: flo
     found = Advice(
         first["series"], first["dataset"], first["model"], first["targets"], float(best["r"]), enough
     )
-    ends = np.array([_end(cell, histories) for _, cell in group.iterrows()])
-    for (_, cell), end in zip(group.iterrows(), ends, strict=True):
+    rows = each(group)
+    ends = np.array([_end(cell, histories) for cell in rows])
+    for cell, end in zip(rows, ends, strict=True):
         if cell["r"] < group["r"].max() and end > ends[-1] * (1 + STALLED):
             found.notes.append(
                 f"rank {cell['r']:g} looks too small: its training loss ends at {end:.3f}, that of rank "
@@ -76,7 +78,7 @@ def _advise(study: Study, group: pd.DataFrame, histories: Histories, margin: flo
     return found
 
 
-def _end(cell: pd.Series, histories: Histories) -> float:
+def _end(cell: Row, histories: Histories) -> float:
     """The training loss at the end: its mean over the last tenth of the run, averaged over seeds."""
     ends = []
     for run_id in cell["by_seed"].values():
@@ -86,7 +88,7 @@ def _end(cell: pd.Series, histories: Histories) -> float:
     return float(np.mean(ends)) if ends else float("nan")
 
 
-def _turn(cell: pd.Series, histories: Histories) -> str:
+def _turn(cell: Row, histories: Histories) -> str:
     """Where the validation loss turned up, if most seeds agree that it did."""
     turns = []
     for run_id in cell["by_seed"].values():
@@ -108,11 +110,9 @@ def _turn(cell: pd.Series, histories: Histories) -> str:
     return f"its validation loss is lowest at step {step} and rises while the training loss falls"
 
 
-def _sufficient(
-    study: Study, group: pd.DataFrame, best: pd.Series, margin: float
-) -> tuple[float | None, bool]:
+def _sufficient(study: Study, group: pd.DataFrame, best: Row, margin: float) -> tuple[float | None, bool]:
     """The smallest rank equivalent to the best one, and whether any smaller rank is left undecided."""
-    others = [cell for _, cell in group.iterrows() if cell["r"] != best["r"]]
+    others = [cell for cell in each(group) if cell["r"] != best["r"]]
     p, differs = np.full(len(others), np.nan), np.full(len(others), np.nan)
     for i, cell in enumerate(others):
         common = paired(Pair([cell], [best]), study)
@@ -134,7 +134,7 @@ def _sufficient(
     return float(min([*equal, best["r"]])), open_
 
 
-def _next(group: pd.DataFrame, best: pd.Series, enough: float | None, undecided: bool) -> str:
+def _next(group: pd.DataFrame, best: Row, enough: float | None, undecided: bool) -> str:
     """The run that would tell most."""
     low, high = group["r"].min(), group["r"].max()
     if enough is None:

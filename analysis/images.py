@@ -2,28 +2,35 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, Self
 
 import vl_convert
 
 from analysis import drawing
+from analysis.figures import theme
 from analysis.figures.figure import WIDTH, Figure
-from analysis.figures.theme import config
 from experiments.errors import UserError
 from experiments.files import replacing
 
 _GLOBALS = "window.vegaEmbed = vegaEmbed; window.vegaLite = vegaLite; window.vega = vega;"
 FORMATS = ("svg", "pdf", "png")
-EACH = 12  # figures that pay for the start of a process
+FIRST, EACH = 2, 12  # processes that start at once; figures that pay for the start of another
+IMAGE_FONT = "'Liberation Sans', Arial, Helvetica, sans-serif"  # the converter's own; as wide as Arial
+# Without the fonts of this machine images are the same everywhere, and made in two thirds of the time.
+OWN_FONTS = Path(__file__).parent / "templates" / "fonts.conf"
+
+Process = subprocess.Popen[str]
 
 
 def bundle() -> str:
@@ -44,72 +51,83 @@ def bundle() -> str:
     return text
 
 
+def look(names: Collection[str]) -> dict[str, Any]:
+    """The configuration of images whose legends hold these names: the longest says how many fit in a row."""
+    longest = max(map(len, names), default=8)
+    return theme.config(columns=max(1, WIDTH // (34 + 7 * longest)), font=IMAGE_FONT)
+
+
 class Drawing:
     """Has figures drawn by processes of their own, in every format, from the moment that they are given.
 
-    Use as a context, at whose end all are drawn and images of no figure are removed. `longest` is the length
-    of the longest name in the legends, which says how many fit beside each other.
+    Use as a context, at whose end all are drawn and images of no figure are removed. The first processes
+    start at its begin, as they take a second to be ready. Two figures of one definition are drawn once.
     """
 
-    def __init__(self, folder: Path, *, longest: int = 8):
+    def __init__(self, folder: Path):
         self.folder = folder
-        self._look = config(columns=max(1, WIDTH // (34 + 7 * longest)))
         self._jobs: SimpleQueue[str | None] = SimpleQueue()
         self._most = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._most)
-        self._drawers: list[Future[None]] = []
-        self._wanted: set[str] = set()
-        self._given = 0
+        self._processes: list[Process] = []
+        self._fed: list[Future[None]] = []
+        self._drawn: dict[str, str] = {}  # definitions, and the figure that is drawn of each
+        self._like: dict[str, str] = {}  # figures, and the one whose images they share
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        for _ in range(min(self._most, FIRST)):
+            self._start()
         return self
 
-    def add(self, figures: Sequence[Figure]) -> None:
-        """Draw these too."""
-        for figure in figures:
-            self._jobs.put(json.dumps(_job(figure, self.folder, self._look)))
-            self._wanted |= {f"{figure.name}.{kind}" for kind in FORMATS}
-        self._given += len(figures)
-        for _ in range(len(self._drawers), max(min(1, self._given), min(self._most, self._given // EACH))):
-            self._drawers.append(self._pool.submit(_draw, self._jobs))
+    def _start(self) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-P", drawing.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            env=os.environ | {"FONTCONFIG_FILE": str(OWN_FONTS)},
+        )
+        self._processes.append(process)
+        self._fed.append(self._pool.submit(_feed, process, self._jobs))
+
+    def add(self, figure: Figure, config: dict[str, Any]) -> None:
+        """Draw this one too, with the configuration that `look` returns."""
+        spec = json.dumps(_on_paper(figure.spec))
+        self._like[figure.name] = self._drawn.setdefault(spec, figure.name)
+        if self._like[figure.name] == figure.name:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            name = str(self.folder / figure.name)
+            self._jobs.put(json.dumps({"name": name, "spec": spec, "config": config}))
+        if len(self._processes) < min(self._most, len(self._drawn) // EACH):
+            self._start()
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is not None:
-            _drain(self._jobs)
-        for _ in self._drawers:
+        for _ in self._processes:
             self._jobs.put(None)
-        self._pool.shutdown()
         if kind is not None:
+            for process in self._processes:
+                process.kill()
+            self._pool.shutdown()
             return
-        for drawer in self._drawers:
-            drawer.result()
-        for stale in self.folder.iterdir():
-            if stale.suffix[1:] in FORMATS and stale.name not in self._wanted:
+        self._pool.shutdown()
+        for fed in self._fed:
+            fed.result()
+        for (name, like), form in itertools.product(self._like.items(), FORMATS):
+            if name != like:
+                shutil.copyfile(self.folder / f"{like}.{form}", self.folder / f"{name}.{form}")
+        for stale in self.folder.iterdir() if self.folder.is_dir() else ():
+            if stale.suffix[1:] in FORMATS and stale.stem not in self._like:
                 stale.unlink()
 
 
-def _drain(jobs: SimpleQueue[str | None]) -> None:
-    with contextlib.suppress(Empty):
-        while True:
-            jobs.get_nowait()
+def _on_paper(spec: dict[str, Any]) -> dict[str, Any]:
+    width = {"width": WIDTH} if spec.get("width") == "container" else {}
+    return spec | width | {"padding": 12, "background": "white"}
 
 
-def _job(figure: Figure, folder: Path, look: dict[str, Any]) -> dict[str, Any]:
-    spec = figure.spec | ({"width": WIDTH} if figure.spec.get("width") == "container" else {})
-    return {
-        "name": str(folder / figure.name),
-        "spec": spec | {"padding": 12, "background": "white"},
-        "config": look,
-    }
-
-
-def _draw(jobs: SimpleQueue[str | None]) -> None:
-    """Have a process of its own draw of `jobs`, which several share, until it meets None."""
-    command = [sys.executable, "-P", drawing.__file__]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
-    ) as process:
+def _feed(process: Process, jobs: SimpleQueue[str | None]) -> None:
+    """Have a process draw of `jobs`, which several share, until it meets None."""
+    with process:
         assert process.stdin and process.stdout
         with contextlib.suppress(BrokenPipeError):  # the process ended
             while (job := jobs.get()) is not None:

@@ -19,7 +19,7 @@ from analysis import identity
 from analysis.failures import places
 from analysis.faults import NotFinite, Problem, fault, refuse_constant
 from analysis.predictions import Predictions
-from analysis.rows import row_of, table_of
+from analysis.rows import each, row_of, table_of
 from experiments import record as records
 from experiments.errors import UserError
 from experiments.record import RunFolder
@@ -132,7 +132,7 @@ def _repeats(table: pd.DataFrame, problems: list[Problem]) -> pd.Series:
     repeat = pd.Series(False, table.index)
     for _, group in done[done.duplicated(keys, keep=False)].groupby(keys, sort=False):
         first = group.iloc[0]
-        for _, run in group.iloc[1:].iterrows():
+        for run in each(group.iloc[1:]):
             repeat[run["run_id"]] = True
             if run["again"]:
                 continue

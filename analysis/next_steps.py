@@ -9,17 +9,13 @@ import pandas as pd
 
 from analysis import identity, stats
 from analysis.load import Study
+from analysis.rows import Row, each
 from analysis.verdicts import Verdicts
 
 
 def commands(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[str]:
     """The commands that bring every comparison without a verdict to three paired seeds."""
-    wanted = {
-        key
-        for _, row in found.table.iterrows()
-        if row["n_seeds"] < stats.FEWEST_SEEDS
-        for key in row["cells"]
-    }
+    wanted = {key for row in each(found.table) if row["n_seeds"] < stats.FEWEST_SEEDS for key in row["cells"]}
     if not wanted:
         return []
     final = cells[cells["final"].astype(bool)]
@@ -28,7 +24,7 @@ def commands(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[str]:
     unused = (seed for seed in itertools.count() if seed not in seeds)
     seeds = seeds + list(itertools.islice(unused, max(0, stats.FEWEST_SEEDS - len(seeds))))
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for _, cell in chosen.iterrows():
+    for cell in each(chosen):
         spec, words = _tuned(study, cells, cell)
         rest = {key: value for key, value in spec.items() if key not in ("r", "seed")}
         groups.setdefault((identity.command(rest), words), []).append(spec)
@@ -40,7 +36,7 @@ def commands(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[str]:
     return out
 
 
-def _tuned(study: Study, cells: pd.DataFrame, cell: pd.Series) -> tuple[dict[str, Any], str]:
+def _tuned(study: Study, cells: pd.DataFrame, cell: Row) -> tuple[dict[str, Any], str]:
     """The spec of a cell, and the words that tune and confirm it again from what was tried.
 
     A confirmed cell gives up its tuned values to those words; its tuning runs are found as they are.

@@ -19,6 +19,7 @@ import pandas as pd
 
 from analysis.cells import SETTING
 from analysis.load import Study
+from analysis.rows import Row, each
 
 FEWEST = 4  # degrees of freedom
 
@@ -70,7 +71,7 @@ def pooled(cells: pd.DataFrame) -> tuple[float, int]:
     return (float(np.sqrt(((known["n"] - 1) * known["sd"] ** 2).sum() / df)), df) if df else (float("nan"), 0)
 
 
-def _repeats(study: Study, run_ids: Sequence[str], again: set[str]) -> list[tuple[pd.Series, pd.Series]]:
+def _repeats(study: Study, run_ids: Sequence[str], again: set[str]) -> list[tuple[Row, Row]]:
     """The runs of a cell that were repeated, each with its repeat; `again` are all repeats of the study."""
     if again.isdisjoint(run_ids):
         return []
@@ -78,7 +79,7 @@ def _repeats(study: Study, run_ids: Sequence[str], again: set[str]) -> list[tupl
     runs = runs[runs["status"] == "completed"]
     first = runs[~runs["repeat"]].set_index("seed")
     repeats = runs[runs.index.isin(again)]
-    return [(first.loc[run["seed"]], run) for _, run in repeats.iterrows() if run["seed"] in first.index]
+    return [(first.loc[run["seed"]], run) for run in each(repeats) if run["seed"] in first.index]
 
 
 def _files(study: Study, run_id: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ import pandas as pd
 from analysis import influence
 from analysis.load import Study
 from analysis.predictions import MEANS, Predictions
+from analysis.rows import Row, each
 from analysis.stats import FEWEST_SEEDS
 from experiments.errors import UserError, did_you_mean
 
@@ -22,8 +23,8 @@ from experiments.errors import UserError, did_you_mean
 class Pair:
     """One comparison: cells of the variant and of the baseline, rank by rank."""
 
-    variant: list[pd.Series]
-    baseline: list[pd.Series]
+    variant: list[Row]
+    baseline: list[Row]
     over_ranks: bool = False
 
     @property
@@ -71,7 +72,7 @@ class Paired:
 class Unmatched:
     """A cell that no cell of the baseline can be compared with."""
 
-    cell: pd.Series
+    cell: Row
     why: str
 
 
@@ -102,7 +103,7 @@ def pairs(cells: pd.DataFrame, baseline: str) -> tuple[list[Pair], list[Unmatche
             names = " / ".join(sorted(set(doubles["series"])))
             left += [
                 Unmatched(row, f"more than one baseline fits: {names}. Name one with --baseline")
-                for _, row in others.iterrows()
+                for row in each(others)
             ]
             continue
         for _, rows in others.groupby("series", sort=False):
@@ -136,10 +137,10 @@ def _elsewhere(final: pd.DataFrame, group: pd.DataFrame, baseline: str) -> str:
 
 
 def _matched(rows: pd.DataFrame, plain: pd.DataFrame, elsewhere: str) -> tuple[list[Pair], list[Unmatched]]:
-    by_place = {(_rank(row), row["alpha"]): row for _, row in plain.iterrows()}
+    by_place = {(_rank(row), row["alpha"]): row for row in each(plain)}
     singles: list[Pair] = []
     left: list[Unmatched] = []
-    for _, row in rows.iterrows():
+    for row in each(rows):
         if pd.isna(row["r"]):
             singles += [Pair([row], [other]) for other in by_place.values()]
         elif (_rank(row), row["alpha"]) in by_place:
@@ -155,18 +156,18 @@ _ABSENT = "the baseline was not run in this setting"
 _OTHER = "the baseline has results on {} alone, this cell has none there: they are not compared"
 
 
-def _why(row: pd.Series, plain: pd.DataFrame, elsewhere: str) -> str:
+def _why(row: Row, plain: pd.DataFrame, elsewhere: str) -> str:
     if plain.empty and elsewhere:
         return _OTHER.format(elsewhere)
     if plain.empty:
         return f"the baseline was not run on targets {row['targets']} in this setting and on this stack"
-    ranks = {_rank(other) for _, other in plain.iterrows()}
+    ranks = {_rank(other) for other in each(plain)}
     if _rank(row) in ranks:
         return f"the baseline was run at rank {_rank(row):g} with another alpha"
     return f"the baseline was not run at rank {_rank(row):g}"
 
 
-def _rank(cell: pd.Series) -> float:
+def _rank(cell: Row) -> float:
     """The rank at which a cell is compared: its own, or the reference's that a sweep matched it with."""
     return float(cell["r"] if pd.isna(cell["matched"]) else cell["matched"])
 
@@ -217,7 +218,7 @@ def paired(pair: Pair, study: Study) -> Paired:
     return found
 
 
-def _why_blind(cell: pd.Series, known: Sequence[str | None]) -> str:
+def _why_blind(cell: Row, known: Sequence[str | None]) -> str:
     """Why a pair has no scores by example that could tell the noise of the examples, and what would help."""
     if cell["split"] == "validation":
         return (

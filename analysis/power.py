@@ -26,6 +26,7 @@ from analysis import stats
 from analysis.cells import cells as cells_of
 from analysis.load import Study, read
 from analysis.pairs import check_baseline, pairs
+from analysis.rows import each
 from experiments.errors import UserError, told
 
 DEFAULT_SD = 0.01
@@ -56,7 +57,7 @@ def pilot(study: Study, *, baseline: str) -> Spread:
         return Spread(pooled_sd(sets), f"pooled over {what}")
     alone = [
         [study.scores[run] for run in row["by_seed"].values()]
-        for _, row in cells.iterrows()
+        for row in each(cells)
         if len(row["by_seed"]) > 1
     ]
     if not alone:

@@ -9,6 +9,7 @@ from analysis import limits, noise, stats
 from analysis.figures.overview import metric_title
 from analysis.format import number, pvalue, signed
 from analysis.load import Study
+from analysis.rows import Row, each
 from analysis.seen import cell_name, observations
 from analysis.standing import ORDER, listed, on_tuning, protocol
 from analysis.verdicts import Verdicts
@@ -39,16 +40,14 @@ def answer(study: Study, cells: pd.DataFrame, found: Verdicts) -> Answer:
     if final.empty:
         return _nothing(study)
     if len(final) == 1:
-        return _alone(study, cells, final.iloc[0])
+        return _alone(study, cells, final)
     floors = noise.floors(study, cells)
     rows = found.overall
     if (rows["verdict"] == "").all():
         out = Answer(_undecided(final, found), [Point(text) for text in observations(final, floors)])
     else:
         rows = rows.sort_values("standing", key=lambda names: names.map(ORDER.index), kind="stable")
-        out = Answer(
-            headline(rows), [Point(sentence(row, rows), row["standing"]) for _, row in rows.iterrows()]
-        )
+        out = Answer(headline(rows), [Point(sentence(row, rows), row["standing"]) for row in each(rows)])
     fairness = protocol(rows)
     if len(out.points) > MOST_SENTENCES:
         rest = len(out.points) - MOST_SENTENCES
@@ -81,13 +80,14 @@ def _lost(study: Study) -> list[Point]:
     return [Point(f"Of {len(study.runs)} runs {len(lost)} have no result: {told}.")]
 
 
-def _alone(study: Study, cells: pd.DataFrame, row: pd.Series) -> Answer:
+def _alone(study: Study, cells: pd.DataFrame, final: pd.DataFrame) -> Answer:
+    row = final.iloc[0]
     n = "one seed" if row["n"] == 1 else f"{row['n']} seeds"
     text = f"{cell_name(row)} reached a {metric_title(row).lower()} of {row['mean']:.3f} with {n}."
     there = "with results" if (cells["n"] == 0).any() else "in this study"
     more = f"There is no second cell {there}, so there is nothing to compare it with."
     points = [Point(f"{_of_noise(floor)}.") for floor in noise.floors(study, cells).values() if floor.df]
-    return Answer(text, [*points, Point(more), *_lost(study)], limits.limits(row.to_frame().T, None))
+    return Answer(text, [*points, Point(more), *_lost(study)], limits.limits(final, None))
 
 
 def _of_noise(floor: noise.Floor) -> str:
@@ -162,7 +162,7 @@ _SAID = {
 }
 
 
-def sentence(row: pd.Series, rows: pd.DataFrame) -> str:
+def sentence(row: Row, rows: pd.DataFrame) -> str:
     """One comparison in plain words, with its evidence."""
     where = place(row, rows)
     name, base = row["variant"], row["baseline"]
@@ -195,7 +195,7 @@ def sentence(row: pd.Series, rows: pd.DataFrame) -> str:
     return f"{text}. {tuning[0].upper()}{tuning[1:]}." if tuning else f"{text}."
 
 
-def _open(row: pd.Series) -> str:
+def _open(row: Row) -> str:
     """Why a comparison stays open, and what it would have shown."""
     if not row["n_examples"]:
         return f". That is no verdict: {row['why']}"
@@ -207,7 +207,7 @@ def _open(row: pd.Series) -> str:
     return f"{text}. A difference of {number(row['detectable_in_family'])} or more would mostly have shown"
 
 
-def place(row: pd.Series, rows: pd.DataFrame) -> str:
+def place(row: Row, rows: pd.DataFrame) -> str:
     """Where a comparison holds, as far as the study has several such places."""
     parts = [f"at rank {row['r']:g}"] if row["r"] not in (None, "all") and row["r"] == row["r"] else []
     if row["r"] == "all" and row["ranks"]:
@@ -223,7 +223,7 @@ def place(row: pd.Series, rows: pd.DataFrame) -> str:
     return " " + ", ".join(parts) if parts else ""
 
 
-def unit(row: pd.Series) -> str:
+def unit(row: Row) -> str:
     """The unit of evidence of a comparison."""
     seeds = f"{row['n_seeds']} paired seeds"
     if not row["n_examples"]:

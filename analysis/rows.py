@@ -1,12 +1,14 @@
 """The table of runs: which columns a record becomes, and their types."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from analysis import identity
 from analysis.failures import Place, split_of
+
+Row = Mapping[Any, Any]  # of any table of this package: values by column
 
 COSTS = (
     "train_seconds",
@@ -108,6 +110,12 @@ def plain(table: pd.DataFrame) -> pd.DataFrame:
     table = table.astype(dict.fromkeys(texts, object))
     table.columns = table.columns.astype(object)
     return table
+
+
+def each(table: pd.DataFrame) -> list[dict[Any, Any]]:
+    """The rows of a table, one by one; on small tables with many columns far faster than pandas' own ways."""
+    names = list(table)
+    return [dict(zip(names, row, strict=True)) for row in table.to_numpy(object).tolist()]
 
 
 def table_of(rows: list[dict[str, Any]]) -> pd.DataFrame:

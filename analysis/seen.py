@@ -8,9 +8,10 @@ import pandas as pd
 from analysis import noise
 from analysis.cells import SETTING
 from analysis.figures.overview import metric_title
+from analysis.rows import Row
 
 
-def cell_name(row: pd.Series) -> str:
+def cell_name(row: Row) -> str:
     """A cell as people say it: "dora at rank 8"."""
     return str(row["series"]) + (f" at rank {row['r']:g}" if row["r"] > 0 else "")
 

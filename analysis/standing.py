@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis.budgets import Sides
 from analysis.noise import Floor
+from analysis.rows import Row, each
 from analysis.stats import ALPHA
 
 WORDS = {
@@ -34,11 +35,11 @@ def with_standing(rows: pd.DataFrame, floors: Mapping[tuple[Any, ...], Floor]) -
     keys = zip(rows["dataset"], rows["model"], rows["metric"], rows["split"], strict=True)
     levels = [known.get((d, m, str(name).removeprefix("validation/"), s), np.nan) for d, m, name, s in keys]
     rows = rows.assign(floor=np.array(levels, dtype=float))
-    standing = [_standing(row) for _, row in rows.iterrows()]
+    standing = [_standing(row) for row in each(rows)]
     return rows.assign(standing=standing, said=[WORDS.get(name, name) for name in standing])
 
 
-def _standing(row: pd.Series) -> str:
+def _standing(row: Row) -> str:
     lead = row["p_adjusted"] < ALPHA and row["difference"] > 0 and row["n_examples"] > 0
     if lead and row["verdict"] != "better" and not abs(row["difference"]) < row["floor"]:
         return "failing"
@@ -59,7 +60,7 @@ def favoured(sides: Sides, *, variant: bool) -> bool:
     return any(0 < theirs < ours for ours, theirs in points)
 
 
-def on_tuning(row: pd.Series) -> str:
+def on_tuning(row: Row) -> str:
     """What a reader must know of the tuning behind one comparison; empty if it was equal and inside."""
     sides, told = row["sides"], []
     ours, theirs = sides.points
@@ -76,7 +77,7 @@ def on_tuning(row: pd.Series) -> str:
     return "; ".join(told)
 
 
-def on_heads(row: pd.Series) -> str:
+def on_heads(row: Row) -> str:
     """That the two sides trained their heads at different rates, which alone can make a difference."""
     ours, theirs = row["head_rates"]
     return f"the head was trained at {ours:g} for {row['variant']}, at {theirs:g} for {row['baseline']}"

@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize, special
-from scipy import stats as sp
 
 FEWEST_SEEDS = 3
 ALPHA = 0.05
@@ -188,13 +187,13 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 def t_interval(x: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
     """Student's interval for the mean of x (n,), n >= 2."""
-    half = quantile(1 - level, len(x) - 1) * sp.sem(x)
+    half = quantile(1 - level, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
     return float(x.mean() - half), float(x.mean() + half)
 
 
 def wilson(k: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval for k of n examples: what the choice of test examples alone leaves open."""
-    z = sp.norm.isf((1 - level) / 2)
+    z = -special.ndtri((1 - level) / 2)
     p, denominator = k / n, 1 + z * z / n
     centre = (p + z * z / (2 * n)) / denominator
     half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / denominator

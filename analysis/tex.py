@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from analysis.format import count, number, percent
+from analysis.rows import each
 from analysis.verdicts import Verdicts
 
 _ESCAPES = str.maketrans(
@@ -48,7 +49,7 @@ def results(cells: pd.DataFrame) -> str:
             count(c["trainable_parameters"]),
             percent(c["share"]),
         )
-        for _, c in final.iterrows()
+        for c in each(final)
     ]
     head = ("Data", "Variant", "Rank", "Targets", "Seeds", "Mean", "SD", "Trained", "Share")
     return table("llrlrrrrr", head, rows, "Mean and standard deviation over seeds.")
@@ -68,7 +69,7 @@ def verdicts(found: Verdicts) -> str:
             number(c["p_adjusted"]) if not c["p_adjusted"] < 0.001 else "<0.001",
             c["said"],
         )
-        for _, c in found.table.iterrows()
+        for c in each(found.table)
     ]
     head = (
         "Data",

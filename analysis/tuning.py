@@ -8,6 +8,7 @@ import pandas as pd
 from analysis import across
 from analysis.budgets import Budgets
 from analysis.figures.evidence import rate_points
+from analysis.rows import each
 
 
 def table(cells: pd.DataFrame, budgets: Budgets) -> list[dict[str, Any]]:
@@ -32,7 +33,7 @@ def table(cells: pd.DataFrame, budgets: Budgets) -> list[dict[str, Any]]:
         trials = [k for k in (1, 2, 4, 8, 16) if k <= len(scores)]
         chosen = group[group["chosen"]]
         same = cells[(cells["group_key"] == first["group_key"]) & cells["final"].astype(bool)]
-        final = [budgets[row["cell_key"], row["stack"]] for _, row in same.iterrows()]
+        final = [budgets[row["cell_key"], row["stack"]] for row in each(same)]
         rows.append(
             {
                 "series": first["series"],

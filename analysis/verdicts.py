@@ -28,7 +28,7 @@ from analysis.faults import Problem
 from analysis.load import Study
 from analysis.pairs import Unmatched, check_baseline, pairs
 from analysis.predictions import Predictions
-from analysis.rows import plain
+from analysis.rows import Row, each, plain
 from analysis.standing import with_standing
 from analysis.stats import ALPHA
 
@@ -87,8 +87,8 @@ def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margi
             known = p.notna()
             table.loc[p.index[known], name] = stats.holm(p[known].to_numpy(float))
             table.loc[p.index, f"{name}_family"] = int(known.sum())
-    table["detectable_in_family"] = [_in_family(row) for _, row in table.iterrows()]
-    table["verdict"] = [_verdict(row) for _, row in table.iterrows()]
+    table["detectable_in_family"] = [_in_family(row) for row in each(table)]
+    table["verdict"] = [_verdict(row) for row in each(table)]
     table = with_standing(table, noise.floors(study, cells))
     differing = _differing(study, cells, mixed)
     return Verdicts(baseline, margin, table, study.predictions, tuning, unmatched, differing)
@@ -111,7 +111,7 @@ _NUMBERS = (
 )
 
 
-def _in_family(row: pd.Series) -> float:
+def _in_family(row: Row) -> float:
     """The smallest true difference that would mostly show after Holm's adjustment as well; nan if unknown."""
     if not row["n_examples"] or pd.isna(row["p"]):
         return float("nan")
@@ -141,7 +141,7 @@ def _sorted(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
 
 
-def _verdict(row: pd.Series) -> str:
+def _verdict(row: Row) -> str:
     if pd.isna(row["p_adjusted"]):
         return ""
     if not row["n_examples"]:

@@ -1,5 +1,7 @@
 """Figures: one Altair definition each, which the page shows and from which SVG, PDF and PNG are made."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 
 from analysis.cells import SETTING, order_of
@@ -9,31 +11,29 @@ from analysis.figures.overview import setting_name
 from analysis.figures.papers import paper_figures as paper_figures
 from analysis.histories import Histories
 from analysis.load import Study
+from analysis.rows import each
 
 
-def overview_figures(study: Study, cells: pd.DataFrame, histories: Histories) -> list[Figure]:
+def overview_figures(study: Study, cells: pd.DataFrame, histories: Histories) -> Iterator[Figure]:
     """All figures of the first part of the report, setting by setting."""
     final = cells[cells["final"] & (cells["n"] > 0)]
     domain = sorted(final["series"].unique(), key=order_of)
     settings = list(final.groupby(list(SETTING), sort=True, dropna=False))
-    out: list[Figure] = []
     for _, group in settings:
         row = group.iloc[0]
         tag = slug(row["dataset"], row["model"]) if len(settings) > 1 else ""
         barred = overview.with_bars(group)
         far = overview.far_off(barred)
-        names = ", ".join(f"{cell['series']} ({cell['mean']:.3f})" for _, cell in barred[far].iterrows())
+        names = ", ".join(f"{cell['series']} ({cell['mean']:.3f})" for cell in each(barred[far]))
         aside = f" Too far off to be drawn here: {names}." if names else ""
-        out += _setting_figures(study, barred[~far], domain, tag, setting_name(row), aside)
-        out += _curve_figures(histories, barred, domain, tag, setting_name(row))
-    return out
+        yield from _setting_figures(study, barred[~far], domain, tag, setting_name(row), aside)
+        yield from _curve_figures(histories, barred, domain, tag, setting_name(row))
 
 
 def _setting_figures(
     study: Study, cells: pd.DataFrame, domain: list[str], tag: str, setting: str, aside: str
-) -> list[Figure]:
+) -> Iterator[Figure]:
     title = overview.metric_title(cells.iloc[0])
-    out = []
     for targets, group in by_targets(cells):
         where = _where(targets)
         runs = study.completed.reindex([i for ids in group["by_seed"] for i in ids.values()]).dropna(
@@ -43,16 +43,8 @@ def _setting_figures(
             series=runs["cell_key"].map(group.drop_duplicates("cell_key").set_index("cell_key")["series"])
         )
         chart = overview.by_rank(group, runs, domain)
-        out.append(
-            figure(
-                slug("metric_by_rank", tag, targets),
-                "rank",
-                setting,
-                f"{title} against rank{where}",
-                _bars(group) + aside,
-                chart,
-            )
-        )
+        name = slug("metric_by_rank", tag, targets)
+        yield figure(name, "rank", setting, f"{title} against rank{where}", _bars(group) + aside, chart)
     for axis, (name, _) in overview.COSTS.items():
         if (cells[axis] > 0).any():
             text = (
@@ -61,39 +53,24 @@ def _setting_figures(
             text += f" {_bars(cells)}{aside}"
             chart = overview.by_cost(cells, domain, axis)
             file = slug(f"metric_by_{axis}", tag)
-            out.append(
-                figure(
-                    file, "cost", setting, f"{title} against {name[0].lower()}{name[1:]}", text, chart, name
-                )
-            )
-    return out
+            words = f"{title} against {name[0].lower()}{name[1:]}"
+            yield figure(file, "cost", setting, words, text, chart, name)
 
 
 def _curve_figures(
     histories: Histories, cells: pd.DataFrame, domain: list[str], tag: str, setting: str
-) -> list[Figure]:
-    out = []
+) -> Iterator[Figure]:
     for targets, group in by_targets(cells):
         table = curves.frame(group, histories)
         if len(table):
-            where = _where(targets)
             text = "Lines: training loss, on batches, before each step; marks: validation loss."
             text += " Bands run from the lowest to the highest seed." if (table["size"] > 1).any() else ""
             chart = curves.loss_curves(table, domain)
-            out.append(
-                figure(
-                    slug("loss_curves", tag, targets),
-                    "curves",
-                    setting,
-                    f"Loss during training{where}",
-                    text,
-                    chart,
-                )
-            )
-    return out
+            name = slug("loss_curves", tag, targets)
+            yield figure(name, "curves", setting, f"Loss during training{_where(targets)}", text, chart)
 
 
-def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> list[Figure]:
+def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> Iterator[Figure]:
     """The figures behind the verdicts, setting by setting.
 
     Args:
@@ -101,11 +78,10 @@ def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> list[Figure
         verdicts: the table of its comparisons.
     """
     if cells.empty:
-        return []
+        return
     domain = sorted(set(cells["series"]), key=order_of)
     results = cells[~cells["tuning"].astype(bool) & cells["metric"].notna()]
     settings = list(results.groupby(["dataset", "model", "metric"], sort=True))
-    out: list[Figure] = []
     for (dataset, model, _), group in settings:
         tag = slug(dataset, model) if len(settings) > 1 else ""
         setting = setting_name(group.sort_values("n", ascending=False).iloc[0])
@@ -113,40 +89,27 @@ def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> list[Figure
         rows = verdicts[
             (verdicts["dataset"] == dataset) & (verdicts["model"] == model) & verdicts["p_adjusted"].notna()
         ]
-        out += _forests(rows, domain, tag, setting)
+        yield from _forests(rows, domain, tag, setting)
         points = evidence.rate_points(here)
         for targets, part in by_targets(points) if len(points) else []:
             text = "A ring marks the chosen rate. A peak on the edge of the grid may lie beyond it."
-            title, chart = (
-                f"Validation against learning rate{_where(targets)}",
-                evidence.rate_curves(part, domain),
-            )
-            out.append(figure(slug("learning_rates", tag, targets), "rates", setting, title, text, chart))
+            title = f"Validation against learning rate{_where(targets)}"
+            chart = evidence.rate_curves(part, domain)
+            yield figure(slug("learning_rates", tag, targets), "rates", setting, title, text, chart)
         final = group[group["final"]]
         for targets, part in by_targets(final):
             text = "Completed seeds of those that any cell here has."
-            grid = evidence.coverage(part)
-            out.append(
-                figure(
-                    slug("coverage", tag, targets),
-                    "coverage",
-                    setting,
-                    f"What was run{_where(targets)}",
-                    text,
-                    grid,
-                )
+            title = f"What was run{_where(targets)}"
+            yield figure(
+                slug("coverage", tag, targets), "coverage", setting, title, text, evidence.coverage(part)
             )
-    return out
 
 
-def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> list[Figure]:
-    out = []
+def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> Iterator[Figure]:
     for (targets, stack), part in rows.groupby(["targets", "stack"], sort=True, dropna=False):
         part = part if len(part) <= evidence.FOREST_ROWS else part[part["overall"]]
         far = evidence.far_off(part)
-        names = ", ".join(
-            f"{evidence.row_name(row)} ({row['difference']:+.3f})" for _, row in part[far].iterrows()
-        )
+        names = ", ".join(f"{evidence.row_name(row)} ({row['difference']:+.3f})" for row in each(part[far]))
         row = part.iloc[0]
         text = (
             "Means over paired seeds with 95% intervals; filled marks are decided. "
@@ -160,8 +123,7 @@ def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> l
         here = f" on {row['dataset']} with {row['model']}" if tag else ""
         title = f"Differences from {row['baseline']}{here}{_where(', '.join(apart))}"
         chart = evidence.forest(part[~far], domain, metric)
-        out.append(figure(slug("differences", tag, *apart), "forest", setting, title, text, chart))
-    return out
+        yield figure(slug("differences", tag, *apart), "forest", setting, title, text, chart)
 
 
 def _where(targets: str) -> str:

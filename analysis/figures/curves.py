@@ -19,7 +19,7 @@ def frame(cells: pd.DataFrame, histories: Histories) -> pd.DataFrame:
     table = pd.DataFrame(np.concatenate(numbers), columns=["step", "mean", "min", "max", "size"]).round(5)
     table["size"] = table["size"].astype(int)
     for i, name in enumerate(("split", "series", "rank")):
-        table[name] = np.array([known[i] for known in names], object)
+        table[name] = pd.Series([known[i] for known in names], dtype=object)
     return table
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from analysis.cells import chosen
 from analysis.figures.curves import rank_name
 from analysis.figures.overview import Chart
+from analysis.rows import Row, each
 
 STATES = {
     "all seeds": "#2f78b0",
@@ -27,7 +28,7 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
         metric: the metric's name in the axis title.
     """
     frame = table.assign(
-        row=[row_name(row) for _, row in table.iterrows()],
+        row=[row_name(row) for row in each(table)],
         decided=table["standing"].isin(["better", "worse", "equivalent"]),
         series=table["variant"],
         rank=table["r"].astype(str),
@@ -96,7 +97,7 @@ def far_off(table: pd.DataFrame) -> pd.Series:
     return table["variant_r"].isna() & (table["difference"].abs() > 2 * reach)
 
 
-def row_name(row: pd.Series) -> str:
+def row_name(row: Row) -> str:
     """A comparison as a row of the figure: "dora · all ranks"."""
     rank = (
         ""
@@ -187,7 +188,7 @@ def coverage(cells: pd.DataFrame) -> Chart:
     wanted = len({seed for seeds in cells["seeds_tried"] for seed in seeds})
     series, ranks = list(dict.fromkeys(cells["series"])), sorted(cells["r"].dropna().unique())
     names = [f"{r:g}" for r in ranks] + (["no rank"] if cells["r"].isna().any() else [])
-    rows = {(c["series"], "no rank" if pd.isna(c["r"]) else f"{c['r']:g}"): c for _, c in cells.iterrows()}
+    rows = {(c["series"], "no rank" if pd.isna(c["r"]) else f"{c['r']:g}"): c for c in each(cells)}
     table = []
     for name in series:
         own = {rank for who, rank in rows if who == name}
@@ -230,7 +231,7 @@ def coverage(cells: pd.DataFrame) -> Chart:
     ).properties(height=max(60, 34 * len(series)))
 
 
-def _state(cell: pd.Series | None, wanted: int) -> dict[str, Any]:
+def _state(cell: Row | None, wanted: int) -> dict[str, Any]:
     if cell is None:
         return {"state": "not run", "text": "\u2013", "completed": 0, "diverged": 0, "failed": 0}
     bad = int(cell["diverged"] + cell["failed"])

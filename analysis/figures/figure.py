@@ -1,10 +1,14 @@
 """A figure: one Altair definition with its words, from which the page and the files are made."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
+import pandas as pd
+
+from analysis.rows import each
 
 WIDTH, HEIGHT = 560, 340  # of an exported single panel
 
@@ -28,6 +32,18 @@ class Figure:
         return self.title[: self.title.lower().rfind(self.label.lower())].rstrip()
 
 
+def _inline(table: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a table of numbers, flags and text; what is not finite is missing."""
+    return {"values": [{name: _plain(value) for name, value in row.items()} for row in each(table)]}
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+alt.data_transformers.register("inline", _inline)
+
+
 def slug(*parts: str) -> str:
     """A file name from free text."""
     return "-".join(re.sub(r"[^a-z0-9]+", "_", part.lower()).strip("_") for part in parts if part)
@@ -45,10 +61,12 @@ def figure(
 ) -> Figure:
     """The figure of a chart; see `Figure`.
 
-    Altair's two slow habits are kept out of large reports: the schema is checked by the tests and not here
-    (0.1 s a figure), and encodings are given as alt.X("r:Q"), never as "r:Q" (0.01 s for each to be guessed).
+    Altair's slow habits are kept out of large reports: the schema is checked by the tests and not here (0.1 s
+    a figure), encodings are given as alt.X("r:Q"), never as "r:Q" (0.01 s for each to be guessed), and tables
+    are written by `_inline`.
     """
-    spec = chart.to_dict(validate=False)
+    with alt.data_transformers.enable("inline"):
+        spec = chart.to_dict(validate=False)
     spec.pop("config", None)
     if "facet" not in spec:
         spec = {"height": HEIGHT} | spec | {"width": "container"}

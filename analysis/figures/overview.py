@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
+from analysis.rows import Row
 
 Chart = alt.LayerChart | alt.FacetChart
 
@@ -20,14 +21,14 @@ _UNIT = {"peak_bytes": 1e-6, "adapter_bytes": 1e-3}
 SHARES = ("accuracy", "exact_match")  # metrics that are a share of examples, one point each
 
 
-def metric_title(row: pd.Series) -> str:
+def metric_title(row: Row) -> str:
     """The axis title of a setting's metric, e.g. "Test accuracy"."""
     if not isinstance(row["metric"], str):
         return "Primary metric"  # of runs that all ended without one
     return f"{row['split']} {row['metric']}".replace("_", " ").capitalize()
 
 
-def setting_name(row: pd.Series) -> str:
+def setting_name(row: Row) -> str:
     """A setting in words: what was learned by which model and how it is judged."""
     return f"{row['dataset']} · {row['model']} · {metric_title(row).lower()}"
 

@@ -35,21 +35,21 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 FONT = "Inter, 'Segoe UI', 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif"
 
 
-def config(*, dark: bool = False, columns: int = 6) -> dict[str, Any]:
+def config(*, dark: bool = False, columns: int = 6, font: str = FONT) -> dict[str, Any]:
     """The Vega-Lite configuration of one theme; `columns` is for the legend."""
     ink, soft, grid = ("#e7eaef", "#a3acba", "#2b323c") if dark else ("#1c2330", "#5c6675", "#e6e9ee")
     text = {
         "labelColor": soft,
         "titleColor": ink,
-        "labelFont": FONT,
-        "titleFont": FONT,
+        "labelFont": font,
+        "titleFont": font,
         "labelFontSize": 12,
         "titleFontSize": 12.5,
         "titleFontWeight": 600,
     }
     return {
         "background": "transparent" if dark else None,
-        "font": FONT,
+        "font": font,
         "range": {"category": list(DARK if dark else LIGHT), "symbol": list(SHAPES)},
         "view": {"stroke": None},
         "axis": text
@@ -79,7 +79,7 @@ def config(*, dark: bool = False, columns: int = 6) -> dict[str, Any]:
         },
         "header": text
         | {"title": None, "labelFontWeight": 600, "labelColor": ink, "labelPadding": 28},  # above axis titles
-        "text": {"font": FONT, "color": soft, "fontSize": 11.5},
+        "text": {"font": font, "color": soft, "fontSize": 11.5},
         "rule": {"color": soft},
         "line": {"strokeWidth": 2},
         "point": {"strokeWidth": 1.6},

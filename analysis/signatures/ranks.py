@@ -7,7 +7,6 @@ living triplets.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
 
 
 def grid(
@@ -30,5 +29,7 @@ def grid(
 
 def agreement(first: Mapping[str, float], second: Mapping[str, float]) -> float:
     """Spearman's correlation of two rank patterns over the matrices that both have, e.g. at two budgets."""
+    from scipy.stats import spearmanr  # half a second, which few reports need
+
     names: Sequence[str] = sorted(set(first) & set(second))
-    return float(stats.spearmanr([first[n] for n in names], [second[n] for n in names]).statistic)
+    return float(spearmanr([first[n] for n in names], [second[n] for n in names]).statistic)

@@ -8,7 +8,8 @@ log r is 1/2 - beta: -1/2 for alpha / r, 0 for alpha / sqrt(r).
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+
+from analysis.stats import quantile
 
 
 class Exponent(NamedTuple):
@@ -24,10 +25,12 @@ def exponent(ranks: np.ndarray, values: np.ndarray) -> Exponent:
 
     Values (runs, ranks) or (ranks,), at least three points in all.
     """
+    from scipy.stats import linregress  # half a second, which few reports need
+
     values = np.atleast_2d(values)
     x = np.tile(np.log(ranks), len(values))
-    fit = stats.linregress(x, np.log(values).ravel())
-    half = stats.t.isf(0.025, len(x) - 2) * fit.stderr
+    fit = linregress(x, np.log(values).ravel())
+    half = quantile(0.05, len(x) - 2) * fit.stderr
     return Exponent(float(fit.slope), float(fit.slope - half), float(fit.slope + half))
 
 

@@ -21,9 +21,9 @@ TARGETS = ("qv", "all")
 DATASETS = ("first", "second", "third", "fourth")
 
 
-def write_study(folder: Path, *, runs: int, steps: int, examples: int) -> None:
+def write_study(folder: Path, *, runs: int, steps: int, examples: int, datasets: int = len(DATASETS)) -> None:
     """Write `runs` run folders: as many seeds as it takes of every variant, rank, target and dataset."""
-    cells = list(itertools.product(VARIANTS, RANKS, TARGETS, DATASETS))
+    cells = list(itertools.product(VARIANTS, RANKS, TARGETS, DATASETS[:datasets]))
     rng = np.random.default_rng(0)
     for i in range(runs):
         seed, cell = divmod(i, len(cells))

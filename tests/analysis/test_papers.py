@@ -35,7 +35,7 @@ def leave(writer):
 def drawn(w):
     """The papers' figures of a study, by name."""
     study = read(w.root)
-    found = paper_figures(study, cells_module.cells(study), Histories(study), Arrays(study))
+    found = list(paper_figures(study, cells_module.cells(study), Histories(study), Arrays(study)))
     for figure in found:
         alt.Chart.from_dict(figure.spec)  # raises where the definition breaks Vega-Lite's schema
     return {figure.name: figure for figure in found}, study
@@ -138,7 +138,7 @@ def test_a_slope_over_doublings_of_the_rank_is_that_of_the_paired_differences(wr
     finding = drawn(w)[0]["rank_by_variant"].finding
     assert "dora by +0.0200 (95% 0.0200 to 0.0200, 3 seeds)" in finding
     study = read(w.root)
-    figures = paper_figures(study, cells_module.cells(study), Histories(study), baseline="dora")
+    figures = list(paper_figures(study, cells_module.cells(study), Histories(study), baseline="dora"))
     (other,) = [figure.finding for figure in figures if figure.name == "rank_by_variant"]
     assert "difference from dora" in other and "lora by -0.0200" in other
 

@@ -24,7 +24,7 @@ def figure_of(writer):
                 metrics = {"validation/accuracy": value, "test/accuracy": value}
                 w.run(spec, metrics=metrics, predictions=False, primary={"metric": "accuracy", "goal": goal})
         study = read(w.root)
-        found = paper_figures(study, cells_module.cells(study), Histories(study))
+        found = list(paper_figures(study, cells_module.cells(study), Histories(study)))
         [figure] = [f for f in found if f.name == "recovery"] or [None]
         if figure:
             alt.Chart.from_dict(figure.spec)

@@ -4,6 +4,8 @@ Each figure is shown only when the runs of a setting hold what it needs, with on
 here. The analyses themselves are in analysis/signatures/.
 """
 
+from collections.abc import Iterator
+
 import pandas as pd
 
 from analysis.arrays import Arrays
@@ -25,16 +27,15 @@ def paper_figures(
     arrays: Arrays | None = None,
     *,
     baseline: str = "lora",
-) -> list[Figure]:
+) -> Iterator[Figure]:
     """The figures of all papers, setting by setting."""
     if cells.empty:
-        return []
+        return
     arrays = arrays or Arrays(study)
     results = cells[(cells["n"] > 0) & ~cells["tuning"].astype(bool)]
     domain = sorted(results["series"].unique(), key=order_of)
     keys = ["dataset", "model", "metric", "stack", "split"]
     settings = list(results[results["final"].astype(bool)].groupby(keys, sort=True))
-    out: list[Figure] = []
     for (dataset, model, metric, stack, split), group in settings:
         here = (cells["dataset"] == dataset) & (cells["model"] == model) & (cells["stack"] == stack)
         every = cells[here & (cells["metric"] == metric)]
@@ -44,8 +45,7 @@ def paper_figures(
         name = setting_name(group.iloc[0])
         view = View(study, with_bars(group), every, histories, arrays, domain, tag, name, baseline)
         for paper in PAPERS:
-            out += paper.figures(view)
-    return out
+            yield from paper.figures(view)
 
 
 def _several_stacks(results: pd.DataFrame, dataset: str, model: str) -> bool:

@@ -9,6 +9,7 @@ import pandas as pd
 from analysis import stats
 from analysis.figures.figure import Figure
 from analysis.figures.papers.view import View, interval_text, runs_text
+from analysis.rows import each
 from analysis.signatures.subspaces import entropy_rank, stable_rank
 
 PAPER = "Across papers"
@@ -161,7 +162,7 @@ def _differences(view: View, own: pd.DataFrame, plain: dict[float, dict[int, str
             "seed": seed,
             "difference": view.study.scores[run_id] - view.study.scores[plain[cell["r"]][seed]],
         }
-        for _, cell in own.iterrows()
+        for cell in each(own)
         if cell["r"] in plain
         for seed, run_id in cell["by_seed"].items()
         if seed in plain[cell["r"]]

@@ -8,17 +8,18 @@ import pandas as pd
 
 from analysis.figures.figure import Figure
 from analysis.figures.papers.view import View, layer, row_name, runs_text, short
+from analysis.rows import Row
 from analysis.signatures.ranks import agreement, grid
 
 PAPER = "AdaLoRA"
-Pattern = tuple[pd.Series, int, str, dict[str, int]]  # cell, seed, run and ranks by matrix
+Pattern = tuple[Row, int, str, dict[str, int]]  # cell, seed, run and ranks by matrix
 
 
 def figures(view: View) -> list[Figure]:
     """What the setting's runs can show of the paper."""
     patterns = [
         (cell, seed, record["run_id"], pattern)
-        for _, cell in view.cells.head(40).iterrows()
+        for cell in view.rows[:40]
         for seed, record in view.records(cell)
         if isinstance(pattern := (record.get("adapter") or {}).get("rank_pattern"), dict) and pattern
     ]

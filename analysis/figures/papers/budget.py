@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from analysis import stats
@@ -21,7 +22,8 @@ def figures(view: View) -> Iterator[Figure]:
         return
     parts = [
         group.assign(
-            panel=_panel_name(group), row=[f"{c['targets']} · r {c['r']:g}" for _, c in group.iterrows()]
+            panel=_panel_name(group),
+            row=[f"{targets} · r {r:g}" for targets, r in zip(group["targets"], group["r"], strict=True)],
         )
         for group in groups[:PANELS]
     ]
@@ -60,13 +62,14 @@ def budgets(cells: pd.DataFrame) -> list[pd.DataFrame]:
     out = []
     known = cells[cells["r"].notna() & (cells["trainable_parameters"] > 0)]
     for _, group in known.groupby("series", sort=False):
-        left = group.sort_values("trainable_parameters")
-        while len(left):
-            lowest = left["trainable_parameters"].iloc[0]
-            near = left["trainable_parameters"] <= (1 + EQUAL) * lowest
-            if left[near]["targets"].nunique() > 1:
-                out.append(left[near])
-            left = left[~near]
+        ordered = group.sort_values("trainable_parameters")
+        trained, targets = ordered["trainable_parameters"].to_numpy(), ordered["targets"].to_numpy()
+        start = 0
+        while start < len(ordered):
+            end = int(np.searchsorted(trained, (1 + EQUAL) * trained[start], side="right"))
+            if len(set(targets[start:end])) > 1:
+                out.append(ordered.iloc[start:end])
+            start = end
     return out
 
 
@@ -74,13 +77,15 @@ def _panel_name(group: pd.DataFrame) -> str:
     return f"{group['series'].iloc[0]}, about {group['trainable_parameters'].median():,.0f}"
 
 
-def _ranked(group: pd.DataFrame) -> pd.DataFrame:
-    return group.sort_values("mean", ascending=group["goal"].iloc[0] == "min")
+def _best_first(group: pd.DataFrame) -> np.ndarray:
+    """The positions (n,) of a group's cells, the best mean first."""
+    means = group["mean"].to_numpy(float)
+    return np.argsort(means if group["goal"].iloc[0] == "min" else -means, kind="stable")
 
 
 def _tally(groups: list[pd.DataFrame], metric: str) -> str:
     """How often each choice of targets came out best."""
-    counts = Counter(str(_ranked(group)["targets"].iloc[0]) for group in groups)
+    counts = Counter(str(group["targets"].to_numpy()[_best_first(group)[0]]) for group in groups)
     (first, times), *others = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     rest = "".join(f", {name} at {n}" for name, n in others)
     return (
@@ -91,7 +96,7 @@ def _tally(groups: list[pd.DataFrame], metric: str) -> str:
 
 def _best_of(group: pd.DataFrame, metric: str) -> str:
     """Best against second best, paired by seed where there are enough seeds."""
-    first, second = (row for _, row in _ranked(group).head(2).iterrows())
+    first, second = (group.iloc[at] for at in _best_first(group)[:2])
     text = (
         f"{first['targets']} at r {first['r']:g} has the best {metric.lower()}, {first['mean']:.3f}, "
         f"{abs(first['mean'] - second['mean']):.3f} from {second['targets']} at r {second['r']:g}"

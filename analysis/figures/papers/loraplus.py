@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.figures.figure import Figure
 from analysis.figures.papers.view import View, runs_text
+from analysis.rows import Row, each
 from analysis.signatures.rates import heat_map, speed_up
 from analysis.stats import FEWEST_SEEDS
 
@@ -35,7 +36,7 @@ def _ratio(spec: Any) -> float | None:
 
 def _map(view: View) -> Iterator[Figure]:
     every = view.every[view.every["validation"].notna() & view.every["r"].notna()]
-    rows = [(cell, _ratio(view.spec(cell))) for _, cell in every.iterrows()]
+    rows = [(cell, _ratio(view.spec(cell))) for cell in each(every)]
     table = pd.DataFrame(
         [
             {
@@ -53,6 +54,8 @@ def _map(view: View) -> Iterator[Figure]:
         ]
     )
     if table.empty:
+        return
+    if (table["lr_A"] == table["lr_B"]).all():  # LoRA alone
         return
     for (r, targets, _), group in table.groupby(["r", "targets", "scale"], sort=True):
         values = (
@@ -131,13 +134,14 @@ def _map_figure(
 
 def _speed(view: View) -> Iterator[Figure]:
     """One figure per choice of targets: the first pair whose rates were tuned, else the lowest rank's."""
-    ratios = [_ratio(view.spec(cell)) if pd.notna(cell["r"]) else None for _, cell in view.cells.iterrows()]
+    ratios = [_ratio(view.spec(cell)) if pd.notna(cell["r"]) else None for cell in view.rows]
     cells = view.cells.assign(ratio=pd.Series(ratios, view.cells.index, dtype=float))
-    plain, faster = cells[cells["ratio"] == 1], cells[cells["ratio"] > 1]
+    plain, faster = (each(cells[which]) for which in (cells["ratio"] == 1, cells["ratio"] > 1))
     pairs = [
         (min(one["rates"], two["rates"]) == 1, one["r"], one, two)
-        for _, one in plain.iterrows()
-        for _, two in faster[(faster["r"] == one["r"]) & (faster["targets"] == one["targets"])].iterrows()
+        for one in plain
+        for two in faster
+        if (two["r"], two["targets"]) == (one["r"], one["targets"])
     ]
     drawn: set[str] = set()
     for _, _, one, two in sorted(pairs, key=lambda pair: pair[:2]):
@@ -149,9 +153,7 @@ def _speed(view: View) -> Iterator[Figure]:
             yield _speed_figure(view, one, two, curves, seeds)
 
 
-def _speed_figure(
-    view: View, one: pd.Series, two: pd.Series, curves: list[list[np.ndarray]], seeds: list[int]
-) -> Figure:
+def _speed_figure(view: View, one: Row, two: Row, curves: list[list[np.ndarray]], seeds: list[int]) -> Figure:
     length = min(len(curve) for group in curves for curve in group)
     steps = curves[0][0][:length, 0]
     plain, variant = (smooth(np.mean([curve[:length, 1] for curve in group], axis=0)) for group in curves)

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.figures.figure import Figure
 from analysis.figures.papers import recovery
 from analysis.figures.papers.view import View, row_name
+from analysis.rows import Row
 from analysis.signatures.storage import DOUBLE, bits_per_weight, memory, storage_name
 
 PAPER = "QLoRA"
@@ -129,7 +130,7 @@ def _errors(view: View) -> Iterator[Figure]:
 
 
 def _memory(view: View) -> Iterator[Figure]:
-    rows = [row for _, cell in view.cells.head(BARS).iterrows() for row in _parts(view, cell)]
+    rows = [row for cell in view.rows[:BARS] for row in _parts(view, cell)]
     table = pd.DataFrame(rows)
     if table.empty or not (table["part"] == PARTS[0]).any():
         return
@@ -164,7 +165,7 @@ def _memory(view: View) -> Iterator[Figure]:
     )
 
 
-def _parts(view: View, cell: pd.Series) -> Iterator[dict[str, Any]]:
+def _parts(view: View, cell: Row) -> Iterator[dict[str, Any]]:
     """The parts of one cell's memory in MB; nothing of a cell whose base was not measured."""
     if not cell["base_bytes"] > 0 or not cell["trainable_parameters"] >= 0:
         return

@@ -16,6 +16,7 @@ import pandas as pd
 from analysis import stats
 from analysis.figures.figure import Figure
 from analysis.figures.papers.view import View, interval_text, row_name, runs_text
+from analysis.rows import Row
 from analysis.signatures.storage import DENSE, recovery, storage_name
 
 WITHOUT = {"probe": "the head alone", "zero": "no training"}  # method -> what it is called
@@ -32,10 +33,10 @@ class Case:
     """Adapters on a 4-bit base, and the cells that they are measured by."""
 
     storage: str
-    adapted: pd.Series
-    dense: pd.Series  # the same adapters on a dense base
-    before: pd.Series  # without adapters on the 4-bit base
-    dense_before: pd.Series | None
+    adapted: Row
+    dense: Row  # the same adapters on a dense base
+    before: Row  # without adapters on the 4-bit base
+    dense_before: Row | None
 
     @property
     def share(self) -> float | None:
@@ -98,8 +99,8 @@ def figures(view: View) -> Iterator[Figure]:
 
 def cases(view: View) -> list[Case]:
     """Every 4-bit cell with adapters that can be measured."""
-    kept = {i: storage_name(view.spec(cell)) for i, cell in view.cells.iterrows()}
-    rows = [(kept[i], cell) for i, cell in view.cells.iterrows() if kept[i]]
+    kept = ((storage_name(view.spec(cell)), cell) for cell in view.rows)
+    rows = [(name, cell) for name, cell in kept if name]
     adapters = [(name, cell) for name, cell in rows if pd.notna(cell["r"])]
     if all(name in DENSE for name, _ in adapters):
         return []
@@ -116,13 +117,13 @@ def cases(view: View) -> list[Case]:
     return out
 
 
-def _alike(view: View, one: pd.Series, other: pd.Series) -> bool:
+def _alike(view: View, one: Row, other: Row) -> bool:
     """Whether two cells have the same adapters."""
     deltas = {(view.spec(cell).get("variant_axes") or {}).get("delta") for cell in (one, other)}
     return len(deltas) == 1 and all(one[key] == other[key] for key in ("r", "alpha", "targets"))
 
 
-def _without(rows: list[tuple[str, pd.Series]], storage: str, *methods: str) -> pd.Series | None:
+def _without(rows: list[tuple[str, Row]], storage: str, *methods: str) -> Row | None:
     """The cell without adapters on a base so kept."""
     for method in methods or WITHOUT:
         for name, cell in rows:

@@ -8,6 +8,7 @@ import pandas as pd
 from analysis.figures.figure import Figure
 from analysis.figures.papers.view import View, panels, runs_text
 from analysis.format import signed
+from analysis.rows import Row, each
 from analysis.signatures.scaling import expected_exponent, exponent
 
 PAPER = "rsLoRA"
@@ -26,11 +27,14 @@ def figures(view: View) -> list[Figure]:
 
 def _against_rank(view: View) -> Iterator[Figure]:
     cells = view.cells[view.cells["r"].notna()]
-    cells = cells[[_beta(view, cell) is not None for _, cell in cells.iterrows()]] if len(cells) else cells
-    cells = cells[cells.groupby(["series", "targets"])["r"].transform("nunique") > 1]
-    points = pd.DataFrame([*_gradients(view, set(cells["cell_key"])), *_losses(view, cells)])
-    if points.empty or points[points["panel"] == GRADIENT].empty:
+    if cells.empty:
         return
+    cells = cells[[_beta(view, cell) is not None for cell in each(cells)]]
+    cells = cells[cells.groupby(["series", "targets"])["r"].transform("nunique") > 1]
+    gradients = list(_gradients(view, set(cells["cell_key"])))
+    if not gradients:
+        return
+    points = pd.DataFrame([*gradients, *_losses(view, cells)])
     order = [name for name in (GRADIENT, FIXED, TUNED) if name in set(points["panel"])]
     table = (
         points.groupby(["panel", "series", "r"], sort=False)["value"]
@@ -74,7 +78,7 @@ def _against_rank(view: View) -> Iterator[Figure]:
     )
 
 
-def _beta(view: View, cell: pd.Series) -> float | None:
+def _beta(view: View, cell: Row) -> float | None:
     """The power of the rank in the scale; None where the change is not s B A with B = 0 at the start."""
     axes = view.spec(cell).get("variant_axes") or {}
     return BETA.get(axes.get("scaling", "")) if axes.get("delta") in DELTAS else None
@@ -88,7 +92,7 @@ def _gradients(view: View, wanted: set[str]) -> Iterator[dict[str, object]]:
             yield _point(GRADIENT, cell, seed, norm)
 
 
-def _point(panel: str, cell: pd.Series, seed: int, value: float) -> dict[str, object]:
+def _point(panel: str, cell: Row, seed: int, value: float) -> dict[str, object]:
     return {
         "panel": panel,
         "series": cell["series"],
@@ -111,7 +115,7 @@ def _losses(view: View, cells: pd.DataFrame) -> Iterator[dict[str, object]]:
         for panel, chosen in ((FIXED, series[series["lr"] == rate]), (TUNED, own)):
             if chosen["r"].nunique() < 2:
                 continue
-            for _, cell in chosen.iterrows():
+            for cell in each(chosen):
                 for seed, run_id in cell["by_seed"].items():
                     curve = view.histories.of(run_id).training
                     if len(curve):

@@ -1,8 +1,9 @@
 """What a paper's figures are made from: the cells of one setting with their runs, curves and arrays."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import altair as alt
@@ -14,6 +15,7 @@ from analysis.figures.figure import Figure, figure, slug
 from analysis.figures.overview import metric_title
 from analysis.histories import Histories
 from analysis.load import Study
+from analysis.rows import Row, each
 
 SEEDS = 5  # of a cell whose arrays are read
 CELLS = 40  # whose arrays are read
@@ -33,6 +35,11 @@ class View:
     setting: str
     baseline: str = "lora"  # a variant or a series
 
+    @cached_property
+    def rows(self) -> Sequence[Row]:
+        """The final cells one by one."""
+        return each(self.cells)
+
     @property
     def reference(self) -> str:
         """The series that others are compared with: the baseline's, or the first where it was not run."""
@@ -44,20 +51,20 @@ class View:
         """The primary metric in words: "Test accuracy"."""
         return metric_title(self.cells.iloc[0])
 
-    def records(self, cell: pd.Series) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    def records(self, cell: Row) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """(seed, record) of a cell's completed runs, the first few seeds."""
         for seed, run_id in list(cell["by_seed"].items())[:SEEDS]:
             yield seed, self.study.records[run_id]
 
-    def with_arrays(self, name: str) -> Iterator[tuple[pd.Series, int, Mapping[str, np.ndarray]]]:
+    def with_arrays(self, name: str) -> Iterator[tuple[Row, int, Mapping[str, np.ndarray]]]:
         """(cell, seed, arrays) of the runs that left an array of this name."""
-        for _, cell in self.cells.head(CELLS).iterrows():
+        for cell in self.rows[:CELLS]:
             for seed, run_id in list(cell["by_seed"].items())[:SEEDS]:
                 found = self.arrays.of(run_id)
                 if name in found:
                     yield cell, seed, found
 
-    def spec(self, cell: pd.Series) -> Mapping[str, Any]:
+    def spec(self, cell: Row) -> Mapping[str, Any]:
         """The resolved spec that a cell's runs share, but for the seed."""
         spec: Mapping[str, Any] = self.study.records[cell["run_ids"][0]]["spec"]
         return spec
@@ -75,7 +82,7 @@ class View:
         return alt.Shape("series:N", scale=alt.Scale(domain=self.domain), sort=self.domain)
 
 
-def row_name(cell: pd.Series) -> str:
+def row_name(cell: Row) -> str:
     """A cell in words: "dora · r 8"."""
     rank = "" if pd.isna(cell["r"]) else f" · r {cell['r']:g}"
     return f"{cell['series']}{rank}"

@@ -1,6 +1,6 @@
 """Seconds and memory of a report on a study of made-up records, with histories and predictions.
 
-python -m experiments.bench report [--runs 10000] [--steps 150] [--no-images] [--keep FOLDER]
+python -m experiments.bench report [--runs 10000] [--datasets 4] [--steps 150] [--no-images] [--keep FOLDER]
 """
 
 import argparse
@@ -19,6 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=150, help="rows of each history")
     parser.add_argument("--examples", type=int, default=500, help="rows of each run's predictions")
+    parser.add_argument("--datasets", type=int, choices=range(1, 5), default=4, help="between 50 cells each")
     parser.add_argument("--no-images", action="store_true", help="leave out the SVG, PDF and PNG files")
     parser.add_argument("--keep", type=Path, help="write the study here and keep it, e.g. runs/made_up")
 
@@ -27,7 +28,8 @@ def main(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         study = options.keep or Path(temporary) / "made_up"
         if not study.exists():
-            write_study(study, runs=options.runs, steps=options.steps, examples=options.examples)
+            sizes = {name: getattr(options, name) for name in ("runs", "steps", "examples", "datasets")}
+            write_study(study, **sizes)
         command = [sys.executable, "-m", "analysis.report", str(study)]
         started = time.perf_counter()
         code = subprocess.run(command + ["--no-images"] * options.no_images, check=False).returncode
