@@ -118,7 +118,7 @@ def compared(pair: Pair, study: Study, margin: float, mixed: set[str]) -> dict[s
         "ci_high": found.high,
         "p": found.p,
         "se": found.noise.se,
-        "p_tost": stats.equivalence_p(found.mean, found.noise, margin),
+        "p_tost": stats.equivalence_p(found, margin),
         "n_examples": found.n_examples,
         "smallest_detectable": stats.smallest_detectable(found.noise) if found.n_examples else None,
         "noise": found.noise,

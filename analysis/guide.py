@@ -119,7 +119,7 @@ def _sufficient(study: Study, group: pd.DataFrame, best: Row, margin: float) -> 
         if len(common.seeds) < stats.FEWEST_SEEDS or common.by_example is None:
             continue
         d = stats.two_way(common.by_example, step=common.step)
-        p[i], differs[i] = stats.equivalence_p(d.mean, d.noise, margin), d.p
+        p[i], differs[i] = stats.equivalence_p(d, margin), d.p
     known = ~np.isnan(p)
     if not known.any():
         return None, True

@@ -16,8 +16,10 @@ this one covers at least 94.9% at 3, 5 and 10 seeds wherever it was tried.
 Scores of 0 and 1 that differ on a handful of examples, or on none, hide how far another test set could move
 the mean: of 100 examples none shows a change of 1 in 100 with probability .37. So `UNSEEN` examples that
 differ, half of them each way, are added to the noise (to the mean they add nothing), as Agresti and Coull
-add them to a share. Where few differ, intervals then cover 95% instead of 45% and more, and TOST at its
-margin errs in at most 7% instead of up to 55%; where many differ it changes nothing.
+add them to a share. Where few differ, intervals then cover 95% instead of 45% and more; where many differ it
+changes nothing. TOST asks what would be seen if the true difference were the margin, and then at least
+margin / step of the examples differ (a score test, as Tango 1998 for paired shares): it errs in at most 5.4%
+where counting only what did differ erred in up to 55%.
 """
 
 from typing import NamedTuple
@@ -65,6 +67,16 @@ class Difference(NamedTuple):
     noise: Noise
     n_seeds: int
     n_examples: int
+    step: float = 0.0  # by how much an example that differs differs; 0 for continuous scores
+    shared: float = 0.0  # of the squared differences, what is the same with every seed
+
+    def noise_at(self, mean: float) -> Noise:
+        """The noise if `mean` were the true difference: then at least |mean| / step of the examples differ."""
+        if not self.step:
+            return self.noise
+        least = (self.step * abs(mean) - mean**2) / self.n_examples
+        least *= self.shared + (1 - self.shared) / self.n_seeds
+        return self.noise._replace(examples=max(self.noise.examples, least))
 
     @property
     def p(self) -> float:
@@ -82,9 +94,11 @@ def two_way(d: np.ndarray, *, level: float = 0.95, step: float = 0.0) -> Differe
     A = N * np.square(over_examples - mean).sum() / (S - 1)
     B = S * np.square(over_seeds - mean).sum() / (N - 1)
     E = np.square(d - over_examples[:, None] - over_seeds[None] + mean).sum() / ((S - 1) * (N - 1))
-    examples = max(B - E, 0.0) / (S * N) + UNSEEN * (step / N) ** 2
+    C, square = max(B - E, 0.0), np.square(d).mean()
+    examples = C / (S * N) + UNSEEN * (step / N) ** 2
     noise = Noise(_zero(A / (S * N)), S - 1, _zero(examples), N - 1)
-    return _difference(float(mean), noise, S, N, level)
+    shared = min(C / (S * square), 1.0) if square > 0 else 1.0
+    return _difference(float(mean), noise, S, N, level)._replace(step=step, shared=float(shared))
 
 
 def one_way(d: np.ndarray, *, level: float = 0.95) -> Difference:
@@ -115,10 +129,10 @@ def p_value(mean: float, noise: Noise) -> float:
     return float(np.exp(optimize.brentq(excess, LEAST, 0.0, xtol=1e-9))) if excess(LEAST) > 0 else 0.0
 
 
-def equivalence_p(mean: float, noise: Noise, margin: float) -> float:
+def equivalence_p(found: Difference, margin: float) -> float:
     """TOST: the p of the hypothesis that the true difference is at least `margin` away from zero."""
-    sides = []
-    for distance in (margin + mean, margin - mean):
+    noise, sides = found.noise_at(margin), []
+    for distance in (margin + found.mean, margin - found.mean):
         p = p_value(distance, noise)
         sides.append(p / 2 if distance > 0 else 1 - p / 2)
     return max(sides)

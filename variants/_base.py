@@ -83,6 +83,11 @@ class Base(nn.Module):
         """Where the stored form lies."""
         raise NotImplementedError
 
+    @property
+    def compute(self) -> torch.dtype | None:
+        """The type of its products; None: that of x."""
+        return None
+
     def shown(self) -> Tensor:
         """What a model's own code gets when it reads `layer.weight`. T5 does, for the dtype."""
         return self.weight()

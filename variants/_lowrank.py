@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 Block = slice | None  # rows of W, or None for all of them
 
@@ -105,21 +106,25 @@ class _LowRankLinear(torch.autograd.Function):
         dtype = compute_dtype(x)
         ctx.base, ctx.bias, ctx.plan, ctx.shape = base, bias, plan, x.shape
         x = _cast(x, dtype)
-        result = base.product(x, bias).detach()  # no view, which the model could not change in place
+        ctx.folded = folded = _folds(base, x, runs, plan, tensors[3])
+        if folded:
+            result = F.linear(x, _gained(base, x, tensors[3]), bias if bias is None else _cast(bias, dtype))
+        else:
+            result = base.product(x, bias)
+        result = result.detach()  # no view, which the model could not change in place
         out, x = result.view(runs, -1, base.d_out), x.reshape(runs, -1, base.d_in)
         saved: list[Tensor | None] = []
-        gained = False
         for i, (part, number) in enumerate(plan):
             A, B, c, g = tensors[4 * i : 4 * i + 4]
-            A, B = _cast(A, dtype), _cast(B, dtype)
+            A, B = _cast(A, dtype), _cast(g.mT * B if folded else B, dtype)
             c = c if c is None else _cast(c, dtype)
             piece = part.piece(out)
             u = torch.bmm(A, part.rows(x).mT)
             piece.baddbmm_((u if c is None else c * u).mT, B.mT, alpha=number)
-            if g is not None:
-                gained = True
+            if g is not None and not folded:
                 _apply_gain_(piece, g, None if bias is None else part.bias(bias))
             saved += (A, B, c, g, u)
+        gained = any(g is not None for g in tensors[3::4])
         ctx.save_for_backward(x, result if gained else None, *saved)
         return result
 
@@ -127,14 +132,19 @@ class _LowRankLinear(torch.autograd.Function):
     def backward(ctx, dout):
         x, out, *saved = ctx.saved_tensors
         dout = dout.reshape(*x.shape[:2], -1).contiguous()
-        dz, dgs = dout, None
+        dz, dgs, gains = dout, None, saved[3::5]
         if out is not None:
-            dz, dgs = _undo_gains(dout, out.view_as(dout), ctx.bias, ctx.plan, saved[3::5])
+            dgs = _gradients_of_gains(dout, out.view_as(dout), ctx.bias, ctx.plan, gains)
+            dz = dout if ctx.folded else _through_gains(dout, ctx.plan, gains)
         needed = ctx.needs_input_grad
-        dx = ctx.base.pullback(dz.view(-1, dz.shape[2])).view(x.shape) if needed[4] else None
+        dx = None
+        if needed[4]:
+            rows = dz.view(-1, dz.shape[2])
+            dx = rows @ _gained(ctx.base, x, gains[0]) if ctx.folded else ctx.base.pullback(rows)
+            dx = dx.view(x.shape)
         grads = [dx]
         for i, (part, number) in enumerate(ctx.plan):
-            A, B, c, _, u = saved[5 * i : 5 * i + 5]
+            A, B, c, g, u = saved[5 * i : 5 * i + 5]
             d = part.piece(dz)
             t = torch.bmm(B.mT, d.mT)  # (K, r, N)
             dc = (t * u).sum(2, keepdim=True) if needed[7 + 4 * i] else None
@@ -145,7 +155,7 @@ class _LowRankLinear(torch.autograd.Function):
             dB = torch.baddbmm(B.mT, u, d, beta=0, alpha=number).mT
             if dx is not None:
                 part.rows(dx).baddbmm_(t.mT, A, alpha=number)
-            grads += (dA, dB, dc, dgs and dgs[i])
+            grads += (dA, g.mT * dB if ctx.folded else dB, dc, dgs and dgs[i])
         if dx is not None:
             grads[0] = dx.view(ctx.shape)
         return None, None, None, None, *grads  # autograd casts each to the type of its input
@@ -163,10 +173,23 @@ def _apply_gain_(piece: Tensor, g: Tensor, bias: Tensor | None) -> None:
         torch.addcmul(_cast((1 - g) * bias, piece.dtype), piece, _cast(g, piece.dtype), out=piece)
 
 
-def _undo_gains(dout, out, bias, plan, gains):
-    """Gradients of z and every g in out = g z + b. z is not kept: it is (out - b) / g, dead where g = 0."""
-    alone = len(plan) == 1 and plan[0][0].whole
-    dz = dout if alone else dout.clone()
+def _folds(base, x: Tensor, runs: int, plan: list[tuple[Part, float]], g: Tensor | None) -> bool:
+    """Whether the gain goes into W and B, which is less work than scaling the output: x has more rows than W.
+
+    In a short type that would round W' anew, and the runs of a pack, which share W, differ in g.
+    """
+    if g is None or runs > 1 or not plan[0][0].whole or x.numel() < base.d_in**2:
+        return False
+    return x.dtype.itemsize >= 4 and base.compute in (None, x.dtype)
+
+
+def _gained(base, x: Tensor, g: Float[Tensor, "1 1 d_out"]) -> Float[Tensor, "d_out d_in"]:
+    """g W, dense for as long as a product takes."""
+    return _cast(g[0].mT, x.dtype) * base.weight(x.dtype)
+
+
+def _gradients_of_gains(dout, out, bias, plan, gains) -> list[Tensor | None]:
+    """Of every g in out = g z + b. z is not kept: it is (out - b) / g, dead where g = 0."""
     dgs: list[Tensor | None] = []
     for (part, _), g in zip(plan, gains, strict=True):
         if g is None:
@@ -177,8 +200,15 @@ def _undo_gains(dout, out, bias, plan, gains):
         if bias is not None:
             total -= part.bias(bias) * d.sum(1, keepdim=True, dtype=g.dtype)
         dgs.append(torch.where(g == 0, 0.0, total / g))
-        if alone:
-            dz = d * _cast(g, d.dtype)
-        else:
+    return dgs
+
+
+def _through_gains(dout, plan, gains) -> Tensor:
+    """The gradient of z in out = g z + b."""
+    if len(plan) == 1 and plan[0][0].whole:
+        return dout * _cast(gains[0], dout.dtype)
+    dz = dout.clone()
+    for (part, _), g in zip(plan, gains, strict=True):
+        if g is not None:
             part.piece(dz).mul_(g)
-    return dz, dgs
+    return dz

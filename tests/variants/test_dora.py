@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from variants import AdaptedLinear, Clock, Slot, get
+from variants import AdaptedLinear, Clock, Slot, _lowrank, get
 from variants._dense import DenseBase
 from variants.dora import CANCELS
 
@@ -44,6 +44,23 @@ def test_the_weight_is_equation_5(dora):
     for k in range(2):
         W = dora.held[0].delta.weight(dora.base)[k]
         assert_close(W, literal_weight(*parts(dora, k)), **EXACT)
+
+
+@pytest.mark.parametrize("tokens", [3, 5])
+@pytest.mark.parametrize("storage", ["fp64", "nf4"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_with_few_rows_and_with_many_it_is_the_same_map(bias, storage, tokens, layer_of, gradients):
+    """The gain scales the output where x has fewer rows than W has columns, else W and B."""
+    layer = layer_of("dora", bias=bias, storage=storage, r=3)
+    source = torch.Generator().manual_seed(4)
+    x = torch.randn(2, tokens, 7, generator=source, dtype=layer.deltas[0].A.dtype).requires_grad_()
+    assert _lowrank._folds(layer.base, x, 1, [(_lowrank.EVERYWHERE, 1.0)], x) == (2 * tokens > 7)
+    W, A, B, m, s = parts(layer, 0)
+    V = W + s * B @ A
+    literal = x @ (m / torch.linalg.norm(V, dim=1).detach() * V.mT)
+    literal = literal if layer.bias is None else literal + layer.bias.to(x.dtype)
+    near = EXACT if storage == "fp64" else {"rtol": 1e-4, "atol": 1e-5}
+    assert_close(gradients(layer, x), gradients(layer, x, out=literal), **near)
 
 
 @pytest.mark.parametrize("storage", ["fp64", "bf16", "nf4"])
