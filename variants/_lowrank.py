@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+_STRIP = 98_304  # numbers that stay in a core's cache
 Block = slice | None  # rows of W, or None for all of them
 
 
@@ -196,11 +197,27 @@ def _gradients_of_gains(dout, out, bias, plan, gains) -> list[Tensor | None]:
             dgs.append(None)
             continue
         d = part.piece(dout)
-        total = (d * part.piece(out)).sum(1, keepdim=True, dtype=g.dtype)
+        total = _column_products(d, part.piece(out), g.dtype)
         if bias is not None:
             total -= part.bias(bias) * d.sum(1, keepdim=True, dtype=g.dtype)
         dgs.append(torch.where(g == 0, 0.0, total / g))
     return dgs
+
+
+def _column_products(
+    d: Float[Tensor, "K N d_out"], out: Float[Tensor, "K N d_out"], dtype: torch.dtype
+) -> Float[Tensor, "K 1 d_out"]:
+    """The sum over n of d * out.
+
+    On a CPU in strips of rows that stay in its cache: fresh memory for the whole product costs more than it.
+    """
+    if d.device.type != "cpu" or d.dtype != dtype:
+        return (d * out).sum(1, keepdim=True, dtype=dtype)
+    strip = max(1, _STRIP // (d.shape[0] * d.shape[2]))
+    total = d.new_zeros(d.shape[0], min(strip, d.shape[1]), d.shape[2])
+    for of_d, of_out in zip(d.split(strip, 1), out.split(strip, 1), strict=True):
+        total[:, : of_d.shape[1]].addcmul_(of_d, of_out)
+    return total.sum(1, keepdim=True)
 
 
 def _through_gains(dout, plan, gains) -> Tensor:
