@@ -11,7 +11,7 @@ from analysis import options, stats
 from analysis.cells import cells as cells_of
 from analysis.cells import missing_seeds
 from analysis.load import Study, read
-from analysis.rows import each
+from analysis.rows import each, learned_nothing
 from analysis.verdicts import Verdicts, verdicts
 from experiments.errors import told
 from experiments.record import verify
@@ -77,7 +77,7 @@ def _evidence(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
 
 def _power_remedy(judged: pd.DataFrame, margin: float) -> str:
     sd = judged["sd_seeds"].max()
-    seeds = stats.seeds_needed(margin, float(sd)) if sd > 0 else None
+    seeds = stats.seeds_needed(margin, stats.Spread(float(sd))) if sd > 0 else None
     why = "by the noisiest comparison, if test examples were no limit"
     return f"{f'about {seeds}' if seeds else 'many more'} seeds ({why}), a larger test set, or a wider margin"
 
@@ -116,8 +116,11 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
     )
     runs = study.runs[study.runs["phase"] == "tune"]
     tested = int((runs["split"] == "test").sum())
-    results = cells[~cells["tuning"].astype(bool) & ~cells["final"].astype(bool)]
-    more = int((results["n"] > 0).sum())
+    floor = set(
+        study.runs.loc[study.runs["repeat"].astype(bool), "cell_key"]
+    )  # measures noise, chooses nothing
+    results = cells[~cells["tuning"].astype(bool) & ~cells["final"].astype(bool) & (cells["n"] > 0)]
+    more = len(set(results["cell_key"]) - floor)
     yield Item(
         "The test set was read for the chosen values alone",
         not tested and not more,
@@ -164,6 +167,14 @@ def _losses(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         f"{len(bad)} failed or diverged, {len(study.unfinished)} unfinished, {len(study.missing)} missing; "
         f"all are listed in the report",
         "give the command of the study again: it goes on from what is there; a diverged run is a result",
+    )
+    done = zip(study.completed["run_id"], study.completed["split"], strict=True)
+    constant = sum(learned_nothing(study.records[run], split) for run, split in done)
+    yield Item(
+        "Every run learned something: it gives more than one answer",
+        constant == 0,
+        f"{constant} runs answer every example alike",
+        "train longer or at another learning rate; such a run says nothing of its variant",
     )
     missing = missing_seeds(cells) if len(cells) else []
     remedy = "run the same seeds for all cells, or the pairs shrink"

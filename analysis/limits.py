@@ -6,12 +6,14 @@ import pandas as pd
 from analysis import stats
 from analysis.cells import SETTING
 from analysis.figures.overview import SHARES, with_bars
+from analysis.load import Study
+from analysis.rows import each, learned_nothing
 from analysis.verdicts import Verdicts
 
 
-def limits(final: pd.DataFrame, found: Verdicts | None) -> list[str]:
+def limits(study: Study, final: pd.DataFrame, found: Verdicts | None) -> list[str]:
     """The limits of a study's final cells and of the verdicts on them."""
-    out = []
+    out = _unlearned(study, final)
     if final["n"].max() == 1:
         out.append(
             "One seed cannot show whether a difference belongs to the variant or to chance. How far "
@@ -30,6 +32,20 @@ def limits(final: pd.DataFrame, found: Verdicts | None) -> list[str]:
             )
     out += _rates(final)
     return out + (_of_verdicts(found) if found is not None else [])
+
+
+def _unlearned(study: Study, final: pd.DataFrame) -> list[str]:
+    """How many runs answer every example alike."""
+    runs = [(run, cell["split"]) for cell in each(final) for run in cell["by_seed"].values()]
+    constant = sum(learned_nothing(study.records[run], split) for run, split in runs)
+    if not constant:
+        return []
+    who = "All" if constant == len(runs) else f"{constant} of the"
+    return [
+        f"{who} {len(runs)} runs behind these results give one answer to every example (Matthews' "
+        "correlation 0): nothing was learned there that a variant could do better or worse. More steps or "
+        "another learning rate would have to come first."
+    ]
 
 
 def _sampling(group: pd.DataFrame) -> str:

@@ -10,14 +10,15 @@ deviation (SD), taken from a pilot study where there is one:
 Verdicts are adjusted for the number of comparisons that a study makes (Holm), one per variant and setting:
 with `--comparisons 4` also the difference is told that every one of four would show.
 
-Only seeds count as noise here. That the test examples are a sample too is left out: the report counts both.
+A pilot of several variants whose predictions are kept also says how much the choice of the test examples
+leaves open, which more seeds do not mend: it is counted, as the report counts it, for a test set of the same
+size. Without it only seeds count, and the report may need more.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,36 +26,28 @@ import numpy as np
 from analysis import stats
 from analysis.cells import cells as cells_of
 from analysis.load import Study, read
-from analysis.pairs import check_baseline, pairs
+from analysis.pairs import Paired, check_baseline, paired, pairs
 from analysis.rows import each
+from analysis.stats import Spread
 from experiments.errors import UserError, told
 
 DEFAULT_SD = 0.01
 TARGETS = (0.005, 0.01, 0.02)  # differences that people ask for
 
 
-@dataclass(frozen=True)
-class Spread:
-    """The SD of paired differences, and where it is from."""
+def pilot(study: Study, *, baseline: str) -> tuple[Spread, str]:
+    """The spread that a study shows, and its source.
 
-    sd: float
-    source: str
-
-
-def pilot(study: Study, *, baseline: str) -> Spread:
-    """The SD that a study shows; UserError where no cell has two completed seeds or no run the baseline."""
+    UserError where no cell has two completed seeds or no run is of the baseline.
+    """
     cells = cells_of(study)
     check_baseline(study, cells, baseline)
-    sets = [
-        [study.scores[v["by_seed"][s]] - study.scores[b["by_seed"][s]] for s in sorted(common)]
-        for pair in pairs(cells, baseline)[0]
-        if not pair.over_ranks
-        for v, b in [(pair.variant[0], pair.baseline[0])]
-        if len(common := set(v["by_seed"]) & set(b["by_seed"])) > 1
-    ]
-    if sets:
-        what = f"{len(sets)} comparison{'s' * (len(sets) > 1)} with {baseline} in {study.folder}"
-        return Spread(pooled_sd(sets), f"pooled over {what}")
+    found = [paired(pair, study) for pair in pairs(cells, baseline)[0] if not pair.over_ranks]
+    found = [one for one in found if len(one.seeds) > 1]
+    if found:
+        what = f"{len(found)} comparison{'s' * (len(found) > 1)} with {baseline} in {study.folder}"
+        spread = Spread(pooled_sd([one.by_seed for one in found]), *_examples(found))
+        return spread, f"pooled over {what}"
     alone = [
         [study.scores[run] for run in row["by_seed"].values()]
         for row in each(cells)
@@ -66,10 +59,18 @@ def pilot(study: Study, *, baseline: str) -> Spread:
             "cell with several, python run.py +experiment=noise_floor, or state the SD yourself with --sd"
         )
     what = f"{len(alone)} cell{'s' * (len(alone) > 1)} of {study.folder}"
-    return Spread(float(np.sqrt(2)) * pooled_sd(alone), f"sqrt(2) times that between the seeds of {what}")
+    return Spread(float(np.sqrt(2)) * pooled_sd(alone)), f"sqrt(2) times that between the seeds of {what}"
 
 
-def pooled_sd(sets: Sequence[Sequence[float]]) -> float:
+def _examples(found: Sequence[Paired]) -> tuple[float, int]:
+    """The squared standard error that test examples leave, a mean, and the fewest of them; or zeros."""
+    known = [stats.two_way(one.by_example, step=one.step) for one in found if one.by_example is not None]
+    if not known:
+        return 0.0, 0
+    return float(np.mean([one.noise.examples for one in known])), min(one.n_examples for one in known)
+
+
+def pooled_sd(sets: Sequence[Sequence[float] | np.ndarray]) -> float:
     """The SD within sets of at least two values, each weighted by its degrees of freedom."""
     squares = sum(float(np.square(np.asarray(x) - np.mean(x)).sum()) for x in sets)
     return float(np.sqrt(squares / sum(len(x) - 1 for x in sets)))
@@ -100,16 +101,18 @@ def _show(options: argparse.Namespace) -> None:
     seeds, family = _numbers(options.seeds), options.comparisons
     if family < 1:
         raise UserError(f"--comparisons takes a whole number above 0, not {family}")
-    spread = _spread(options)
-    shown = {n: stats.detectable(n, spread.sd) for n in seeds if n >= stats.FEWEST_SEEDS}
+    spread, source = _spread(options)
+    shown = {n: stats.detectable(n, spread) for n in seeds if n >= stats.FEWEST_SEEDS}
     least = stats.ALPHA / family
-    adjusted = {n: stats.detectable(n, spread.sd, alpha=least) for n in shown}
-    needed = {effect: stats.seeds_needed(effect, spread.sd) for effect in TARGETS}
+    adjusted = {n: stats.detectable(n, spread, alpha=least) for n in shown}
+    needed = {effect: stats.seeds_needed(effect, spread) for effect in TARGETS}
     if options.json:
         print(
             json.dumps(
                 {
-                    **asdict(spread),
+                    **spread._asdict(),
+                    "source": source,
+                    "counted": counted(spread.n_examples),
                     "detectable": shown,
                     "comparisons": family,
                     "detectable_adjusted": adjusted,
@@ -118,25 +121,39 @@ def _show(options: argparse.Namespace) -> None:
             )
         )
         return
-    print(f"SD of paired differences: {spread.sd:.4g} ({spread.source})")
+    print(f"SD of paired differences: {spread.sd:.4g} ({source}); {counted(spread.n_examples)}")
     for n in seeds:
         text = f"{shown[n]:.4g}" if n in shown else f"no verdict below {stats.FEWEST_SEEDS} seeds"
         more = f"; {adjusted[n]:.4g} as one of {family} comparisons" if n in shown and family > 1 else ""
         print(f"  {n} seeds: {text}{more}")
     for effect, fewest in needed.items():
-        print(f"  to show {effect:g}: {fewest or 'more than 1000'} seeds")
+        print(f"  to show {effect:g}: {seeds_text(fewest, spread.examples)}")
 
 
-def _spread(options: argparse.Namespace) -> Spread:
+def seeds_text(fewest: int | None, examples: float) -> str:
+    """What shows an effect: so many seeds, or more test examples where no number of seeds does."""
+    if fewest is not None:
+        return f"{fewest} seeds"
+    return "a larger test set" if examples else "more than 1000 seeds"
+
+
+def counted(n_examples: int) -> str:
+    """Whether test examples count as noise, in words."""
+    if not n_examples:
+        return "the noise of the test examples is not known and comes on top"
+    return f"the noise of {n_examples:,} test examples is counted"
+
+
+def _spread(options: argparse.Namespace) -> tuple[Spread, str]:
     if options.pilot is not None and options.sd is not None:
         raise UserError("--pilot and --sd are two answers to one question: give one of them")
     if options.pilot is not None:
         return pilot(read(options.pilot), baseline=options.baseline)
     if options.sd is None:
-        return Spread(DEFAULT_SD, "assumed; --pilot runs/STUDY measures it")
+        return Spread(DEFAULT_SD), "assumed; --pilot runs/STUDY measures it"
     if not 0 < options.sd < float("inf"):
         raise UserError(f"--sd takes a number above 0, not {options.sd:g}")
-    return Spread(options.sd, "as stated")
+    return Spread(options.sd), "as stated"
 
 
 def _numbers(text: str) -> list[int]:

@@ -54,7 +54,7 @@ def answer(study: Study, cells: pd.DataFrame, found: Verdicts) -> Answer:
         out.points = [*out.points[:MOST_SENTENCES], Point(f"{rest} more comparisons are in the table below.")]
     out.points += [Point(fairness)] if fairness else []
     out.points += _lost(study)
-    out.limits = limits.limits(final, found)
+    out.limits = limits.limits(study, final, found)
     return out
 
 
@@ -87,7 +87,7 @@ def _alone(study: Study, cells: pd.DataFrame, final: pd.DataFrame) -> Answer:
     there = "with results" if (cells["n"] == 0).any() else "in this study"
     more = f"There is no second cell {there}, so there is nothing to compare it with."
     points = [Point(f"{_of_noise(floor)}.") for floor in noise.floors(study, cells).values() if floor.df]
-    return Answer(text, [*points, Point(more), *_lost(study)], limits.limits(final, None))
+    return Answer(text, [*points, Point(more), *_lost(study)], limits.limits(study, final, None))
 
 
 def _of_noise(floor: noise.Floor) -> str:

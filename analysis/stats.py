@@ -22,6 +22,7 @@ margin / step of the examples differ (a score test, as Tango 1998 for paired sha
 where counting only what did differ erred in up to 55%.
 """
 
+import bisect
 from typing import NamedTuple
 
 import numpy as np
@@ -71,7 +72,7 @@ class Difference(NamedTuple):
     shared: float = 0.0  # of the squared differences, what is the same with every seed
 
     def noise_at(self, mean: float) -> Noise:
-        """The noise if `mean` were the true difference: then at least |mean| / step of the examples differ."""
+        """The noise if `mean` were the true difference, as |mean| / step of the examples differ at least."""
         if not self.step:
             return self.noise
         least = (self.step * abs(mean) - mean**2) / self.n_examples
@@ -146,7 +147,8 @@ def smallest_detectable(noise: Noise, *, alpha: float = 0.05, power: float = POW
     df = noise.seeds_df
     if noise.examples > 0:
         excess = lambda k: quantile(alpha, k) - wide  # noqa: E731
-        df = 1e6 if excess(1e6) >= 0 else optimize.brentq(excess, noise.seeds_df / 2, 1e6)
+        lowest = min(noise.seeds_df, noise.examples_df) / 2
+        df = 1e6 if excess(1e6) >= 0 else optimize.brentq(excess, lowest, 1e6)
     return detectable_in_se(df, alpha=alpha, power=power) * noise.se
 
 
@@ -157,14 +159,32 @@ def detectable_in_se(df: float, *, alpha: float = 0.05, power: float = POWER) ->
     return float(optimize.brentq(missed, 0.0, critical + 6))
 
 
-def detectable(n: int, sd: float, *, alpha: float = 0.05, power: float = POWER) -> float:
-    """The smallest difference that n paired seeds can show; `sd` is that of paired differences."""
-    return float(detectable_in_se(n - 1, alpha=alpha, power=power) * sd / np.sqrt(n))
+class Spread(NamedTuple):
+    """What to expect of paired differences.
+
+    `sd` is theirs between seeds, `examples` the squared standard error that the choice of `n_examples` test
+    examples leaves, which no number of seeds makes smaller.
+    """
+
+    sd: float
+    examples: float = 0.0
+    n_examples: int = 0
+
+    def noise(self, n: int) -> Noise:
+        """That of a mean over n seeds."""
+        return Noise(self.sd**2 / n, n - 1, self.examples, max(self.n_examples - 1, 1))
 
 
-def seeds_needed(effect: float, sd: float, *, most: int = 1000) -> int | None:
+def detectable(n: int, spread: Spread, *, alpha: float = 0.05, power: float = POWER) -> float:
+    """The smallest difference that n paired seeds can show."""
+    return smallest_detectable(spread.noise(n), alpha=alpha, power=power)
+
+
+def seeds_needed(effect: float, spread: Spread, *, most: int = 1000) -> int | None:
     """The smallest number of paired seeds that shows `effect` with power 0.8; None when `most` do not."""
-    return next((n for n in range(FEWEST_SEEDS, most + 1) if detectable(n, sd) <= abs(effect)), None)
+    counts = range(FEWEST_SEEDS, most + 1)
+    shows = lambda n: detectable(n, spread) <= abs(effect)  # noqa: E731
+    return counts[bisect.bisect_left(counts, True, key=shows)] if shows(most) else None
 
 
 def sign_flip(d: np.ndarray, *, rng: np.random.Generator, draws: int = 20_000) -> tuple[float, float]:

@@ -128,6 +128,8 @@ def test_the_checklist_of_a_careful_study_is_met(writer, study):
                 w.run(w.spec(variant, 8, 100, lr=lr, dataset=dataset), 0.7 - 0.1 * (lr != 1e-3), phase="tune")
             for seed in range(5):
                 w.run(w.spec(variant, 8, seed, lr=1e-3, dataset=dataset), phase="confirm")
+    for again in (0, 1):  # a noise floor beside it, at a rate that was not chosen
+        w.run(w.spec("lora", 8, 0, lr=2e-3, dataset="one", **({"repeat": again} if again else {})))
     open_ = [item.question for item in audit.audit(*study(w, margin=0.02)) if not item.met]
     assert open_ == []
 
@@ -136,10 +138,18 @@ def test_the_checklist_of_a_careless_study_says_what_would_meet_it(writer, study
     w = writer()
     w.grid()
     w.run(w.spec("rslora", 8, 0), status="diverged", deviations=["fell back to fp32"])
+    w.run(w.spec("adalora", 8, 0), metrics={"test/accuracy": 0.3, "test/matthews": 0.0}, predictions=False)
     items = {item.question: item for item in audit.audit(*study(w))}
     seeds = items["Every comparison rests on 5 paired seeds or more"]
     assert not seeds.met and "seed=0,1,2,3,4" in seeds.remedy
-    for start in ("No run failed", "The learning rate", "No run deviates", "No cells of different"):
+    unmet = (
+        "No run failed",
+        "The learning rate",
+        "No run deviates",
+        "No cells of different",
+        "Every run learned",
+    )
+    for start in unmet:
         assert not next(item for question, item in items.items() if question.startswith(start)).met
     text = audit.text(list(items.values()))
     assert "[ ] No run failed" in text and "to meet it:" in text

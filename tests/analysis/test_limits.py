@@ -1,8 +1,10 @@
 """What a study of few seeds is said not to show."""
 
+import json
+
 import pytest
 
-from analysis import cells, limits, load
+from analysis import cells, limits, load, verdicts
 
 
 @pytest.mark.parametrize(
@@ -18,5 +20,29 @@ def test_how_many_cells_the_choice_of_test_examples_leaves_tied(ranks, accuracie
     w = writer()
     for r, accuracy in zip(ranks, accuracies, strict=True):
         w.run(w.spec("lora", r, 0), accuracy)
-    found = limits.limits(cells.cells(load.read(w.root)), None)
+    study = load.read(w.root)
+    found = limits.limits(study, cells.cells(study), None)
     assert any(said in text for text in found)
+
+
+@pytest.mark.parametrize(
+    ("constant", "said", "judged"),
+    [
+        (("lora", "dora"), "All 8 runs behind these results give one answer to every example", False),
+        (("dora",), "4 of the 8 runs behind these results give one answer to every example", True),
+        ((), None, True),
+    ],
+)
+def test_runs_that_answer_every_example_alike_are_told_and_give_no_verdict(constant, said, judged, writer):
+    w = writer()
+    for record in w.grid(ranks=(8,), seeds=range(4)):
+        record["metrics"]["test/matthews"] = 0.0 if record["spec"]["variant"] in constant else 0.3
+        (w.root / record["run_id"] / "record.json").write_text(json.dumps(record))
+    study = load.read(w.root)
+    table = cells.cells(study)
+    found = verdicts.verdicts(study, table)
+    texts = [text for text in limits.limits(study, table, found) if "one answer" in text]
+    assert [text.split(" (")[0] for text in texts] == ([said] if said else [])
+    [row] = found.overall.to_dict("records")
+    assert (row["verdict"] != "") == judged
+    assert judged or row["why"].startswith("every run of both gives one answer to all examples")

@@ -7,7 +7,9 @@ import pytest
 from scipy import stats as sp
 
 from analysis import power
+from analysis.cells import cells
 from analysis.load import read
+from analysis.verdicts import verdicts
 
 
 def told(capsys, *words):
@@ -58,15 +60,30 @@ def test_a_pilot_of_two_variants_gives_the_sd_of_their_differences(writer):
     scored(w, "dora", 4, [0.61, 0.73, 0.55])
     scored(w, "lora", 8, [0.50, 0.60, 0.70])
     scored(w, "dora", 8, [0.50, 0.60, 0.76])
-    found = power.pilot(read(w.root), baseline="lora")
+    found, source = power.pilot(read(w.root), baseline="lora")
     assert found.sd == pytest.approx(np.sqrt((8e-4 + 24e-4) / 4))
-    assert "2 comparisons with lora" in found.source
+    assert "2 comparisons with lora" in source
+
+
+def test_a_pilot_with_predictions_counts_test_examples_as_the_report_does(writer, capsys):
+    w = writer()
+    w.grid(ranks=(8,), seeds=range(4))
+    study = read(w.root)
+    [row] = verdicts(study, cells(study)).overall.to_dict("records")
+    found = told(capsys, "--pilot", str(w.root), "--seeds", "4,1000")
+    assert found["detectable"]["4"] == pytest.approx(row["smallest_detectable"])
+    assert "200 test examples is counted" in found["counted"]
+    least = 2.8 * np.sqrt(found["examples"])  # in standard errors, at power 0.8
+    assert found["detectable"]["1000"] == pytest.approx(least, rel=0.05)
+    assert {effect: n for effect, n in found["seeds_needed"].items() if float(effect) < least} == {
+        "0.005": None, "0.01": None, "0.02": None
+    }  # fmt: skip
 
 
 def test_a_pilot_of_one_cell_gives_twice_its_variance(writer):
     w = writer("floor")
     scored(w, "lora", 8, [0.60, 0.62, 0.64])
-    found = power.pilot(read(w.root), baseline="lora")
+    found, _ = power.pilot(read(w.root), baseline="lora")
     assert found.sd == pytest.approx(np.sqrt(2) * 0.02)
 
 

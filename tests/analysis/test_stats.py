@@ -108,7 +108,7 @@ def test_tost_at_the_margin_errs_in_five_percent():
 
 @pytest.mark.parametrize("n, sds", [(3, 3.26), (5, 1.68), (8, 1.16), (10, 1.0), (20, 0.66)])
 def test_the_smallest_detectable_effect_is_the_known_one(n, sds):
-    assert stats.detectable(n, 1.0) == pytest.approx(sds, abs=0.006)
+    assert stats.detectable(n, stats.Spread(1.0)) == pytest.approx(sds, abs=0.006)
 
 
 def test_the_smallest_detectable_effect_is_found_in_four_of_five_repetitions():
@@ -120,9 +120,9 @@ def test_the_smallest_detectable_effect_is_found_in_four_of_five_repetitions():
 
 
 def test_the_seeds_needed_show_the_effect_and_one_less_do_not():
-    n = stats.seeds_needed(0.01, 0.012)
-    assert stats.detectable(n, 0.012) <= 0.01 < stats.detectable(n - 1, 0.012)
-    assert stats.seeds_needed(1e-6, 1.0) is None
+    n = stats.seeds_needed(0.01, stats.Spread(0.012))
+    assert stats.detectable(n, stats.Spread(0.012)) <= 0.01 < stats.detectable(n - 1, stats.Spread(0.012))
+    assert stats.seeds_needed(1e-6, stats.Spread(1.0)) is None
 
 
 @pytest.mark.parametrize("S", [3, 5, 8])
