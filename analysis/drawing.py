@@ -102,5 +102,9 @@ def _assembled(header: bytes, objects: list[bytes], table: bytes) -> bytes:
 if __name__ == "__main__":
     vl_convert.vegalite_to_svg({"mark": "point"})  # starts its engine, which takes a second
     for line in sys.stdin:
-        draw(**json.loads(line))
+        job = json.loads(line)
+        try:
+            draw(**job)
+        except OSError as error:
+            sys.exit(f"cannot write {job['name']}: {error.strerror}")
         print("drawn", flush=True)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from analysis import tex
 from analysis.load import Study
 from analysis.verdicts import Verdicts
+from experiments.files import replacing
 
 RESULTS = (
     "dataset",
@@ -82,15 +83,21 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def tables(study: Study, cells: pd.DataFrame, found: Verdicts, folder: Path) -> None:
     """Write the tables of comparisons (verdicts.*), cells (results.*) and runs (runs.csv)."""
-    write = lambda name, text: (folder / name).write_text(text, encoding="utf-8", newline="")  # noqa: E731
-    write("verdicts.csv", csv_text(found.csv()))
-    write("verdicts.tex", tex.verdicts(found))
-    write("results.tex", tex.results(cells))
+    write(folder / "verdicts.csv", csv_text(found.csv()))
+    write(folder / "verdicts.tex", tex.verdicts(found))
+    write(folder / "results.tex", tex.results(cells))
     results = cells[list(RESULTS)].assign(seeds=[" ".join(map(str, seeds)) for seeds in cells["seeds"]])
-    write("results.csv", csv_text(results))
-    write("runs.csv", csv_text(study.runs[list(RUNS)]))
+    write(folder / "results.csv", csv_text(results))
+    write(folder / "runs.csv", csv_text(study.runs[list(RUNS)]))
     table = pa.Table.from_pandas(results.infer_objects(), preserve_index=False).replace_schema_metadata(None)
-    pq.write_table(table, folder / "results.parquet")
+    with replacing(folder / "results.parquet") as temporary:
+        pq.write_table(table, temporary)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file of the report whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def csv_text(table: pd.DataFrame) -> str:

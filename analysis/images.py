@@ -21,7 +21,7 @@ from analysis import drawing
 from analysis.figures import theme
 from analysis.figures.figure import WIDTH, Figure
 from experiments.errors import UserError
-from experiments.files import replacing
+from experiments.files import explained, replacing
 
 _GLOBALS = "window.vegaEmbed = vegaEmbed; window.vegaLite = vegaLite; window.vega = vega;"
 FORMATS = ("svg", "pdf", "png")
@@ -112,6 +112,11 @@ class Drawing:
         self._pool.shutdown()
         for fed in self._fed:
             fed.result()
+        with explained(self.folder):
+            self._complete()
+
+    def _complete(self) -> None:
+        """Give figures of one definition the same images, and remove those of no figure."""
         for (name, like), form in itertools.product(self._like.items(), FORMATS):
             if name != like:
                 shutil.copyfile(self.folder / f"{like}.{form}", self.folder / f"{name}.{form}")

@@ -90,8 +90,8 @@ def build(
             content["images"] = images_too
             content["ranks"] = advise(study, cells, histories, margin=margin)
             export.tables(study, cells, found, folder)
-            (folder / "report.md").write_text(page.markdown(content), encoding="utf-8")
-            (folder / "report.html").write_text(page.html(content), encoding="utf-8")
+            export.write(folder / "report.md", page.markdown(content))
+            export.write(folder / "report.html", page.html(content))
     return folder / "report.html"
 
 

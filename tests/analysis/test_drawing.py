@@ -56,7 +56,14 @@ def test_a_figure_that_cannot_be_drawn_is_an_error(tmp_path, capfd):
     bad = Figure("bad", "rank", "", "", "", {"mark": "no such mark"})
     with pytest.raises(UserError, match="drawing a figure failed"), images.Drawing(tmp_path) as given:
         given.add(bad, {})
-    assert "draw(**json.loads(line))" in capfd.readouterr().err
+    assert "draw(**job)" in capfd.readouterr().err
+
+
+def test_an_image_that_cannot_be_written_is_named(tmp_path, capfd):
+    (tmp_path / "one.svg").mkdir()
+    with pytest.raises(UserError, match="drawing a figure failed"), images.Drawing(tmp_path) as given:
+        given.add(bar("one", "a"), {})
+    assert capfd.readouterr().err == f"cannot write {tmp_path / 'one'}: Is a directory\n"
 
 
 def test_drawing_ends_where_the_rest_of_a_report_fails(tmp_path):
