@@ -11,7 +11,7 @@ from analysis import options, stats
 from analysis.cells import cells as cells_of
 from analysis.cells import missing_seeds
 from analysis.load import Study, read
-from analysis.rows import each, learned_nothing
+from analysis.rows import each
 from analysis.verdicts import Verdicts, verdicts
 from experiments.errors import told
 from experiments.record import verify
@@ -116,9 +116,7 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
     )
     runs = study.runs[study.runs["phase"] == "tune"]
     tested = int((runs["split"] == "test").sum())
-    floor = set(
-        study.runs.loc[study.runs["repeat"].astype(bool), "cell_key"]
-    )  # measures noise, chooses nothing
+    floor = set(study.runs.loc[study.runs["again"] > 0, "cell_key"])  # measures noise, chooses nothing
     results = cells[~cells["tuning"].astype(bool) & ~cells["final"].astype(bool) & (cells["n"] > 0)]
     more = len(set(results["cell_key"]) - floor)
     yield Item(
@@ -168,12 +166,13 @@ def _losses(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         f"all are listed in the report",
         "give the command of the study again: it goes on from what is there; a diverged run is a result",
     )
-    done = zip(study.completed["run_id"], study.completed["split"], strict=True)
-    constant = sum(learned_nothing(study.records[run], split) for run, split in done)
+    final = cells[cells["final"].astype(bool)]
+    runs = [run for by_seed in final["by_seed"] for run in by_seed.values()]
+    constant = sum(map(study.learned_nothing, runs))
     yield Item(
-        "Every run learned something: it gives more than one answer",
+        "No result is that of a run that gives one answer to all examples",
         constant == 0,
-        f"{constant} runs answer every example alike",
+        f"{constant} of {len(runs)} runs do",
         "train longer or at another learning rate; such a run says nothing of its variant",
     )
     missing = missing_seeds(cells) if len(cells) else []

@@ -3,7 +3,6 @@
 Nothing here knows of the other comparisons: the p values are adjusted, and judged, in `verdicts`.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import numpy as np
 from analysis import identity, stats
 from analysis.load import Study
 from analysis.pairs import Pair, paired
-from analysis.rows import Row, learned_nothing
 
 COLUMNS = (
     "dataset",
@@ -102,8 +100,10 @@ def compared(pair: Pair, study: Study, margin: float, mixed: set[str]) -> dict[s
     }
     if n < stats.FEWEST_SEEDS:
         return row | {"why": _too_few(n, row)}
-    if all(_constant(study, cell, common.seeds) for cell in (*pair.variant, *pair.baseline)):
-        return row | {"why": "every run of both gives one answer to all examples: nothing was learned"}
+    if all(map(study.learned_nothing, common.runs)):
+        return row | {
+            "why": "the runs of both sides give one answer to all examples each: nothing was learned"
+        }
     blind = common.by_example is None
     found = (
         stats.one_way(common.by_seed)
@@ -132,12 +132,6 @@ def compared(pair: Pair, study: Study, margin: float, mixed: set[str]) -> dict[s
         "sd_seeds": float(common.by_seed.std(ddof=1)),
         "mcnemar": tuple(stats.mcnemar(*alone[0])) if alone else (),
     }
-
-
-def _constant(study: Study, cell: Row, seeds: Sequence[int]) -> bool:
-    """Whether all of a cell's runs answer every example alike; False where nobody measured it."""
-    runs = [study.records[cell["by_seed"][seed]] for seed in seeds]
-    return all(learned_nothing(run, cell["split"]) for run in runs)
 
 
 def _too_few(n: int, row: dict[str, Any]) -> str:

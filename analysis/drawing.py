@@ -13,6 +13,23 @@ from typing import Any
 
 import vl_convert
 
+# Latin, Greek, Cyrillic; dashes, quotes, the ellipsis, and a few signs
+LETTERS = ((0, 0x36F), (0x384, 0x3CE), (0x400, 0x45F), (0x2013, 0x2014), (0x2018, 0x201E))
+SIGNS = (
+    0x2026,
+    0x20AC,
+    0x2190,
+    0x2191,
+    0x2192,
+    0x2193,
+    0x2212,
+    0x221A,
+    0x221E,
+    0x2248,
+    0x2260,
+    0x2264,
+    0x2265,
+)
 FONTS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
 
 
@@ -27,8 +44,9 @@ def draw(name: str, spec: str, config: dict[str, Any]) -> None:
 
 
 def in_own_fonts(code: str) -> bool:
-    """Whether the converter's own fonts have a character: European scripts, common symbols."""
-    return int(code, 16) < 0x500 or 0x2010 <= int(code, 16) <= 0x2265
+    """Whether the converter's own fonts surely have a character."""
+    number = int(code, 16)
+    return number in SIGNS or any(first <= number <= last for first, last in LETTERS)
 
 
 @functools.cache

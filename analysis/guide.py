@@ -45,12 +45,14 @@ class Advice:
 
 
 def advise(study: Study, cells: pd.DataFrame, histories: Histories, *, margin: float) -> list[Advice]:
-    """Advice for every series that was run at two ranks or more with all else equal."""
+    """Advice for every series that was run at two ranks or more with all else equal, and learned there."""
     ranked = cells[cells["final"].astype(bool) & (cells["n"] > 0) & cells["r"].notna()]
     out = []
     for _, group in ranked.groupby(["peer_key", "stack", "series", "targets"], sort=False):
         group = group.sort_values("r").drop_duplicates("r")
-        if len(group) > 1 and group["validation"].notna().all():
+        runs = [run for by_seed in group["by_seed"] for run in by_seed.values()]
+        learned = not any(map(study.learned_nothing, runs))
+        if len(group) > 1 and group["validation"].notna().all() and learned:
             out.append(_advise(study, group, histories, margin))
     return out
 

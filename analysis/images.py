@@ -30,7 +30,7 @@ IMAGE_FONT = "'Liberation Sans', Arial, Helvetica, sans-serif"  # the converter'
 # Without the fonts of this machine images are the same everywhere, and made in two thirds of the time.
 OWN_FONTS = Path(__file__).parent / "templates" / "fonts.conf"
 
-Process = subprocess.Popen[str]
+Process = subprocess.Popen[str]  # one that draws
 
 
 def bundle() -> str:
@@ -75,41 +75,54 @@ class Drawing:
         self._like: dict[str, str] = {}  # figures, and the one whose images they share
 
     def __enter__(self) -> Self:
-        for _ in range(min(self._most, FIRST)):
-            self._start()
+        try:
+            for _ in range(min(self._most, FIRST)):
+                self._start()
+        except BaseException:
+            self._stop()
+            raise
         return self
 
     def _start(self) -> None:
-        process = subprocess.Popen(
-            [sys.executable, "-P", drawing.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            encoding="utf-8",
-            env=os.environ | {"FONTCONFIG_FILE": str(OWN_FONTS)},
-        )
+        command = [sys.executable, "-P", drawing.__file__]
+        environment = os.environ | {"FONTCONFIG_FILE": str(OWN_FONTS)}
+        pipe = subprocess.PIPE
+        try:
+            process = Process(command, stdin=pipe, stdout=pipe, encoding="utf-8", env=environment)
+        except OSError as error:
+            raise UserError(
+                f"cannot start a process that draws figures: {error}. --no-images does without"
+            ) from error
         self._processes.append(process)
         self._fed.append(self._pool.submit(_feed, process, self._jobs))
 
+    def _stop(self) -> None:
+        for process in self._processes:
+            self._jobs.put(None)
+            process.kill()
+        self._pool.shutdown()
+
     def add(self, figure: Figure, config: dict[str, Any]) -> None:
         """Draw this one too, with the configuration that `look` returns."""
-        spec = json.dumps(_on_paper(figure.spec))
-        self._like[figure.name] = self._drawn.setdefault(spec, figure.name)
+        definition = {"spec": json.dumps(_on_paper(figure.spec)), "config": config}
+        self._like[figure.name] = self._drawn.setdefault(json.dumps(definition), figure.name)
         if self._like[figure.name] == figure.name:
             self.folder.mkdir(parents=True, exist_ok=True)
-            name = str(self.folder / figure.name)
-            self._jobs.put(json.dumps({"name": name, "spec": spec, "config": config}))
+            self._jobs.put(json.dumps({"name": str(self.folder / figure.name)} | definition))
         if len(self._processes) < min(self._most, len(self._drawn) // EACH):
             self._start()
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None:
+            self._stop()
+            return
         for _ in self._processes:
             self._jobs.put(None)
-        if kind is not None:
-            for process in self._processes:
-                process.kill()
+        try:
             self._pool.shutdown()
-            return
-        self._pool.shutdown()
+        except BaseException:  # interrupted
+            self._stop()
+            raise
         for fed in self._fed:
             fed.result()
         with explained(self.folder):

@@ -7,7 +7,6 @@ from analysis import stats
 from analysis.cells import SETTING
 from analysis.figures.overview import SHARES, with_bars
 from analysis.load import Study
-from analysis.rows import each, learned_nothing
 from analysis.verdicts import Verdicts
 
 
@@ -36,15 +35,15 @@ def limits(study: Study, final: pd.DataFrame, found: Verdicts | None) -> list[st
 
 def _unlearned(study: Study, final: pd.DataFrame) -> list[str]:
     """How many runs answer every example alike."""
-    runs = [(run, cell["split"]) for cell in each(final) for run in cell["by_seed"].values()]
-    constant = sum(learned_nothing(study.records[run], split) for run, split in runs)
+    runs = [run for by_seed in final["by_seed"] for run in by_seed.values()]
+    constant = sum(map(study.learned_nothing, runs))
     if not constant:
         return []
     who = "All" if constant == len(runs) else f"{constant} of the"
     return [
-        f"{who} {len(runs)} runs behind these results give one answer to every example (Matthews' "
-        "correlation 0): nothing was learned there that a variant could do better or worse. More steps or "
-        "another learning rate would have to come first."
+        f"{who} {len(runs)} runs behind these results give one answer to every example: nothing was learned "
+        "there that a variant could do better or worse. More steps or another learning rate would have to "
+        "come first."
     ]
 
 

@@ -52,6 +52,11 @@ class Study:
     def _places(self) -> dict[str, str]:
         return dict(zip(self.runs["run_id"], self.runs["folder"], strict=True))
 
+    def learned_nothing(self, run_id: str) -> bool:
+        """Whether a classifier gave all test examples one answer; Matthews' correlation is 0 then."""
+        metrics = self.records[run_id].get("metrics") or {}
+        return metrics.get("test/matthews") == 0 and self.predictions.one_answer(run_id)
+
     def path(self, run_id: str) -> RunFolder:
         """The folder of a run."""
         return RunFolder(self.folder / self._places[run_id])

@@ -55,6 +55,7 @@ class Paired:
     baseline: np.ndarray  # (S,)
     sign: float  # of "better" in the metric
     ranks: tuple[float, ...] = ()  # those with any seed in common
+    runs: tuple[str, ...] = ()  # all that count here, of both sides
     left_out: list[int] = field(default_factory=list)  # seeds in common that lack scores by example
     by_example: np.ndarray | None = None  # (S, N)
     binary: bool = False  # whether every score is 0 or 1
@@ -202,9 +203,9 @@ def paired(pair: Pair, study: Study) -> Paired:
     common = sorted(set.intersection(*[set(v) & set(b) for v, b in runs]))
     seeds = _seen(runs, common, study.predictions)
     mean = lambda sides: np.mean([[study.scores[side[seed]] for seed in seeds] for side in sides], axis=0)  # noqa: E731
-    found = Paired(
-        seeds, mean([v for v, _ in runs]), mean([b for _, b in runs]), sign, tuple(_rank(b) for _, b in both)
-    )
+    variant, baseline = mean([v for v, _ in runs]), mean([b for _, b in runs])
+    counted = tuple(side[seed] for sides in runs for side in sides for seed in seeds)
+    found = Paired(seeds, variant, baseline, sign, tuple(_rank(b) for _, b in both), counted)
     found.left_out = [seed for seed in common if seed not in seeds]
     sides = [tuple(_examples(side, seeds, study.predictions) for side in run) for run in runs]
     known = [ids for side in sides for _, ids in side]

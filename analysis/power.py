@@ -64,7 +64,11 @@ def pilot(study: Study, *, baseline: str) -> tuple[Spread, str]:
 
 def _examples(found: Sequence[Paired]) -> tuple[float, int]:
     """The squared standard error that test examples leave, a mean, and the fewest of them; or zeros."""
-    known = [stats.two_way(one.by_example, step=one.step) for one in found if one.by_example is not None]
+    known = [
+        stats.two_way(one.by_example, step=one.step)
+        for one in found
+        if one.by_example is not None and one.by_example.shape[1] > 1
+    ]
     if not known:
         return 0.0, 0
     return float(np.mean([one.noise.examples for one in known])), min(one.n_examples for one in known)
@@ -117,6 +121,7 @@ def _show(options: argparse.Namespace) -> None:
                     "comparisons": family,
                     "detectable_adjusted": adjusted,
                     "seeds_needed": needed,
+                    "needed": {effect: seeds_text(effect, spread) for effect in needed},
                 }
             )
         )
@@ -126,15 +131,17 @@ def _show(options: argparse.Namespace) -> None:
         text = f"{shown[n]:.4g}" if n in shown else f"no verdict below {stats.FEWEST_SEEDS} seeds"
         more = f"; {adjusted[n]:.4g} as one of {family} comparisons" if n in shown and family > 1 else ""
         print(f"  {n} seeds: {text}{more}")
-    for effect, fewest in needed.items():
-        print(f"  to show {effect:g}: {seeds_text(fewest, spread.examples)}")
+    for effect in needed:
+        print(f"  to show {effect:g}: {seeds_text(effect, spread)}")
 
 
-def seeds_text(fewest: int | None, examples: float) -> str:
-    """What shows an effect: so many seeds, or more test examples where no number of seeds does."""
+def seeds_text(effect: float, spread: Spread) -> str:
+    """What shows an effect: so many seeds, or more test examples where enough of them would let some."""
+    fewest = stats.seeds_needed(effect, spread)
     if fewest is not None:
         return f"{fewest} seeds"
-    return "a larger test set" if examples else "more than 1000 seeds"
+    alone = stats.seeds_needed(effect, spread._replace(examples=0.0))
+    return "more than 1000 seeds" if alone is None else "a larger test set"
 
 
 def counted(n_examples: int) -> str:

@@ -76,6 +76,17 @@ class Predictions:
                 self.contradictions.append(Problem(run_id, f"{error}; not used"))
         return self._known[run_id]
 
+    def one_answer(self, run_id: str) -> bool:
+        """Whether a run answered all examples alike, though their labels differ; False if that is unknown."""
+        path = self._path(run_id).predictions
+        if not path.is_file():
+            return False
+        try:
+            table = pq.ParquetFile(path).read(["label", "prediction"], use_threads=False)
+            return len(pc.unique(table["prediction"])) == 1 < len(pc.unique(table["label"]))
+        except (pa.ArrowException, KeyError):  # a file that cannot be used is told by `of`
+            return False
+
     def _read(self, run_id: str) -> Scores | None:
         record, path = self._records[run_id], self._path(run_id).predictions
         name = record["primary"]["metric"]

@@ -118,7 +118,8 @@ def _undecided(final: pd.DataFrame, found: Verdicts) -> str:
         what = f"no comparison has more than {most} paired seed{'s' if most != 1 else ''}"
         what = what if most else f"no seed was completed by both a variant and {found.baseline}"
         return f"Nothing is decided yet: {what}, and a verdict needs at least {stats.FEWEST_SEEDS}."
-    return f"Nothing can be decided: {found.overall['why'].dropna().iloc[0]}".rstrip(".?") + "."
+    reasons = dict.fromkeys(str(why).rstrip(".?") for why in found.overall["why"].dropna())
+    return f"Nothing can be decided: {'; '.join(reasons)}."
 
 
 def headline(rows: pd.DataFrame) -> str:

@@ -77,11 +77,6 @@ def row_of(
     }
 
 
-def learned_nothing(record: Row, split: str) -> bool:
-    """Whether a run's answers to a split are all one class: Matthews' correlation is then 0 by definition."""
-    return (record.get("metrics") or {}).get(f"{split}/matthews") == 0
-
-
 _SHARED_TEXT = (
     "variant",
     "method",

@@ -2,7 +2,7 @@
 
 lora, dora and adalora differ only in c and g, so they share this operation and a layer of any of them costs
 what its arithmetic costs: the change lands in the base's own output, the scale sits on the bottleneck, the
-backward pass takes the bracketed order that never forms a d_out x d_in matrix, and the gradient of x is one
+backward pass takes the bracketed order that forms no d_out x d_in gradient, and the gradient of x is one
 buffer. The bottleneck is kept transposed, (r, N): with r small, that layout is up to eight times faster on a
 CPU and no slower on a GPU. Several deltas on one layer (a mixed pack, or the q and v blocks of a fused map)
 are several parts of the same operation.
@@ -175,7 +175,7 @@ def _apply_gain_(piece: Tensor, g: Tensor, bias: Tensor | None) -> None:
 
 
 def _folds(base, x: Tensor, runs: int, plan: list[tuple[Part, float]], g: Tensor | None) -> bool:
-    """Whether the gain goes into W and B, which is less work than scaling the output: x has more rows than W.
+    """Whether the gain goes into W and B, which is cheaper than scaling the output if x has d_in rows or more.
 
     In a short type that would round W' anew, and the runs of a pack, which share W, differ in g.
     """

@@ -66,6 +66,25 @@ def test_an_image_that_cannot_be_written_is_named(tmp_path, capfd):
     assert capfd.readouterr().err == f"cannot write {tmp_path / 'one'}: Is a directory\n"
 
 
+def test_where_no_second_process_can_start_the_first_one_ends(tmp_path, monkeypatch):
+    started, start = [], images.Process
+
+    def once(*args, **options):
+        if started:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        started.append(start(*args, **options))
+        return started[0]
+
+    monkeypatch.setattr(images, "Process", once)
+    monkeypatch.setattr(images.os, "cpu_count", lambda: 2)
+    with (
+        pytest.raises(UserError, match="cannot start a process that draws figures"),
+        images.Drawing(tmp_path),
+    ):
+        pass
+    assert started[0].wait(timeout=20) != 0
+
+
 def test_drawing_ends_where_the_rest_of_a_report_fails(tmp_path):
     figures = [Figure(f"f{i}", "rank", "", "", "", {"mark": "no such mark"}) for i in range(3)]
     with pytest.raises(ZeroDivisionError), images.Drawing(tmp_path) as given:

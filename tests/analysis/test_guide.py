@@ -138,18 +138,10 @@ def test_the_checklist_of_a_careless_study_says_what_would_meet_it(writer, study
     w = writer()
     w.grid()
     w.run(w.spec("rslora", 8, 0), status="diverged", deviations=["fell back to fp32"])
-    w.run(w.spec("adalora", 8, 0), metrics={"test/accuracy": 0.3, "test/matthews": 0.0}, predictions=False)
     items = {item.question: item for item in audit.audit(*study(w))}
     seeds = items["Every comparison rests on 5 paired seeds or more"]
     assert not seeds.met and "seed=0,1,2,3,4" in seeds.remedy
-    unmet = (
-        "No run failed",
-        "The learning rate",
-        "No run deviates",
-        "No cells of different",
-        "Every run learned",
-    )
-    for start in unmet:
+    for start in ("No run failed", "The learning rate", "No run deviates", "No cells of different"):
         assert not next(item for question, item in items.items() if question.startswith(start)).met
     text = audit.text(list(items.values()))
     assert "[ ] No run failed" in text and "to meet it:" in text

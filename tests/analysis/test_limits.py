@@ -2,9 +2,10 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
-from analysis import cells, limits, load, verdicts
+from analysis import audit, cells, limits, load, verdicts
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,18 @@ def test_how_many_cells_the_choice_of_test_examples_leaves_tied(ranks, accuracie
     assert any(said in text for text in found)
 
 
+def answered(w, record, answers):
+    """Give a run these answers, alternately, to examples of two labels; returns its record's text."""
+    path = w.root / record["run_id"] / "predictions.parquet"
+    table = pq.read_table(path, columns=["id", "score", "loss"])
+    rows = range(len(table))
+    labels = [str(i % 2) for i in rows]
+    given = [answers[i % len(answers)] for i in rows]
+    pq.write_table(table.append_column("label", [labels]).append_column("prediction", [given]), path)
+    record["metrics"]["test/matthews"] = 0.0
+    path.with_name("record.json").write_text(json.dumps(record))
+
+
 @pytest.mark.parametrize(
     ("constant", "said", "judged"),
     [
@@ -34,15 +47,31 @@ def test_how_many_cells_the_choice_of_test_examples_leaves_tied(ranks, accuracie
     ],
 )
 def test_runs_that_answer_every_example_alike_are_told_and_give_no_verdict(constant, said, judged, writer):
+    """Those that answer now this, now that, by chance, have a correlation of 0 too and are no such runs."""
     w = writer()
     for record in w.grid(ranks=(8,), seeds=range(4)):
-        record["metrics"]["test/matthews"] = 0.0 if record["spec"]["variant"] in constant else 0.3
-        (w.root / record["run_id"] / "record.json").write_text(json.dumps(record))
+        answered(w, record, "1" if record["spec"]["variant"] in constant else "0011")
     study = load.read(w.root)
     table = cells.cells(study)
     found = verdicts.verdicts(study, table)
     texts = [text for text in limits.limits(study, table, found) if "one answer" in text]
-    assert [text.split(" (")[0] for text in texts] == ([said] if said else [])
+    assert [text.split(": ")[0] for text in texts] == ([said] if said else [])
     [row] = found.overall.to_dict("records")
     assert (row["verdict"] != "") == judged
-    assert judged or row["why"].startswith("every run of both gives one answer to all examples")
+    assert judged or row["why"].startswith("the runs of both sides give one answer to all examples")
+    lines = [item for item in audit.audit(study, table, found, files=False) if "one answer" in item.question]
+    assert [item.met for item in lines] == [not constant]
+
+
+def test_ranks_without_common_seeds_do_not_hide_that_nothing_was_learned(writer):
+    w = writer()
+    for seed in range(3):
+        for variant in ("lora", "dora"):
+            answered(w, w.run(w.spec(variant, 4, seed)), "1")
+        answered(w, w.run(w.spec("lora", 8, seed)), "1")
+        w.run(w.spec("dora", 8, seed), status="diverged")
+    study = load.read(w.root)
+    found = verdicts.verdicts(study, cells.cells(study))
+    assert {row["r"]: "nothing was learned" in row["why"] for row in found.table.to_dict("records")} == {
+        4: True, 8: False, "all": True
+    }  # fmt: skip

@@ -9,6 +9,7 @@ from scipy import stats as sp
 from analysis import power
 from analysis.cells import cells
 from analysis.load import read
+from analysis.stats import Spread
 from analysis.verdicts import verdicts
 
 
@@ -107,6 +108,18 @@ def test_a_pilot_without_the_baseline_is_refused_with_the_nearest(writer, capsys
     w.grid(ranks=(8,), seeds=range(3))
     assert power.main(["--pilot", str(w.root), "--baseline", "dorra"]) == 2
     assert "Did you mean 'dora'?" in capsys.readouterr().err
+
+
+def test_a_large_family_and_few_seeds_have_an_answer(capsys):
+    """At two degrees of freedom the difference lies far above the critical value."""
+    found = told(capsys, "--seeds", "3", "--sd", "0.01", "--comparisons", "40")
+    shift = found["detectable_adjusted"]["3"] / (0.01 / np.sqrt(3))
+    assert sp.nct.sf(sp.t.isf(0.05 / 40 / 2, 2), 2, shift) == pytest.approx(0.8, abs=1e-6)
+
+
+def test_where_seeds_are_the_limit_no_test_set_is_asked_for(capsys):
+    found = [power.seeds_text(0.005, Spread(sd, 1e-4, 2000)) for sd in (0.14, 0.01)]
+    assert found == ["more than 1000 seeds", "a larger test set"]
 
 
 def test_one_of_several_comparisons_must_show_more(capsys):

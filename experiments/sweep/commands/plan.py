@@ -153,11 +153,7 @@ def _effects(power: dict[str, Any], seeds: Sequence[int]) -> list[str]:
         else f"{n} seed{'s' * (n != 1)} cannot give a verdict"
         for n in seeds
     ]
-    more = "a larger test set" if power["examples"] else "over 1000 seeds"
-    needed = [
-        f"{float(effect):g} needs {f'{n} seeds' if n else more}"
-        for effect, n in power["seeds_needed"].items()
-    ]
+    needed = [f"{float(effect):g} needs {text}" for effect, text in power["needed"].items()]
     rests = f"SD of paired differences {power['sd']:.4g}, {power['source']}; {power['counted']}"
     return [*lines, f"{', '.join(needed)}; {rests}"]
 
