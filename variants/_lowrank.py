@@ -175,7 +175,7 @@ def _apply_gain_(piece: Tensor, g: Tensor, bias: Tensor | None) -> None:
 
 
 def _folds(base, x: Tensor, runs: int, plan: list[tuple[Part, float]], g: Tensor | None) -> bool:
-    """Whether the gain goes into W and B, which is cheaper than scaling the output if x has d_in rows or more.
+    """Whether the gain goes into W and B: cheaper than scaling the output if x has d_in rows or more.
 
     In a short type that would round W' anew, and the runs of a pack, which share W, differ in g.
     """
