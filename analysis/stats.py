@@ -18,8 +18,8 @@ the mean: of 100 examples none shows a change of 1 in 100 with probability .37. 
 differ, half of them each way, are added to the noise (to the mean they add nothing), as Agresti and Coull
 add them to a share. Where few differ, intervals then cover 95% instead of 45% and more; where many differ it
 changes nothing. TOST asks what would be seen if the true difference were the margin, and then at least
-margin / step of the examples differ (a score test, as Tango 1998 for paired shares): it errs in at most 6%
-where counting only what did differ erred in up to 55%.
+margin / step of the examples differ (a score test, as Tango 1998 for paired shares, with half an example as
+correction for continuity): it errs in at most 5% where counting only what did differ erred in up to 55%.
 """
 
 import bisect
@@ -133,7 +133,8 @@ def p_value(mean: float, noise: Noise) -> float:
 def equivalence_p(found: Difference, margin: float) -> float:
     """TOST: the p of the hypothesis that the true difference is at least `margin` away from zero."""
     noise, sides = found.noise_at(margin), []
-    for distance in (margin + found.mean, margin - found.mean):
+    half = found.step * found.shared / (2 * max(found.n_examples, 1))  # an example, where seeds agree on it
+    for distance in (margin + found.mean - half, margin - found.mean - half):
         p = p_value(distance, noise)
         sides.append(p / 2 if distance > 0 else 1 - p / 2)
     return max(sides)

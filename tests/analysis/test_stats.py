@@ -214,11 +214,11 @@ def test_few_examples_that_differ_leave_the_interval_wide(S, N):
 
 
 @pytest.mark.parametrize("S", [3, 10])
-@pytest.mark.parametrize("N", [50, 300, 500, 900, 1000, 3000])
+@pytest.mark.parametrize("N", [50, 300, 380, 500, 900, 1000, 1160, 3000])
 def test_tost_of_few_examples_that_differ_errs_in_five_percent(S, N):
-    """The exact error rate of a variant that is worse by the margin of 0.01; 5% but for whole examples."""
+    """The exact error rate of a variant that is worse by the margin of 0.01."""
     found = [(k, on_the_same_examples(S, N, k)) for k in range(N // 20 + 9)]
-    assert sum(sp.binom.pmf(k, N, 0.01) for k, f in found if stats.equivalence_p(f, 0.01) < 0.05) <= 0.055
+    assert sum(sp.binom.pmf(k, N, 0.01) for k, f in found if stats.equivalence_p(f, 0.01) < 0.05) <= 0.05
 
 
 def test_tost_of_examples_that_differ_anew_with_each_seed_keeps_its_power():
