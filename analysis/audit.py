@@ -166,13 +166,11 @@ def _losses(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         f"all are listed in the report",
         "give the command of the study again: it goes on from what is there; a diverged run is a result",
     )
-    final = cells[cells["final"].astype(bool)]
-    runs = [run for by_seed in final["by_seed"] for run in by_seed.values()]
-    constant = sum(map(study.learned_nothing, runs))
+    constant, runs = study.unlearned(cells[cells["final"].astype(bool)])
     yield Item(
         "No result is that of a run that gives one answer to all examples",
         constant == 0,
-        f"{constant} of {len(runs)} runs do",
+        f"{constant} of {runs} runs do",
         "train longer or at another learning rate; such a run says nothing of its variant",
     )
     missing = missing_seeds(cells) if len(cells) else []

@@ -15,21 +15,7 @@ import vl_convert
 
 # Latin, Greek, Cyrillic; dashes, quotes, the ellipsis, and a few signs
 LETTERS = ((0, 0x36F), (0x384, 0x3CE), (0x400, 0x45F), (0x2013, 0x2014), (0x2018, 0x201E))
-SIGNS = (
-    0x2026,
-    0x20AC,
-    0x2190,
-    0x2191,
-    0x2192,
-    0x2193,
-    0x2212,
-    0x221A,
-    0x221E,
-    0x2248,
-    0x2260,
-    0x2264,
-    0x2265,
-)
+SIGNS = frozenset(map(ord, "…€←↑→↓\u2212√∞≈≠≤≥"))
 FONTS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
 
 

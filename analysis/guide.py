@@ -50,9 +50,7 @@ def advise(study: Study, cells: pd.DataFrame, histories: Histories, *, margin: f
     out = []
     for _, group in ranked.groupby(["peer_key", "stack", "series", "targets"], sort=False):
         group = group.sort_values("r").drop_duplicates("r")
-        runs = [run for by_seed in group["by_seed"] for run in by_seed.values()]
-        learned = not any(map(study.learned_nothing, runs))
-        if len(group) > 1 and group["validation"].notna().all() and learned:
+        if len(group) > 1 and group["validation"].notna().all() and not study.unlearned(group)[0]:
             out.append(_advise(study, group, histories, margin))
     return out
 

@@ -71,7 +71,7 @@ class Drawing:
         self._pool = ThreadPoolExecutor(self._most)
         self._processes: list[Process] = []
         self._fed: list[Future[None]] = []
-        self._drawn: dict[str, str] = {}  # definitions, and the figure that is drawn of each
+        self._drawn: dict[tuple[str, str], str] = {}  # definitions, and the figure that is drawn of each
         self._like: dict[str, str] = {}  # figures, and the one whose images they share
 
     def __enter__(self) -> Self:
@@ -104,11 +104,13 @@ class Drawing:
 
     def add(self, figure: Figure, config: dict[str, Any]) -> None:
         """Draw this one too, with the configuration that `look` returns."""
-        definition = {"spec": json.dumps(_on_paper(figure.spec)), "config": config}
-        self._like[figure.name] = self._drawn.setdefault(json.dumps(definition), figure.name)
+        spec = json.dumps(_on_paper(figure.spec))
+        self._like[figure.name] = self._drawn.setdefault((spec, json.dumps(config)), figure.name)
         if self._like[figure.name] == figure.name:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._jobs.put(json.dumps({"name": str(self.folder / figure.name)} | definition))
+            self._jobs.put(
+                json.dumps({"name": str(self.folder / figure.name), "spec": spec, "config": config})
+            )
         if len(self._processes) < min(self._most, len(self._drawn) // EACH):
             self._start()
 

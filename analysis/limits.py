@@ -35,13 +35,12 @@ def limits(study: Study, final: pd.DataFrame, found: Verdicts | None) -> list[st
 
 def _unlearned(study: Study, final: pd.DataFrame) -> list[str]:
     """How many runs answer every example alike."""
-    runs = [run for by_seed in final["by_seed"] for run in by_seed.values()]
-    constant = sum(map(study.learned_nothing, runs))
+    constant, runs = study.unlearned(final)
     if not constant:
         return []
-    who = "All" if constant == len(runs) else f"{constant} of the"
+    who = "All" if constant == runs else f"{constant} of the"
     return [
-        f"{who} {len(runs)} runs behind these results give one answer to every example: nothing was learned "
+        f"{who} {runs} runs behind these results give one answer to every example: nothing was learned "
         "there that a variant could do better or worse. More steps or another learning rate would have to "
         "come first."
     ]

@@ -57,6 +57,11 @@ class Study:
         metrics = self.records[run_id].get("metrics") or {}
         return metrics.get("test/matthews") == 0 and self.predictions.one_answer(run_id)
 
+    def unlearned(self, cells: pd.DataFrame) -> tuple[int, int]:
+        """How many of the runs behind these cells learned nothing, and of how many."""
+        runs = [run for by_seed in cells["by_seed"] for run in by_seed.values()]
+        return sum(map(self.learned_nothing, runs)), len(runs)
+
     def path(self, run_id: str) -> RunFolder:
         """The folder of a run."""
         return RunFolder(self.folder / self._places[run_id])

@@ -109,7 +109,8 @@ def _show(options: argparse.Namespace) -> None:
     shown = {n: stats.detectable(n, spread) for n in seeds if n >= stats.FEWEST_SEEDS}
     least = stats.ALPHA / family
     adjusted = {n: stats.detectable(n, spread, alpha=least) for n in shown}
-    needed = {effect: stats.seeds_needed(effect, spread) for effect in TARGETS}
+    fewest = {effect: stats.seeds_needed(effect, spread) for effect in TARGETS}
+    needed = {effect: f"{n} seeds" if n else beyond(effect, spread) for effect, n in fewest.items()}
     if options.json:
         print(
             json.dumps(
@@ -120,8 +121,8 @@ def _show(options: argparse.Namespace) -> None:
                     "detectable": shown,
                     "comparisons": family,
                     "detectable_adjusted": adjusted,
-                    "seeds_needed": needed,
-                    "needed": {effect: seeds_text(effect, spread) for effect in needed},
+                    "seeds_needed": fewest,
+                    "needed": needed,
                 }
             )
         )
@@ -131,15 +132,12 @@ def _show(options: argparse.Namespace) -> None:
         text = f"{shown[n]:.4g}" if n in shown else f"no verdict below {stats.FEWEST_SEEDS} seeds"
         more = f"; {adjusted[n]:.4g} as one of {family} comparisons" if n in shown and family > 1 else ""
         print(f"  {n} seeds: {text}{more}")
-    for effect in needed:
-        print(f"  to show {effect:g}: {seeds_text(effect, spread)}")
+    for effect, text in needed.items():
+        print(f"  to show {effect:g}: {text}")
 
 
-def seeds_text(effect: float, spread: Spread) -> str:
-    """What shows an effect: so many seeds, or more test examples where enough of them would let some."""
-    fewest = stats.seeds_needed(effect, spread)
-    if fewest is not None:
-        return f"{fewest} seeds"
+def beyond(effect: float, spread: Spread) -> str:
+    """What shows an effect that a thousand seeds do not: more test examples, if enough of them would."""
     alone = stats.seeds_needed(effect, spread._replace(examples=0.0))
     return "more than 1000 seeds" if alone is None else "a larger test set"
 

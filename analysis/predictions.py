@@ -8,6 +8,7 @@ here. An accuracy that is not the mean of its own scores makes the whole run unu
 
 import hashlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +52,7 @@ class Predictions:
         self.contradictions: list[Problem] = []  # runs that cannot be used at all
         self._records, self._path = records, path
         self._known: dict[str, Scores | None] = {}
+        self._alike: dict[str, bool] = {}
         self._last: tuple[pa.Array, np.ndarray, str] | None = (
             None  # runs of a study mostly share their test set
         )
@@ -78,14 +80,9 @@ class Predictions:
 
     def one_answer(self, run_id: str) -> bool:
         """Whether a run answered all examples alike, though their labels differ; False if that is unknown."""
-        path = self._path(run_id).predictions
-        if not path.is_file():
-            return False
-        try:
-            table = pq.ParquetFile(path).read(["label", "prediction"], use_threads=False)
-            return len(pc.unique(table["prediction"])) == 1 < len(pc.unique(table["label"]))
-        except (pa.ArrowException, KeyError):  # a file that cannot be used is told by `of`
-            return False
+        if run_id not in self._alike:
+            self._alike[run_id] = _alike(self._path(run_id).predictions)
+        return self._alike[run_id]
 
     def _read(self, run_id: str) -> Scores | None:
         record, path = self._records[run_id], self._path(run_id).predictions
@@ -141,3 +138,13 @@ def _columns(content: bytes, name: str) -> tuple[list[np.ndarray], pa.Array]:
     if not len(table) or not all(np.isfinite(v).all() for v in values):
         raise _Unusable("holds a score that is no finite number, or none at all")
     return values, table["id"].combine_chunks()
+
+
+def _alike(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        table = pq.ParquetFile(path).read(["label", "prediction"], use_threads=False)
+        return len(pc.unique(table["prediction"])) == 1 < len(pc.unique(table["label"]))
+    except (pa.ArrowException, KeyError):  # a file that cannot be used is told by `of`
+        return False

@@ -73,10 +73,10 @@ def build(
         histories = Histories(study)
         look = images.look(set(cells["series"]))
         figures: list[Figure] = []
-        with (
-            explained(folder),
-            debug_mode(False),
-        ):  # checked as a whole, not piece by piece: a third of the time
+        whole = debug_mode(
+            False
+        )  # each figure is checked as a whole, not piece by piece: a third of the time
+        with explained(folder), whole:
             folder.mkdir(exist_ok=True)
             for figure in itertools.chain(
                 overview_figures(study, cells, histories),

@@ -118,7 +118,7 @@ def test_a_large_family_and_few_seeds_have_an_answer(capsys):
 
 
 def test_where_seeds_are_the_limit_no_test_set_is_asked_for(capsys):
-    found = [power.seeds_text(0.005, Spread(sd, 1e-4, 2000)) for sd in (0.14, 0.01)]
+    found = [power.beyond(0.005, Spread(sd, 1e-4, 2000)) for sd in (0.14, 0.01)]
     assert found == ["more than 1000 seeds", "a larger test set"]
 
 
