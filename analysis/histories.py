@@ -36,7 +36,7 @@ class Histories:
     def columns(self, run_id: str, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Other columns of a run's history as pairs (n, 2) of step and value."""
         rows = read_history(self._study.path(run_id).history)
-        return {name: thin(column(rows, name)) for name in names}
+        return {name: column(rows, name) for name in names}
 
 
 def column(rows: Sequence[Any], key: str) -> np.ndarray:
@@ -55,6 +55,13 @@ def column(rows: Sequence[Any], key: str) -> np.ndarray:
         return np.asarray(pairs)
     _, last = np.unique(pairs[::-1, 0], return_index=True)
     return np.asarray(pairs[::-1][last])
+
+
+def picked(curve: np.ndarray, points: int = POINTS) -> np.ndarray:
+    """At most `points` of the pairs of a curve (n, 2) as they are, the first and the last among them."""
+    if len(curve) <= points:
+        return curve
+    return np.asarray(curve[np.linspace(0, len(curve) - 1, points).round().astype(int)])
 
 
 def thin(curve: np.ndarray, points: int = POINTS) -> np.ndarray:

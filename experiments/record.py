@@ -2,7 +2,7 @@
 
     runs/<study>/<run_id>/
         spec.json            the resolved spec, written first
-        history.jsonl        one flushed row per logged step
+        history.jsonl        a row of each step and of each validation
         predictions.parquet  one row per test example
         signatures.npz       small arrays that the papers' figures are drawn from
         adapter/             the adapter in PEFT's format

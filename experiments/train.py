@@ -236,23 +236,24 @@ class Trainer:
             torch.cuda.synchronize(self.device)
 
     def _flush(self) -> None:
-        """Hand the rows since the last flush to each run: one device synchronisation for all of them."""
+        """Hand the rows since the last flush to each run; only here the device is waited for."""
         if not self._pending:
             return
         losses = torch.stack([p[1] for p in self._pending]).tolist()
         norms = torch.stack([p[2] for p in self._pending]).tolist()
         for k, spec in enumerate(self.specs):
+            extra = self.attached.step_log(k) or [{}] * len(self._pending)
             if self.diverged_at[k] is not None:
                 continue
             rows: list[dict] = []
-            for (step, _, _, factors), loss, norm in zip(self._pending, losses, norms, strict=True):
-                rows.append({"step": step, "loss": loss[k], "grad_norm": norm[k], "lr": spec.lr * factors[k]})
+            for (step, _, _, factors), loss, norm, more in zip(
+                self._pending, losses, norms, extra, strict=True
+            ):
+                row = {"step": step, "loss": loss[k], "grad_norm": norm[k], "lr": spec.lr * factors[k]}
+                rows.append(row | more)
                 if not (math.isfinite(loss[k]) and math.isfinite(norm[k])):
                     self.diverged_at[k] = step
                     break  # the run ended here: later steps of the pack are not its own
-            last = rows[-1]["step"]
-            if last in self.due or last % self.train.log_every == 0:  # not where a stop happened to fall
-                rows[-1] |= self.attached.step_log(k)
             self.on_rows(k, rows)
         self._pending.clear()
 

@@ -42,6 +42,14 @@ class Importance:
             parts.append(on_l.view(n, r) + on_q.view(n, r, d_in).mean(2) + on_p.view(n, d_out, r).mean(1))
         return torch.cat([part.flatten() for part in parts])
 
+    def alive(self) -> Tensor:
+        """How many L of each member are not 0: its rank, (members,)."""
+        counts = []
+        for group, (n, r, _, _) in zip(self.groups, self.shapes, strict=True):
+            values = torch.cat([delta.L.detach()[k] for _, delta, k in group])
+            counts.append(values.view(n, r).count_nonzero(1))
+        return torch.cat(counts)
+
     def _flat(self, read: Callable[[Tensor], Tensor]) -> Tensor:
         order = ((group, name) for group in self.groups for name in ("L", "Q", "P"))
         return torch.cat(

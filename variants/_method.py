@@ -67,8 +67,8 @@ class Controller(Protocol):
     def after_step(self, step: int) -> None:
         """Called after the optimiser's step `step` (from 0), gradients still in place."""
 
-    def log(self) -> dict[str, float]:
-        """Columns for the run's history."""
+    def log(self) -> list[dict[str, float]]:
+        """Columns for the run's history: a row for each step since the last call, or none."""
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resume needs."""
@@ -129,9 +129,12 @@ class Attached:
             controller.after_step(step)
         self.after_load()
 
-    def step_log(self, k: int) -> dict[str, float]:
-        """Extra columns of run k's history."""
-        return self.controllers[k].log() if k in self.controllers else {}
+    def step_log(self, k: int) -> list[dict[str, float]]:
+        """Extra columns of run k's history: a row for each step since the last call, or none.
+
+        A loop asks from time to time, as controllers keep their rows until then.
+        """
+        return self.controllers[k].log() if k in self.controllers else []
 
     def notes(self, k: int) -> list[str]:
         """What people should know of run k before it starts."""

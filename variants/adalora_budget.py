@@ -52,17 +52,25 @@ class Budget:
         self.budget = first
         self._final: Tensor | None = None  # the final phase's mask
         self._masked: Tensor | None = None  # by the last mask
-        self.reactivations: Tensor | int = 0
+        self.reactivations = torch.zeros((), dtype=torch.int64, device=members[0][1].L.device)
+        self._unlogged: list[tuple[int, Tensor]] = []  # of each step: budget; returns and ranks
+        self._logged = [-1] * len(members)  # the ranks as last logged
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Score, lower the budget, mask; the gradients of step number `step` are still in place."""
-        schedule, final = self.schedule, self.schedule.final(step)
-        if schedule.scores(step):
+        """Score, lower the budget, mask; the gradients of step number `step` are still in place.
+
+        Each step leaves a row that `log` takes.
+        """
+        if self.schedule.scores(step):
             self.importance.update()
-        self.budget = schedule.planned(step)
-        if not schedule.masks(step):
-            return
+        self.budget = self.schedule.planned(step)
+        if self.schedule.masks(step):
+            self._mask(final=self.schedule.final(step))
+        counts = torch.cat([self.reactivations[None], self.importance.alive()])
+        self._unlogged.append((self.budget, counts))
+
+    def _mask(self, *, final: bool) -> None:
         below = self._final if final and self._final is not None else self._below(self.budget)
         self._final = below if final else None
         if self._masked is not None:
@@ -80,23 +88,26 @@ class Budget:
     def _values(self) -> list[Tensor]:
         return [delta.L.detach()[k] for _, delta, k in self.importance.members]
 
-    def _ranks(self) -> dict[str, int]:
-        """The triplets that live, by module."""
-        counts = torch.stack([value.count_nonzero() for value in self._values()]).tolist()
-        return {name: count for (name, *_), count in zip(self.importance.members, counts, strict=True)}
+    def log(self) -> list[dict[str, float]]:
+        """A row for each step since the last call: budget, triplets that live, returns, and new ranks.
 
-    def log(self) -> dict[str, float]:
-        """The budget planned at the last step, the triplets that live, in all and by module, and the returns.
-
-        A return is a triplet that one mask put out and the next did not.
+        A return is a triplet that one mask put out and the next did not. A module's rank stands in the first
+        row and where it differs from the row before. The device is read once.
         """
-        ranks = self._ranks()
-        return {
-            "budget": self.budget,
-            "budget_realised": sum(ranks.values()),
-            "reactivations": int(self.reactivations),
-            **{f"rank/{name}": rank for name, rank in ranks.items()},
-        }
+        if not self._unlogged:
+            return []
+        budgets, counts = zip(*self._unlogged, strict=True)
+        self._unlogged.clear()
+        rows = []
+        for budget, (back, *alive) in zip(budgets, torch.stack(counts).tolist(), strict=True):
+            new = {
+                f"rank/{name}": rank
+                for (name, *_), rank, before in zip(self.importance.members, alive, self._logged, strict=True)
+                if rank != before
+            }
+            rows.append({"budget": budget, "budget_realised": sum(alive), "reactivations": back, **new})
+            self._logged = alive
+        return rows
 
     def notes(self) -> list[str]:
         """What is doubtful about the schedule."""
@@ -106,18 +117,23 @@ class Budget:
         """The schedule in steps, and the ranks that are left."""
         s = self.schedule
         schedule = {"t_init": s.t_i, "t_final": s.t_f, "from": s.first, "to": s.last}
-        return {"budget_schedule": schedule, "rank_pattern": self._ranks()}
+        alive = self.importance.alive().tolist()
+        ranks = {name: rank for (name, *_), rank in zip(self.importance.members, alive, strict=True)}
+        return {"budget_schedule": schedule, "rank_pattern": ranks}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averages, from which budget and masks follow, and what the count of returns needs."""
+        """The averages, from which budget and masks follow, and what the next row of the history needs."""
         masked = torch.zeros(0, dtype=torch.bool) if self._masked is None else self._masked
-        counted = {"masked": masked, "reactivations": torch.as_tensor(self.reactivations)}
+        logged = torch.tensor(self._logged)
+        counted = {"masked": masked, "reactivations": self.reactivations, "logged": logged}
         return self.importance.state_dict() | counted
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from there."""
         self.importance.load_state_dict(state)
-        masked = state["masked"].to(self._values()[0].device)
+        device = self.reactivations.device
+        masked = state["masked"].to(device)
         self._masked = masked if len(masked) else None
-        self.reactivations = int(state["reactivations"])
+        self.reactivations = state["reactivations"].to(device)
         self._final = None
+        self._logged = state["logged"].tolist()

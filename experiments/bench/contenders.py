@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from experiments.bench.workload import Workload, variant_options
 from experiments.optimise import AdamSettings, PackedAdamW
+from experiments.settings import Train
 from variants import Attached, RunConfig, attach, backbone_linears, rates, resolve
 
 LR, CLIP = 1e-4, 1.0
@@ -83,6 +84,8 @@ def ours(work: Workload, variant: str, *, r: int, targets: str) -> Contender:
         optimiser.clip(optimiser.grad_norm())
         optimiser.step(factor, alive)
         attached.after_step(attached.clock.step)
+        if attached.clock.step % Train.log_every == 0:
+            attached.step_log(0)
         attached.clock.step += 1
 
     return Contender(attached.model, step)

@@ -29,8 +29,11 @@ def own(row: Row) -> dict[str, Any]:
 
 
 def identity(row: Row) -> Identity:
-    """What makes a row this one: its step and its columns; training and validation rows may share a step."""
-    return row[STEP], tuple(sorted(key for key in row if key != STEP))
+    """What makes a row this one: its step and its columns; training and validation rows may share a step.
+
+    Ranks are no part of it: a row has those that are new, which a row computed again may have otherwise.
+    """
+    return row[STEP], tuple(sorted(key for key in row if key != STEP and not key.startswith("rank/")))
 
 
 def identities(rows: Iterable[Row]) -> set[Identity]:
@@ -89,7 +92,7 @@ def equal_values(one: Any, other: Any) -> bool:
 
 
 def _equal(one: Row, other: Row) -> bool:
-    return all(equal_values(value, other[key]) for key, value in one.items())
+    return all(equal_values(one.get(key), other.get(key)) for key in one.keys() | other.keys())
 
 
 def _rows(found: Sequence[Identity]) -> str:

@@ -187,6 +187,15 @@ def written_out(frozen, split, spec, start, head):
     return losses, maps, ranks
 
 
+def ranks_of(rows):
+    """The rank of every module at every step: a row has those that differ from the row before."""
+    standing, found = {}, []
+    for row in rows:
+        standing |= {key.removeprefix("rank/"): v for key, v in row.items() if key.startswith("rank/")}
+        found.append(dict(standing))
+    return found
+
+
 def test_every_run_is_its_transcription(frozen, split):
     rows = [[] for _ in SPECS]
     trainer = pack(frozen, split)
@@ -206,8 +215,7 @@ def test_every_run_is_its_transcription(frozen, split):
     for k, spec in enumerate(SPECS):
         losses, maps, ranks = written_out(frozen, split, spec, starts[k], heads[k])
         assert [row["loss"] for row in rows[k]] == pytest.approx(losses, abs=1e-4)
-        found = [{key[5:]: v for key, v in row.items() if key.startswith("rank/")} for row in rows[k]]
-        assert found == ranks
+        assert ranks_of(rows[k]) == ranks
         for name, (held, i) in trainer.attached.slots(k).items():
             for symbol in held.delta.roles:
                 ours = getattr(held.delta, symbol).detach()[i].double()

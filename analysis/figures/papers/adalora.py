@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.figures.figure import Figure
 from analysis.figures.papers.view import View, layer, row_name, runs_text, short
+from analysis.histories import picked
 from analysis.rows import Row
 from analysis.signatures.ranks import agreement, grid
 
@@ -115,7 +116,9 @@ def _budget(view: View, patterns: list[Pattern]) -> Iterator[Figure]:
             continue
         for what, key in (("planned", "budget"), ("realised", "budget_realised")):
             parts.append(
-                pd.DataFrame(columns[key], columns=["step", "triplets"]).assign(budget=what, series=name)
+                pd.DataFrame(picked(columns[key]), columns=["step", "triplets"]).assign(
+                    budget=what, series=name
+                )
             )
         apart = (
             np.abs(columns["budget"][:, 1] - columns["budget_realised"][:, 1]).max()

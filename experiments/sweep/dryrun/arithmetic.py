@@ -20,8 +20,9 @@ CPU_SPEED = 30e9  # operations per second and core, float32
 GPU_SPEED = 50e12
 LIBRARIES = 500_000_000  # bytes of a process that has torch and transformers
 OVERHEAD = 1.0  # seconds of a run beside training and evaluation
-_FILES = 12_000  # bytes of spec, record and log
-_ROW, _PREDICTION = 160, 30  # bytes of a row of the history, and of the predictions
+_FILES = 18_000  # bytes of spec, record, log, signatures and the adapter's settings
+_ROW, _CONTROLLED = 110, 190  # bytes of a row of the history, without and with a controller's columns
+_PREDICTION = 30  # bytes of a row of the predictions
 
 
 def step_flops(spec: RunSpec, skeleton: Skeleton, count: Count, length: int, *, causal: bool) -> float:
@@ -64,7 +65,8 @@ def memory(
 
 def disk(spec: RunSpec, count: Count | None, task: Task, steps: int) -> int:
     """Bytes of the run's folder once it has ended."""
-    history = _ROW * (steps // spec.train.log_every + spec.train.evaluations)
+    row = _ROW if spec.axes.get("controller") in (None, "none") else _CONTROLLED
+    history = row * steps + _ROW * spec.train.evaluations
     tested = _PREDICTION * task.test if spec.phase != "tune" else 0
     return _FILES + history + tested + (4 * count.trained if count else 0)
 

@@ -146,6 +146,17 @@ def test_the_disk_holds_what_was_trained(cells_of, words):
     assert large - small == 4 * 2 * 4 * 48
 
 
+BUDGET = {"budget": 400, "budget_realised": 400, "reactivations": 10, "rank/layer.1.attention.query": 3}
+
+
+@pytest.mark.parametrize(("variant", "more"), [("lora", {}), ("adalora", BUDGET)])
+def test_the_history_has_a_row_for_each_step(cells_of, words, variant, more):
+    task, row = Task("classification", 2, 60, 10, 20), {"loss": 2 / 3, "grad_norm": 7 / 9, "lr": 1e-3 / 3}
+    [spec] = cells_of(f"variant={variant} r=3 train.log_every=20 {words}")
+    short, long = (disk(spec, None, task, steps) for steps in (100, 1100))
+    assert long - short == pytest.approx(1000 * len(json.dumps({"step": 600} | row | more)), rel=0.1)
+
+
 def test_earlier_runs_of_the_shape_tell_the_time(look, ended):
     ended("variant=lora r=3 seed=0", peak_bytes=700_000_000)
     ended("variant=lora r=3 seed=1", step_ms=30.0, peak_bytes=900_000_000)

@@ -47,6 +47,12 @@ def test_a_copy_is_compared_row_by_row():
     assert compare(local, reversed(local)) == Difference() and not Difference().describe()
 
 
+def test_a_row_computed_again_with_other_ranks_is_changed_and_not_another():
+    once, again = row(2, budget=9, **{"rank/query": 3}), row(2, budget=9, **{"rank/value": 3})
+    assert compare([once], [again]) == Difference(changed=[(2, ("budget",))])
+    assert compare([once], [dict(once)]) == Difference()
+
+
 def test_the_summary_is_that_of_the_last_step_whatever_came_last():
     rows = [row(1, loss=1.0, lr=0.1), row(4, loss=0.2), row(2, loss=0.5, accuracy=0.3)]
     assert last_values(rows) == {STEP: 4, "loss": 0.2, "lr": 0.1, "accuracy": 0.3}

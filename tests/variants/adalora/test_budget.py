@@ -94,16 +94,38 @@ def test_budget_masks_and_scores_are_those_of_the_transcription(options, build, 
 
     train(attached, 40, each)
     assert masked > 10
-    log = attached.step_log(0)
-    ranks = [int(t["L"].count_nonzero()) for t in triplets(attached)]
-    assert (log["budget"], log["budget_realised"]) == (8, 8)
-    assert [log[f"rank/{name}"] for name in attached.slots(0)] == ranks and len(set(ranks)) > 1
+    alive = sum(int(t["L"].count_nonzero()) for t in triplets(attached))
+    assert attached.controllers[0].budget == alive == 8
+
+
+def test_the_history_gets_budget_and_ranks_of_every_step(build, settings, triplets, train):
+    attached = build([settings(40, t_init=4, t_final=15, interval=3)])
+    names, expected, rows = list(attached.slots(0)), [], []
+
+    def each(step):
+        attached.after_step(step)
+        expected.append([int(t["L"].count_nonzero()) for t in triplets(attached)])
+        if step % 7 == 6:
+            rows.extend(attached.step_log(0))
+
+    train(attached, 40, each)
+    rows.extend(attached.step_log(0))
+    assert attached.step_log(0) == []
+    standing, found = {}, []
+    for row in rows:
+        new = {key.removeprefix("rank/"): rank for key, rank in row.items() if key.startswith("rank/")}
+        assert all(standing.get(name) != rank for name, rank in new.items())
+        standing |= new
+        found.append([standing[name] for name in names])
+    assert found == expected and len({tuple(ranks) for ranks in found}) > 3
+    assert [row["budget_realised"] for row in rows] == [sum(ranks) for ranks in expected]
+    assert rows[0]["budget"] == 12 and rows[-1]["budget"] == rows[-1]["budget_realised"] == 8
 
 
 def test_a_target_equal_to_the_start_never_masks(build, settings, train):
     attached = build([settings(20, init_r_ratio=1.0, t_init=2, t_final=5)])
     train(attached, 20)
-    log = attached.step_log(0)
+    log = attached.step_log(0)[-1]
     assert (log["budget"], log["budget_realised"], log["reactivations"]) == (8, 8, 0)
 
 
@@ -125,7 +147,7 @@ def test_a_run_that_ends_without_its_last_mask_says_so(options, alive, warns, bu
         get("controller", "adalora_budget")(run, build([run]).slots(0))
     attached = build([run])
     train(attached, 40)
-    assert attached.step_log(0)["budget_realised"] == alive
+    assert attached.step_log(0)[-1]["budget_realised"] == alive
 
 
 def test_the_budget_refuses_another_delta():
@@ -169,7 +191,7 @@ def test_before_it_a_masked_triplet_can_come_back(build, settings, triplets, tra
     assert any(r.any() for r in returned)
     after = seen[1::2]
     counted = sum(int((~off & on).sum()) for off, on in itertools.pairwise(after))
-    assert attached.step_log(0)["reactivations"] == counted > 0
+    assert attached.step_log(0)[-1]["reactivations"] == counted > 0
 
 
 def test_several_runs_of_one_pack_are_pruned_each_by_its_own_scores(build, settings, triplets, train):
@@ -192,6 +214,7 @@ def test_a_resume_in_the_middle_goes_on_bit_for_bit(build, settings, triplets, t
     train(whole, 40)
     first = build([settings(40, t_init=4, t_final=15)])
     optimiser, source = train(first, 17)
+    logged = first.step_log(0)
     state = {name: t.clone() for name, t in first.state_dict(0).items()}
     second = build([settings(40, t_init=4, t_final=15)], seed=0)
     second.model.load_state_dict(first.model.state_dict())
@@ -202,7 +225,17 @@ def test_a_resume_in_the_middle_goes_on_bit_for_bit(build, settings, triplets, t
     for a, b in zip(triplets(whole), triplets(second), strict=True):
         assert all(torch.equal(a[n], b[n]) for n in "PLQ")
     assert whole.summary(0) == second.summary(0)
-    assert whole.step_log(0) == second.step_log(0)
+    assert whole.step_log(0) == logged + second.step_log(0)
+
+
+def test_stopped_before_its_first_step_a_run_logs_what_it_would_have(build, settings, train):
+    """The ranks of all modules stand in the first row, of those too that no gradient reached."""
+    whole, second = (build([settings(40, t_init=4, t_final=15)]) for _ in range(2))
+    second.load_state_dict(0, {name: t.clone() for name, t in second.state_dict(0).items()})
+    for attached in (whole, second):
+        attached.after_step(0)
+    rows = whole.step_log(0)
+    assert rows == second.step_log(0) and {f"rank/{name}" for name in whole.slots(0)} <= rows[0].keys()
 
 
 def scores_of(literal):
