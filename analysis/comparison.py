@@ -58,6 +58,7 @@ EVIDENCE = (
     "left_out",
     "head_rates",
     "noise",
+    "learned",
 )
 
 
@@ -97,10 +98,11 @@ def compared(pair: Pair, study: Study, margin: float, mixed: set[str]) -> dict[s
         "scores": common.variant,
         "scores_baseline": common.baseline,
         "sign": common.sign,
+        "learned": not (n and all(map(study.learned_nothing, common.runs))),
     }
     if n < stats.FEWEST_SEEDS:
         return row | {"why": _too_few(n, row)}
-    if all(map(study.learned_nothing, common.runs)):
+    if not row["learned"]:
         return row | {
             "why": "the runs of both sides give one answer to all examples each: nothing was learned"
         }

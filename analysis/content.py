@@ -16,7 +16,7 @@ from analysis.figures.overview import far_off, metric_title, with_bars
 from analysis.format import count, number
 from analysis.load import Study
 from analysis.next_steps import commands
-from analysis.rows import each
+from analysis.rows import SHOWN_COSTS, each
 from analysis.standing import on_heads
 from analysis.verdicts import Verdicts
 
@@ -145,21 +145,7 @@ def _row(row: Mapping[Any, Any], ranges: Mapping[tuple[Any, ...], tuple[float, f
     place = lambda v: 50.0 if high == low else round(min(100, max(0, 100 * (v - low) / (high - low))), 1)  # noqa: E731
     known = {
         key: (None if pd.isna(row[key]) else float(row[key]))
-        for key in (
-            "r",
-            "lr",
-            "mean",
-            "sd",
-            "validation",
-            "trainable_parameters",
-            "share",
-            "step_ms",
-            "tokens_per_second",
-            "peak_bytes",
-            "adapter_bytes",
-            "train_seconds",
-            "loss",
-        )
+        for key in ("r", "lr", "mean", "sd", "validation", "loss", *SHOWN_COSTS)
     }
     strip = None
     if row["n"]:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from analysis import tex
 from analysis.load import Study
+from analysis.rows import SHOWN_COSTS
 from analysis.verdicts import Verdicts
 from experiments.files import replacing
 
@@ -35,13 +36,7 @@ RESULTS = (
     "high",
     "validation",
     "loss",
-    "trainable_parameters",
-    "share",
-    "step_ms",
-    "tokens_per_second",
-    "peak_bytes",
-    "adapter_bytes",
-    "train_seconds",
+    *SHOWN_COSTS,
     "diverged",
     "failed",
     "tuning",
@@ -67,13 +62,7 @@ RUNS = (
     "score",
     "validation",
     "loss",
-    "trainable_parameters",
-    "share",
-    "step_ms",
-    "tokens_per_second",
-    "peak_bytes",
-    "adapter_bytes",
-    "train_seconds",
+    *SHOWN_COSTS,
     "device",
     "cell_key",
     "stack",

@@ -20,6 +20,15 @@ COSTS = (
     "adapter_bytes",
     "base_bytes",
 )
+SHOWN_COSTS = (  # in a table of results, in its order
+    "trainable_parameters",
+    "share",
+    "step_ms",
+    "tokens_per_second",
+    "peak_bytes",
+    "adapter_bytes",
+    "train_seconds",
+)
 
 
 def row_of(

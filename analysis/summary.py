@@ -12,10 +12,10 @@ from analysis.verdicts import Verdicts
 def table(found: Verdicts) -> list[dict[str, Any]]:
     """One row per variant that was compared on at least two datasets, with 3 paired seeds or more on each.
 
-    Seeds are resampled within their dataset.
+    Seeds are resampled within their dataset. Datasets on which no run of a pair learned are left out.
     """
     rows = []
-    known = found.overall[found.overall["n_seeds"] >= FEWEST_SEEDS]
+    known = found.overall[(found.overall["n_seeds"] >= FEWEST_SEEDS) & found.overall["learned"].astype(bool)]
     for (variant, metric), group in known.groupby(["variant", "metric"], sort=False):
         group = group.drop_duplicates(["dataset", "model", "targets", "stack"])
         if group["dataset"].nunique() < 2:

@@ -5,7 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import audit, cells, limits, load, verdicts
+from analysis import audit, cells, limits, load, summary, verdicts
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,13 @@ def test_ranks_without_common_seeds_do_not_hide_that_nothing_was_learned(writer)
     assert {row["r"]: "nothing was learned" in row["why"] for row in found.table.to_dict("records")} == {
         4: True, 8: False, "all": True
     }  # fmt: skip
+
+
+def test_a_dataset_on_which_nothing_was_learned_has_no_part_in_the_table_across_datasets(writer):
+    w = writer()
+    for dataset in ("first", "second", "third"):
+        for record in w.grid(ranks=(8,), seeds=range(4), dataset=dataset):
+            answered(w, record, "1" if dataset == "second" else "0011")
+    study = load.read(w.root)
+    [row] = summary.table(verdicts.verdicts(study, cells.cells(study)))
+    assert row["settings"] == 2
