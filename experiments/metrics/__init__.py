@@ -6,6 +6,7 @@ To add one, write experiments/metrics/<name>.py with a class derived from `evalu
 the key <name>, and name it in the `metrics` of a task.
 """
 
+import importlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -45,10 +46,9 @@ def compute(
 
 @lru_cache
 def _module(name: str) -> "evaluate.EvaluationModule":
-    """Load a metric by its path.
+    """An instance of a metric's class.
 
-    `evaluate` copies modules before it imports them. The copies go to a folder of this process that goes with
-    it, so that neither a home that cannot be written nor another process's lock is in the way.
+    It asks for a folder, which nothing is written to as its inputs stay in memory.
     """
     if name not in names():
         raise UserError(
@@ -58,11 +58,8 @@ def _module(name: str) -> "evaluate.EvaluationModule":
     os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")
     import evaluate
 
-    evaluate.config.HF_MODULES_CACHE = Path(_scratch().name, "modules")
-    evaluate.utils.logging.disable_progress_bar()
-    return evaluate.load(str(FOLDER / f"{name}.py"), cache_dir=_scratch().name, keep_in_memory=True)
-
-
-@lru_cache
-def _scratch() -> "tempfile.TemporaryDirectory[str]":
-    return tempfile.TemporaryDirectory(prefix="ablora-metrics-")
+    module = importlib.import_module(f"{__name__}.{name}")
+    own = [kind for kind in vars(module).values() if getattr(kind, "__module__", None) == module.__name__]
+    [metric] = [kind for kind in own if isinstance(kind, type) and issubclass(kind, evaluate.Metric)]
+    with tempfile.TemporaryDirectory(prefix="ablora-metrics-") as folder:
+        return metric(cache_dir=folder, keep_in_memory=True)

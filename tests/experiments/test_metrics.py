@@ -84,3 +84,13 @@ def test_metrics_need_neither_a_network_nor_a_home_that_can_be_written(tmp_path)
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **home}
     )
     assert done.stdout.strip() == "{'accuracy': 0.5}", done.stderr
+
+
+def test_a_process_that_is_killed_leaves_no_copy_of_a_metric_behind(tmp_path):
+    code = (
+        "import os; from experiments import metrics\n"
+        "for name in metrics.names(): metrics.compute(name, [0, 1], [0, 0])\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert done.returncode == -9 and list(tmp_path.iterdir()) == []
