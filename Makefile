@@ -19,7 +19,7 @@ demo: $(VENV)/.installed  ## compare LoRA and DoRA at three ranks; prints the re
 	$(RUN) run.py -m variant=dora,lora r=4,8,16 study=demo
 
 test: lint  ## lint, types, and every test that this machine can run
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 $(TESTS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal $(TESTS)
 
 lint: $(VENV)/.installed-test  ## ruff and mypy
 	$(RUN) -m ruff check .

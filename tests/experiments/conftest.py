@@ -1,8 +1,11 @@
 """What tests of experiments share: tiny models on disk, and a cache of their own."""
 
+import itertools
 import json
 import os
 import string
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +22,72 @@ def own_cache(tmp_path_factory):
         del os.environ["ABLORA_CACHE"]
     else:
         os.environ["ABLORA_CACHE"] = before
+
+
+PRELOADED = """
+import json, os, signal, sys
+
+import evaluate, torch, wandb
+from transformers import BertModel
+
+from experiments import execute
+
+torch.set_num_threads(1)
+for line in sys.stdin:
+    order = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(order["seconds"])
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number in (1, 2):
+            os.dup2(os.open(order["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        os.environ.clear()
+        os.environ.update(order["environment"])
+        sys.argv = ["-c", *order["arguments"]]
+        exec(order["script"], {"__name__": "__main__"})
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def preloaded(tmp_path_factory):
+    """Python that has imported what a run imports: `preloaded(script, *arguments)` runs a script in its fork.
+
+    Gives the exit code and what was printed. SIGALRM kills a script that does not end within `seconds`, which
+    is less than a test may take: no answer is left for the next one.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    folder, numbers = tmp_path_factory.mktemp("preloaded"), itertools.count()
+
+    def run(script, *arguments, seconds=400):
+        output = folder / str(next(numbers))
+        order = {
+            "script": script, "arguments": [*map(str, arguments)], "seconds": seconds, "output": str(output),
+            "environment": dict(os.environ),
+        }  # fmt: skip
+        process.stdin.write(json.dumps(order) + "\n")
+        process.stdin.flush()
+        code = process.stdout.readline()
+        assert code, "the process that forks has died"
+        return int(code), output.read_text()
+
+    with subprocess.Popen([sys.executable, "-c", PRELOADED], env=environment, **pipes) as process:
+        yield run
+        process.stdin.close()
+
+
+def _toy(path):
+    rows = (f"{'good' if i % 3 else 'bad'} {i},{'yes' if i % 3 else 'no'}" for i in range(90))
+    path.write_text("text,label\n" + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture
+def toy_csv(tmp_path):
+    """The file of a small table: 90 short texts of two labels."""
+    return _toy(tmp_path / "toy.csv")
 
 
 def _wordpiece():
@@ -207,8 +276,7 @@ def finished(tmp_path_factory, tiny_bert, tiny_gpt2, tiny_llama):
     conf = Conf(Path(__file__).parents[2] / "conf")
     root, done = tmp_path_factory.mktemp("finished"), {}
     models = {"bert": tiny_bert, "gpt2": _louder(tiny_gpt2, root), "llama": _louder(tiny_llama, root)}
-    rows = (f"{'good' if i % 3 else 'bad'} {i},{'yes' if i % 3 else 'no'}" for i in range(90))
-    (root / "toy.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    _toy(root / "toy.csv")
     pairs = ({"prompt": f"say {'ab'[i % 2]} {i}", "completion": "ab"[i % 2] * 3} for i in range(60))
     (root / "toy.jsonl").write_text("\n".join(map(json.dumps, pairs)) + "\n")
 

@@ -32,10 +32,8 @@ class Quiet:
 
 
 @pytest.fixture
-def run_of(tmp_path, tiny_bert):
+def run_of(tmp_path, toy_csv, tiny_bert):
     """A run on a small table, in a folder of its own: `run_of("name", train={...})`."""
-    rows = "\n".join(f"{'good' if i % 3 else 'bad'} {i},{'yes' if i % 3 else 'no'}" for i in range(90))
-    (tmp_path / "toy.csv").write_text("text,label\n" + rows + "\n")
 
     def made(name, *, train=None, dropout=0.1, adalora=False, phase="run"):
         axes, options = dict(AXES), {"dropout": dropout}
@@ -46,7 +44,7 @@ def run_of(tmp_path, tiny_bert):
             study="toy", variant="lora", method="adapters", r=2, alpha=4.0, targets="qv", axes=axes,
             options=options, model="hf", model_options={"path": str(tiny_bert)}, dataset="csv",
             dataset_options={
-                "path": str(tmp_path / "toy.csv"), "text": "text", "label": "label", "max_length": 16,
+                "path": str(toy_csv), "text": "text", "label": "label", "max_length": 16,
             },
             lr=0.02, seed=0, train=Train(**{"steps": 12, "batch_size": 8, "head_lr": 0.02, **(train or {})}),
             phase=phase,

@@ -6,10 +6,8 @@ the end of each line of the history.
 """
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -68,8 +66,9 @@ def attempt(folder, kill_at=None):
     '''The number of boundaries that a worker reached, None if it was killed at the one asked for.'''
     folder.mkdir(parents=True, exist_ok=True)
     told = folder.with_suffix(".count")
-    pid = os.fork()  # the libraries and the model are loaded once
+    pid = os.fork()  # the model is loaded once
     if pid == 0:
+        signal.alarm(100)
         count = 0
         def reached(name):
             nonlocal count
@@ -137,6 +136,7 @@ def reached(name):
 pid = os.fork()
 folder.mkdir(parents=True, exist_ok=True)
 if pid == 0:
+    signal.alarm(100)
     said = work(folder, reached)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     (root / "said.jsonl").write_text(said)
@@ -152,15 +152,13 @@ shutil.copytree(folder, root / "freed")
 
 
 @pytest.fixture
-def order_of(tmp_path, tiny_bert):
+def order_of(toy_csv, tiny_bert):
     """The order of a small run of a variant, with a checkpoint at every second step."""
-    rows = "\n".join(f"{'good' if i % 3 else 'bad'} {i},{'yes' if i % 3 else 'no'}" for i in range(90))
-    (tmp_path / "toy.csv").write_text("text,label\n" + rows + "\n")
 
     def order(variant):
         [spec] = specs_of(
             f"variant={variant}", "r=2", "model=hf", f"model.path={tiny_bert}", "dataset=csv", "study=toy",
-            f"dataset.path={tmp_path / 'toy.csv'}", "dataset.text=text", "dataset.label=label",
+            f"dataset.path={toy_csv}", "dataset.text=text", "dataset.label=label",
             "dataset.max_length=16", f"train.steps={STEPS}", "train.batch_size=8", "train.log_every=2",
             "train.evaluations=2", "lr=0.02",
         )  # fmt: skip
@@ -171,13 +169,15 @@ def order_of(tmp_path, tiny_bert):
     return order
 
 
-def carry_out(script, order, root, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(order), str(root), *map(str, arguments)],
-        capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+@pytest.fixture
+def carry_out(preloaded):
+    """A script with an order, a folder for its runs, and what else it takes."""
+
+    def run(script, order, root, *arguments):
+        code, shown = preloaded(script, json.dumps(order), root, *arguments)
+        assert code == 0, (code, shown[-3000:])
+
+    return run
 
 
 def lasting(root):
@@ -206,7 +206,7 @@ def same(root, plain):
     [("adalora", 5), pytest.param("lora", 0, marks=pytest.mark.slow)]
     + [pytest.param(variant, 12, marks=pytest.mark.slow) for variant in VARIANTS],
 )
-def test_killed_anywhere_a_run_ends_with_the_same_bits(order_of, tmp_path, variant, kills):
+def test_killed_anywhere_a_run_ends_with_the_same_bits(carry_out, order_of, tmp_path, variant, kills):
     """0 kills means one at every boundary; else so many at random ones, each run being killed twice."""
     root = tmp_path / "runs"
     carry_out(KILLS, order_of(variant), root, variant, kills)
@@ -217,7 +217,7 @@ def test_killed_anywhere_a_run_ends_with_the_same_bits(order_of, tmp_path, varia
 
 
 @pytest.mark.parametrize("how", ["limit", "tmpfs"])
-def test_a_full_disk_fails_the_run_loudly_and_freed_it_goes_on_from_its_checkpoint(order_of, tmp_path, how):
+def test_a_full_disk_fails_the_run_loudly_and_freed_it_goes_on(carry_out, order_of, tmp_path, how):
     root = tmp_path / "runs"
     disk = root / "disk"
     disk.mkdir(parents=True)
@@ -239,7 +239,7 @@ def test_a_full_disk_fails_the_run_loudly_and_freed_it_goes_on_from_its_checkpoi
     assert "starts at step 2 of 6" in (root / "freed/toy/run/log.txt").read_text()
 
 
-def test_a_checkpoint_whose_history_was_damaged_is_not_gone_on_from(order_of, tmp_path):
+def test_a_checkpoint_whose_history_was_damaged_is_not_gone_on_from(carry_out, order_of, tmp_path):
     """Rows that the checkpoint counts on are gone: the run begins anew instead of leaving a hole."""
     script = (
         ATTEMPTS

@@ -14,12 +14,10 @@ Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.fixture
-def on_a_table(tmp_path, tiny_bert):
+def on_a_table(toy_csv, tiny_bert):
     """The specs of a command's words, on a small table."""
-    rows = "\n".join(f"{'good' if i % 3 else 'bad'} {i},{'yes' if i % 3 else 'no'}" for i in range(90))
-    (tmp_path / "toy.csv").write_text("text,label\n" + rows + "\n")
     return lambda *words: specs_of(
-        *words, "model=hf", f"model.path={tiny_bert}", "dataset=csv", f"dataset.path={tmp_path / 'toy.csv'}",
+        *words, "model=hf", f"model.path={tiny_bert}", "dataset=csv", f"dataset.path={toy_csv}",
         "dataset.text=text", "dataset.label=label", "dataset.max_length=16",
     )  # fmt: skip
 

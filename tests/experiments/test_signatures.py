@@ -27,10 +27,8 @@ class Quiet:
 
 
 @pytest.fixture
-def run_of(tmp_path, tiny_bert):
+def run_of(tmp_path, toy_csv, tiny_bert):
     """A run on a small table, in a folder of its own: `run_of("name", delta="dora")`."""
-    rows = "\n".join(f"{'good' if i % 3 else 'bad'} {i},{'yes' if i % 3 else 'no'}" for i in range(90))
-    (tmp_path / "toy.csv").write_text("text,label\n" + rows + "\n")
 
     def made(name, *, delta="lora", method="adapters", storage="fp32", signatures=True, seed=0):
         spec = RunSpec(
@@ -38,7 +36,7 @@ def run_of(tmp_path, tiny_bert):
             axes={**AXES, "delta": delta, "storage": storage}, options={}, model="hf",
             model_options={"path": str(tiny_bert)}, dataset="csv",
             dataset_options={
-                "path": str(tmp_path / "toy.csv"), "text": "text", "label": "label", "max_length": 16,
+                "path": str(toy_csv), "text": "text", "label": "label", "max_length": 16,
             },
             lr=0.02, seed=seed, signatures=signatures,
             train=Train(steps=8, batch_size=8, head_lr=0.02, evaluations=2, log_every=2),

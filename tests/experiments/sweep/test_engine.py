@@ -7,9 +7,29 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from experiments.record import planned
+
+STOPPED = ("variant=adalora", "r=2", "train.steps=300", "variant.dropout=0.1")
+
+
+@pytest.fixture(scope="module")
+def swept(module_shell):
+    """A sweep of two variants and two seeds in two processes: (its folder, its records by run_id)."""
+    code, output = module_shell.run("variant=lora,dora", "r=2", "seed=0,3", "workers=2", "study=swept")
+    assert code == 0, output
+    return module_shell.folder / "runs/swept", module_shell.records("swept")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(module_shell):
+    """The folder and the record of the run that others stop."""
+    code, output = module_shell.run(*STOPPED, "study=whole")
+    assert code == 0, output
+    [(name, record)] = module_shell.records("whole").items()
+    return module_shell.folder / "runs/whole" / name, record
 
 
 def test_a_sweep_leaves_records_and_a_report_and_the_same_command_skips_what_is_done(shell):
@@ -28,71 +48,53 @@ def test_a_sweep_leaves_records_and_a_report_and_the_same_command_skips_what_is_
     assert not list(shell.folder.glob("runs/toy/.claims/*"))
 
 
-def test_a_record_holds_what_the_schema_promises(shell):
-    code, output = shell.run("variant=dora", "r=2", "seed=3")
-    assert code == 0, output
-    [(name, record)] = shell.records().items()
+def test_a_record_holds_what_the_schema_promises(swept):
+    study, records = swept
+    asked = {"variant": "dora", "seed": 3}
+    [(name, record)] = [item for item in records.items() if asked.items() <= item[1]["spec"].items()]
     assert record["run_id"] == name
-    assert (record["schema"], record["phase"], record["study"]) == (1, "run", "toy")
+    assert (record["schema"], record["phase"], record["study"]) == (1, "run", "swept")
     assert record["spec"]["variant_axes"] == {
         "delta": "dora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform",
         "controller": "none",
     }  # fmt: skip
     assert record["primary"] == {"metric": "accuracy", "goal": "max"}
-    assert {
-        "validation/accuracy",
-        "validation/loss",
-        "test/accuracy",
-        "test/loss",
-        "best/validation/accuracy",
-    } <= set(record["metrics"])
+    metrics = {f"{split}/{name}" for split in ("validation", "test") for name in ("accuracy", "loss")}
+    assert metrics | {"best/validation/accuracy"} <= set(record["metrics"])
     assert record["cost"]["trainable_parameters"] == 4 * (2 * 24 + 24 * 2 + 24) + 24 * 2 + 2
-    assert {
-        "train_seconds",
-        "step_ms",
-        "tokens_per_second",
-        "peak_bytes",
-        "adapter_bytes",
-        "base_bytes",
-    } <= set(record["cost"])
-    assert {"train_sha256", "validation_sha256", "test_sha256", "train_rows", "test_rows"} <= set(
-        record["data"]
-    )
+    costs = "train_seconds step_ms tokens_per_second peak_bytes adapter_bytes base_bytes"
+    assert set(costs.split()) <= set(record["cost"])
+    facts = "train_sha256 validation_sha256 test_sha256 train_rows test_rows"
+    assert set(facts.split()) <= set(record["data"])
     assert {"code_sha256", "versions", "device", "host"} <= set(record["env"])
     assert set(record["start"]) == {"step0_adapter_sha256", "first_batch_sha256"}
     assert "predictions.parquet" in record["files"]
-    folder = shell.folder / "runs/toy" / name
-    assert len((folder / "history.jsonl").read_text().splitlines()) == 8 + 3
-    assert not (folder / "checkpoint").exists()
+    assert len((study / name / "history.jsonl").read_text().splitlines()) == 8 + 3
+    assert not (study / name / "checkpoint").exists()
 
 
-def test_predictions_add_up_to_the_metric(shell):
-    import pyarrow.parquet as pq
-
-    shell.run("variant=lora", "r=2")
-    [(name, record)] = shell.records().items()
-    rows = pq.read_table(shell.folder / "runs/toy" / name / "predictions.parquet").to_pylist()
-    assert len(rows) == record["data"]["test_rows"]
-    assert len({row["id"] for row in rows}) == len(rows)
-    assert all(row["score"] == float(row["label"] == row["prediction"]) for row in rows)
-    assert sum(row["score"] for row in rows) / len(rows) == pytest.approx(record["metrics"]["test/accuracy"])
-    assert sum(row["loss"] for row in rows) / len(rows) == pytest.approx(
-        record["metrics"]["test/loss"], rel=1e-5
-    )
+def test_predictions_add_up_to_the_metric(swept):
+    study, records = swept
+    for name, record in records.items():
+        rows = pq.read_table(study / name / "predictions.parquet").to_pylist()
+        assert len({row["id"] for row in rows}) == len(rows) == record["data"]["test_rows"]
+        assert all(row["score"] == float(row["label"] == row["prediction"]) for row in rows)
+        mean = {key: sum(row[key] for row in rows) / len(rows) for key in ("score", "loss")}
+        assert mean["score"] == pytest.approx(record["metrics"]["test/accuracy"])
+        assert mean["loss"] == pytest.approx(record["metrics"]["test/loss"], rel=1e-5)
 
 
-def test_seeds_share_their_data_order_across_variants_and_differ_among_themselves(shell):
-    shell.run("variant=lora,dora", "r=2", "seed=0,1")
-    by_cell = {(r["spec"]["variant"], r["spec"]["seed"]): r["start"] for r in shell.records().values()}
-    batch = {cell: start["first_batch_sha256"] for cell, start in by_cell.items()}
-    assert batch["lora", 0] == batch["dora", 0] != batch["lora", 1] == batch["dora", 1]
-    assert by_cell["lora", 0]["step0_adapter_sha256"] != by_cell["lora", 1]["step0_adapter_sha256"]
+def test_seeds_share_their_data_order_across_variants_and_differ_among_themselves(swept):
+    start = {(r["spec"]["variant"], r["spec"]["seed"]): r["start"] for r in swept[1].values()}
+    batch = {cell: facts["first_batch_sha256"] for cell, facts in start.items()}
+    assert batch["lora", 0] == batch["dora", 0] != batch["lora", 3] == batch["dora", 3]
+    assert start["lora", 0]["step0_adapter_sha256"] != start["lora", 3]["step0_adapter_sha256"]
 
 
-def test_one_worker_or_two_give_the_same_numbers(shell):
-    shell.run("variant=lora", "r=2,3", "workers=1", "train.threads=1")
-    shell.run("variant=lora", "r=2,3", "workers=2", "train.threads=1", "study=again")
-    one, two = shell.records(), shell.records("again")
+def test_one_worker_or_two_give_the_same_numbers(swept, module_shell):
+    module_shell.run("variant=lora,dora", "r=2", "seed=0,3", "workers=1", "study=again")
+    one, two = module_shell.records("again"), swept[1]
+    assert len(one) == 4
     assert {name: r["metrics"] for name, r in one.items()} == {name: r["metrics"] for name, r in two.items()}
 
 
@@ -146,9 +148,9 @@ def test_a_worker_that_is_killed_costs_its_run_alone(shell):
         pytest.param(signal.SIGUSR2, 140, marks=pytest.mark.slow),
     ],
 )
-def test_stopped_and_given_again_a_sweep_ends_with_the_same_bits(shell, number, code):
-    words = ("variant=adalora", "r=2", "train.steps=300", "variant.dropout=0.1")
-    process = shell.start(*words)
+def test_stopped_and_given_again_a_sweep_ends_with_the_same_bits(shell, undisturbed, number, code):
+    whole, record = undisturbed
+    process = shell.start(*STOPPED)
     [name] = wait_for_history(shell, process, 1)
     process.send_signal(number)
     output, _ = process.communicate(timeout=120)
@@ -156,12 +158,10 @@ def test_stopped_and_given_again_a_sweep_ends_with_the_same_bits(shell, number, 
     assert "same command" in output
     assert shell.records() == {}
     assert list((shell.folder / "runs/toy" / name / "checkpoint").iterdir())
-    assert shell.run(*words)[0] == 0
-    assert shell.run(*words, "study=whole")[0] == 0
-    stopped, whole = (shell.folder / "runs" / study / name for study in ("toy", "whole"))
+    assert shell.run(*STOPPED)[0] == 0
     for file in ("history.jsonl", "predictions.parquet", "adapter/adapter_model.safetensors"):
-        assert (stopped / file).read_bytes() == (whole / file).read_bytes(), file
-    assert shell.records()[name]["metrics"] == shell.records("whole")[name]["metrics"]
+        assert (shell.folder / "runs/toy" / name / file).read_bytes() == (whole / file).read_bytes(), file
+    assert shell.records()[name]["metrics"] == record["metrics"]
 
 
 def test_a_study_tells_how_it_stands_and_a_run_can_be_repeated_alone(shell):

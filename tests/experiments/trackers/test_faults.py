@@ -5,12 +5,9 @@ Each run is a process of its own: it can be killed, and its end shows that W&B's
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,14 +19,13 @@ from experiments.trackers import _log, _session
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(record.__file__).resolve().parents[1]
 STEPS = 20
 AXES = {
     "delta": "lora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform",
     "controller": "none",
 }  # fmt: skip
 
-RUNS = """
+RUN = """
 import json, os, resource, signal, sys, urllib.request
 from pathlib import Path
 import wandb
@@ -71,31 +67,9 @@ def run(folder, trouble, at, spec):
     one = Run(from_record(spec), folder.name, RunFolder(folder), trackers.make(spec["tracker"]))
     print(execution.execute([one], display=Display(folder, trouble, at), checkpoint_every=0.0)[0]["status"])
 
-for line in sys.stdin:
-    order = json.loads(line)
-    execution.prepare(from_record(order["spec"]))
-    pid = os.fork()  # libraries, model and data are loaded once; every run is a process of its own
-    if pid == 0:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for number in (1, 2):
-            os.dup2(os.open(order["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-        signal.alarm(200)  # where W&B's client would not let go
-        os.environ.clear()
-        os.environ.update(order["environment"])
-        run(Path(order["folder"]), order["trouble"], order["at"], order["spec"])
-        sys.exit()
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+order = json.loads(sys.argv[1])
+run(Path(order["folder"]), order["trouble"], order["at"], order["spec"])
 """
-
-
-@pytest.fixture(scope="module")
-def runner():
-    """A process that runs each order of RUNS in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", RUNS], env=environment, **pipes) as process:
-        yield process
-        process.stdin.close()
 
 
 @pytest.fixture
@@ -105,17 +79,15 @@ def study(tmp_path):
 
 
 @pytest.fixture
-def spec(tmp_path, tiny_bert):
+def spec(toy_csv, tiny_bert):
     """A run on a small table: `spec({"mode": "offline"})`."""
 
     def made(options=None):
-        rows = "\n".join(f"{'good' if i % 3 else 'bad'} {i},{'yes' if i % 3 else 'no'}" for i in range(90))
-        (tmp_path / "toy.csv").write_text("text,label\n" + rows + "\n")
         return RunSpec(
             study="toy", variant="lora", method="adapters", r=2, alpha=4.0, targets="qv", axes=AXES,
             options={"dropout": 0.0}, model="hf", model_options={"path": str(tiny_bert)}, dataset="csv",
             dataset_options={
-                "path": str(tmp_path / "toy.csv"), "text": "text", "label": "label", "max_length": 16,
+                "path": str(toy_csv), "text": "text", "label": "label", "max_length": 16,
             },
             lr=0.02, seed=0,
             train=Train(steps=STEPS, batch_size=8, head_lr=0.02, log_every=1, evaluations=2, threads=1),
@@ -126,19 +98,15 @@ def spec(tmp_path, tiny_bert):
 
 
 @pytest.fixture
-def run(study, runner, tmp_path):
+def run(study, preloaded):
     """Run it in a process: `run(spec, trouble="kill", at=9)` gives its exit code and what it printed."""
 
     def process(spec, *, trouble="", at=STEPS // 2):
-        output = tmp_path / "output"
-        output.unlink(missing_ok=True)
         order = {
             "folder": str(study / spec.run_id("0")), "trouble": trouble, "at": at, "spec": spec.as_record(),
-            "output": str(output), "environment": dict(os.environ),
         }  # fmt: skip
-        runner.stdin.write(json.dumps(order) + "\n")
-        runner.stdin.flush()
-        return SimpleNamespace(code=int(runner.stdout.readline()), shown=output.read_text())
+        code, shown = preloaded(RUN, json.dumps(order), seconds=200)  # where W&B's client would not let go
+        return SimpleNamespace(code=code, shown=shown)
 
     return process
 
