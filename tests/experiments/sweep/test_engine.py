@@ -153,7 +153,7 @@ def test_stopped_and_given_again_a_sweep_ends_with_the_same_bits(shell, undistur
     process = shell.start(*STOPPED)
     [name] = wait_for_history(shell, process, 1)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == code, output
     assert "same command" in output
     assert shell.records() == {}
@@ -183,7 +183,7 @@ def test_a_study_tells_how_it_stands_and_a_run_can_be_repeated_alone(shell):
 
 def wait_for_history(shell, process, count):
     """The names of the first runs whose histories have grown."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         found = [
             p.parent.name for p in shell.folder.glob("runs/toy/*/history.jsonl") if p.stat().st_size > 1000

@@ -54,7 +54,7 @@ class Cluster:
 
     def running(self, shell, study, count):
         """The elements of `count` runs that have done some steps, by run_id, from what their claims say."""
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 400
         while time.monotonic() < deadline:
             code, output = self.sweep(shell, "status", f"runs/{study}")
             lines = [line.split() for line in output.splitlines() if "running, step" in line]
@@ -78,7 +78,7 @@ class Cluster:
                 return int(process.name)
         raise AssertionError(f"{element} has no process")
 
-    def wait(self, seconds=240):
+    def wait(self, seconds=600):
         """Until the queue is empty."""
         deadline = time.monotonic() + seconds
         while self.ask("squeue", "--noheader"):
