@@ -1,6 +1,7 @@
 """Sweeps as a user starts them: what they leave, what they skip, how they fail and how they stop."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,15 +13,24 @@ import pytest
 
 from experiments.record import planned
 
+SWEEP = ("variant=lora,dora", "r=2", "seed=0,3", "workers=2")
 STOPPED = ("variant=adalora", "r=2", "train.steps=300", "variant.dropout=0.1")
 
 
 @pytest.fixture(scope="module")
 def swept(module_shell):
     """A sweep of two variants and two seeds in two processes: (its folder, its records by run_id)."""
-    code, output = module_shell.run("variant=lora,dora", "r=2", "seed=0,3", "workers=2", "study=swept")
+    code, output = module_shell.run(*SWEEP, "study=swept")
     assert code == 0, output
+    assert "report.html" in output
     return module_shell.folder / "runs/swept", module_shell.records("swept")
+
+
+@pytest.fixture
+def again(swept, shell):
+    """That sweep in a folder of its own, where it may be changed: `again()` gives its command once more."""
+    shutil.copytree(swept[0], shell.folder / "runs/swept")
+    return lambda: shell.run(*SWEEP, "study=swept")
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +42,17 @@ def undisturbed(module_shell):
     return module_shell.folder / "runs/whole" / name, record
 
 
-def test_a_sweep_leaves_records_and_a_report_and_the_same_command_skips_what_is_done(shell):
-    code, output = shell.run("variant=lora,full", "r=2,4", "workers=2")
-    assert code == 0, output
-    records = shell.records()
-    assert sorted(r["spec"]["variant"] for r in records.values()) == ["full", "lora", "lora"]
+def test_a_sweep_leaves_records_and_a_report_and_the_same_command_skips_what_is_done(swept, shell, again):
+    study, records = swept
+    assert sorted(r["spec"]["variant"] for r in records.values()) == ["dora", "dora", "lora", "lora"]
     assert {r["status"] for r in records.values()} == {"completed"}
-    assert (shell.folder / "runs/toy/report/report.html").exists()
-    assert "report.html" in output
-    assert planned(shell.folder / "runs/toy").keys() == records.keys()
-    before = {path: path.stat().st_mtime_ns for path in shell.folder.glob("runs/toy/*/record.json")}
-    code, output = shell.run("variant=lora,full", "r=2,4", "workers=2")
-    assert code == 0
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert not list(shell.folder.glob("runs/toy/.claims/*"))
+    assert (study / "report/report.html").exists()
+    assert planned(study).keys() == records.keys()
+    before = {path: path.stat().st_mtime_ns for path in shell.folder.glob("runs/swept/*/record.json")}
+    code, output = again()
+    assert code == 0, output
+    assert len(before) == 4 and {path: path.stat().st_mtime_ns for path in before} == before
+    assert not list(shell.folder.glob("runs/swept/.claims/*"))
 
 
 def test_a_record_holds_what_the_schema_promises(swept):
@@ -92,8 +99,8 @@ def test_seeds_share_their_data_order_across_variants_and_differ_among_themselve
 
 
 def test_one_worker_or_two_give_the_same_numbers(swept, module_shell):
-    module_shell.run("variant=lora,dora", "r=2", "seed=0,3", "workers=1", "study=again")
-    one, two = module_shell.records("again"), swept[1]
+    module_shell.run(*SWEEP[:-1], "workers=1", "study=one")
+    one, two = module_shell.records("one"), swept[1]
     assert len(one) == 4
     assert {name: r["metrics"] for name, r in one.items()} == {name: r["metrics"] for name, r in two.items()}
 
@@ -126,7 +133,7 @@ def test_one_run_that_diverges_is_a_result_and_the_rest_go_on(shell):
 
 def test_a_worker_that_is_killed_costs_its_run_alone(shell):
     process = shell.start("variant=lora", "r=2,3", "seed=0,1", "workers=1", "train.steps=150")
-    victims = wait_for_history(shell, process, 1)
+    victims = wait_for_history(shell, process)
     os.kill(worker_of(process), signal.SIGKILL)
     output, _ = process.communicate(timeout=300)
     records = shell.records()
@@ -140,24 +147,29 @@ def test_a_worker_that_is_killed_costs_its_run_alone(shell):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"),
+    "signals",
     [
-        (signal.SIGINT, 130),
-        (signal.SIGTERM, 143),
-        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
-        pytest.param(signal.SIGUSR2, 140, marks=pytest.mark.slow),
+        pytest.param({signal.SIGINT: 130}, id="once"),
+        pytest.param(
+            {signal.SIGTERM: 143, signal.SIGUSR1: 138, signal.SIGUSR2: 140},
+            marks=pytest.mark.slow,
+            id="three times",
+        ),
     ],
 )
-def test_stopped_and_given_again_a_sweep_ends_with_the_same_bits(shell, undisturbed, number, code):
+def test_stopped_and_given_again_a_sweep_ends_with_the_same_bits(shell, undisturbed, signals):
     whole, record = undisturbed
-    process = shell.start(*STOPPED)
-    [name] = wait_for_history(shell, process, 1)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == code, output
-    assert "same command" in output
-    assert shell.records() == {}
-    assert list((shell.folder / "runs/toy" / name / "checkpoint").iterdir())
+    size = 0
+    for number, code in signals.items():
+        process = shell.start(*STOPPED)
+        [name] = wait_for_history(shell, process, size + 1000)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == code, output
+        assert "same command" in output
+        assert shell.records() == {}
+        assert list((shell.folder / "runs/toy" / name / "checkpoint").iterdir())
+        size = (shell.folder / "runs/toy" / name / "history.jsonl").stat().st_size
     assert shell.run(*STOPPED)[0] == 0
     for file in ("history.jsonl", "predictions.parquet", "adapter/adapter_model.safetensors"):
         assert (shell.folder / "runs/toy" / name / file).read_bytes() == (whole / file).read_bytes(), file
@@ -181,14 +193,12 @@ def test_a_study_tells_how_it_stands_and_a_run_can_be_repeated_alone(shell):
     assert name in unknown.stderr
 
 
-def wait_for_history(shell, process, count):
-    """The names of the first runs whose histories have grown."""
+def wait_for_history(shell, process, size=1000):
+    """The names of the first runs whose histories are larger than so many bytes."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
-        found = [
-            p.parent.name for p in shell.folder.glob("runs/toy/*/history.jsonl") if p.stat().st_size > 1000
-        ]
-        if len(found) >= count:
+        histories = shell.folder.glob("runs/toy/*/history.jsonl")
+        if found := [path.parent.name for path in histories if path.stat().st_size > size]:
             return found
         time.sleep(0.05)
     raise AssertionError(f"no run has begun: {process.communicate(timeout=60)[0]}")
@@ -217,18 +227,18 @@ def test_a_run_over_its_time_limit_fails_alone_and_with_more_time_goes_on(shell)
 
 
 @pytest.mark.slow
-def test_a_damaged_run_is_put_aside_and_done_again_by_the_same_command(shell):
-    shell.run("variant=lora", "r=2,3")
-    names = sorted(shell.records())
-    adapter = shell.folder / "runs/toy" / names[0] / "adapter/adapter_model.safetensors"
+def test_a_damaged_run_is_put_aside_and_done_again_by_the_same_command(shell, again):
+    study = shell.folder / "runs/swept"
+    names = sorted(shell.records("swept"))
+    adapter = study / names[0] / "adapter/adapter_model.safetensors"
     content = adapter.read_bytes()
     os.truncate(adapter, len(content) // 2)
-    before = (shell.folder / "runs/toy" / names[1] / "record.json").stat().st_mtime_ns
-    code, output = shell.run("variant=lora", "r=2,3")
+    before = (study / names[1] / "record.json").stat().st_mtime_ns
+    code, output = again()
     assert code == 0, output
     assert f"{names[0]} is damaged" in " ".join(output.split())
     assert adapter.read_bytes() == content
-    assert (shell.folder / "runs/toy" / names[1] / "record.json").stat().st_mtime_ns == before
-    kept = shell.folder / "runs/toy/.quarantine" / f"{names[0]}.1"
+    assert (study / names[1] / "record.json").stat().st_mtime_ns == before
+    kept = study / ".quarantine" / f"{names[0]}.1"
     assert (kept / "adapter/adapter_model.safetensors").stat().st_size == len(content) // 2
     assert "adapter_model.safetensors differs" in (kept / "reason.txt").read_text()
