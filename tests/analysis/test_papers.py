@@ -269,23 +269,24 @@ def test_the_effective_rank_of_equal_singular_values_is_their_number(writer, lea
     assert "From 1.0 in lora at r 16 to 4.0 in lora at r 4 (medians of 2 and 2 matrices)" in figure.finding
 
 
-def test_the_budget_of_adalora_is_compared_with_its_plan(writer):
-    """Step for step: one of 200 is off the plan."""
+@pytest.mark.parametrize(
+    ("kept", "said"), [(43, "never more than 3 off the plan"), (40, "as planned at every step")]
+)
+def test_the_budget_of_adalora_is_compared_with_its_plan(writer, kept, said):
+    """Step for step: one of 200 may be off the plan."""
     w = writer()
     pattern = {name: 2 for name in NAMES}
     record = w.run(w.spec("adalora", 4, 0), adapter={"rank_pattern": pattern})
-    odd = {1: (72, 72, 0), 100: (40, 43, 1), 200: (24, 24, 7)}
+    odd = {1: (72, 72, 0), 100: (40, kept, 1), 200: (24, 24, 7)}
     rows = [
-        {"step": step, "loss": 1.0, "budget": planned, "budget_realised": kept, "reactivations": back}
+        {"step": step, "loss": 1.0, "budget": planned, "budget_realised": realised, "reactivations": back}
         for step in range(1, 201)
-        for planned, kept, back in [odd.get(step, (40, 40, 1))]
+        for planned, realised, back in [odd.get(step, (40, 40, 1))]
     ]
     history = w.root / record["run_id"] / "history.jsonl"
     history.write_text("".join(json.dumps(row) + "\n" for row in rows))
     finding = drawn(w)[0]["budget"].finding
-    assert (
-        "from 72 to 24 singular values (never more than 3 off the plan), 7 pruned ones came back" in finding
-    )
+    assert f"from 72 to 24 singular values ({said}), 7 pruned ones came back" in finding
 
 
 def test_a_run_with_the_curve_of_half_the_steps_is_twice_as_fast(writer):

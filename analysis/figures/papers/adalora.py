@@ -107,6 +107,13 @@ def _where(data: pd.DataFrame, first: str, steady: list[tuple[str, dict[str, flo
     return f"{text}."
 
 
+def _off_the_plan(planned: np.ndarray, realised: np.ndarray) -> str:
+    if len(planned) != len(realised):
+        return ""
+    apart = np.abs(planned - realised).max()
+    return f" (never more than {apart:.0f} off the plan)" if apart else " (as planned at every step)"
+
+
 def _budget(view: View, patterns: list[Pattern]) -> Iterator[Figure]:
     parts, said = [], []
     for name in dict.fromkeys(row_name(cell) for cell, *_ in patterns):
@@ -120,17 +127,12 @@ def _budget(view: View, patterns: list[Pattern]) -> Iterator[Figure]:
                     budget=what, series=name
                 )
             )
-        apart = (
-            np.abs(columns["budget"][:, 1] - columns["budget_realised"][:, 1]).max()
-            if len(columns["budget"]) == len(columns["budget_realised"])
-            else None
-        )
         back = (
             f", {columns['reactivations'][-1, 1]:.0f} pruned ones came back"
             if len(columns["reactivations"])
             else ""
         )
-        gap = f" (never more than {apart:.0f} off the plan)" if apart is not None else ""
+        gap = _off_the_plan(columns["budget"][:, 1], columns["budget_realised"][:, 1])
         said.append(
             f"{name} goes from {columns['budget'][0, 1]:.0f} to {columns['budget_realised'][-1, 1]:.0f} "
             f"singular values{gap}{back}"
