@@ -76,7 +76,7 @@ class Budget:
         if self._masked is not None:
             self.reactivations = self.reactivations + (self._masked & ~below).sum()
         self._masked = below
-        values = self._values()
+        values = [delta.L.detach()[k] for _, delta, k in self.importance.members]
         for value, mask in zip(values, below.split([len(value) for value in values]), strict=True):
             value.masked_fill_(mask, 0.0)
 
@@ -84,9 +84,6 @@ class Budget:
         """Which triplets are not among the `budget` best; the threshold never leaves the device."""
         scores = self.importance.scores()
         return scores <= scores.kthvalue(self.schedule.first - budget).values
-
-    def _values(self) -> list[Tensor]:
-        return [delta.L.detach()[k] for _, delta, k in self.importance.members]
 
     def log(self) -> list[dict[str, float]]:
         """A row for each step since the last call: budget, triplets that live, returns, and new ranks.

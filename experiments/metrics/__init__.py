@@ -6,7 +6,6 @@ To add one, write experiments/metrics/<name>.py with a class derived from `evalu
 the key <name>, and name it in the `metrics` of a task.
 """
 
-import importlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -56,10 +55,8 @@ def _module(name: str) -> "evaluate.EvaluationModule":
             f"To add one, write experiments/metrics/{name}.py"
         )
     os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")
-    import evaluate
+    from evaluate.loading import import_main_class
 
-    module = importlib.import_module(f"{__name__}.{name}")
-    own = [kind for kind in vars(module).values() if getattr(kind, "__module__", None) == module.__name__]
-    [metric] = [kind for kind in own if isinstance(kind, type) and issubclass(kind, evaluate.Metric)]
+    metric = import_main_class(f"{__name__}.{name}")
     with tempfile.TemporaryDirectory(prefix="ablora-metrics-") as folder:
         return metric(cache_dir=folder, keep_in_memory=True)
