@@ -154,11 +154,12 @@ def _signals(pool: Pool) -> Iterator[list[int]]:
     A second Ctrl-C is a person who will not wait, and kills. Slurm's second signal only repeats the first.
     """
     received: list[int] = []
+    order = itertools.count()  # one step: another signal may be handled in the midst of this one
 
     def stop(number: int, frame: object) -> None:
-        if not received or number == signal.SIGINT:
-            pool.stop()
         received.append(number)
+        if next(order) == 0 or number == signal.SIGINT:
+            pool.stop()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, *STOP_SIGNALS)}
     try:

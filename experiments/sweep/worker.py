@@ -68,7 +68,11 @@ class Worker:
 
     def __init__(self, events: Events):
         self.events = events
-        self.stopping = threading.Event()
+        self.stopping = False  # no Event: signals come in pairs, and one may interrupt another's set()
+
+    def stop(self, *_: object) -> None:
+        """Stop at the next step boundary; a signal's handler, too, while another is being handled."""
+        self.stopping = True
 
     def carry_out(self, order: dict) -> None:
         """One order; anything that a run throws ends that run, not the worker."""
@@ -152,7 +156,7 @@ class Worker:
             self.events.note(f"{run_id}: {run.deviations[-1]}")
 
     def _stop_for(self, held: Claim) -> Callable[[], bool]:
-        return lambda: self.stopping.is_set() or not held.held()
+        return lambda: self.stopping or not held.held()
 
 
 def check(cells: Mapping[RunSpec, int], folder: Path, workers: int) -> tuple[list[str], list[str]]:
@@ -184,11 +188,11 @@ def orders(lines: TextIO, worker: Worker) -> Iterator[dict]:
     def read_lines() -> None:
         for line in lines:
             waiting.put(json.loads(line))
-        worker.stopping.set()  # whoever gave the orders is gone
+        worker.stop()  # whoever gave the orders is gone
         waiting.put(None)
 
     threading.Thread(target=read_lines, daemon=True).start()
-    while not worker.stopping.is_set():
+    while not worker.stopping:
         order = waiting.get()
         if order is None or "stop" in order:
             return
@@ -204,7 +208,7 @@ def main() -> None:
     os.dup2(2, 1)
     worker = Worker(Events(out))
     for number in STOP_SIGNALS:
-        signal.signal(number, lambda *_: worker.stopping.set())
+        signal.signal(number, worker.stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the pool decides
     worker.events.emit("ready")
     for order in orders(sys.stdin, worker):

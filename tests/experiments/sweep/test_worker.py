@@ -2,7 +2,9 @@
 
 import gc
 import io
+import json
 import os
+import subprocess
 import weakref
 
 import pytest
@@ -12,7 +14,8 @@ from experiments import record
 from experiments.bench.fake import specs_of
 from experiments.record import RunFolder
 from experiments.sweep.claim import claim
-from experiments.sweep.worker import Events, Worker
+from experiments.sweep.pool import WORKER
+from experiments.sweep.worker import STOP_SIGNALS, Events, Worker
 
 
 def test_a_run_is_not_ended_by_the_death_of_whoever_listened():
@@ -85,3 +88,22 @@ def test_a_run_whose_process_the_kernel_killed_is_done_with_fewer_rows_at_a_time
         written = record.read(tmp_path / "run")
         assert written["status"] == "oom" and "kernel" in written["error"]["message"]
         assert written["error"]["repeat"].endswith(" run")
+
+
+def test_signals_that_interrupt_each_others_handling_end_it_all_the_same(tmp_path):
+    """Slurm signals a worker together with whoever gives it orders, who then signals it, too."""
+    held = claim(tmp_path / "toy/.claims", "run")
+    order = {"run": {"study": "toy"}, "run_id": held.run_id, "root": str(tmp_path)}
+    worker = subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        worker.stdin.write(json.dumps(order) + "\n")
+        worker.stdin.flush()
+        assert "ready" in worker.stdout.readline()
+        assert "busy" in worker.stdout.readline()  # now it waits for the next order
+        for _ in range(20_000):
+            for number in STOP_SIGNALS:
+                os.kill(worker.pid, number)
+        worker.communicate(timeout=60)  # which also ends its input
+        assert worker.returncode == 0
+    finally:
+        worker.kill()
