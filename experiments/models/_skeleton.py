@@ -76,6 +76,11 @@ class Skeleton:
         weights = self.hidden * (self.hidden * bool(shape.inner) + classes)
         return weights, self.hidden * (shape.inner == "biased") + classes * shape.biased
 
+    @property
+    def head_norm(self) -> int:
+        """Weights of a norm in the classifier's head, which is no map and stays as the backbone does."""
+        return self.hidden * _HEADS.get(self.model_type, _LINEAR).normed
+
     def matches(self, targets: str | tuple[str, ...], layers: object = None) -> list[tuple[str, int, int]]:
         """(module, d_in, d_out) of all that the targets adapt; empty if nothing."""
         found: dict[tuple[str, str], tuple[str, int, int]] = {}
@@ -110,6 +115,7 @@ class Skeleton:
 class _Head:
     inner: str = ""  # a map from hidden to hidden before the classes: "biased" or "plain"
     biased: bool = True  # whether the map to the classes has a bias
+    normed: bool = False  # whether a norm without bias follows the inner map
 
 
 _LINEAR, _DECODER = _Head(), _Head(biased=False)
@@ -117,7 +123,7 @@ _HEADS = {
     **dict.fromkeys(["bert", "albert"], _LINEAR),
     **dict.fromkeys(["roberta", "xlm-roberta", "camembert", "electra", "mpnet"], _Head("biased")),
     **dict.fromkeys(["distilbert", "deberta", "deberta-v2", "t5", "mt5", "umt5"], _Head("biased")),
-    "modernbert": _Head("plain"),
+    "modernbert": _Head("plain", normed=True),
 }
 _DECODERS = (
     "gpt2",

@@ -78,6 +78,8 @@ def test_the_head_is_the_one_that_the_classifier_gets(pair):
     weights = sum(head.weight.numel() for head in heads)
     biases = sum(head.bias.numel() for head in heads if head.bias is not None)
     assert found.head(3) == (weights, biases)
+    outside = sum(p.numel() for p in model.parameters()) - found.backbone
+    assert found.head_norm == outside - weights - biases
 
 
 @pytest.mark.parametrize("layers", [None, "1"])

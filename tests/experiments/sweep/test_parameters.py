@@ -22,6 +22,27 @@ def on(request, cells_of):
     return make
 
 
+@pytest.fixture(scope="module")
+def tiny_modernbert(tiny_bert, tmp_path_factory):
+    """The folder of a random ModernBERT backbone, whose classifier has a norm in its head."""
+    from transformers import AutoTokenizer, ModernBertConfig, ModernBertModel
+
+    folder = tmp_path_factory.mktemp("tiny_modernbert")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    tokenizer.save_pretrained(folder)
+    special = {f"{kind}_token_id": tokenizer.pad_token_id for kind in ("pad", "bos", "eos", "cls", "sep")}
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=40,
+        **special,
+    )
+    ModernBertModel(config).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def attached():
     """A spec's model, loaded and attached as a run would."""
@@ -44,10 +65,10 @@ def by_role(attached):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("fixture", ["tiny_bert", "tiny_gpt2", "tiny_llama"])
+@pytest.mark.parametrize("fixture", ["tiny_bert", "tiny_gpt2", "tiny_llama", "tiny_modernbert"])
 def test_a_run_trains_what_was_counted(on, attached, variant, fixture):
-    if variant == "bitfit" and fixture == "tiny_llama":
-        return  # has no biases, and is refused
+    if variant == "bitfit" and fixture in ("tiny_llama", "tiny_modernbert"):
+        return  # have no biases, and are refused
     (spec,) = on(f"variant={variant} r=5 targets=all", fixture)
     found = count(spec, models.skeleton(spec), 3)
     theirs, info = attached(spec)
@@ -113,10 +134,11 @@ def test_all_maps_of_minilm_by_hand(cells_of):
 
 @pytest.mark.parametrize("storage", ["fp32", "bf16", "nf4", "int4"])
 @pytest.mark.parametrize("variant", ["lora", "probe", "zero"])
-def test_the_base_takes_the_bytes_that_were_counted(on, attached, storage, variant):
+@pytest.mark.parametrize("fixture", ["tiny_bert", "tiny_modernbert"])
+def test_the_base_takes_the_bytes_that_were_counted(on, attached, storage, variant, fixture):
     if storage.endswith("4"):
         pytest.importorskip("bitsandbytes")
-    (spec,) = on(f"variant={variant} variant.storage={storage}")
+    (spec,) = on(f"variant={variant} variant.storage={storage}", fixture)
     theirs, _ = attached(spec)
     assert base_bytes(spec, models.skeleton(spec), 3) == theirs.base_bytes()
 
