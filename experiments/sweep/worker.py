@@ -213,6 +213,8 @@ def main() -> None:
     worker.events.emit("ready")
     for order in orders(sys.stdin, worker):
         worker.carry_out(order)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # else one that comes while Python ends would look like a death
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 from experiments.record import RunFolder
 from experiments.sweep import engine
 from experiments.sweep.slurm import task
+from experiments.sweep.worker import STOP_SIGNALS
 
 STUDY = Path("runs/default")
 
@@ -55,7 +56,7 @@ def element(fake, submitter, cells_of, monkeypatch):
     """Five runs as tasks of array 101: `element(3)` carries out the fourth, the engine only noting runs."""
     ran = []
     monkeypatch.setattr(engine, "run", lambda specs, **how: ran.extend(specs) or engine.DONE)
-    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "101")
 
     def make(index, *, before, **keys):
@@ -69,7 +70,9 @@ def element(fake, submitter, cells_of, monkeypatch):
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(index))
         return task.main([str(STUDY / ".slurm/1/1.jsonl")]), [spec.seed for spec in ran]
 
-    return make
+    yield make
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 FAILED, DONE = ("failed", "no luck at 12"), ("completed", "")
@@ -104,3 +107,23 @@ def test_failures_from_before_the_submission_stop_nothing(element, monkeypatch):
 
     monkeypatch.setattr(RunFolder, "write_record", long_ago)
     assert element(4, before=[FAILED] * 4) == (0, [4])
+
+
+@pytest.mark.parametrize("where", ["in the engine", "before it"])
+def test_more_signals_do_not_keep_a_task_from_queueing_itself_again(
+    element, fake, monkeypatch, capsys, where
+):
+    """Slurm sends them to whatever the step runs, its own scontrol included."""
+    fake.write(
+        "scontrol", 'test "$1" != requeue || for name in USR2 TERM USR1; do kill -$name $PPID $$; done'
+    )
+
+    def interrupted(specs, **how):
+        if where == "before it":
+            signal.raise_signal(signal.SIGUSR2)
+        return 128 + signal.SIGUSR2
+
+    monkeypatch.setattr(engine, "run", interrupted)
+    assert element(3, before=[]) == (140, [])
+    assert "requeue 101_3" in fake.told("scontrol")
+    assert "Queued again" in capsys.readouterr().out
