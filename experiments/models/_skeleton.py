@@ -81,6 +81,10 @@ class Skeleton:
         """Weights of a norm in the classifier's head, which is no map and stays as the backbone does."""
         return self.hidden * _HEADS.get(self.model_type, _LINEAR).normed
 
+    def body(self, classes: int) -> int:
+        """Parameters of the backbone, and of a norm in the head if there is a head (0 classes: none)."""
+        return self.backbone + (self.head_norm if classes else 0)
+
     def matches(self, targets: str | tuple[str, ...], layers: object = None) -> list[tuple[str, int, int]]:
         """(module, d_in, d_out) of all that the targets adapt; empty if nothing."""
         found: dict[tuple[str, str], tuple[str, int, int]] = {}

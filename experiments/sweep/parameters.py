@@ -75,14 +75,14 @@ def count(spec: RunSpec, skeleton: Skeleton, classes: int) -> Count | None:
         None where a part of the method is not known here or its targets match nothing.
     """
     weights, biases = skeleton.head(classes) if classes else (0, 0)
-    norm = skeleton.head_norm if classes else 0
-    model = skeleton.backbone + (weights + biases + norm if classes else skeleton.outside)
+    body = skeleton.body(classes)
+    model = body + (weights + biases if classes else skeleton.outside)
     head = {"head": weights, "head_bias": biases}
     match spec.method:
         case "full":
             # by dimensions, as training tells matrices from vectors
             matrices = sum(math.prod(shape) for shape in skeleton.shapes.values() if len(shape) > 1)
-            own = {"weight": matrices, "bias": skeleton.backbone - matrices + norm}
+            own = {"weight": matrices, "bias": body - matrices}
             own["weight"] += 0 if classes else skeleton.outside  # a language model's head of its own
             return Count({**own, **head}, model, trains_model=True)
         case "bitfit":
@@ -125,7 +125,7 @@ def base_bytes(spec: RunSpec, skeleton: Skeleton, classes: int = 0) -> int:
     """Stored bytes of what is frozen: the maps as the storage keeps them, all else in float32."""
     storage = spec.axes.get("storage", "fp32")
     weights, biases = skeleton.head(classes) if classes else (skeleton.outside, 0)
-    frozen = 0 if spec.method == "full" else skeleton.backbone + (skeleton.head_norm if classes else 0)
+    frozen = 0 if spec.method == "full" else skeleton.body(classes)
     frozen += weights + biases if spec.method == "zero" or not classes else 0
     frozen -= skeleton.biases if spec.method == "bitfit" else 0
     if storage == "fp32" or spec.method == "full":

@@ -199,6 +199,12 @@ def orders(lines: TextIO, worker: Worker) -> Iterator[dict]:
         yield order
 
 
+def listen(handler: Callable[[int, object], None] | signal.Handlers) -> None:
+    """Have every signal that asks for an end go to a handler."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, handler)
+
+
 def main() -> None:
     """Serve until told to stop.
 
@@ -207,14 +213,12 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     worker = Worker(Events(out))
-    for number in STOP_SIGNALS:
-        signal.signal(number, worker.stop)
+    listen(worker.stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the pool decides
     worker.events.emit("ready")
     for order in orders(sys.stdin, worker):
         worker.carry_out(order)
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # else one that comes while Python ends would look like a death
+    listen(signal.SIG_IGN)  # else one that comes while Python ends would look like a death
 
 
 if __name__ == "__main__":

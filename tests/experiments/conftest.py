@@ -153,6 +153,27 @@ def tiny_bert(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_modernbert(tmp_path_factory):
+    """The folder of a random ModernBERT backbone, whose classifier has a norm in its head."""
+    import torch
+    from transformers import ModernBertConfig, ModernBertModel
+
+    tokenizer = _wordpiece()
+    special = {f"{kind}_token_id": tokenizer.pad_token_id for kind in ("pad", "bos", "eos", "cls", "sep")}
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=40,
+        **special,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return _saved(tmp_path_factory.mktemp("tiny_modernbert"), ModernBertModel(config), tokenizer)
+
+
+@pytest.fixture(scope="session")
 def tiny_gpt2(tmp_path_factory):
     """The folder of a random GPT-2: 2 layers, width 24, 96 positions, no pad token."""
     import torch

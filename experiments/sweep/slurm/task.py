@@ -15,7 +15,7 @@ before it all failed alike, a task begins nothing and cancels those that wait, a
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.errors import told
@@ -28,7 +28,7 @@ from experiments.sweep.resources import gpus
 from experiments.sweep.slurm import client
 from experiments.sweep.slurm.settings import Settings
 from experiments.sweep.slurm.submission import element, elements_before, read
-from experiments.sweep.worker import STOP_SIGNALS
+from experiments.sweep.worker import listen
 
 ASKING = (signal.SIGUSR1, signal.SIGUSR2)
 VAIN = 2  # restarts, after which one that gets nowhere is not followed by another
@@ -41,7 +41,7 @@ class Asked(BaseException):
 def main(arguments: Sequence[str]) -> int:
     """Run the cells of this element; the exit code is the engine's."""
     file = Path(arguments[0])
-    _listen(_stop)  # but for the time when the engine listens itself
+    listen(_stop)  # but for the time when the engine listens itself
     settings = Settings(read(file.parent).content["settings"])
     cells = element(file, int(os.environ["SLURM_ARRAY_TASK_ID"]))
     study = file.parents[2]
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         code = _run(cells, settings, root=study.parent)
     except Asked as asked:
         code = 128 + asked.args[0]
-    _listen(signal.SIG_IGN)  # all is saved: whatever else Slurm says must not keep this from queueing itself
+    listen(signal.SIG_IGN)  # all is saved: whatever else Slurm says must not keep this from queueing itself
     if code > 128 and not all(engine.finished(study / run_id) for _, run_id in cells):
         _go_on_later(code - 128, idle=_progress(study, cells) == before)
     return code
@@ -77,13 +77,8 @@ def _in_vain(file: Path, study: Path) -> str | None:
     )
 
 
-def _listen(handler: Callable[[int, object], None] | signal.Handlers) -> None:
-    for number in STOP_SIGNALS:
-        signal.signal(number, handler)
-
-
 def _stop(number: int, frame: object) -> None:
-    _listen(signal.SIG_IGN)  # a second one must not interrupt the handling of the first
+    listen(signal.SIG_IGN)  # a second one must not interrupt the handling of the first
     raise Asked(number)
 
 

@@ -22,27 +22,6 @@ def on(request, cells_of):
     return make
 
 
-@pytest.fixture(scope="module")
-def tiny_modernbert(tiny_bert, tmp_path_factory):
-    """The folder of a random ModernBERT backbone, whose classifier has a norm in its head."""
-    from transformers import AutoTokenizer, ModernBertConfig, ModernBertModel
-
-    folder = tmp_path_factory.mktemp("tiny_modernbert")
-    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
-    tokenizer.save_pretrained(folder)
-    special = {f"{kind}_token_id": tokenizer.pad_token_id for kind in ("pad", "bos", "eos", "cls", "sep")}
-    config = ModernBertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=40,
-        **special,
-    )
-    ModernBertModel(config).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def attached():
     """A spec's model, loaded and attached as a run would."""
