@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.artifacts import check_flags, open_source
 from experiments.errors import UserError, told
 from experiments.export import DTYPES, FIDELITY, FORMS, FOUR_BIT, Options, export
-from experiments.opened import check_flags, open_source
 
 
 def parser() -> argparse.ArgumentParser:

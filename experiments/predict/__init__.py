@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from experiments.artifacts import Source, check_one_base, load_base, put_back
 from experiments.data import Turn
 from experiments.errors import UserError, did_you_mean
-from experiments.opened import Source, check_one_base, load_base, put_back
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,8 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.artifacts import Source, open_sources
 from experiments.errors import UserError, told
-from experiments.opened import Source, open_sources
 from experiments.predict import BATCH, Predictor
 from experiments.predict._input import FORMATS as INPUTS
 from experiments.predict._input import read_input

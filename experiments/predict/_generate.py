@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from experiments import data
+from experiments.artifacts import Base, Source
 from experiments.data import Turn
 from experiments.errors import UserError
-from experiments.opened import Base, Source
 from experiments.predict import Answer
-from experiments.train import autocast
+from experiments.training.loop import autocast
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from experiments.sweep.claim import claim, holder, is_held
+from experiments.sweep.lease import claim, holder, is_held
 
 _PREFIX = ".engine-"  # no run's name begins with a dot
 

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.config.settings import Terms
 from experiments.errors import UserError
 from experiments.provenance import collect
 from experiments.record import FINISHED, RunFolder, read
-from experiments.settings import Terms
 from experiments.sweep.alike import words
-from experiments.sweep.claim import claim
+from experiments.sweep.lease import claim
 from experiments.sweep.pool import Cell, Outcome
 
 

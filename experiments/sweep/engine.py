@@ -15,21 +15,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from experiments import data, record
-from experiments.display import Display
+from experiments.config.settings import AtEnd, Terms
+from experiments.console.display import Display
 from experiments.errors import UserError
 from experiments.files import check_writable
 from experiments.record import RunFolder
-from experiments.settings import AtEnd, Terms
 from experiments.spec import RunSpec
-from experiments.sweep import asked
+from experiments.sweep import requested
 from experiments.sweep.alike import ENOUGH, likeness
 from experiments.sweep.at_work import at_work
 from experiments.sweep.ended import settle
 from experiments.sweep.environment import environment
+from experiments.sweep.integrity import set_apart
 from experiments.sweep.plan import Plan, kinds, plan
 from experiments.sweep.pool import Cell, Pool
 from experiments.sweep.resources import resources
-from experiments.sweep.whole import set_apart
 from experiments.sweep.worker import STOP_SIGNALS
 
 DONE, SOME_FAILED, USAGE = 0, 1, 2
@@ -93,7 +93,7 @@ def _train(todo: Plan, study: Path, workers: int | str, terms: Terms, display: D
         if refused(pool, todo, study, display):
             return USAGE
         if note:
-            asked.note(study, (*todo.done, *todo.todo))
+            requested.note(study, (*todo.done, *todo.todo))
         failed = _collect(pool, todo, study, terms, display)
         if received:
             return 128 + received[0]

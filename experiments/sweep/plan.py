@@ -8,8 +8,8 @@ from pathlib import Path
 from experiments import record
 from experiments.errors import UserError
 from experiments.spec import RunSpec
+from experiments.sweep.integrity import Whole
 from experiments.sweep.notes import on_comparing
-from experiments.sweep.whole import Whole
 
 Cells = tuple[tuple[RunSpec, str], ...]  # each with its run_id
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
-from experiments.settings import Terms
+from experiments.config.settings import Terms
 from experiments.spec import RunSpec
 from experiments.sweep import oom
 from experiments.sweep.environment import environment

@@ -8,7 +8,7 @@ from pathlib import Path
 from experiments.errors import UserError, did_you_mean
 from experiments.record import RunFolder, planned, run_folders
 from experiments.spec import RunSpec, from_record
-from experiments.sweep import asked
+from experiments.sweep import requested
 from experiments.sweep.slurm.submission import Place, places
 
 
@@ -32,7 +32,7 @@ def specs_in(study: Path, run_ids: Sequence[str]) -> list[RunSpec]:
     known = begun | submitted.keys() | planned(study).keys()
     if not known:
         folders(study)
-    waiting = asked.specs(study, set(run_ids))
+    waiting = requested.specs(study, set(run_ids))
     return [_spec(study, name, known, begun, waiting, submitted) for name in run_ids]
 
 

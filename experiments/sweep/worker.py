@@ -30,14 +30,14 @@ from typing import Any, TextIO
 from experiments.errors import UserError
 from experiments.record import FINISHED, RunFolder, read, written
 from experiments.spec import RunSpec, from_record
-from experiments.sweep.claim import Claim, claim
+from experiments.sweep.lease import Claim, claim
 
 _NO_LESS = "the kernel ended the process because memory ran out, with one row at a time, too"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Events:
-    """What happens, as lines for the pool. Runs talk to it as to a display (`experiments.progress`)."""
+    """What happens, as lines for the pool. Runs report to it as to `experiments.console.progress`."""
 
     def __init__(self, out: TextIO):
         self._out = out
@@ -121,14 +121,15 @@ class Worker:
         )
 
     def _execute(self, order: dict, folder: RunFolder, held: Claim) -> Mapping[str, Any] | None:
-        from experiments import memory, trackers
-        from experiments.execute import Interrupted, execute
-        from experiments.outcome import fail, is_out_of_memory
-        from experiments.pack import Run
+        from experiments import tracking
+        from experiments.training import memory
+        from experiments.training.execute import Interrupted, execute
+        from experiments.training.result import fail, is_out_of_memory
+        from experiments.training.run_state import Run
 
         spec, run_id = from_record(order["run"]), order["run_id"]
         often = order.get("checkpoint", {"seconds": 60.0, "steps": None})
-        run = Run(spec, run_id, folder, trackers.make(spec.tracker, tell=self.events.note), held.held)
+        run = Run(spec, run_id, folder, tracking.make(spec.tracker, tell=self.events.note), held.held)
         fits = all(run.halve() for _ in range(order.get("kills", 0)))
         for text in run.deviations:
             self.events.note(f"{run_id}: {text}")
@@ -167,7 +168,7 @@ def check(cells: Mapping[RunSpec, int], folder: Path, workers: int) -> tuple[lis
         folder: The study, whose disk must have room.
         workers: How many runs are unfinished at a time.
     """
-    from experiments.preflight import check_cells, check_room
+    from experiments.training.preflight import check_cells, check_room
 
     try:
         found = check_cells(cells)

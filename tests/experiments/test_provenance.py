@@ -49,7 +49,7 @@ def test_the_codes_hash_follows_sources_and_nothing_else(clone):
         (clone / "experiments" / name).parent.mkdir(parents=True, exist_ok=True)
         (clone / "experiments" / name).write_text("plans, or looks back")
     assert provenance.code_sha256(clone) == before
-    (clone / "experiments/train.py").write_text("trains")
+    (clone / "experiments/training/loop.py").write_text("trains")
     assert provenance.code_sha256(clone) != before
     before = provenance.code_sha256(clone)
     (clone / "experiments/data/csv.py").rename(clone / "experiments/data/tsv.py")

@@ -16,8 +16,8 @@ from pathlib import Path
 from experiments import data
 from experiments.bench.fake import finish, specs_of
 from experiments.bench.output import write_csv
-from experiments.sweep import asked
-from experiments.sweep.claim import claim
+from experiments.sweep import requested
+from experiments.sweep.lease import claim
 from experiments.sweep.plan import kinds, plan
 
 SECONDS, GIGABYTES = 60.0, 2.0
@@ -47,7 +47,7 @@ def main(options: argparse.Namespace) -> None:
         watch.start()
         found = plan([*specs, *specs[:7]], fingerprints=data.fingerprint, root=root)
         watch.note("named, told apart, compared")
-        asked.note(root / "bench", (*found.done, *found.todo))
+        requested.note(root / "bench", (*found.done, *found.todo))
         alike = kinds(spec for spec, _ in found.todo)
         watch.note("list and specs left behind")
         rows += [(f"sum, target {SECONDS:g} s", watch.wall), ("sum, s of CPU", watch.cpu)]

@@ -17,10 +17,10 @@ from pathlib import Path
 from experiments.errors import UserError
 from experiments.record import run_folders
 from experiments.sweep.at_work import commands_at
-from experiments.sweep.claim import holder, is_held, is_here
+from experiments.sweep.lease import holder, is_held, is_here
 from experiments.sweep.slurm import client
 from experiments.sweep.slurm.submission import jobs_in, submissions
-from experiments.sweep.standing import look
+from experiments.sweep.status import look
 from experiments.sweep.study import study_argument
 
 SECONDS = 120.0  # for what runs to save its state

@@ -42,13 +42,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from experiments.cli import plain_errors
-    from experiments.conf import Conf
-    from experiments.sweep.dryrun.expected import expected
-    from experiments.sweep.dryrun.facts import Facts
-    from experiments.sweep.dryrun.forecast import forecast
-    from experiments.sweep.dryrun.table import page
+    from experiments.config.command import plain_errors
+    from experiments.config.groups import Conf
     from experiments.sweep.fairness import findings
+    from experiments.sweep.preview.expected import expected
+    from experiments.sweep.preview.facts import Facts
+    from experiments.sweep.preview.forecast import forecast
+    from experiments.sweep.preview.table import page
 
     if options.speed is not None and not options.speed > 0:
         raise UserError(f"--speed takes a number above 0, not {options.speed:g}")
@@ -97,7 +97,7 @@ def main(options: argparse.Namespace) -> None:
 
 def _known(facts: Any, conf: Any) -> Any:
     """What the checks of fairness may use: sizes, the variants' own rates, and what those were tuned for."""
-    from experiments.resolve import resolve
+    from experiments.config.resolve import resolve
     from experiments.sweep.fairness import Known
 
     own = {name: conf.read("variant", name) for name in conf.choices("variant")}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.record import FINISHED
 from experiments.sweep.slurm.submission import submissions
-from experiments.sweep.standing import UNDER_WAY, look
+from experiments.sweep.status import UNDER_WAY, look
 from experiments.sweep.study import specs_in, study_argument
 
 

@@ -5,7 +5,7 @@ python -m experiments.sweep status runs/demo
 
 import argparse
 
-from experiments.sweep.standing import look
+from experiments.sweep.status import look
 from experiments.sweep.study import study_argument
 
 

@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from experiments.errors import UserError
 from experiments.record import FINISHED, RunFolder, read
 from experiments.spec import RunSpec, from_record
-from experiments.sweep.claim import claim, is_held
+from experiments.sweep.lease import claim, is_held
 from experiments.sweep.study import folders, study_argument
-from experiments.trackers import _mirror
-from experiments.trackers._base import reason
+from experiments.tracking import _mirror
+from experiments.tracking._base import reason
 
 FAILURES = 3  # in a row: the server is gone, and each of the others would wait for it
 UNDER_WAY = "under way, left to its own tracker"

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from experiments.record import FINISHED
-from experiments.sweep.standing import Look, look
+from experiments.sweep.status import Look, look
 from experiments.sweep.study import study_argument
 
 SHARE = 0.1  # of the time at most goes into looking, however large the study

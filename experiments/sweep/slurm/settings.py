@@ -11,11 +11,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.config.composed import conf_of
+from experiments.config.schema import Key
+from experiments.config.settings import Terms
 from experiments.errors import UserError, did_you_mean
-from experiments.keys import Key
-from experiments.settings import Terms
 from experiments.spec import RunSpec
-from experiments.sweep.composed import conf_of
 
 PREFIX = "hydra.launcher."
 BY_SPEC = ("variant", "model")

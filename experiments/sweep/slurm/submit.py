@@ -1,7 +1,7 @@
 """From specs to jobs in the queue: plan what is missing, copy the code, submit an array per shape, return.
 
 Given again, the command submits only what is neither finished nor in the queue. That spares Slurm work; that
-a run is done once is the claims' doing (`experiments.sweep.claim`), whatever is submitted.
+a run is done once is the claims' doing (`experiments.sweep.lease`), whatever is submitted.
 """
 
 import sys
@@ -10,19 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments import data, provenance
-from experiments.display import Display
+from experiments.console.display import Display
 from experiments.errors import UserError
 from experiments.files import check_writable
 from experiments.spec import RunSpec
-from experiments.sweep import asked, engine
+from experiments.sweep import engine, requested
 from experiments.sweep.at_work import at_work
+from experiments.sweep.integrity import set_apart
 from experiments.sweep.plan import Cells, Plan, plan
 from experiments.sweep.pool import Pool
 from experiments.sweep.resources import resources
 from experiments.sweep.slurm import client, script, snapshot
 from experiments.sweep.slurm.settings import Settings, Shape
 from experiments.sweep.slurm.submission import Submission, active, create, jobs_in, write_elements
-from experiments.sweep.whole import set_apart
 
 
 class Submitter:
@@ -63,7 +63,7 @@ class Submitter:
                 display.note(note)
             if todo and self.settings.job("check") and self._refused(replace(found, todo=todo), display):
                 return engine.USAGE
-        asked.note(self._study, (*found.done, *found.todo))
+        requested.note(self._study, (*found.done, *found.todo))
         if todo:
             self._last = self._new()
             try:

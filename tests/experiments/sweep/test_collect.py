@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments.settings import Terms
-from experiments.sweep.claim import claim
+from experiments.config.settings import Terms
 from experiments.sweep.engine import _collect
+from experiments.sweep.lease import claim
 from experiments.sweep.plan import Plan
 from experiments.sweep.pool import Outcome
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from experiments import commands, data
-from experiments.sweep.dryrun.arithmetic import LIBRARIES, disk, evaluation_flops, memory, step_flops
-from experiments.sweep.dryrun.facts import Facts, Task
-from experiments.sweep.dryrun.forecast import ARITHMETIC, MEASURED, SCALED, forecast
-from experiments.sweep.dryrun.table import MOST, duration, page, size
+from experiments import data
+from experiments.console import commands
+from experiments.sweep.preview.arithmetic import LIBRARIES, disk, evaluation_flops, memory, step_flops
+from experiments.sweep.preview.facts import Facts, Task
+from experiments.sweep.preview.forecast import ARITHMETIC, MEASURED, SCALED, forecast
+from experiments.sweep.preview.table import MOST, duration, page, size
 
 FAST = {"step_ms": 20.0, "evaluate_seconds": 3.0, "load_seconds": 0.5, "harness_seconds": 0.25}
 

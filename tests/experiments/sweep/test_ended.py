@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from experiments import record
-from experiments.settings import Terms
-from experiments.sweep.claim import claim
+from experiments.config.settings import Terms
 from experiments.sweep.ended import settle
+from experiments.sweep.lease import claim
 from experiments.sweep.pool import Cell, Outcome
 
 SPEC = SimpleNamespace(as_record=lambda: {"study": "toy", "variant": "lora"})

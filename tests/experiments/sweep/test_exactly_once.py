@@ -23,8 +23,8 @@ PRETEND = """
 import os, socket
 if "PRETEND_HOST" in os.environ:
     socket.gethostname = lambda: os.environ["PRETEND_HOST"]
-    from experiments.sweep import claim
-    claim.claim.__kwdefaults__.update(stale_seconds=float(os.environ["PRETEND_STALE"]), beat_seconds=0.1)
+    from experiments.sweep import lease
+    lease.claim.__kwdefaults__.update(stale_seconds=float(os.environ["PRETEND_STALE"]), beat_seconds=0.1)
 """
 
 # What a worker does, with a training that only takes time. The files and their guards are the real ones.

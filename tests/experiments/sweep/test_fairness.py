@@ -35,14 +35,14 @@ def sized(cells_of, tiny_bert):
     """As `found`, on a tiny BERT whose sizes are known."""
 
     def find(command):
-        from experiments.sweep.dryrun.facts import Facts
+        from experiments.sweep.preview.facts import Facts
 
         facts = Facts()
         facts.task = lambda spec: dataclasses.replace(_task, kind="classification")
         specs = cells_of(f"{command} model=hf model.path={tiny_bert}")
         return [(f.level, f"{f.what} {f.mend}") for f in findings(specs, Known(facts.count, facts.rank_for))]
 
-    from experiments.sweep.dryrun.facts import Task
+    from experiments.sweep.preview.facts import Task
 
     _task = Task("classification", 3, 10, 10, 10)
     return find

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments.settings import Terms
+from experiments.config.settings import Terms
 from experiments.sweep.pool import Cell, Pool
 
 WORKER = """

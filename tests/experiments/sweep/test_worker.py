@@ -10,13 +10,13 @@ import weakref
 
 import pytest
 
-from experiments import execute as execution
 from experiments import record
 from experiments.bench.fake import specs_of
 from experiments.record import RunFolder
-from experiments.sweep.claim import claim
+from experiments.sweep.lease import claim
 from experiments.sweep.pool import WORKER
 from experiments.sweep.worker import STOP_SIGNALS, Events, Worker
+from experiments.training import execute as execution
 
 
 def test_a_run_is_not_ended_by_the_death_of_whoever_listened():

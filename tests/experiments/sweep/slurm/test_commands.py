@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import commands
+from experiments.console import commands
 from experiments.record import RunFolder
 from experiments.sweep.at_work import at_work
 from experiments.sweep.slurm.submission import submissions
