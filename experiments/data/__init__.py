@@ -44,6 +44,7 @@ __all__ = [
     "Task",
     "Turn",
     "as_prompt",
+    "completions_spaced",
     "encode",
     "encode_prompts",
     "encode_texts",
@@ -124,17 +125,33 @@ def encode_texts(
 
 
 def encode_prompts(
-    conversations: Sequence[Conversation], tokenizer: "PreTrainedTokenizerBase"
+    conversations: Sequence[Conversation], tokenizer: "PreTrainedTokenizerBase", *, spaced: bool = False
 ) -> list[list[int]]:
     """Token ids of prompts, each ending where its completion would begin.
 
-    A conversation holds all turns but the one to be written; [("prompt", text)] is plain text.
+    Args:
+        conversations: All turns but the one to be written; [("prompt", text)] is plain text.
+        tokenizer: The model's.
+        spaced: Whether plain completions begin with white space, as `completions_spaced` tells: then no line
+            break is put before them.
     """
     from experiments.data._chat import render
 
-    last = {"prompt": "completion"}
-    open_ended = [(*turns, (last.get(turns[-1][0], "assistant"), "")) for turns in conversations]
+    blank = ("completion", " " if spaced else "")
+    open_ended = [
+        (*turns, blank if turns[-1][0] == "prompt" else ("assistant", "")) for turns in conversations
+    ]
     return [prompt for prompt, _ in render(open_ended, tokenizer)]
+
+
+def completions_spaced(spec: Spec) -> bool:
+    """Whether most completions that a run learned begin with white space; False if its data is gone."""
+    try:
+        rows = read(spec).splits["train"]
+    except UserError:
+        return False
+    begun = [turns[-1][1][:1].isspace() for turns in rows.turns if turns[0][0] == "prompt"]
+    return 2 * sum(begun) > len(begun)
 
 
 @dataclass(frozen=True)
