@@ -9,7 +9,7 @@ from experiments.config.settings import AXES, DEFAULTS, FACTS, SHORT
 from experiments.errors import did_you_mean
 from experiments.frozen import FrozenDict
 from experiments.spec import RunSpec, Train
-from variants._patterns import read_patterns
+from variants._core.names import read_patterns
 
 Made = TypeVar("Made")
 

@@ -22,7 +22,7 @@ from experiments.training.evaluate import Scores, evaluate, prefixed, write_pred
 from experiments.training.loop import Trainer, run_config, total_steps
 from experiments.training.result import Facts, Seconds, result, start_hashes
 from experiments.training.run_state import Checkpoints, Interrupted, Run, resume, save
-from variants import Attached, attach, loads_stored, peft_form
+from variants import Attached, attach, loads_stored, peft_form, write_peft
 
 _prepared: dict[tuple, tuple] = {}
 
@@ -212,7 +212,7 @@ def save_trained(attached: Attached, k: int, folder: Path) -> None:
     """
     form = peft_form(attached, k)
     if form is not None:
-        attached.export_peft(k, folder, form=form, replace=True)
+        write_peft(attached, k, folder, form=form, replace=True)
         return
     mine = [t for t in attached.trained if t.runs.start <= k < t.runs.stop]
     tensors = {t.name: (t.parameter if t.plain else t.parameter[k - t.runs.start]).detach() for t in mine}

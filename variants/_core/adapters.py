@@ -7,19 +7,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants._base import Clock, Delta, Slot
-from variants._dense import BlockOf
-from variants._heads import PackedLinear, pack_heads
-from variants._layer import AdaptedLinear
-from variants._method import Attached, RunConfig, Trained
-from variants._packable import fed_without_batch
-from variants._patterns import by_pattern, check_used, read_patterns
-from variants._plain import only_one, top_blocks, unfreeze
-from variants._registry import get, register
-from variants._stored import store_backbone
-from variants._targets import Target, TargetError, find, linear_shapes, resolve
-
-__all__ = ["TargetError", "freeze", "head_parameters", "linear_shapes", "resolve"]
+from variants._core.attach import Attached
+from variants._core.base import BlockOf
+from variants._core.delta import AdaptedLinear, Clock, Delta, Slot
+from variants._core.names import by_pattern, check_used, read_patterns
+from variants._core.own import freeze, head_parameters, only_one, pack_heads, top_blocks, unfreeze
+from variants._core.registry import get, register
+from variants._core.run import RunConfig, Trained
+from variants._core.storage import store_backbone
+from variants._core.targets import Target, TargetError, fed_without_batch, find
 
 
 @register("method", "adapters")
@@ -53,22 +49,6 @@ def adapters(
         attached.trained += trained
     attached.controllers = _controllers(attached)
     return attached
-
-
-def freeze(model: nn.Module) -> None:
-    """Nothing of the model learns."""
-    model.requires_grad_(False)
-
-
-def head_parameters(heads: Mapping[str, PackedLinear]) -> list[Trained]:
-    """The heads' weights and biases, as trained parameters."""
-    found = []
-    for name, head in heads.items():
-        runs = slice(0, len(head.weight))
-        found.append(Trained(f"{name}.weight", head.weight, "head", runs))
-        if head.bias is not None:
-            found.append(Trained(f"{name}.bias", head.bias, "head_bias", runs))
-    return found
 
 
 def _unfrozen(model: nn.Module, runs: Sequence[RunConfig]) -> tuple[str, ...]:

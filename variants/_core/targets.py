@@ -8,11 +8,14 @@ blocks (embeddings, pooler, head) is in no preset. A list is taken literally, as
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
+
+from variants._core.base import Base
 
 Targets = str | Sequence[str]
 
@@ -52,9 +55,9 @@ class Target:
 
 def is_linear(module: nn.Module) -> bool:
     """Whether a module is a dense linear map: nn.Linear, an adapted one, or the Conv1D of GPT-2."""
-    from variants._layer import AdaptedLinear
-
-    return isinstance(module, nn.Linear | AdaptedLinear) or is_conv1d(module)
+    return (
+        isinstance(module, nn.Linear) or isinstance(getattr(module, "base", None), Base) or is_conv1d(module)
+    )
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -233,3 +236,40 @@ def _suffix(name: str) -> str:
     parts = name.split(".")
     digits = [i for i, part in enumerate(parts) if part.isdigit()]
     return ".".join(parts[digits[-1] + 1 :]) if digits else name
+
+
+@torch.no_grad()
+def fed_without_batch(model: nn.Module, names: Collection[str] | None = None) -> list[str]:
+    """Linear maps of the backbone whose input does not grow with the number of examples.
+
+    DeBERTa's maps of relative positions are such: one table for all rows, where each run would need its own.
+    The backbone is run twice on a few tokens. A model that does not take token ids is not run, and nothing is
+    found.
+    """
+    if getattr(model, "main_input_name", None) != "input_ids":
+        return []
+    linears = backbone_linears(model)
+    found: dict[str, None] = {}
+    rows = 0
+
+    def check(name: str):
+        return lambda module, inputs: found.setdefault(name) if inputs[0].shape[0] % rows else None
+
+    hooks = [linears[n].register_forward_pre_hook(check(n)) for n in (linears if names is None else names)]
+    training = model.training
+    try:
+        model.eval()
+        for rows in (5, 7):
+            _run(model, rows)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return list(found)
+
+
+def _run(model: nn.Module, rows: int) -> None:
+    device = next(model.parameters()).device
+    ids = torch.ones(rows, 2, dtype=torch.long, device=device)
+    extra = {"decoder_input_ids": ids} if getattr(model.config, "is_encoder_decoder", False) else {}
+    backbone_of(model)(input_ids=ids, **extra)

@@ -1,86 +1,18 @@
-"""What a run asks for, what a method gives back, and the two doors between them: `attach` and `rates`."""
+"""`attach`: make a model train as runs ask; and Attached, all that a loop, a record or an export needs."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from variants._base import Clock, Delta, Held
-from variants._layer import AdaptedLinear
-from variants._registry import get
-from variants._sizes import bits_per_weight, frozen_bytes
-
-Rates = dict[str, tuple[float, float]]  # role -> (learning rate, weight decay)
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """One run of a pack.
-
-    `steps` is its number of optimiser steps, which budget schedules are fractions of.
-    """
-
-    seed: int
-    method: str = "adapters"
-    targets: str | tuple[str, ...] | None = "qv"
-    r: int | None = 8
-    alpha: float | None = 16.0
-    dropout: float = 0.0
-    axes: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    steps: int = 1
-
-    def axis(self, name: str) -> str:
-        """The run's value on an axis, or the plain one."""
-        return self.axes.get(name) or PLAIN[name]
-
-
-PLAIN = {
-    "delta": "lora",
-    "scaling": "alpha_over_r",
-    "storage": "fp32",
-    "grouping": "uniform",
-    "controller": "none",
-}
-
-
-@dataclass
-class Trained:
-    """A trained parameter.
-
-    Its first axis is the runs in `runs`; a `plain` one has no such axis and belongs to a solo run.
-    """
-
-    name: str
-    parameter: nn.Parameter
-    role: str
-    runs: slice
-    plain: bool = False
-
-
-class Controller(Protocol):
-    """What acts between the steps of one run. AdaLoRA's budget is one."""
-
-    def after_step(self, step: int) -> None:
-        """Called after the optimiser's step `step` (from 0), gradients still in place."""
-
-    def log(self) -> list[dict[str, float]]:
-        """Columns for the run's history: a row for each step since the last call, or none."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that a resume needs."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from that state."""
-
-    def summary(self) -> dict[str, Any]:
-        """What the record says about it."""
-
-    def notes(self) -> list[str]:
-        """What people should know of it before it starts."""
+from variants._core.delta import AdaptedLinear, Clock, Delta, Held
+from variants._core.registry import get
+from variants._core.run import Controller, RunConfig, Trained
+from variants._core.storage import bits_per_weight, frozen_bytes
+from variants._core.targets import backbone_linears
 
 
 @dataclass
@@ -195,19 +127,65 @@ class Attached:
 
     def weights(self, k: int) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Module name -> (W, W') of run k, each worked out when it is asked for."""
-        from variants._export import Weights
-
         return Weights(self, k)
-
-    def export_peft(self, k: int, folder: Any, *, form: str = "lora", replace: bool = False) -> None:
-        """Write run k's adapter to a folder in the format of PEFT."""
-        from variants._peft import write_peft
-
-        write_peft(self, k, folder, form=form, replace=replace)
 
 
 def _one_or_all(values: dict[str, Any]) -> Any:
     return next(iter(values.values())) if len(set(values.values())) == 1 else values
+
+
+class Weights(Mapping[str, tuple[Tensor, Tensor]]):
+    """Module name -> (W, W') of one run, as (d_out, d_in), each pair worked out when it is asked for."""
+
+    def __init__(self, attached: Attached, k: int) -> None:
+        self._attached, self._k = attached, k
+        linears = backbone_linears(attached.model)
+        self._plain = {
+            t.name: t.parameter
+            for t in attached.trained
+            if t.plain and t.name.endswith(".weight") and t.name.removesuffix(".weight") in linears
+        }
+        adapted = [name for name, layer in attached.layers.items() if touches(layer, k)]
+        self._names = [*adapted, *(name.removesuffix(".weight") for name in self._plain)]
+
+    def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
+        """The pair of one map."""
+        if name in self._attached.layers:
+            layer = self._attached.layers[name]
+            return layer.base.weight().detach(), merged_weight(layer, self._k)
+        key = f"{name}.weight"
+        if key not in self._plain:
+            raise KeyError(name)
+        before, after = self._attached.originals[key], self._plain[key].detach()
+        conv1d = type(self._attached.model.get_submodule(name)).__name__ == "Conv1D"
+        return (before.T, after.T) if conv1d else (before, after)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of all changed maps."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._names)
+
+
+def touches(layer: AdaptedLinear, k: int) -> bool:
+    return any(h.part.runs.start <= k < h.part.runs.stop for h in layer.held)
+
+
+@torch.no_grad()
+def merged_weight(layer: AdaptedLinear, k: int) -> Float[Tensor, "d_out d_in"]:
+    """W' of one run, in at least float32, worked out in float64: a merge is no place to lose digits."""
+    weight = layer.base.weight(torch.float64).clone()
+    for part, delta, base in layer.held:
+        if part.runs.start <= k < part.runs.stop:
+            i = k - part.runs.start
+            factors = delta.factors(base).of_run(i).double() if delta.low_rank else None
+            rows = slice(None) if part.block is None else part.block
+            weight[rows] = (
+                delta.weight(base)[i].double() if factors is None else factors.weight(weight[rows])[0]
+            )
+    return weight.to(torch.promote_types(layer.base.dtype, torch.float32))
 
 
 def attach(
@@ -236,9 +214,3 @@ def attach(
     if device is not None:
         attached.model.to(device)
     return attached
-
-
-def rates(run: RunConfig, lr: float, head_lr: float | None = None, weight_decay: float = 0.0) -> Rates:
-    """Learning rate and weight decay of each role, as the run's grouping says. `head_lr` None: as `lr`."""
-    grouping = get("grouping", run.axis("grouping"))
-    return grouping(run, lr, lr if head_lr is None else head_lr, weight_decay)

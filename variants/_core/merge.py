@@ -5,71 +5,14 @@ is.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from variants._base import Base
-from variants._heads import PackedLinear
-from variants._layer import AdaptedLinear
-from variants._method import Attached
-from variants._targets import backbone_linears
-
-
-class Weights(Mapping[str, tuple[Tensor, Tensor]]):
-    """Module name -> (W, W') of one run, as (d_out, d_in), each pair worked out when it is asked for."""
-
-    def __init__(self, attached: Attached, k: int) -> None:
-        self._attached, self._k = attached, k
-        linears = backbone_linears(attached.model)
-        self._plain = {
-            t.name: t.parameter
-            for t in attached.trained
-            if t.plain and t.name.endswith(".weight") and t.name.removesuffix(".weight") in linears
-        }
-        adapted = [name for name, layer in attached.layers.items() if _touches(layer, k)]
-        self._names = [*adapted, *(name.removesuffix(".weight") for name in self._plain)]
-
-    def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
-        """The pair of one map."""
-        if name in self._attached.layers:
-            layer = self._attached.layers[name]
-            return layer.base.weight().detach(), merged_weight(layer, self._k)
-        key = f"{name}.weight"
-        if key not in self._plain:
-            raise KeyError(name)
-        before, after = self._attached.originals[key], self._plain[key].detach()
-        conv1d = type(self._attached.model.get_submodule(name)).__name__ == "Conv1D"
-        return (before.T, after.T) if conv1d else (before, after)
-
-    def __iter__(self) -> Iterator[str]:
-        """Names of all changed maps."""
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self._names)
-
-
-def _touches(layer: AdaptedLinear, k: int) -> bool:
-    return any(h.part.runs.start <= k < h.part.runs.stop for h in layer.held)
-
-
-@torch.no_grad()
-def merged_weight(layer: AdaptedLinear, k: int) -> Float[Tensor, "d_out d_in"]:
-    """W' of one run, in at least float32, worked out in float64: a merge is no place to lose digits."""
-    weight = layer.base.weight(torch.float64).clone()
-    for part, delta, base in layer.held:
-        if part.runs.start <= k < part.runs.stop:
-            i = k - part.runs.start
-            factors = delta.factors(base).of_run(i).double() if delta.low_rank else None
-            rows = slice(None) if part.block is None else part.block
-            weight[rows] = (
-                delta.weight(base)[i].double() if factors is None else factors.weight(weight[rows])[0]
-            )
-    return weight.to(torch.promote_types(layer.base.dtype, torch.float32))
+from variants._core.attach import Attached, merged_weight, touches
+from variants._core.base import Base
+from variants._core.delta import AdaptedLinear
+from variants._core.own import PackedLinear
 
 
 def merge(attached: Attached, k: int, *, dtype: torch.dtype | None = None) -> nn.Module:
@@ -99,7 +42,7 @@ def merge(attached: Attached, k: int, *, dtype: torch.dtype | None = None) -> nn
 
 
 def _plain_linear(layer: AdaptedLinear, k: int) -> nn.Module:
-    weight = merged_weight(layer, k) if _touches(layer, k) else layer.base.weight()
+    weight = merged_weight(layer, k) if touches(layer, k) else layer.base.weight()
     if layer.origin.__name__ == "Conv1D":
         plain = layer.origin(layer.base.d_out, layer.base.d_in)
         weight = weight.T.contiguous()

@@ -1,4 +1,4 @@
-"""Base and Delta: a frozen linear map, and a trained change of it. `_layer.py` has the layer that holds both.
+"""Delta: a trained change of a frozen linear map; and AdaptedLinear, the layer that holds both.
 
 Notation, the same in every file of this folder:
 
@@ -21,10 +21,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from variants._lowrank import Factors, Part, compute_dtype
-from variants._seeds import generator
+from variants._core.base import Base, wide
+from variants._core.lowrank import Block, Factors, Part, low_rank_linear
+from variants._core.seeds import generator
 
 
 @dataclass
@@ -55,76 +55,6 @@ class Slot:
     def name(self) -> str:
         """The layer, and the block where it is one: "h.0.attn.c_attn[q]"."""
         return f"{self.module}[{self.block}]" if self.block else self.module
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type of trained parameters and norms on a base of this type: float32, or float64 where that is."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-class Base(nn.Module):
-    """A frozen linear map. A storage says how the dense weight is had back; the products follow from that."""
-
-    d_in: int
-    d_out: int
-    dtype: torch.dtype  # of the weight as handed out
-
-    def weight(self, dtype: torch.dtype | None = None) -> Float[Tensor, "d_out d_in"]:
-        """W, dense and dequantised, in `dtype` (None: `self.dtype`)."""
-        raise NotImplementedError
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the stored form takes."""
-        raise NotImplementedError
-
-    @property
-    def device(self) -> torch.device:
-        """Where the stored form lies."""
-        raise NotImplementedError
-
-    @property
-    def compute(self) -> torch.dtype | None:
-        """The type of its products; None: that of x."""
-        return None
-
-    def shown(self) -> Tensor:
-        """What a model's own code gets when it reads `layer.weight`. T5 does, for the dtype."""
-        return self.weight()
-
-    def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The raw forward product x W^T + bias, outside autograd."""
-        if bias is not None and bias.dtype != x.dtype:
-            bias = bias.to(x.dtype)
-        return F.linear(x, self.weight(x.dtype), bias)
-
-    def pullback(self, dy: Tensor) -> Tensor:
-        """The raw backward product dy W, outside autograd."""
-        return dy @ self.weight(dy.dtype)
-
-    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The product x W^T + bias, differentiable in x. Keeps neither x nor a dense W for backward."""
-        return _FrozenLinear.apply(x.to(compute_dtype(x)), self, bias)
-
-    def row_squares(self) -> Float[Tensor, " d_out"]:
-        """||W||^2 of each row, at least in float32; worked out once, as W never changes."""
-        kept = getattr(self, "_row_squares", None)
-        if kept is None or kept.device != self.device:
-            with torch.no_grad():
-                kept = self._row_squares = self.weight(wide(self.dtype)).square().sum(dim=1)
-        return kept
-
-
-class _FrozenLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, base, bias):
-        ctx.base = base
-        return base.product(x, bias).detach()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, dy):
-        return ctx.base.pullback(dy), None, None
 
 
 class Delta(nn.Module):
@@ -242,3 +172,63 @@ def _check(slot: Slot, base: Base) -> None:
         )
     if not 0 <= slot.dropout < 1:
         raise ValueError(f"dropout {slot.dropout} at {slot.name} is out of range: 0 <= dropout < 1.")
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen map with the deltas of all runs.
+
+    Its input's first axis is the runs' rows in order, equally many for each.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        bias: Tensor | None,
+        *,
+        name: str,
+        runs: int,
+        origin: type[nn.Module] = nn.Linear,
+        storage: str = "fp32",
+    ) -> None:
+        super().__init__()
+        self.base, self.name, self.runs, self.origin, self.storage = base, name, runs, origin, storage
+        self.bias = bias if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.deltas = nn.ModuleList()
+        self.held: list[Held] = []
+
+    def hold(self, runs: slice, block: Block, delta: Delta, base: Base) -> None:
+        """Add the delta of some runs; `base` is the layer's own or a `BlockOf` it."""
+        whole = block is None and runs == slice(0, self.runs)
+        self.deltas.append(delta)
+        self.held.append(Held(Part(runs, block, whole), delta, base))
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, for models that look at it."""
+        return self.base.shown()
+
+    def forward(self, x: Float[Tensor, "rows *mid d_in"]) -> Float[Tensor, "rows *mid d_out"]:
+        """Every run's rows through its own W' x + b."""
+        held = self.held
+        if not held:
+            return self.base.linear(x, self.bias)
+        if x.shape[0] % self.runs:
+            raise ValueError(
+                f"{self.name} got an input of {x.shape[0]} rows, no multiple of the pack's {self.runs} runs: "
+                "this layer is fed without a batch axis, so its runs must train one at a time."
+            )
+        if all(h.delta.fuses for h in held):
+            parts = [(h.part, h.delta.factors(h.base)) for h in held]
+            return low_rank_linear(self.base, self.bias, x, self.runs, parts)
+        out = self._one_by_one(x.reshape(self.runs, -1, x.shape[-1])).view(*x.shape[:-1], -1)
+        return out if self.bias is None else out + self.bias.to(out.dtype)
+
+    def _one_by_one(self, x: Float[Tensor, "K N d_in"]) -> Float[Tensor, "K N d_out"]:
+        """Each delta by its own forward, from the shared base product."""
+        y = self.base.linear(x)
+        if [h.part.whole for h in self.held] == [True]:
+            return self.held[0].delta(x, y, self.base)
+        out = y.clone()
+        for part, delta, base in self.held:
+            part.piece(out).copy_(delta(part.rows(x), part.piece(y), base))
+        return out

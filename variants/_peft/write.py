@@ -22,10 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants._base import Held
-from variants._layer import AdaptedLinear
-from variants._method import Attached
-from variants._peft_settings import CONFIG
+from variants._core.attach import Attached
+from variants._core.delta import AdaptedLinear, Held
+from variants._peft.config import CONFIG
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from variants._patterns import by_pattern
+from variants._core.names import by_pattern
 
 CONFIG = "adapter_config.json"
 _STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # of A and B; others change the base as well

@@ -76,8 +76,8 @@ def _check_axis(axis: str) -> None:
 @cache
 def _discover() -> None:
     """Import every public module of this package. One broken file fails them all, on purpose."""
-    import variants
-
-    for module in pkgutil.iter_modules(variants.__path__):
+    for module in pkgutil.iter_modules(importlib.import_module("variants").__path__):
         if not module.name.startswith("_"):
             importlib.import_module(f"variants.{module.name}")
+    for core in ("adapters", "storage"):
+        importlib.import_module(f"variants._core.{core}")
