@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.artifacts import Source, open_sources
-from experiments.errors import UserError, told
+from experiments.errors import UserError, report_errors
 from experiments.predict import BATCH, Predictor
 from experiments.predict._input import FORMATS as INPUTS
 from experiments.predict._input import read_input
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answer; the exit code."""
     options = parser().parse_args(arguments)
-    return told(lambda: _predict(options))
+    return report_errors(lambda: _predict(options))
 
 
 def _predict(options: argparse.Namespace) -> None:
