@@ -10,14 +10,15 @@ from omegaconf import OmegaConf
 
 from analysis import identity
 from experiments import spec
-from experiments.config import command, resolve
+from experiments.config import command as cli
+from experiments.config import resolve
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def resolved(words: list[str]) -> dict:
     """The spec, as recorded, of one run's command."""
-    words = [word for word in command.prepare(words, CONF) if not word.startswith("-")]
+    words = [word for word in cli.prepare(words, CONF) if not word.startswith("-")]
     given = dict(word.split("=", 1) for word in words)
     groups = {
         "variant": "lora",
@@ -54,4 +55,4 @@ def test_a_sweep_over_seeds_is_one_command():
     spec.register()
     command = identity.command(resolved(["variant=lora"]), r=(4, 8), seed=(0, 1, 2))
     assert "-m" in command and "r=4,8 " in command and "seed=0,1,2 " in command
-    command.prepare(shlex.split(command)[3:], CONF)
+    cli.prepare(shlex.split(command)[3:], CONF)
