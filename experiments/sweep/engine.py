@@ -84,7 +84,9 @@ def run(
     return code
 
 
-def _train(todo: Plan, study: Path, workers: int | str, terms: Terms, display: Display, *, write_down: bool) -> int:
+def _train(
+    todo: Plan, study: Path, workers: int | str, terms: Terms, display: Display, *, write_down: bool
+) -> int:
     size, threads, gpus = resources(workers, len(todo.todo))
     pool = Pool(size, threads=threads, gpus=gpus, logs=study / ".logs", on_event=_EventPrinter(display))
     with pool, _signals(pool) as received:
