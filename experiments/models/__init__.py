@@ -16,7 +16,6 @@ from experiments.models import _pretrained
 from experiments.models._check import check
 from experiments.models._dimensions import dimensions
 from experiments.models._find import Source, find
-from experiments.models._skeleton import Skeleton, skeleton
 from experiments.models._weights import weights
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from variants import RunConfig
 
-__all__ = ["Info", "Skeleton", "clone", "dimensions", "find", "load", "skeleton", "stored_as", "weights"]
+__all__ = ["Info", "clone", "dimensions", "find", "load", "stored_as", "weights"]
 
 
 class Spec(Protocol):
