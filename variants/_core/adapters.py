@@ -9,11 +9,11 @@ from torch import nn
 
 from variants._core.attach import Attached
 from variants._core.base import BlockOf
-from variants._core.delta import AdaptedLinear, Clock, Delta, Slot
+from variants._core.delta import AdaptedLinear, Clock, Delta
 from variants._core.names import PRESETS, Target, TargetError, by_pattern, check_used, read_patterns
 from variants._core.own import freeze, head_parameters, only_one, pack_heads, top_blocks, unfreeze
 from variants._core.registry import get, register
-from variants._core.run import RunConfig, Trained
+from variants._core.run import RunConfig, Slot, Trained
 from variants._core.storage import store_backbone
 from variants._core.targets import backbone_of, experts, fed_without_batch, find, unreached
 
