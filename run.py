@@ -9,7 +9,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from experiments import cli, spec
+from experiments import spec
+from experiments.config import command
 
 CONF = Path(__file__).resolve().parent / "conf"
 
@@ -24,6 +25,6 @@ def main(config: DictConfig) -> float:
 
 if __name__ == "__main__":
     spec.register()
-    with cli.plain_errors():
-        sys.argv[1:] = cli.prepare(sys.argv[1:], CONF)
+    with command.plain_errors():
+        sys.argv[1:] = command.prepare(sys.argv[1:], CONF)
         main()

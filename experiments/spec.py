@@ -2,7 +2,7 @@
 
 A RunSpec is frozen and hashable. Two commands that ask for the same run make equal specs, and equal specs on
 equal data have one run_id: that is how a repeated command finds what it has already done. Specs are made from
-a composed configuration by `experiments.resolve`.
+a composed configuration by `experiments.config.resolve`.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ from typing import Any, get_args
 
 from omegaconf import OmegaConf
 
+from experiments.config.settings import Config
+from experiments.config.settings import Train as Train
 from experiments.frozen import FrozenDict, frozen
-from experiments.settings import Config
-from experiments.settings import Train as Train
 
 Value = bool | int | float | str | None
 

@@ -66,7 +66,7 @@ def test_analysis_reads_records_and_nothing_else(source):
 
 
 def test_omegaconf_stays_where_configuration_is_read():
-    homes = ("run.py", "experiments/spec.py", "experiments/sweep/", "hydra_plugins/")
+    homes = ("run.py", "experiments/spec.py", "experiments/config/", "experiments/sweep/", "hydra_plugins/")
     assert [s for s in SOURCES if reaches(s, ["omegaconf"]) and not s.startswith(homes)] == []
 
 
@@ -76,7 +76,8 @@ def test_hydras_faces_are_thin():
 
 
 def test_what_is_counted_before_a_run_is_counted_without_torch():
-    code = "import sys, experiments.sweep.parameters, experiments.resolve; sys.exit('torch' in sys.modules)"
+    modules = "experiments.sweep.parameters, experiments.config.resolve"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
@@ -95,10 +96,15 @@ def test_the_record_needs_the_standard_library_only():
 
 def light():
     """The modules that answer a person at once, or run beside the training: they may import nothing heavy."""
-    sources = ["experiments/spec.py", "experiments/cli.py", "experiments/record.py", "experiments/display.py"]
+    sources = [
+        "experiments/spec.py",
+        "experiments/config/command.py",
+        "experiments/record.py",
+        "experiments/console/display.py",
+    ]
     sources += ["experiments/export/__main__.py", "experiments/predict/__main__.py"]
     sources += (
-        room("experiments/sweep") + room("experiments/trackers") + room("hydra_plugins") + room("analysis")
+        room("experiments/sweep") + room("experiments/tracking") + room("hydra_plugins") + room("analysis")
     )
     return [source.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for source in sources]
 

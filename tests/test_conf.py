@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments import spec
-from experiments.conf import Conf
-from experiments.settings import Config, Terms, Train
+from experiments.config.groups import Conf
+from experiments.config.settings import Config, Terms, Train
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = Conf(ROOT / "conf")

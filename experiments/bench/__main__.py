@@ -5,7 +5,7 @@
 
 import sys
 
-from experiments.commands import run
+from experiments.console.commands import run
 
 if __name__ == "__main__":
     sys.exit(run("experiments.bench", __doc__))

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments.bench.workload import Workload, variant_options
-from experiments.optimise import AdamSettings, PackedAdamW
-from experiments.settings import Train
+from experiments.config.settings import Train
+from experiments.training.adamw import AdamSettings, PackedAdamW
 from variants import Attached, RunConfig, attach, backbone_linears, rates, resolve
 
 LR, CLIP = 1e-4, 1.0

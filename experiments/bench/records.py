@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments.bench.fake import conclude
+from experiments.config.settings import Train
 from experiments.record import RunFolder
-from experiments.settings import Train
 
 VARIANTS = ("lora", "rslora", "loraplus", "dora", "adalora")
 RANKS = (4, 8, 16, 32, 64)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments import models
-from experiments.batches import Batch
-from experiments.conf import Conf
+from experiments.config.groups import Conf
+from experiments.config.settings import Train
 from experiments.errors import UserError
-from experiments.settings import Train
-from experiments.train import autocast
+from experiments.training.batch import Batch
+from experiments.training.loop import autocast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

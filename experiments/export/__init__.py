@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.artifacts import Base, Source, load_base, put_back
 from experiments.errors import UserError
 from experiments.files import replacing_folder, write_json
-from experiments.opened import Base, Source, load_base, put_back
 
 FORMS = ("peft", "merged", "dense-delta")
 DTYPES = ("fp32", "bf16", "fp16")

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from experiments.artifacts import Base, Source, dense_base
 from experiments.errors import UserError
 from experiments.export._fidelity import Reference
-from experiments.opened import Base, Source, dense_base
 from variants import Attached
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from experiments import data
-from experiments.batches import gather
+from experiments.artifacts import Base, Source
 from experiments.errors import UserError
-from experiments.opened import Base, Source
+from experiments.training.batch import gather
 from variants import generator
 
 TEXTS, TOKENS = 8, 16  # of the comparison; tokens of each where no text is at hand

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from experiments.artifacts import Base, Source
 from experiments.errors import UserError
 from experiments.export._fidelity import Reference, installed
-from experiments.opened import Base, Source
 from variants import Attached, merge
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from experiments.artifacts import Base, Source, dense_base
 from experiments.errors import UserError
 from experiments.export import FOUR_BIT
 from experiments.export._fidelity import Reference, installed
-from experiments.opened import Base, Source, dense_base
 from variants import Attached, merge
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from experiments import data
-from experiments.batches import by_length
-from experiments.opened import Base, Source
+from experiments.artifacts import Base, Source
 from experiments.predict import Answer
-from experiments.train import autocast
+from experiments.training.batch import by_length
+from experiments.training.loop import autocast
 
 
 @torch.no_grad()

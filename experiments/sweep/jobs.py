@@ -9,11 +9,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from experiments.cli import plain_errors
+from experiments.config.command import plain_errors
+from experiments.config.composed import spec_of, without_hydra
+from experiments.config.settings import Terms
 from experiments.record import read
-from experiments.settings import Terms
 from experiments.spec import RunSpec
-from experiments.sweep.composed import spec_of, without_hydra
 
 ROOT = Path("runs")
 

@@ -33,9 +33,9 @@ class Fair(OwnSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run round after round; the process ends here unless all went well."""
-        from experiments.cli import plain_errors
-        from experiments.sweep.composed import Command
-        from experiments.sweep.fair import rounds
+        from experiments.config.command import plain_errors
+        from experiments.config.composed import Command
+        from experiments.sweep.tuning import rounds
 
         with plain_errors():
             command = Command(arguments, self.params, master=self.master, loader=self.loader)

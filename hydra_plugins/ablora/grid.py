@@ -29,8 +29,8 @@ class Grid(OwnSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run every cell; the process ends here unless all went well."""
-        from experiments.cli import plain_errors
-        from experiments.sweep.composed import cells
+        from experiments.config.command import plain_errors
+        from experiments.config.composed import cells
         from experiments.sweep.jobs import values_of
 
         with plain_errors():

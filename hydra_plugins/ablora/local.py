@@ -9,7 +9,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from experiments.settings import AtEnd, Terms
+from experiments.config.settings import AtEnd, Terms
 
 
 @dataclass

@@ -30,7 +30,7 @@ import json, os, signal, sys
 import evaluate, torch, wandb
 from transformers import BertModel
 
-from experiments import execute
+from experiments.training import execute
 
 torch.set_num_threads(1)
 for line in sys.stdin:
@@ -224,9 +224,9 @@ def tiny_llama(tmp_path_factory):
 @pytest.fixture
 def cells_of():
     """The specs of a command's words, composed without Hydra; nothing may be wrong with them."""
-    from experiments.conf import Conf
-    from experiments.sweep.grid import Plain, expand
-    from experiments.words import parse
+    from experiments.config.grid import Plain, expand
+    from experiments.config.groups import Conf
+    from experiments.config.overrides import parse
 
     conf = Conf(Path(__file__).resolve().parents[2] / "conf")
 
@@ -287,12 +287,12 @@ def finished(tmp_path_factory, tiny_bert, tiny_gpt2, tiny_llama):
 
     BERT classifies rows of a small table, the others complete short prompts.
     """
-    from experiments.conf import Conf
-    from experiments.execute import execute
-    from experiments.pack import Run
+    from experiments.config.groups import Conf
+    from experiments.config.resolve import resolve
     from experiments.record import RunFolder
-    from experiments.resolve import resolve
-    from experiments.trackers import make
+    from experiments.tracking import make
+    from experiments.training.execute import execute
+    from experiments.training.run_state import Run
 
     conf = Conf(Path(__file__).parents[2] / "conf")
     root, done = tmp_path_factory.mktemp("finished"), {}

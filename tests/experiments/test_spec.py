@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.resolve import check_composition, content_of, resolve
+from experiments.config.resolve import check_composition, content_of, resolve
 from experiments.spec import RunSpec, Train, from_record
 
 SPEC = RunSpec(

@@ -12,7 +12,7 @@ from pathlib import Path
 from experiments import data
 from experiments.bench.fake import specs_of
 from experiments.bench.output import write_csv
-from experiments.progress import Silent
+from experiments.console.progress import Silent
 from experiments.record import RunFolder
 
 TARGET = 2.0
@@ -26,15 +26,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    from experiments import trackers
-    from experiments.execute import execute
-    from experiments.pack import Run
+    from experiments import tracking
+    from experiments.training.execute import execute
+    from experiments.training.run_state import Run
 
     rows = []
     for spec in specs_of(f"variant={options.variant}", f"train.steps={options.steps}", "study=bench"):
         with tempfile.TemporaryDirectory() as folder:
             run_id = spec.run_id(data.fingerprint(spec))
-            run = Run(spec, run_id, RunFolder(Path(folder) / run_id), trackers.make(spec.tracker))
+            run = Run(spec, run_id, RunFolder(Path(folder) / run_id), tracking.make(spec.tracker))
             [record] = execute(
                 [run], display=Silent(), checkpoint_every=float("inf"), checkpoint_steps=options.every
             )

@@ -9,7 +9,7 @@ after more runs, make the report again (python -m analysis.report runs/demo) and
 import argparse
 
 from experiments.sweep.study import folders, study_argument
-from experiments.trackers import _report
+from experiments.tracking import _report
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,5 +28,5 @@ def main(options: argparse.Namespace) -> None:
         entity=options.entity,
         mode=_report.mode_of(options.offline),
         timeout=options.timeout,
-        tell=print,
+        notify=print,
     )

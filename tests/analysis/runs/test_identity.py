@@ -9,7 +9,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from analysis.runs import identity
-from experiments import cli, resolve, spec
+from experiments import spec
+from experiments.config import command as cli
+from experiments.config import resolve
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 

@@ -7,7 +7,7 @@ import pytest
 from experiments.bench import arithmetic, latency, memory, step, table
 from experiments.bench.table import Figure
 from experiments.bench.turns import Spread, added_ratio, in_turn, ratio
-from experiments.commands import run
+from experiments.console.commands import run
 
 
 def test_a_ratio_is_taken_round_by_round():

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import commands
 from experiments.bench.commands import checkpoint
 from experiments.bench.fake import finish, specs_of
+from experiments.console import commands
 from experiments.record import verify
 
 HOME = Path(__file__).parents[3]

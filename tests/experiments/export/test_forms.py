@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from experiments import data
+from experiments.artifacts import open_source
 from experiments.export import Options, _fidelity, export
 from experiments.export.__main__ import main
-from experiments.opened import open_source
 
 VARIANTS = ["lora", "rslora", "loraplus", "dora", "adalora"]
 BASELINES = {"full": {"lr": 0.005}, "bitfit": {}, "probe": {}, "zero": {}}

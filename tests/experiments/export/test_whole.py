@@ -4,9 +4,9 @@ import resource
 
 import pytest
 
+from experiments.artifacts import open_source
 from experiments.export import Options, _fidelity, check_vacant, export
 from experiments.export.__main__ import main
-from experiments.opened import open_source
 
 
 def test_a_folder_in_use_is_left_alone(finished, tmp_path, capsys):

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments import data, models
+from experiments.artifacts import open_source
 from experiments.errors import UserError
 from experiments.export import export
-from experiments.opened import open_source
 from experiments.predict import Predictor
 
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from experiments.artifacts import open_adapter
 from experiments.errors import UserError
-from experiments.opened import open_adapter
 from experiments.predict import Predictor
 from experiments.predict.__main__ import main
 

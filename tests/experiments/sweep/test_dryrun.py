@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from experiments import commands, data
-from experiments.sweep.dryrun.arithmetic import LIBRARIES, disk, evaluation_flops, memory, step_flops
-from experiments.sweep.dryrun.facts import Facts, Task
-from experiments.sweep.dryrun.forecast import ARITHMETIC, MEASURED, SCALED, forecast
-from experiments.sweep.dryrun.table import MOST, duration, page, size
+from experiments import data
+from experiments.console import commands
+from experiments.sweep.preview.arithmetic import LIBRARIES, disk, evaluation_flops, memory, step_flops
+from experiments.sweep.preview.facts import Facts, Task
+from experiments.sweep.preview.forecast import ARITHMETIC, MEASURED, SCALED, forecast
+from experiments.sweep.preview.table import MOST, duration, page, size
 
 FAST = {"step_ms": 20.0, "evaluate_seconds": 3.0, "load_seconds": 0.5, "harness_seconds": 0.25}
 
@@ -32,7 +33,7 @@ def words(tmp_path, tiny_bert, monkeypatch):
 
 
 @pytest.fixture
-def look(words, cells_of, tmp_path):
+def snapshot(words, cells_of, tmp_path):
     """The forecast of a command, on two workers."""
     return lambda command: forecast(
         cells_of(f"{command} {words}"), Facts(), root=tmp_path / "runs", workers=2, speed=1e9
@@ -225,7 +226,7 @@ def test_every_cell_has_a_line(look):
 
 
 def test_many_cells_are_summed_up(look):
-    found = look(f"variant=lora,dora r=3 lr={','.join(f'{i / 1000}' for i in range(1, MOST))}")
+    found = snapshot(f"variant=lora,dora r=3 lr={','.join(f'{i / 1000}' for i in range(1, MOST))}")
     text = shown(found)
     assert f"{len(found.rows)} cells, summed up by variant" in text
     assert text.count("dora") == 1 and "0.001 to 0.059" in text

@@ -23,8 +23,8 @@ PRETEND = """
 import os, socket
 if "PRETEND_HOST" in os.environ:
     socket.gethostname = lambda: os.environ["PRETEND_HOST"]
-    from experiments.sweep import claim
-    claim.claim.__kwdefaults__.update(stale_seconds=float(os.environ["PRETEND_STALE"]), beat_seconds=0.1)
+    from experiments.sweep import lease
+    lease.claim.__kwdefaults__.update(stale_seconds=float(os.environ["PRETEND_STALE"]), beat_seconds=0.1)
 """
 
 # What a worker does, with a training that only takes time. The files and their guards are the real ones.
@@ -47,7 +47,7 @@ class StandIn(Worker):
         done = len(record.read_history(folder.history))
         for tick in range(done, TICKS):
             time.sleep(0.01)
-            if not held.held():
+            if not held.valid():
                 return None
             history.append({"step": tick + 1})
         history.close()

@@ -25,7 +25,7 @@ def on(request, cells_of):
 @pytest.fixture
 def attached():
     """A spec's model, loaded and attached as a run would."""
-    from experiments.train import run_config
+    from experiments.training.loop import run_config
     from variants import attach
 
     def make(spec, classes=3, kind="classification"):
@@ -150,7 +150,7 @@ def test_rules_that_are_not_known_here_are_not_guessed(cells_of):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_rates_are_those_that_the_optimiser_gets(cells_of, variant):
     import variants
-    from experiments.train import run_config
+    from experiments.training.loop import run_config
 
     words = "train.weight_decay=0.03 train.head_lr=0.007" + (" lr=0.002" if variant != "zero" else "")
     (spec,) = cells_of(f"variant={variant} {words}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.settings import Terms
+from experiments.config.settings import Terms
 from experiments.sweep.slurm.settings import Settings
 from experiments.sweep.slurm.submit import Submitter
 

@@ -60,7 +60,7 @@ def test_a_sweep_is_queued_and_runs_from_a_copy_of_the_code(cluster, shell, tmp_
     again = cluster.submit(shell, *words)
     assert "4 in the queue already" in again
     assert not (shell.folder / "runs/toy/.slurm/2").exists()
-    (shell.home / "experiments/execute.py").write_text("raise RuntimeError('edited')")
+    (shell.home / "experiments/training/execute.py").write_text("raise RuntimeError('edited')")
     cluster.wait()
     records = shell.records()
     runs = [(r["spec"]["variant"], r["spec"]["seed"]) for r in records.values()]

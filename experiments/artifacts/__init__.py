@@ -1,0 +1,73 @@
+"""What training left, opened again: finished runs and adapters of PEFT, checked, and put back on their base.
+
+    source = open_source(Path("runs/demo/dora-r8-..."))      # or the folder of an adapter
+    base = load_base(source)                                 # loaded once for all that stand on it
+    attached = put_back(base, [source, another])             # variants.Attached, in evaluation mode
+
+Nothing here imports torch before a base is loaded.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.artifacts._adapter import open_adapter
+from experiments.artifacts._base import Base, dense_base, load_base, put_back
+from experiments.artifacts._run import is_beside_runs, open_run
+from experiments.artifacts._source import Source, check_one_base
+from experiments.errors import UserError
+
+__all__ = [
+    "Base",
+    "Source",
+    "check_flags",
+    "check_one_base",
+    "dense_base",
+    "load_base",
+    "open_adapter",
+    "open_run",
+    "open_source",
+    "open_sources",
+    "put_back",
+]
+
+
+def open_source(path: Path, *, model: str | None = None, labels: tuple[str, ...] = ()) -> Source:
+    """A finished run, or an adapter of PEFT, by its folder; UserError where it is neither, or damaged.
+
+    Args:
+        path: The folder.
+        model: For an adapter only: its base, as a file of conf/model, a folder or a name of the hub. None: as
+            the adapter says.
+        labels: For an adapter only: the names of its classes, by class number.
+    """
+    if _is_adapter(path):
+        return open_adapter(path, model=model, labels=labels)
+    return open_run(path)
+
+
+def open_sources(
+    paths: Sequence[Path], *, model: str | None = None, labels: tuple[str, ...] = ()
+) -> tuple[list[Source], list[Path]]:
+    """Several, as `open_source` opens each, and what was passed over.
+
+    That is what a shell's pattern like runs/demo/* catches beside the runs, such as the report.
+    """
+    beside = [path for path in paths if not _is_adapter(path) and is_beside_runs(path)]
+    wanted = [path for path in paths if path not in beside] or list(paths)
+    check_flags(wanted, model=model, labels=labels)
+    opened = [open_source(path, model=model, labels=labels) for path in wanted]
+    return opened, [path for path in beside if path not in wanted]
+
+
+def check_flags(paths: Sequence[Path], *, model: str | None, labels: tuple[str, ...]) -> None:
+    """Refuse what is said of an adapter where there is none."""
+    for flag, given in (("--model", model), ("--labels", ",".join(labels))):
+        if given and not any(map(_is_adapter, paths)):
+            raise UserError(
+                f"{flag} {given} is for an adapter of PEFT, but {paths[0]} is a run, which says that itself. "
+                f"Leave {flag} out"
+            )
+
+
+def _is_adapter(path: Path) -> bool:
+    return (path / "adapter_config.json").is_file()

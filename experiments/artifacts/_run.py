@@ -1,0 +1,94 @@
+"""Opening a finished run: its folder whole, its end a result."""
+
+from pathlib import Path
+from typing import Any
+
+from experiments import data
+from experiments.artifacts._source import Source
+from experiments.errors import UserError, did_you_mean
+from experiments.record import RunFolder, read, run_folders, verify
+from experiments.spec import RunSpec, from_record
+
+
+def open_run(path: Path) -> Source:
+    """A completed run by its folder. All of its files are compared with the checksums in its record.
+
+    Raises:
+        UserError: there is no run, it has not ended well, or a file is not what the run wrote.
+    """
+    path = path.resolve()
+    folder = RunFolder(path)
+    _check_place(folder)
+    record = read(path)
+    if record is not None and record.get("status") != "completed":
+        raise UserError(
+            f"{path.name} ended as {record.get('status')!r} and left nothing to use. Completed runs do"
+        )
+    problems = verify(path)
+    if record is None or problems:
+        again = f"python -m experiments.sweep retry {path.parent} {path.name}"
+        raise UserError(f"{path} cannot be used: {'; '.join(problems)}. Make it again: {again}")
+    spec = from_record(record["spec"])
+    in_peft = (folder.adapter / "adapter_config.json").is_file()
+    by_name = folder.adapter / "trained.safetensors"
+    return Source(
+        name=path.name,
+        path=path,
+        loading=spec,
+        labels=_labels(record, spec),
+        spec=spec,
+        adapter=folder.adapter if in_peft else None,
+        trained=by_name if by_name.is_file() else None,
+        storage=spec.axes.get("storage") or "fp32",
+        storage_options={k: v for k, v in spec.options.items() if k in ("double_quant", "compute")},
+        precision=spec.train.precision,
+        max_length=spec.dataset_options.get("max_length"),
+        base_sha256=record.get("model", {}).get("sha256"),
+    )
+
+
+def is_beside_runs(path: Path) -> bool:
+    """Whether this stands in a study's folder without being a run of it: its report, a file."""
+    folder = RunFolder(path)
+    if folder.record.exists() or folder.spec.exists() or not path.exists():
+        return False
+    return any(run_folders(path.absolute().parent)) and not any(run_folders(path))
+
+
+def _check_place(folder: RunFolder) -> None:
+    """Whether this is the folder of a run at all, and if not, what it may have been meant to be."""
+    path = folder.path
+    if folder.record.exists() or folder.spec.exists():
+        return
+    if not path.is_dir():
+        known = [other.path.name for other in run_folders(path.parent)]
+        raise UserError(
+            f"there is no folder {path}.{did_you_mean(path.name, known)} Give the folder of a run"
+        )
+    runs = [other.path.name for other in run_folders(path)]
+    if runs:
+        more = f" and {len(runs) - 3} more" if len(runs) > 3 else ""
+        raise UserError(
+            f"{path} is a study. Give one of its runs: {', '.join(str(path / r) for r in runs[:3])}{more}"
+        )
+    held = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
+    raise UserError(
+        f"{path} holds neither a run (record.json) nor an adapter of PEFT (adapter_config.json), but {held}. "
+        "Give the folder of a run, e.g. runs/demo/<run_id>"
+    )
+
+
+def _labels(record: dict[str, Any], spec: RunSpec) -> tuple[str, ...]:
+    """The names of the classes; a record without them is completed from the data that it was made of."""
+    facts = record["data"]
+    if "labels" in facts:
+        return tuple(facts["labels"])
+    if record["primary"]["metric"] == "loss":  # text generation
+        return ()
+    raw = data.read(spec)
+    if raw.sha256["train"] != facts["train_sha256"]:
+        raise UserError(
+            f"{record['run_id']} does not name its classes, and the data that would is not what it was "
+            f"trained on: {spec.dataset_options.get('path') or spec.dataset} has changed. Restore it"
+        )
+    return raw.labels

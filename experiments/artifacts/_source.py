@@ -1,0 +1,68 @@
+"""What is known of a run or an adapter before any model is loaded."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.errors import UserError
+
+if TYPE_CHECKING:
+    from experiments.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Source:
+    """One set of trained parameters, and which base it belongs on."""
+
+    name: str
+    path: Path
+    loading: Any  # what `models.load` reads of a spec
+    labels: tuple[str, ...]  # by class number; empty for text generation
+    spec: "RunSpec | None" = None  # None for an adapter that no run here made
+    adapter: Path | None = None  # the folder in PEFT's format; None where PEFT has no format for it
+    trained: Path | None = None  # the file of tensors by name; None if there is none
+    storage: str = "fp32"  # of the base
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "fp32"  # of the forward pass
+    max_length: int | None = None  # of a text in tokens, as the dataset's option
+    base_sha256: str | None = None  # of the weights that it was trained on
+    notes: tuple[str, ...] = ()  # what to tell people about it
+
+    @property
+    def dataset_options(self) -> Mapping[str, Any]:
+        """How its data was read; nothing is known of an adapter from elsewhere."""
+        return self.spec.dataset_options if self.spec else {}
+
+    @property
+    def kind(self) -> str:
+        """The kind of task."""
+        return "classification" if self.labels else "causal"
+
+    @property
+    def trained_blocks(self) -> int:
+        """How many of the last blocks learned as a whole, and are not in the storage."""
+        return int((self.spec.options.get("unfreeze_top") if self.spec else None) or 0)
+
+    @property
+    def base_name(self) -> str:
+        """The base in the words that others know it by: the hub's name, else the folder."""
+        options = self.loading.model_options
+        return str(options.get("name") or options.get("path") or self.loading.model)
+
+
+def check_one_base(sources: Sequence[Source]) -> None:
+    """Refuse sources that do not stand on one base with one set of classes."""
+    first = sources[0]
+    facts = {
+        "stand on different bases": lambda source: source.base_name,
+        "are of different kinds": lambda source: source.kind,
+        "know different classes": lambda source: ", ".join(source.labels),
+    }
+    for other in sources[1:]:
+        for differ, fact in facts.items():
+            if fact(first) != fact(other):
+                raise UserError(
+                    f"{first.name} and {other.name} {differ} ({fact(first)[:60]}; {fact(other)[:60]}), so "
+                    "that one model cannot answer for both. Give a command for each"
+                )

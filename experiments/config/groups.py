@@ -1,0 +1,209 @@
+"""conf/ as data: its groups, the files of each, and the keys that a command may set, with their types.
+
+Read as plain YAML in milliseconds, so that mistakes are named before Hydra composes anything. `compose` gives
+what Hydra would, for checking; what is run is always what Hydra composed.
+"""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.config.schema import Key
+from experiments.config.settings import AXES, DEFAULTS, FACTS, Config, Train
+from experiments.errors import UserError
+
+REQUIRED = ("method", "lr", "head_lr")  # of a variant's file
+SPECIAL = {"targets": "targets", "study": "study", "workers": "workers"}  # keys with a kind of their own
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML with the numbers of YAML 1.2, as Hydra reads it: 5e-3 is one."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+
+
+class Conf:
+    """The configuration folder, and after it those that a command adds with --config-dir."""
+
+    def __init__(self, *folders: Path):
+        self.folders = folders
+        self._known: dict[tuple[str, ...], Any] = {}  # what was read or derived once
+
+    def groups(self) -> list[str]:
+        """The groups, `experiment` among them."""
+        names = {path.name for folder in self.folders for path in folder.iterdir() if path.is_dir()}
+        return sorted(name for name in names if name != "hydra" and name.isidentifier())
+
+    def choices(self, group: str) -> list[str]:
+        """The files of a group; none if there is no such group."""
+        return self._once(("choices", group), lambda: self._list(group))
+
+    def _list(self, group: str) -> list[str]:
+        found = {
+            path.relative_to(folder / group).with_suffix("").as_posix()
+            for folder in self.folders
+            for path in (folder / group).rglob("*.yaml")
+        }
+        return sorted(found)
+
+    def read(self, group: str, choice: str) -> dict[str, Any]:
+        """A file of a group with the files of its own defaults list under it."""
+        return self._once(("read", group, choice), lambda: self._laid(group, choice))
+
+    def _laid(self, group: str, choice: str) -> dict[str, Any]:
+        content = self._read(f"{group}/{choice}")
+        entries = content.pop("defaults", [])
+        result: dict[str, Any] = {}
+        for entry in [e for e in entries if isinstance(e, str)] + ["_self_"] * ("_self_" not in entries):
+            result = merged(result, content if entry == "_self_" else self.read(group, entry))
+        missing = [key for key in REQUIRED if key not in result] if group == "variant" else []
+        if missing:
+            raise UserError(
+                f"{self._path(f'{group}/{choice}')} has no {', '.join(missing)}. Start from a copy of "
+                f"lora.yaml, or build on it with defaults: [lora, _self_]"
+            )
+        return result
+
+    def about(self, group: str, choice: str) -> str:
+        """The first paragraph of comment in a file: what it is."""
+        lines = self._path(f"{group}/{choice}").read_text("utf-8").splitlines()
+        lines = [line for line in lines if "@package" not in line]
+        paragraph = itertools.takewhile(lambda line: line.startswith("#") and line.strip("# "), lines)
+        return " ".join(line.strip("# ") for line in paragraph)
+
+    def experiment(self, name: str) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
+        """What an experiment sets: files of groups, values, and what it sweeps."""
+        content = self._read(f"experiment/{name}")
+        params = (content.pop("hydra", None) or {}).get("sweeper", {}).get("params") or {}
+        chosen = self._overridden(content.pop("defaults", []))
+        return {group: file for group, file in chosen.items() if "/" not in group}, content, params
+
+    def sweeper(self, experiment: str | None = None) -> tuple[str, dict[str, Any]]:
+        """The sweeper, where a command names none, and what an experiment sets of it but what it sweeps."""
+        content = self._read(f"experiment/{experiment}") if experiment else {}
+        chosen = self._overridden([*self._read("config")["defaults"], *content.get("defaults", [])])
+        settings = (content.get("hydra") or {}).get("sweeper") or {}
+        return chosen["hydra/sweeper"], {key: v for key, v in settings.items() if key != "params"}
+
+    def _overridden(self, defaults: list[Any]) -> dict[str, str]:
+        """The files that a list of defaults names, by their group."""
+        entries = [entry for entry in defaults if isinstance(entry, Mapping)]
+        return {str(key).split()[-1].lstrip("/"): str(v) for entry in entries for key, v in entry.items()}
+
+    def compose(
+        self, choices: Mapping[str, str], *, values: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The configuration with these files chosen, `values` (of an experiment) over it."""
+        primary = {
+            key: value for key, value in self._read("config").items() if key not in ("defaults", "hydra")
+        }
+        groups = {g: self.read(g, choice) for g, choice in choices.items() if g != "experiment"}
+        return merged(merged(primary, groups), values or {})
+
+    def defaults(self) -> dict[str, str]:
+        """The file of each group that is taken when a command names none."""
+        entries = (e for e in self._read("config")["defaults"] if isinstance(e, dict))
+        return {key: value for entry in entries for key, value in entry.items() if key in self.groups()}
+
+    def short_keys(self) -> dict[str, Key]:
+        """The keys without a dot that are no groups."""
+        found = {}
+        for f in fields(Config):
+            if f.name in SPECIAL:
+                found[f.name] = Key(f.name, SPECIAL[f.name], optional=f.default is None)
+            elif f.name not in self.groups():
+                found[f.name] = Key.of_annotation(f.name, f.type, f.metadata["allowed"])
+        return found
+
+    def keys(self, group: str, choice: str) -> dict[str, Key]:
+        """The keys that a file of a group has, by their dotted names."""
+        return self._once(("keys", group, choice), lambda: self._keys(group, choice))
+
+    def _keys(self, group: str, choice: str) -> dict[str, Key]:
+        if group == "train":
+            return {
+                f"train.{f.name}": Key.of_annotation(f"train.{f.name}", f.type, f.metadata["allowed"])
+                for f in fields(Train)
+            }
+        content = self.read(group, choice)
+        ranges = content.get("ranges", {})
+        hidden = (
+            (*FACTS, *DEFAULTS)
+            if group == "variant"
+            else ("name", "ranges")
+            if group != "model"
+            else ("ranges",)
+        )
+        return {
+            key.name: key
+            for key in (
+                self._key(group, name, default, ranges.get(name))
+                for name, default in content.items()
+                if name not in hidden
+            )
+        }
+
+    def _key(self, group: str, name: str, default: Any, allowed: Any) -> Key:
+        dotted = f"{group}.{name}"
+        if group == "variant" and name in AXES:
+            return Key(dotted, "text", default is None, tuple(allowed or self.axis_values(name)))
+        key = Key.of_default(dotted, None if default == "???" else default, allowed)
+        return replace(key, kind="texts") if group == "dataset" and key.kind == "text" else key
+
+    def axis_values(self, axis: str) -> list[str]:
+        """Every value of an axis that some variant names."""
+        return self._once(("axis", axis), lambda: self._values(axis))
+
+    def _values(self, axis: str) -> list[str]:
+        files = [self.read("variant", name) for name in self.choices("variant")]
+        named = [content.get(axis) for content in files]
+        allowed = [value for content in files for value in content.get("ranges", {}).get(axis, [])]
+        return list(dict.fromkeys(value for value in (*allowed, *sorted(filter(None, named)))))
+
+    def _path(self, name: str) -> Path:
+        paths = (folder / f"{name}.yaml" for folder in self.folders)
+        return next(path for path in paths if path.is_file())
+
+    def _read(self, name: str) -> dict[str, Any]:
+        """One file as it stands; the copy may be changed at its top."""
+        return dict(self._once(("file", name), lambda: _load(self._path(name))))
+
+    def _once(self, name: tuple[str, ...], make: Callable[[], Any]) -> Any:
+        if name not in self._known:
+            self._known[name] = make()
+        return self._known[name]
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        return yaml.load(path.read_text("utf-8"), _Loader) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`, mappings merged key by key."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value with its dotted key."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

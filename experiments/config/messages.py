@@ -1,0 +1,141 @@
+"""Sentences for what is not there: a key, or a file of a group; with what was probably meant."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from experiments.config.groups import Conf
+from experiments.config.overrides import Word
+from experiments.config.settings import DEFAULTS, FACTS
+from experiments.errors import did_you_mean, nearest
+
+# What other tools call our keys.
+_ELSEWHERE = {
+    "alpha_r": "alpha",
+    "batch": "train.batch_size",
+    "data": "dataset",
+    "epoch": "train.epochs",
+    "experiment_name": "study",
+    "learning_rate": "lr",
+    "lora_alpha": "alpha",
+    "lora_dropout": "variant.dropout",
+    "max_steps": "train.steps",
+    "method": "variant",
+    "modules": "targets",
+    "rank": "r",
+    "seeds": "seed",
+    "target_modules": "targets",
+}
+_ANY = {
+    "model": ("hf", "Any model of the hub: model=hf model.name={}."),
+    "dataset": ("csv", "A file of your own: dataset=csv dataset.path={}."),
+}
+
+
+def no_choice(group: str, value: object, conf: Conf) -> str:
+    """A group has no such file."""
+    known = conf.choices(group)
+    hint = did_you_mean(str(value), known)
+    file, other = _ANY.get(group, ("", ""))
+    other = f" {other.format(value)}" if file in known and not hint else ""
+    noun = {"train": "file of training settings"}.get(group, group)
+    given = "null" if value is None else str(value)
+    return f"There is no {noun} {given!r}.{hint} Known: {', '.join(known)}.{other}"
+
+
+def no_key(name: str, conf: Conf, chosen: Mapping[str, Sequence[str]]) -> str:
+    """No key of this name, or not in all the files that the command chooses."""
+    group, _, last = name.partition(".")
+    if group == "variant" and last in (*FACTS, *DEFAULTS):
+        outside = {"head_lr": "train.head_lr"}.get(last, last)
+        return (
+            f"{name} is the variant's own default and stays as its file says: write {outside}=... instead."
+            if last in DEFAULTS
+            else f"{name} says what the variant is and cannot be set."
+        )
+    if group in chosen and last:
+        having = [file for file in conf.choices(group) if name in conf.keys(group, file)]
+        if having:
+            return _not_here(name, group, having, chosen[group])
+    known = [
+        *conf.short_keys(),
+        *chosen,
+        *(k for g, files in chosen.items() for f in files for k in conf.keys(g, f)),
+    ]
+    hint = _meant(name, list(dict.fromkeys(known)))
+    if group in chosen and last and not hint:
+        keys = sorted(k for file in chosen[group][:1] for k in conf.keys(group, file))
+        hint = f" {group}={chosen[group][0]} has {', '.join(keys)}."
+    elif not hint:
+        hint = (
+            f" Known: {', '.join([*conf.short_keys(), *chosen])}, and keys with a dot, as --help shows them."
+        )
+    return f"There is no key {name!r}.{hint}"
+
+
+def no_plugin(group: str, value: object, conf: Conf) -> list[str]:
+    """What is wrong with the choice of a launcher or sweeper, if anything is."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # they file their configurations when they are found
+    if not isinstance(value, str):
+        return [f"{group} takes a name, not {value!r}."]
+    files = [Path(name).stem for name in ConfigStore.instance().list(group)] + conf.choices(group)
+    known = sorted(set(files))
+    if str(value) in known:
+        return []
+    return [
+        f"There is no {group} {str(value)!r}.{did_you_mean(str(value), known)} Known: {', '.join(known)}."
+    ]
+
+
+def no_whole_group(word: Word) -> list[str]:
+    """What is wrong with a word that sets all of hydra.launcher or hydra.sweeper at once."""
+    if all(isinstance(value, dict) for value in word.values):
+        return []
+    group = word.key.replace(".", "/")
+    return [
+        f"{word.key} is a group of keys: write {group}=<name> to choose another, {word.key}.<key>=... to set "
+        f"a key of it."
+    ]
+
+
+def no_launcher_key(word: Word, launchers: Sequence[Word], conf: Conf) -> list[str]:
+    """What is wrong with a word on Slurm's jobs; other launchers' keys are Hydra's to check."""
+    from experiments.sweep.slurm.settings import BY_SPEC, problems_of
+
+    key = word.key.removeprefix("hydra.launcher.")
+    if not launchers:
+        return [f"{word.key} is of a launcher that is not chosen: add hydra/launcher=slurm."]
+    file = launchers[0].values[0]
+    if file not in conf.choices("hydra/launcher"):
+        return []
+    if word.swept:
+        return [
+            f"{word.key} takes one value per command; what differs by variant or model is set in resources."
+        ]
+    return list(problems_of(key, word.values[0], known={kind: conf.choices(kind) for kind in BY_SPEC}))
+
+
+def _not_here(name: str, group: str, having: Sequence[str], chosen: Sequence[str]) -> str:
+    """A key that other files of its group have."""
+    lacking = ",".join(file for file in chosen if file not in having)
+    verb = "has" if len(having) == 1 else "have"
+    if len(chosen) > 1:
+        elsewhere = f"give it in a command without {group}={lacking}"
+    else:
+        elsewhere = f"write {group}={having[0]}" if len(having) == 1 else "choose one of these"
+    known = ", ".join(having)
+    return f"{group}={lacking} has no key {name} ({known} {verb} it): leave {name} out, or {elsewhere}."
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """The nearest key: one of the same last part, another tool's name for it, or one spelled alike."""
+    last = name.rpartition(".")[2]
+    same = [key for key in known if key.rpartition(".")[2] == last]
+    elsewhere = _ELSEWHERE.get(last)
+    if same or elsewhere:
+        return f" Did you mean {(same[0] if same else elsewhere)!r}?"
+    lasts = {key.rpartition(".")[2]: key for key in reversed(known)}
+    meant = nearest(name, known) or lasts.get(nearest(last, lasts) or "")
+    return f" Did you mean {meant!r}?" if meant else ""

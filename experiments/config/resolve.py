@@ -1,0 +1,205 @@
+"""From a composed configuration to a RunSpec, and what no combination of its values may be."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from experiments.config.settings import AXES, DEFAULTS, FACTS, SHORT
+from experiments.errors import did_you_mean
+from experiments.frozen import FrozenDict
+from experiments.spec import RunSpec, Train
+from variants._patterns import read_patterns
+
+Made = TypeVar("Made")
+
+
+def resolve(config: Mapping[str, Any], *, choices: Mapping[str, str]) -> RunSpec:
+    """The run that a composed configuration asks for.
+
+    Args:
+        config: conf/config.yaml composed, as plain containers with values of the right types.
+        choices: The file chosen in each group; variant and model are known by it.
+    """
+    variant, train, dataset = config["variant"], config["train"], config["dataset"]
+    uses = variant.get("uses", SHORT)
+    lr = next(rate for rate in (config["lr"] if "lr" in uses else None, variant["lr"]) if rate is not None)
+    head_lr = next(rate for rate in (train["head_lr"], variant["head_lr"], lr) if rate is not None)
+    targets = config["targets"] if config["targets"] is not None else variant.get("targets")
+    return RunSpec(
+        study=config["study"],
+        variant=choices["variant"],
+        method=variant["method"],
+        r=config["r"] if "r" in uses else None,
+        alpha=config["alpha"] if "alpha" in uses else None,
+        targets=targets if "targets" in uses else None,
+        axes=_axes(variant, train["precision"]),
+        options=_options(variant, (*FACTS, *AXES, *DEFAULTS)),
+        model=choices["model"],
+        model_options=_identified(config["model"]),
+        dataset=dataset["name"],
+        dataset_options=_options(dataset, ("name", "ranges")),
+        lr=float(lr),
+        train=_train(train, float(head_lr)),
+        seed=config["seed"],
+        tracker=_options(config["tracker"], ("ranges",)),
+        signatures=config["signatures"],
+    )
+
+
+def check_composition(config: Mapping[str, Any], *, choices: Mapping[str, str]) -> list[str]:
+    """What is wrong with the combination of values that are each allowed: one sentence per problem."""
+    checks = _check_adapters if config["variant"]["method"] == "adapters" else _check_baseline
+    return [
+        *checks(config["variant"], choices["variant"]),
+        *_check_train(config["train"]),
+        *_check_pruning(config["variant"], config["train"]["steps"]),
+        *_check_places(config, choices),
+    ]
+
+
+def _check_adapters(variant: Mapping[str, Any], name: str) -> list[str]:
+    delta, found = variant.get("delta"), []
+    if delta in (None, "none"):
+        found.append(
+            f"variant={name} trains adapters and needs a delta; variant=probe is what trains the head alone"
+        )
+    elif variant.get("controller") == "adalora_budget" and delta != "adalora":
+        found.append(
+            f"controller=adalora_budget prunes the singular values of delta=adalora, but variant={name} has "
+            f"delta={delta} here: set variant.delta=adalora or variant.controller=none"
+        )
+    for option in ("rank_pattern", "alpha_pattern"):
+        try:
+            read_patterns(f"variant.{option}", variant.get(option))
+        except ValueError as error:
+            found.append(str(error).rstrip("."))
+    return found
+
+
+def _check_pruning(variant: Mapping[str, Any], steps: int | None) -> list[str]:
+    first, last = variant.get("t_init", 0), variant.get("t_final", 0)
+    shares = [t if t < 1 else t / steps for t in (first, last) if t < 1 or steps is not None]
+    if sum(shares) < 1:
+        return []
+    return [
+        f"variant.t_init={first:g} and variant.t_final={last:g} leave no steps to prune in: together they "
+        f"have to be less than the run (below 1 each is a share of it, from 1 on a number of steps)"
+    ]
+
+
+def _check_baseline(variant: Mapping[str, Any], name: str) -> list[str]:
+    found = [
+        f"variant={name} has no adapters, so {axis}={variant[axis]} means nothing to it: leave "
+        f"variant.{axis} out, or take variant={name} out of this command"
+        for axis, neutral in (("delta", "none"), ("grouping", "uniform"), ("controller", "none"))
+        if variant.get(axis, neutral) != neutral
+    ]
+    if variant["method"] in ("full", "bitfit") and variant.get("storage") not in (None, "fp32"):
+        found.append(
+            f"variant={name} trains the base itself, and weights in {variant['storage']} cannot be trained: "
+            f"set variant.storage=fp32, or train adapters on them (variant=qlora)"
+        )
+    return found
+
+
+def _check_train(train: Mapping[str, Any]) -> list[str]:
+    steps, epochs, batch, micro = (
+        train[key] for key in ("steps", "epochs", "batch_size", "micro_batch_size")
+    )
+    found = []
+    if steps is not None and epochs is not None:
+        found.append(
+            f"train.steps={steps} and train.epochs={epochs} are two answers to one question: give one of them"
+        )
+    if steps is None and epochs is None:
+        found.append("a run needs a length: give train.steps or train.epochs")
+    if micro is not None and batch % micro:
+        fitting = [size for size in range(1, batch + 1) if batch % size == 0]
+        found.append(
+            f"train.micro_batch_size={micro} does not divide train.batch_size={batch}: take one of "
+            f"{', '.join(map(str, fitting))}"
+        )
+    return found
+
+
+def _check_places(config: Mapping[str, Any], choices: Mapping[str, str]) -> list[str]:
+    """Whether it is said where model and data are, and the data is there."""
+    model, dataset, found = config["model"], config["dataset"], []
+    if not model.get("name") and not model.get("path"):
+        found.append(
+            f"model={choices['model']} needs to know which one: model.name=roberta-base or another name of "
+            f"the hub, or model.path=<folder>"
+        )
+    if "path" in dataset and not dataset["path"]:
+        found.append(f"dataset={choices['dataset']} needs to know where the data is: dataset.path=<file>")
+    for path in _texts(dataset.get("path")):
+        place = Path(path).expanduser()
+        if not any(c in path for c in "*?[") and not place.exists():
+            names = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
+            found.append(
+                f"dataset.path={path}: there is no such file (looked for {place.absolute()})."
+                f"{did_you_mean(place.name, names)}"
+            )
+    return found
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts in a value, in a list of them or in a mapping of them."""
+    if isinstance(value, Mapping):
+        return [text for v in value.values() for text in _texts(v)]
+    if isinstance(value, list | tuple):
+        return [text for v in value for text in _texts(v)]
+    return [] if value is None else [str(value)]
+
+
+def _once(make: Callable[..., Made]) -> Callable[..., Made]:
+    """`make`, called once for equal arguments: a sweep of 100,000 cells has few different parts."""
+    made: dict[str, Made] = {}
+
+    def get(*arguments: Any) -> Made:
+        spelled = repr(arguments)  # tells 1 from true
+        if spelled not in made:
+            made[spelled] = make(*arguments)
+        return made[spelled]
+
+    return get
+
+
+@_once
+def _options(content: Mapping[str, Any], without: tuple[str, ...]) -> FrozenDict:
+    return FrozenDict({key: value for key, value in content.items() if key not in without})
+
+
+@_once
+def _axes(variant: Mapping[str, Any], precision: str) -> FrozenDict:
+    """The axes as resolved; for a baseline only how its base is stored is one."""
+    axes = {axis: variant.get(axis) for axis in AXES} if variant["method"] == "adapters" else {}
+    return FrozenDict({**axes, "storage": variant.get("storage") or precision})
+
+
+@_once
+def _train(train: Mapping[str, Any], head_lr: float) -> Train:
+    return Train(**{**train, "head_lr": head_lr})
+
+
+@_once
+def _identified(options: Mapping[str, Any]) -> FrozenDict:
+    """A model's options; a model in a folder is known by what the folder holds, or by a pinned hash."""
+    places = (Path(str(options[key])).expanduser() for key in ("path", "name") if options.get(key))
+    folder = next((place for place in places if place.is_dir()), None)
+    content = {} if folder is None or options.get("sha256") else {"content": content_of(folder)}
+    return FrozenDict({**_options(options, ("ranges",)), **content})
+
+
+def content_of(folder: Path) -> str:
+    """A cheap identity of a model's folder, wherever it lies: names, sizes and samples of its files."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in folder.glob("*") if p.suffix in (".safetensors", ".bin", ".json")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as stream:
+            for start in range(0, size, max(65536, size // 64)):
+                stream.seek(start)
+                digest.update(stream.read(65536))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""What people see in the terminal while a sweep runs and at its end."""

@@ -1,0 +1,204 @@
+"""What a person sees of a sweep: bars on a terminal, a few plain lines anywhere else, and a table at the end.
+
+    on a terminal     one bar per running run, one for the sweep with the time left, refreshed twice a second
+    elsewhere         a line when a run starts, at each quarter of it, and when it ends
+
+NO_COLOR, TERM=dumb and the terminal's width are respected. Calls are cheap: `step` stores two numbers.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from experiments.console.summary import COLOURS, results_table
+
+_NARROW = 70  # columns under which a bar row keeps only the name, the bar and the percentage
+
+
+@dataclass
+class _Run:
+    """One run that is going on."""
+
+    steps: int
+    done: int  # steps that an earlier process did
+    step: int
+    begun: float
+    loss: float | None = None
+
+    @property
+    def share(self) -> float:
+        """How much of the run is done, from 0 to 1."""
+        return min(1.0, self.step / self.steps) if self.steps else 0.0
+
+    @property
+    def left(self) -> str:
+        """The time left, at the pace of this process."""
+        here = max(0, self.step - self.done)
+        elapsed = time.monotonic() - self.begun
+        return _duration(elapsed * (self.steps - self.step) / here if here else None)
+
+
+class Display:
+    """Shows a sweep while it runs. Use as a context manager; it leaves the terminal as it found it."""
+
+    def __init__(self, *, console: Console | None = None, live: bool | None = None):
+        """`live` None means bars where the console is a terminal that can draw them."""
+        self.console = console or Console(highlight=False, soft_wrap=False)
+        capable = self.console.is_terminal and not self.console.is_dumb_terminal
+        self._live_wanted = capable if live is None else live
+        self._live: Live | None = None
+        self._lock = threading.RLock()
+        self._runs: dict[str, _Run] = {}
+        self._total = self._skipped = self._ended = self._failed = 0
+        self._begun = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._live_wanted:
+            self._live = Live(self, console=self.console, refresh_per_second=2, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def sweep(self, total: int, skipped: int = 0) -> None:
+        """Say how many runs the sweep has, `skipped` of them being finished already."""
+        with self._lock:
+            self._total, self._skipped, self._begun = total, skipped, time.monotonic()
+        done = f", {skipped} already finished" if skipped else ""
+        self.note(f"{_count(total, 'run')}{done}")
+
+    def run_started(self, run_id: str, steps: int, done: int = 0) -> None:
+        """A run begins; it has `steps` steps, the first `done` of them done before an interruption."""
+        with self._lock:
+            self._runs[run_id] = _Run(steps, done, step=done, begun=time.monotonic())
+        if self._live is None:
+            resumed = f", {done} done before" if done else ""
+            self.note(f"{self._position()} {run_id} started, {_count(steps, 'step')}{resumed}")
+
+    def step(self, run_id: str, step: int, loss: float | None = None) -> None:
+        """A run has done its `step`-th step."""
+        run = self._runs.get(run_id)
+        if run is None:
+            return
+        before, run.step = run.step, step
+        run.loss = loss if loss is not None else run.loss
+        quarter = _quarter(step, run.steps)
+        if self._live is None and quarter > _quarter(before, run.steps) and quarter < 4:
+            self.note(f"  {run_id} {quarter * 25}%{_loss(run.loss)}, {run.left} left")
+
+    def run_finished(self, run_id: str, status: str, metrics: Mapping[str, float] | str = "") -> None:
+        """A run has ended with the record's status; `metrics` are its results, or a line about them."""
+        words = metrics if isinstance(metrics, str) else _metrics_line(metrics)
+        with self._lock:
+            run = self._runs.pop(run_id, None)
+            self._ended += 1
+            self._failed += status in ("failed", "oom")
+        took = f" in {_duration(time.monotonic() - run.begun)}" if run else ""
+        colour = COLOURS.get(status, "red")
+        line = Text.assemble(f"{self._position(0)} {run_id} ", (status, colour), f"{took}")
+        self._print(line.append(f"  {words}" if words else ""))
+
+    def note(self, text: str) -> None:
+        """One line for the person, above the bars."""
+        self._print(Text(text))
+
+    def results(self, records: Iterable[Mapping[str, Any]], report: str | None = None) -> None:
+        """The last thing a sweep shows: the table of its results, and where the report is."""
+        self.close()
+        found = list(records)
+        if found:
+            self.console.print(results_table(found, width=self.console.width))
+        if report:
+            self.console.print(Text(f"Report: {report}"), soft_wrap=True)  # a path is copied whole
+
+    def _print(self, line: Text) -> None:
+        """Wrap at words on a terminal; elsewhere a line is a line."""
+        self.console.print(line, soft_wrap=not self.console.is_terminal)
+
+    def close(self) -> None:
+        """Take the bars away. Further notes are plain lines."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __rich__(self) -> RenderableType:
+        """The bars, drawn anew at each refresh."""
+        with self._lock:
+            runs = list(self._runs.items())
+            ended = self._ended
+        width, room = self.console.width, max(1, self.console.height - 4)
+        grid = Table.grid(padding=(0, 1), expand=True)
+        grid.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
+        grid.add_column(ratio=2, min_width=8)
+        grid.add_column(no_wrap=True, justify="right")
+        for run_id, run in runs[:room]:
+            bar = ProgressBar(total=1.0, completed=run.share)
+            grid.add_row(Text(run_id), bar, Text(_run_words(run, width)))
+        hidden = len(runs) - len(runs[:room])
+        rest = [Text(f"and {hidden} more running", style="dim")] if hidden else []
+        return Group(grid, *rest, self._sweep_row(runs, ended, width))
+
+    def _sweep_row(self, runs: Sequence[tuple[str, _Run]], ended: int, width: int) -> RenderableType:
+        to_do = max(1, self._total - self._skipped)
+        share = min(1.0, (ended + sum(run.share for _, run in runs)) / to_do)
+        failed = f", {self._failed} failed" if self._failed else ""
+        elapsed = time.monotonic() - self._begun
+        time_left = _duration(elapsed * (1 - share) / share if share else None)
+        left = f", {time_left} left" if width >= _NARROW else ""
+        words = f"{ended + self._skipped}/{self._total} runs{failed}{left}"
+        grid = Table.grid(padding=(0, 1), expand=True)
+        grid.add_column(ratio=1, min_width=8)
+        grid.add_column(no_wrap=True, justify="right")
+        grid.add_row(ProgressBar(total=1.0, completed=share), Text(words, style="bold"))
+        return grid
+
+    def _position(self, ahead: int = 1) -> str:
+        """Where in the sweep a run stands, e.g. "[3/6]"; `ahead` counts a run that has just started."""
+        running = len(self._runs) if ahead else 0
+        return f"[{self._skipped + self._ended + running}/{self._total}]"
+
+
+def _run_words(run: _Run, width: int) -> str:
+    percent = f"{run.share:4.0%}"
+    if width < _NARROW:
+        return percent
+    return f"{run.step}/{run.steps}{_loss(run.loss)} {percent} {run.left}"
+
+
+def _quarter(step: int, steps: int) -> int:
+    return 4 * step // steps if steps else 0
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "--:--"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _loss(loss: float | None) -> str:
+    return "" if loss is None else f" loss {loss:.3f}"
+
+
+def _metrics_line(metrics: Mapping[str, float]) -> str:
+    """The last validation and the test; the losses only where there is nothing else."""
+    ends = {key: value for key, value in metrics.items() if key.split("/")[0] in ("validation", "test")}
+    scores = {key: value for key, value in ends.items() if not key.endswith("/loss")}
+    return "  ".join(f"{key} {value:.3f}" for key, value in (scores or ends).items())
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

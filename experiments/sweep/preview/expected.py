@@ -1,0 +1,84 @@
+"""The runs that a command would make: those of its product, or the rounds of a fair sweep."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.config.command import page
+from experiments.config.composed import Command, of_line
+from experiments.errors import UserError
+from experiments.spec import RunSpec
+from experiments.sweep.tuning.protocol import Cell, next_round
+from experiments.sweep.tuning.rounds import Maker, Results
+from experiments.sweep.tuning.settings import Settings, problems, settings_of
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The runs of a command as far as they are known before it starts."""
+
+    specs: list[RunSpec]
+    workers: int | str
+    notes: tuple[str, ...] = ()  # what is not known of them
+
+
+def expected(arguments: Sequence[str], *, conf: Path, root: Path) -> Expected:
+    """The runs of what stands behind run.py; UserError naming every mistake.
+
+    Args:
+        arguments: The words, and flags such as -m and --config-dir.
+        conf: The folder of the configuration.
+        root: The folder of all studies: what was tuned already decides which rounds are left.
+    """
+    command, config = of_line(arguments, conf)
+    sweeper = config.hydra.runtime.choices["hydra/sweeper"]
+    if sweeper == "fair":
+        return _rounds(command, config, root)
+    notes = (
+        () if sweeper == "grid" else (f"hydra/sweeper={sweeper} may choose other runs than this product.",)
+    )
+    return Expected(command.specs(), config.workers, notes)
+
+
+def _rounds(command: Command, config: DictConfig, root: Path) -> Expected:
+    """All tuning runs of the grids as they are, and the confirmation at the chosen or the middle point."""
+    plain = OmegaConf.to_container(config.hydra.sweeper)
+    assert isinstance(plain, dict)
+    values = {f.name: plain[f.name] for f in fields(Settings)}
+    given = next((word.values for word in command.words if word.key == "seed"), None)
+    if wrong := problems(values, given):
+        raise UserError(page(wrong))
+    settings = settings_of(values)
+    seeds = settings.confirm_seeds if given is None else given
+    maker = Maker(command, settings)
+    found = next_round(maker.grids, maker.make, Results(root).outcome, settings, seeds)
+    specs: list[RunSpec] = []
+    for cell in found.cells:
+        if cell.tunable:
+            specs += cell.runs("tune", list(cell.specs), settings.tune_seeds)
+        specs += cell.runs("confirm", [_point(cell)], seeds)
+    return Expected(specs, config.workers, (_told(found.cells, settings, seeds),))
+
+
+def _point(cell: Cell) -> tuple:
+    middle = list(cell.specs)[len(cell.specs) // 2]
+    return cell.chosen or middle
+
+
+def _told(cells: Sequence[Cell], settings: Settings, seeds: Sequence[int]) -> str:
+    tunable = [cell for cell in cells if cell.tunable]
+    open_ = any(cell.chosen is None for cell in tunable)
+    each = len(settings.tune_seeds) * len(tunable)
+    points = max((len(cell.specs) for cell in tunable), default=0)
+    return (
+        f"hydra/sweeper=fair: {points} points for each of {len(tunable)} cells on seeds "
+        f"{_listed(settings.tune_seeds)}, then seeds {_listed(seeds)} at the point that validation recommends"
+        f"{', shown here at the middle one' if open_ else ''}. While a best value lies on an edge, up to "
+        f"{settings.extensions} times {each} more tuning runs."
+    )
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,183 @@
+"""What fair tuning runs next: a function of the settings and of what has a result, and of nothing else.
+
+    round 0            every point of every cell with every tuning seed
+    round 1, 2, ...    the points by which the grids have grown (see `grids`)
+    the last round     the chosen point of every cell with every confirmation seed
+
+The rounds are played again from the first one each time, so that the same command finds its place whatever
+was interrupted. Cells on one model and one dataset are compared and keep equally many points.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import mean
+from typing import Any
+
+from experiments.spec import RunSpec
+from experiments.sweep.tuning.grids import Grid, Point, Scores, best, edges, grown, points
+from experiments.sweep.tuning.settings import Settings
+
+FAILED = "failed"
+Outcome = float | str | None  # the score on validation, -inf if it diverged, FAILED, or None: no result yet
+Make = Callable[[Sequence[tuple[int, Point]]], Sequence[RunSpec]]
+
+
+@dataclass
+class Cell:
+    """One cell: the number it has in the command, its grid, and its specs by point, of the seed 0."""
+
+    number: int
+    grid: Grid
+    specs: dict[Point, RunSpec] = field(default_factory=dict)
+    scores: Scores = field(default_factory=dict)
+
+    @property
+    def first(self) -> RunSpec:
+        """The spec of its first point."""
+        return next(iter(self.specs.values()))
+
+    @property
+    def name(self) -> str:
+        """What people call it: dora-r8-qv-scipy_topics."""
+        return self.first.cell()
+
+    @property
+    def tunable(self) -> bool:
+        """Whether its points are different runs: a method without a learning rate has one for all."""
+        return len(set(self.specs.values())) > 1
+
+    @property
+    def chosen(self) -> Point | None:
+        """The point to confirm; None where every one was lost."""
+        return best(self.grid, self.scores) if self.tunable else next(iter(self.specs))
+
+    @property
+    def edge(self) -> bool:
+        """Whether the best point still lies on an edge."""
+        return self.tunable and bool(edges(self.grid, self.scores))
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """The keys of its record in which its points differ."""
+        if not self.tunable:
+            return ()
+        flat = [_flat(spec.as_record()) for spec in self.specs.values()]
+        return tuple(sorted(key for key in flat[0] if len({str(content[key]) for content in flat}) > 1))
+
+    def runs(self, phase: str, at: Sequence[Point], seeds: Sequence[int]) -> list[RunSpec]:
+        """Runs at some points with some seeds."""
+        tuned = self.tuned
+        return [
+            replace(self.specs[point], phase=phase, seed=seed, tuned=tuned) for point in at for seed in seeds
+        ]
+
+
+@dataclass
+class Round:
+    """The runs of one round that have no result; none left to launch if `specs` is empty."""
+
+    number: int
+    phase: str
+    specs: list[RunSpec]
+    cells: list[Cell]
+    done: bool = False
+
+
+def next_round(
+    grids: Mapping[int, Grid],
+    make: Make,
+    outcome: Callable[[RunSpec], Outcome],
+    settings: Settings,
+    seeds: Sequence[int],
+) -> Round:
+    """The first round after `settings.launched` in which something is missing, or the end.
+
+    Args:
+        grids: The initial grid of each cell.
+        make: The specs of (cell, point) pairs, all at once.
+        outcome: What a run gave.
+        settings: How to tune.
+        seeds: Those to confirm with.
+
+    Returns:
+        The round; with `done` if nothing is left to be launched: then its `specs` are the confirmations that
+        have a result.
+    """
+    cells = [Cell(number, grid) for number, grid in grids.items()]
+    for number in range(settings.extensions + 1):
+        _add_specs(cells, make)
+        tuning = [cell for cell in cells if cell.tunable]
+        runs = [run for cell in tuning for run in cell.runs("tune", list(cell.specs), settings.tune_seeds)]
+        missing = [run for run in runs if outcome(run) in (None, FAILED)]
+        if missing and number > settings.launched:
+            return Round(number, "tune", missing, cells)
+        for cell in tuning:
+            cell.scores = _scores(cell, outcome, settings.tune_seeds)
+        if number == settings.extensions or not _grow(tuning):
+            break
+    last = settings.extensions + 1
+    confirmed = [cell for cell in cells if cell.chosen is not None]
+    runs = [run for c in confirmed if c.chosen is not None for run in c.runs("confirm", [c.chosen], seeds)]
+    missing = [run for run in runs if outcome(run) in (None, FAILED)]
+    if missing and last > settings.launched:
+        return Round(last, "confirm", runs, cells)
+    return Round(last, "confirm", [run for run in runs if run not in set(missing)], cells, done=True)
+
+
+def lost(found: Round, outcome: Callable[[RunSpec], Outcome], seeds: Sequence[int]) -> int:
+    """How many cells have no result to show, or not all of them, once the rounds are over."""
+    wanted = (
+        [] if cell.chosen is None else cell.runs("confirm", [cell.chosen], seeds) for cell in found.cells
+    )
+    return sum(not runs or any(outcome(run) in (None, FAILED) for run in runs) for runs in wanted)
+
+
+def _add_specs(cells: Sequence[Cell], make: Make) -> None:
+    """The specs of the points that are new."""
+    new = [(cell, point) for cell in cells for point in points(cell.grid) if point not in cell.specs]
+    specs = make([(cell.number, point) for cell, point in new])
+    for (cell, point), spec in zip(new, specs, strict=True):
+        cell.specs[point] = spec
+
+
+def _scores(cell: Cell, outcome: Callable[[RunSpec], Outcome], seeds: Sequence[int]) -> Scores:
+    """Mean score by point; -inf where a run diverged, no entry where one failed."""
+    scores = {}
+    for point in cell.specs:
+        got = [outcome(run) for run in cell.runs("tune", [point], seeds)]
+        values = [value for value in got if isinstance(value, float)]
+        if -math.inf in values:
+            scores[point] = -math.inf
+        elif len(values) == len(got):
+            scores[point] = mean(values)
+    return scores
+
+
+def compared(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells whose grids grow together: those of each model and dataset."""
+    places: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        spec = cell.first
+        place = (spec.model, spec.model_options, spec.dataset, spec.dataset_options)
+        places.setdefault(place, []).append(cell)
+    return list(places.values())
+
+
+def _grow(cells: Sequence[Cell]) -> bool:
+    """Give cells larger grids, those of each comparison together; whether any grew."""
+    grew = False
+    for members in compared(cells):
+        larger = grown({c.number: c.grid for c in members}, {c.number: c.scores for c in members})
+        for cell in members if larger else ():
+            grew = True
+            cell.grid = larger[cell.number] if larger else cell.grid
+    return grew
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A record's spec with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,0 +1,101 @@
+"""The last check before a sweep starts, with the model at hand.
+
+Does every run fit it, and what do its targets mean?
+"""
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments import models
+from experiments.errors import UserError
+from experiments.spec import RunSpec
+from experiments.training import checkpoint
+from experiments.training.loader import Loader
+from experiments.training.loop import run_config, total_steps
+from variants import Attached, attach
+
+_PREDICTION, _ROW, _REST = 120, 150, 40_000  # bytes: a test example, a step of the history, the other files
+
+
+@dataclass
+class Checked:
+    """What trying the runs on the model showed."""
+
+    problems: list[str]  # one text each
+    notes: list[str]  # what the targets of each kind of run matched, and the like
+    results: int = 0  # bytes that all runs leave behind
+    states: int = 0  # bytes of the checkpoints of the largest run while it is under way
+
+
+def check_runs(kinds: Mapping[RunSpec, int], load: Loader) -> Checked:
+    """Try each kind of run on the real model, once.
+
+    Args:
+        kinds: Specs, each with the number of runs like it.
+        load: Where bases and data come from.
+    """
+    found = Checked([], [])
+    for spec in _grouped(kinds):
+        try:
+            model, info, task = load(spec)
+            steps = total_steps(spec.train, task.rows["train"])
+            attached = attach(models.clone(model), [run_config(spec, steps=steps)])
+        except (UserError, ValueError, TypeError, ImportError) as error:
+            found.problems.append(f"{spec.cell()}: {error}")
+            continue
+        found.notes += [*_coverage(attached), *attached.notes(0), *info.notes, *task.notes]
+        trained = attached.count(0)
+        found.results += kinds[spec] * (4 * trained + _PREDICTION * task.rows["test"] + _ROW * steps + _REST)
+        # a parameter and AdamW's two moments
+        found.states = max(found.states, 12 * trained * (checkpoint.KEEP + 1))
+    found.problems = list(dict.fromkeys(found.problems))
+    found.notes = list(dict.fromkeys(found.notes))
+    return found
+
+
+def check_room(checked: Checked, folder: Path, *, workers: int) -> list[str]:
+    """Whether the disk has room for what the runs will leave there: a sentence if it has not.
+
+    Args:
+        checked: What is known of the runs.
+        folder: Where they will be.
+        workers: How many are unfinished at a time, each with its checkpoints.
+    """
+    states = workers * checked.states
+    needed, free = checked.results + states, shutil.disk_usage(folder).free
+    if needed <= free:
+        return []
+    return [
+        f"the runs need {needed / 1e9:.1f} GB in {folder} ({states / 1e9:.1f} GB of it for states "
+        f"while they run), and the disk has {free / 1e9:.1f} GB left. Free some space, or ask for fewer runs"
+    ]
+
+
+def _grouped(specs: Iterable[RunSpec]) -> list[RunSpec]:
+    """A spec of each kind, those of one base and dataset together."""
+    return sorted(
+        specs,
+        key=lambda s: str(
+            (
+                s.model,
+                s.model_options,
+                s.dataset,
+                s.dataset_options,
+                s.train.base_dropout,
+                s.axes.get("storage"),
+            )
+        ),
+    )
+
+
+def _coverage(attached: Attached) -> list[str]:
+    """One line per pattern: how many modules it matched, and their names with the layer numbers folded."""
+    lines = []
+    for pattern, names in attached.coverage.items():
+        kinds = dict.fromkeys(
+            ".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names
+        )
+        lines.append(f"targets {pattern}: {len(names)} modules ({', '.join(kinds)})")
+    return lines

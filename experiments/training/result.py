@@ -1,0 +1,173 @@
+"""What the record of a run says: its result, or how it failed."""
+
+import errno
+import hashlib
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from experiments import provenance
+from experiments.data import Task
+from experiments.errors import UserError
+from experiments.files import Taken
+from experiments.models import Info
+from experiments.training.loop import Trainer
+from experiments.training.run_state import Run
+
+
+@dataclass
+class Seconds:
+    """Where the time of a pack went."""
+
+    load: float = 0.0
+    evaluate: float = 0.0
+    signatures: float = 0.0
+    checkpoint: float = 0.0
+
+    @contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        """Count what passes inside to a part."""
+        started = time.perf_counter()
+        yield
+        setattr(self, part, getattr(self, part) + time.perf_counter() - started)
+
+    def as_cost(self, wall: float, train: float) -> dict[str, float]:
+        """The record's figures; what is left over is the harness's own."""
+        other = max(0.0, wall - train - self.load - self.evaluate - self.signatures - self.checkpoint)
+        return {
+            "load_seconds": self.load,
+            "evaluate_seconds": self.evaluate,
+            "signatures_seconds": self.signatures,
+            "checkpoint_seconds": self.checkpoint,
+            "harness_seconds": other,
+            "wall_seconds": wall,
+        }
+
+
+@dataclass
+class Facts:
+    """What the records of a pack have in common."""
+
+    task: Task
+    info: Info
+    seconds: Seconds
+    peak: int | None  # bytes
+
+
+def result(run: Run, k: int, trainer: Trainer, facts: Facts) -> dict[str, Any]:
+    """The record of run k, but for its test metrics and the last of its costs."""
+    task, attached, progress = facts.task, trainer.attached, trainer.progress
+    trainable = attached.count(k)
+    heads = [t for t in attached.trained if t.role.startswith("head") and t.runs.start <= k < t.runs.stop]
+    cost = {
+        "train_seconds": progress.seconds,
+        "step_ms": progress.step_ms,
+        "tokens_per_second": progress.tokens * len(trainer.specs) / progress.seconds
+        if progress.seconds
+        else None,
+        "peak_bytes": facts.peak,
+        "trainable_parameters": trainable,
+        "adapter_parameters": trainable
+        - sum(t.parameter.numel() if t.plain else t.parameter[0].numel() for t in heads),
+        "total_parameters": facts.info.parameters + (0 if run.spec.method == "full" else trainable),
+        "base_bytes": attached.base_bytes(),
+    }
+    diverged = trainer.diverged_at[k]
+    record: dict[str, Any] = {
+        "run_id": run.run_id,
+        "study": run.spec.study,
+        "status": "completed" if diverged is None else "diverged",
+        "spec": run.spec.as_record(),
+        "primary": {"metric": task.metric, "goal": task.goal},
+        "metrics": dict(run.best),
+        "cost": cost,
+        "data": {f"{split}_sha256": value for split, value in task.sha256.items()}
+        | {f"{split}_rows": value for split, value in task.rows.items()}
+        | {"max_length": task.max_length, "labels": task.labels or None},
+        "env": provenance.collect(),
+        "model": {"source": facts.info.source, "sha256": facts.info.sha256},
+        "adapter": attached.summary(k),
+        "optimiser": trainer.optimiser.described,
+        "notes": [*attached.notes(k), *facts.info.notes, *task.notes],
+        "deviations": run.deviations,
+        "start": run.start,
+    }
+    if diverged is not None:
+        record["error"] = {
+            "kind": "diverged",
+            "message": f"loss or gradient was not finite at step {diverged}",
+        }
+    return record
+
+
+def start_hashes(trainer: Trainer, k: int) -> dict[str, str]:
+    """Proof that the seed reached what it should.
+
+    Hashes of the adapter before the first step and of the first batch.
+    """
+    adapter = hashlib.sha256()
+    for t in sorted(trainer.attached.trained, key=lambda t: t.name):
+        if t.runs.start <= k < t.runs.stop:
+            rows = t.parameter.detach()
+            own = rows if t.plain else rows[k - t.runs.start]
+            adapter.update(own.contiguous().cpu().numpy().tobytes())
+    order = trainer.orders[k].take(0, trainer.train.batch_size)
+    ids = "\n".join(trainer.train_split.ids[i] for i in order.tolist())
+    return {
+        "step0_adapter_sha256": adapter.hexdigest(),
+        "first_batch_sha256": hashlib.sha256(ids.encode()).hexdigest(),
+    }
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out.
+
+    Torch's own, Python's, or the CPU allocator's plain RuntimeError.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def kind_of(error: Exception) -> str:
+    """What ended a run, in a word: disk, user, or the exception's own name."""
+    cause = error.__cause__ if isinstance(error, UserError) else error
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "disk"
+    return "user" if isinstance(error, UserError) else type(error).__name__
+
+
+def fail(run: Run, error: Exception) -> dict[str, Any]:
+    """The record of a run that an exception ended.
+
+    Status, kind, text, traceback, and the command that repeats it alone. Where the disk takes nothing any
+    more the record is only returned; whatever checkpoint there is stays.
+    """
+    record: dict[str, Any] = {
+        "run_id": run.run_id,
+        "study": run.spec.study,
+        "status": "oom" if is_out_of_memory(error) else "failed",
+        "spec": run.spec.as_record(),
+        "env": provenance.collect(),
+        "deviations": run.deviations,
+        "error": {
+            "kind": kind_of(error),
+            "message": str(error) or type(error).__name__,
+            "traceback": "".join(traceback.format_exception(error)),
+            "repeat": run.folder.repeat,
+        },
+    }
+    try:
+        run.folder.write_record(record, first=True)
+        run.log(record["error"]["traceback"])
+    except Taken:
+        return record  # another process took the run over and has ended it: that stands
+    except (UserError, OSError) as unwritten:
+        record["error"]["message"] += f" (and its record was not written: {unwritten})"
+    run.tracker.finish(record["status"])
+    return record

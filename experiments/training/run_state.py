@@ -1,0 +1,192 @@
+"""Runs under way: their folders, their validation so far, and how they are saved and go on."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from experiments import provenance, tracking
+from experiments.files import remove_temporaries
+from experiments.history import History
+from experiments.record import RunFolder
+from experiments.spec import RunSpec
+from experiments.training import checkpoint
+from experiments.training.evaluate import Scores, prefixed
+from experiments.training.loop import Callback, Trainer
+
+
+class Interrupted(Exception):
+    """The run stopped before its end; the same command goes on from where it stood."""
+
+
+@dataclass
+class Run:
+    """One run of the pack while it is under way. `owned` is false once another process has taken it over."""
+
+    spec: RunSpec
+    run_id: str
+    folder: RunFolder
+    tracker: tracking.Tracker
+    owned: Callable[[], bool] = lambda: True
+    history: History = field(init=False)
+    micro_batch_size: int | None = None  # smaller than the spec's after the memory ran out; the batch stays
+    deviations: list[str] = field(default_factory=list)  # where the run departs from its spec, for its record
+    start: dict[str, str] = field(default_factory=dict)  # hashes of the seed's first adapter and batch
+    validation: Scores | None = None
+    best: dict[str, float] = field(default_factory=dict)  # the best validation so far, and at which step
+    signatures: dict[str, Tensor] = field(default_factory=dict)  # see experiments.training.diagnostics
+
+    def __post_init__(self):
+        self.history = History(self.folder.history)
+
+    @property
+    def training(self) -> RunSpec:
+        """The spec as it is carried out: where fewer rows at a time are trained, fewer are evaluated, too."""
+        train, micro = self.spec.train, self.micro_batch_size
+        if micro is None:
+            return self.spec
+        rows = train.micro_batch_size or train.batch_size
+        evaluated = max(1, train.eval_batch_size * micro // rows)
+        return replace(self.spec, train=replace(train, micro_batch_size=micro, eval_batch_size=evaluated))
+
+    def halve(self) -> bool:
+        """Go on with half as many rows at a time and the same batch.
+
+        False if there is nothing left to halve.
+        """
+        train = self.training.train
+        rows = train.micro_batch_size or train.batch_size
+        smaller = next((n for n in range(rows // 2, 0, -1) if train.batch_size % n == 0), None)
+        if smaller is None:
+            return False
+        self.micro_batch_size = smaller
+        self.deviate(
+            f"out of memory with {rows} rows at a time: went on with {smaller}, gradients accumulated to the "
+            f"same batch, and evaluated {self.training.train.eval_batch_size} at a time"
+        )
+        return True
+
+    def deviate(self, *texts: str) -> None:
+        """Note where the run departs from its spec, each departure once."""
+        self.deviations += [text for text in texts if text not in self.deviations]
+
+    def check_owned(self) -> None:
+        """Before anything is written: Interrupted if another process has taken the run over.
+
+        Also if one that had it before woke up late and replaced the history: the run is then done again from
+        its last checkpoint that fits.
+        """
+        if not self.owned() or self.history.is_replaced():
+            raise Interrupted
+
+    def begin(self) -> None:
+        """The spec on the disk, without the remains of a kill or a failure; then the tracker."""
+        self.check_owned()
+        spec, record = self.spec, self.spec.as_record()
+        remove_temporaries(self.folder.path)
+        self.folder.write_spec(record)
+        self.folder.drop_failure()
+        self.tracker.start(self.run_id, record, labels=tracking.labels_of(spec), folder=self.folder.path)
+
+    def log(self, text: str) -> None:
+        """A line for people, with the time."""
+        with self.folder.log.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def cut_history(self, size: int) -> None:
+        """Drop the rows that the state which the run goes on from does not know."""
+        self.check_owned()
+        self.history.cut(size)
+
+    def add_rows(self, rows: Sequence[dict]) -> None:
+        """History first, then whoever else listens."""
+        self.check_owned()
+        for row in rows:
+            self.history.append(row)
+            self.tracker.log(row, row["step"])
+
+    def validated(self, scores: Scores, *, step: int, metric: str, goal: str) -> None:
+        """Note what validation gave after `step`, and whether it is the best so far."""
+        self.validation = scores
+        values = prefixed("validation", scores.metrics)
+        sign = 1 if goal == "max" else -1
+        value = scores.metrics[metric]
+        if not self.best or sign * value > sign * self.best[f"best/validation/{metric}"]:
+            self.best = {f"best/validation/{metric}": value, "best/step": step}
+        self.add_rows([{"step": step, **values}])
+
+
+def save(runs: Sequence[Run], trainer: Trainer) -> None:
+    """One checkpoint for the pack, in the folder of its first run, once all histories are on the disk."""
+    for run in runs:
+        run.check_owned()
+    state = {
+        "trainer": trainer.state_dict(),
+        "best": [run.best for run in runs],
+        "histories": [run.history.mark() for run in runs],
+        "signatures": [run.signatures for run in runs],
+        "deviations": [run.deviations for run in runs],
+        "code_sha256": _code(),
+    }
+    checkpoint.save(runs[0].folder.checkpoint, step=trainer.progress.step, state=state)
+
+
+def resume(runs: Sequence[Run], trainer: Trainer) -> None:
+    """Go on from the newest whole checkpoint whose histories are still there, or start afresh.
+
+    Histories are cut back to where the state is.
+    """
+
+    def fits(state: dict) -> bool:
+        marks = state.get("histories", [])
+        return len(marks) == len(runs) and all(r.history.holds(*m) for r, m in zip(runs, marks, strict=True))
+
+    for run in runs:  # the model took a while to load
+        run.check_owned()
+    state = checkpoint.load(runs[0].folder.checkpoint, fits=fits)
+    if state is None:
+        for run in runs:  # of an attempt that left no checkpoint
+            run.best, run.signatures = {}, {}
+            run.cut_history(0)
+    else:
+        trainer.load_state_dict(state["trainer"])
+        for k, run in enumerate(runs):
+            run.best, run.signatures = state["best"][k], state["signatures"][k]
+            run.cut_history(state["histories"][k][0])
+            run.deviate(*state["deviations"][k])
+            if state["code_sha256"] != _code():
+                run.deviate(f"went on after step {trainer.progress.step} with other code than it began with")
+    for run in runs:
+        run.log(f"starts at step {trainer.progress.step} of {trainer.steps}")
+
+
+def _code() -> str:
+    return str(provenance.collect().get("code_sha256"))
+
+
+@dataclass
+class Checkpoints(Callback):
+    """Saves the pack whenever `seconds` have passed, or `steps` (None: by the time alone).
+
+    `spent` is how many seconds that took.
+    """
+
+    runs: Sequence[Run]
+    trainer: Trainer
+    seconds: float
+    steps: int | None = None
+
+    def __post_init__(self):
+        self._last, self._step = time.monotonic(), self.trainer.progress.step
+        self.spent = 0.0
+
+    def on_boundary(self) -> None:
+        """Save, if it is time."""
+        step = self.trainer.progress.step
+        many = self.steps is not None and step - self._step >= self.steps
+        if many or time.monotonic() - self._last >= self.seconds:
+            started = time.monotonic()
+            save(self.runs, self.trainer)
+            self._last, self._step = time.monotonic(), step
+            self.spent += self._last - started
