@@ -31,6 +31,7 @@ from experiments.errors import UserError
 from experiments.record import FINISHED, RunFolder, read, written
 from experiments.spec import RunSpec, from_record
 from experiments.sweep.lease import Claim, claim
+from experiments.sweep.plan import check_data
 
 _NO_LESS = "the kernel ended the process because memory ran out, with one row at a time, too"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -121,7 +122,7 @@ class Worker:
         )
 
     def _execute(self, order: dict, folder: RunFolder, held: Claim) -> Mapping[str, Any] | None:
-        from experiments import tracking
+        from experiments import data, tracking
         from experiments.training import memory
         from experiments.training.execute import Interrupted, execute
         from experiments.training.result import fail, is_out_of_memory
@@ -138,6 +139,7 @@ class Worker:
                 if not fits:
                     run.begin()
                     raise MemoryError(_NO_LESS)
+                check_data(spec, run_id, data.read(spec).fingerprint)
                 return execute(
                     [run],
                     display=self.events,
