@@ -41,17 +41,19 @@ def watch(runs: Sequence[Run], trainer: Trainer, seconds: Seconds) -> None:
     validate = trainer.on_validation
 
     def on_gradient(step: int) -> None:
-        if step == 0 or step + 1 in trainer.due:
+        noted = [(k, run) for k, run in watched if step == 0 or step + 1 in trainer.due[k]]
+        if noted:
             with seconds.of("signatures"):
                 norms = trainer.optimiser.role_norms()
-                for k, run in watched:
+                for k, run in noted:
                     _append(run.signatures, "gradient", step + 1, {r: n[k] for r, n in norms.items()})
 
     def on_validation(step: int) -> None:
         validate(step)
         with seconds.of("signatures"):
+            due = trainer.validated(step)
             for k, run in watched:
-                if trainer.diverged_at[k] is None:
+                if k in due:
                     _append(run.signatures, "moved", step, dora.moved(trainer.attached, k))
 
     trainer.on_gradient, trainer.on_validation = on_gradient, on_validation
@@ -69,14 +71,19 @@ def write(runs: Sequence[Run], trainer: Trainer, seconds: Seconds) -> dict[int, 
     """Write signatures.npz of each run of a pack that was trained to its end.
 
     Args:
-        runs: The pack; a run whose spec has `signatures` off, or that diverged, leaves none.
+        runs: The pack; a run whose spec has `signatures` off, or that diverged, leaves none, and one that had
+            its record already has its own.
         trainer: What trained it.
         seconds: Where the time is counted.
 
     Returns:
         What could not be made, by the number of the run: no failure here is one of a run that was trained.
     """
-    wanted = [k for k, run in enumerate(runs) if run.spec.signatures and trainer.diverged_at[k] is None]
+    wanted = [
+        k
+        for k, run in enumerate(runs)
+        if run.spec.signatures and not run.ended and trainer.diverged_at[k] is None
+    ]
     notes: dict[int, str] = {}
     if not wanted or not trainer.attached.trained:
         return notes
