@@ -13,7 +13,7 @@ from analysis.cells import missing_seeds
 from analysis.load import Study, read
 from analysis.rows import each
 from analysis.verdicts import Verdicts, verdicts
-from experiments.errors import told
+from experiments.errors import report_errors
 from experiments.record import verify
 
 ADVISED_SEEDS = 5
@@ -256,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options.compared(parser)
     given = parser.parse_args(arguments)
-    return told(lambda: _show(given))
+    return report_errors(lambda: _show(given))
 
 
 def _show(given: argparse.Namespace) -> None:

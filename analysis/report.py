@@ -31,7 +31,7 @@ from analysis.guide import advise
 from analysis.histories import Histories
 from analysis.load import read
 from analysis.verdicts import verdicts
-from experiments.errors import told
+from experiments.errors import report_errors
 from experiments.files import explained
 
 
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     how = {"baseline": given.baseline, "margin": given.margin, "pool": given.pool}
-    return told(lambda: print(build(given.study, **how, images_too=not given.no_images)))
+    return report_errors(lambda: print(build(given.study, **how, images_too=not given.no_images)))
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def light():
     ]
     sources += ["experiments/export/__main__.py", "experiments/predict/__main__.py"]
     sources += (
-        room("experiments/sweep") + room("experiments/trackers") + room("hydra_plugins") + room("analysis")
+        room("experiments/sweep") + room("experiments/tracking") + room("hydra_plugins") + room("analysis")
     )
     return [source.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for source in sources]
 

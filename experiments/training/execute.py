@@ -13,41 +13,18 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from experiments import data, models
+from experiments import models
 from experiments.console.progress import Progress
+from experiments.data import Task
 from experiments.files import Taken, replacing
 from experiments.spec import RunSpec
 from experiments.training import checkpoint, diagnostics, memory
 from experiments.training.evaluate import Scores, evaluate, prefixed, write_predictions
-from experiments.training.loop import Trainer, run_config, total_steps
+from experiments.training.loader import Loader
+from experiments.training.loop import Callback, Trainer, run_config, total_steps
 from experiments.training.result import Facts, Seconds, result, start_hashes
 from experiments.training.run_state import Checkpoints, Interrupted, Run, resume, save
-from variants import Attached, attach, loads_stored, peft_form
-
-_prepared: dict[tuple, tuple] = {}
-
-
-def prepare(spec: RunSpec):
-    """The frozen model (shared, not to be changed), its facts, and the encoded task of a spec.
-
-    Kept for the next run. The base is loaded straight into the storage that the run asks for.
-    """
-    run = run_config(spec, steps=1)
-    straight = run if loads_stored(run) else None
-    key = (
-        spec.model,
-        *sorted(spec.model_options.items()),
-        spec.dataset,
-        *sorted(spec.dataset_options.items()),
-        spec.train.base_dropout,
-        models.stored_as(straight),
-    )
-    if key not in _prepared:
-        raw = data.read(spec)
-        model, tokenizer, info = models.load(spec, kind=raw.kind, n_labels=len(raw.labels), straight=straight)
-        _prepared.clear()  # one base at a time: a sweep over models must not hold them all
-        _prepared[key] = model, info, data.encode(raw, tokenizer, spec.dataset_options.get("max_length"))
-    return _prepared[key]
+from variants import Attached, attach, peft_form
 
 
 def device() -> torch.device:
@@ -63,6 +40,7 @@ def execute(
     checkpoint_every: float = 60.0,
     checkpoint_steps: int | None = None,
     state: Path | None = None,
+    loader: Loader | None = None,
 ) -> list[dict[str, Any]]:
     """Train a pack to its end and write each run's record.
 
@@ -70,11 +48,12 @@ def execute(
         runs: The pack; the specs must agree on what a pack shares (`RunSpec.pack_key`). Those that have a
             record already train along, so that the others' numbers stay what they were, and write nothing.
         display: Shown what happens.
-        should_stop: Asked at each step boundary.
+        should_stop: Called at each step boundary.
         checkpoint_every: Seconds between checkpoints.
         checkpoint_steps: Steps between them, if that comes first. They are written with the rows of the
             history, so at the first multiple of train.log_every from there on.
         state: The folder of the pack's checkpoints; None: in that of its first run.
+        loader: Where bases and data come from; one of its own if None.
 
     Returns:
         The records as written, of all runs that had none.
@@ -92,7 +71,7 @@ def execute(
             run.begin()
         specs = [run.training for run in runs]
         _threads(specs[0])
-        model, info, task = prepare(specs[0])
+        model, info, task = (loader or Loader())(specs[0])
         place = device()
         attached = attach(
             models.clone(model),
@@ -103,23 +82,28 @@ def execute(
         if specs[0].train.gradient_checkpointing:
             attached.model.gradient_checkpointing_enable({"use_reentrant": False})
         seconds.load = time.perf_counter() - started
-        trainer = _trainer(runs, attached, task, seconds, display, should_stop)
+        trainer = Trainer(specs, attached, task.splits["train"])
         for k, run in enumerate(runs):
             run.start = start_hashes(trainer, k)
         resume(runs, trainer, state)
-        diagnostics.watch(runs, trainer, seconds)
         for run, steps in zip(runs, trainer.ends, strict=True):
             display.run_started(run.run_id, steps, done=min(steps, trainer.progress.step))
-        trainer.on_boundary = saving = Checkpoints(runs, trainer, state, checkpoint_every, checkpoint_steps)
+        saving = Checkpoints(runs, trainer, state, checkpoint_every, checkpoint_steps)
+        callbacks = [
+            _Recorder(runs, trainer, task, seconds, display),
+            diagnostics.Signatures(runs, trainer, seconds),
+            saving,
+        ]
         memory.reset_peak(place)
-        trainer.run()
+        trainer.run(callbacks, should_stop=should_stop)
         if trainer.under_way().any():
             save(runs, trainer, state)
             raise Interrupted
         seconds.checkpoint = saving.spent
         facts = Facts(task, info, seconds, memory.peak(place), [run.run_id for run in runs])
         records = [result(run, k, trainer, facts) for k, run in enumerate(runs)]
-        _test(runs, trainer, facts, records)
+        with seconds.of("evaluate"):
+            _test(runs, trainer, facts, records)
         for k, note in diagnostics.write(runs, trainer, seconds).items():
             records[k]["notes"].append(note)
         wall = time.perf_counter() - started
@@ -131,31 +115,37 @@ def execute(
         return [record for run, record in zip(runs, records, strict=True) if not run.ended]
 
 
-def _trainer(runs, attached: Attached, task, seconds: Seconds, display: Progress, should_stop) -> Trainer:
-    specs = [run.training for run in runs]
+class _Recorder(Callback):
+    """Puts the rows and the validations of a pack into its run folders, and shows them."""
 
-    def on_rows(k: int, rows: list[dict]) -> None:
-        runs[k].add_rows(rows)
-        display.step(runs[k].run_id, rows[-1]["step"], rows[-1]["loss"])
+    def __init__(
+        self, runs: Sequence[Run], trainer: Trainer, task: Task, seconds: Seconds, display: Progress
+    ):
+        self._runs, self._trainer, self._task = runs, trainer, task
+        self._seconds, self._display = seconds, display
 
-    def on_validation(step: int) -> None:
-        started = time.perf_counter()
-        scores = _evaluate(attached, task, "validation", specs)
-        for k in trainer.validated(step):
-            runs[k].validated(scores[k].metrics, step=step, metric=task.metric, goal=task.goal)
-        seconds.evaluate += time.perf_counter() - started
+    def on_rows(self, k: int, rows: list[dict]) -> None:
+        """History first, then the display."""
+        self._runs[k].add_rows(rows)
+        self._display.step(self._runs[k].run_id, rows[-1]["step"], rows[-1]["loss"])
 
-    trainer = Trainer(specs, attached, task.splits["train"], on_rows, on_validation, should_stop)
-    return trainer
+    def on_validation(self, step: int) -> None:
+        """Score the validation split."""
+        with self._seconds.of("evaluate"):
+            scores = _evaluate(self._trainer, self._task, "validation")
+            for k in self._trainer.validated(step):
+                self._runs[k].validated(
+                    scores[k].metrics, step=step, metric=self._task.metric, goal=self._task.goal
+                )
 
 
-def _evaluate(attached: Attached, task, split: str, specs: Sequence[RunSpec]) -> list[Scores]:
-    train = specs[0].train
+def _evaluate(trainer: Trainer, task: Task, split: str) -> list[Scores]:
+    train = trainer.specs[0].train
     return evaluate(
-        attached.model,
+        trainer.attached.model,
         task,
         split,
-        runs=len(specs),
+        runs=trainer.K,
         precision=train.precision,
         batch_size=train.eval_batch_size,
     )
@@ -172,31 +162,30 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
     A run that tunes is never tested: what it leaves behind is its validation.
     """
     completed = [k for k, run in enumerate(runs) if records[k]["status"] == "completed" and not run.ended]
-    with facts.seconds.of("evaluate"):
-        if any(not runs[k].validation for k in completed):  # an older checkpoint, after the last validation
-            scores = _evaluate(trainer.attached, facts.task, "validation", trainer.specs)
-            for k in completed:
-                runs[k].validation = scores[k].metrics
+    if any(not runs[k].validation for k in completed):  # an older checkpoint, after the last validation
+        scores = _evaluate(trainer, facts.task, "validation")
         for k in completed:
-            runs[k].check_mine()
-            records[k]["metrics"] |= prefixed("validation", runs[k].validation)
-        to_test = [k for k in completed if runs[k].spec.phase != "tune"]
-        if to_test:
-            scores = _evaluate(trainer.attached, facts.task, "test", trainer.specs)
-            for k in to_test:
-                records[k]["metrics"] |= prefixed("test", scores[k].metrics)
-                write_predictions(runs[k].folder.predictions, facts.task, "test", scores[k])
+            runs[k].validation = scores[k].metrics
+    for k in completed:
+        runs[k].check_owned()
+        records[k]["metrics"] |= prefixed("validation", runs[k].validation)
+    to_test = [k for k in completed if runs[k].spec.phase != "tune"]
+    if to_test:
+        scores = _evaluate(trainer, facts.task, "test")
+        for k in to_test:
+            records[k]["metrics"] |= prefixed("test", scores[k].metrics)
+            write_predictions(runs[k].folder.predictions, facts.task, "test", scores[k])
 
 
 def _conclude(run: Run, k: int, trainer: Trainer, record: dict[str, Any]) -> None:
     """Adapter, then history, then the record."""
-    run.check_mine()
+    run.check_owned()
     if record["status"] == "completed":
         save_trained(trainer.attached, k, run.folder.adapter)
         files = [path for path in run.folder.adapter.rglob("*") if path.is_file()]
         record["cost"]["adapter_bytes"] = sum(path.stat().st_size for path in files)
     run.history.close()
-    run.check_mine()
+    run.check_owned()
     try:
         run.folder.write_record(record, first=True)
     except Taken:

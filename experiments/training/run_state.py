@@ -14,7 +14,7 @@ from experiments.record import RunFolder
 from experiments.spec import RunSpec
 from experiments.training import checkpoint
 from experiments.training.evaluate import prefixed
-from experiments.training.loop import Trainer
+from experiments.training.loop import Callback, Trainer
 
 
 class Interrupted(Exception):
@@ -23,16 +23,16 @@ class Interrupted(Exception):
 
 @dataclass
 class Run:
-    """One run of the pack while it is under way. `mine` tells whether no other process has taken it over.
+    """One run of the pack while it is under way. `owned` is false once another process has taken it over.
 
-    `ended` is a run that has its record already and trains along with the rest of its pack: it writes nothing.
+    `ended` is a run that has its record already and trains along with its pack: it writes nothing.
     """
 
     spec: RunSpec
     run_id: str
     folder: RunFolder
     tracker: tracking.Tracker
-    mine: Callable[[], bool] = lambda: True
+    owned: Callable[[], bool] = lambda: True
     ended: bool = False
     history: History = field(init=False)
     micro_batch_size: int | None = None  # smaller than the spec's after the memory ran out; the batch stays
@@ -76,18 +76,18 @@ class Run:
         """Note where the run departs from its spec, each departure once."""
         self.deviations += [text for text in texts if text not in self.deviations]
 
-    def check_mine(self) -> None:
+    def check_owned(self) -> None:
         """Before anything is written: Interrupted if another process has taken the run over.
 
         Also if one that had it before woke up late and replaced the history: the run is then done again from
         its last checkpoint that fits.
         """
-        if not self.mine() or (self.history.is_replaced() and not self.ended):
+        if not self.owned() or (self.history.is_replaced() and not self.ended):
             raise Interrupted
 
     def begin(self) -> None:
         """The spec on the disk, without the remains of a kill or a failure; then the tracker."""
-        self.check_mine()
+        self.check_owned()
         if self.ended:
             return
         spec, record = self.spec, self.spec.as_record()
@@ -105,13 +105,13 @@ class Run:
 
     def cut_history(self, size: int) -> None:
         """Drop the rows that the state which the run goes on from does not know."""
-        self.check_mine()
+        self.check_owned()
         if not self.ended:
             self.history.cut(size)
 
     def add_rows(self, rows: Sequence[dict]) -> None:
         """History first, then whoever else listens."""
-        self.check_mine()
+        self.check_owned()
         for row in rows if not self.ended else ():
             self.history.append(row)
             self.tracker.log(row, row["step"])
@@ -130,7 +130,7 @@ class Run:
 def save(runs: Sequence[Run], trainer: Trainer, folder: Path) -> None:
     """One checkpoint for the pack, once all histories are on the disk."""
     for run in runs:
-        run.check_mine()
+        run.check_owned()
     state = {
         "runs": [run.run_id for run in runs],
         "trainer": trainer.state_dict(),
@@ -157,7 +157,7 @@ def resume(runs: Sequence[Run], trainer: Trainer, folder: Path) -> None:
 
     ids = [run.run_id for run in runs]
     for run in runs:  # the model took a while to load
-        run.check_mine()
+        run.check_owned()
     state = checkpoint.load(folder, fits=fits)
     if state is None:
         for run in runs:  # of an attempt that left no checkpoint
@@ -181,7 +181,7 @@ def _code() -> str:
 
 
 @dataclass
-class Checkpoints:
+class Checkpoints(Callback):
     """Saves the pack whenever `seconds` have passed, or `steps` (None: by the time alone).
 
     `spent` is how many seconds that took.
@@ -197,7 +197,8 @@ class Checkpoints:
         self._last, self._step = time.monotonic(), self.trainer.progress.step
         self.spent = 0.0
 
-    def __call__(self) -> None:
+    def on_boundary(self) -> None:
+        """Save, if it is time."""
         step = self.trainer.progress.step
         many = self.steps is not None and step - self._step >= self.steps
         if many or time.monotonic() - self._last >= self.seconds:

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from experiments.data import Encoded
 from experiments.spec import RunSpec, Train
-from experiments.training.loop import Trainer, run_config
+from experiments.training.loop import Callback, Trainer, run_config
 from variants import attach
 
 STEPS, CLASSES, LENGTH, ROWS = 9, 5, 12, 34
@@ -56,10 +56,11 @@ def company(spec, count):
     schedules = ("cosine", "constant", "linear")
     others = []
     for i in range(count):
-        method = ("dora", "adalora", "lora", "loraplus")[i % 4] if spec.method == "adapters" else spec.variant
+        mixed = ("dora", "adalora", "lora", "loraplus")[i % 4]
         other = spec_of(
-            method, 10 + i, r=2 + i % 4, alpha=3.0 + i, targets=("all", "qv", "mlp")[i % 3], lr=2e-3 * (1 + i % 5),
-            dropout=(0.0, 0.3)[i % 2], steps=lengths[i % 3], schedule=schedules[i % 3], clip=(0.2, 0.0)[i % 2],
+            mixed if spec.method == "adapters" else spec.variant, 10 + i, r=2 + i % 4, alpha=3.0 + i,
+            targets=("all", "qv", "mlp")[i % 3], lr=2e-3 * (1 + i % 5), dropout=(0.0, 0.3)[i % 2],
+            steps=lengths[i % 3], schedule=schedules[i % 3], clip=(0.2, 0.0)[i % 2],
         )  # fmt: skip
         axes = {**other.axes, "storage": spec.axes["storage"]}
         stored = {key: spec.options[key] for key in ("double_quant", "compute") if key in spec.options}
@@ -93,32 +94,40 @@ def split():
     return Encoded(tuple(map(str, range(ROWS))), ids * mask, mask, ids[:, 0] % CLASSES, 0)
 
 
-def trainer_of(frozen, split, specs, rows):
+class Rows(Callback):
+    """Keeps the history of each run."""
+
+    def __init__(self, specs):
+        self.of = [[] for _ in specs]
+
+    def on_rows(self, k, rows):
+        self.of[k].extend(rows)
+
+
+def trainer_of(frozen, split, specs):
     configs = [run_config(spec, steps=spec.train.steps) for spec in specs]
     attached = attach(copy.deepcopy(frozen), configs)
     if specs[0].train.gradient_checkpointing:
         attached.model.gradient_checkpointing_enable({"use_reentrant": False})
-    return Trainer(specs, attached, split, lambda k, new: rows[k].extend(new), lambda step: None)
+    return Trainer(specs, attached, split)
 
 
 def train(frozen, split, specs, *, stop=None):
     """The rows of each run's history, and its answers to all examples; stopped and resumed at step `stop`."""
-    rows = [[] for _ in specs]
-    trainer = trainer_of(frozen, split, specs, rows)
+    rows, trainer = Rows(specs), trainer_of(frozen, split, specs)
     if stop is not None:
-        trainer.should_stop = lambda: trainer.progress.step >= stop
-        trainer.run()
+        trainer.run([rows], should_stop=lambda: trainer.progress.step >= stop)
         file = io.BytesIO()
         torch.save(trainer.state_dict(), file)
-        trainer = trainer_of(frozen, split, specs, rows)
+        trainer = trainer_of(frozen, split, specs)
         trainer.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
-    trainer.run()
+    trainer.run([rows])
     with torch.no_grad():
         logits = trainer.attached.model.eval()(
             input_ids=split.input_ids.repeat(len(specs), 1),
             attention_mask=split.attention_mask.repeat(len(specs), 1),
         ).logits
-    return rows, logits.view(len(specs), ROWS, CLASSES).argmax(-1)
+    return rows.of, logits.view(len(specs), ROWS, CLASSES).argmax(-1)
 
 
 def check(frozen, split, spec, *, size, place, stop=None):
@@ -184,7 +193,7 @@ def test_an_early_end_leaves_the_other_runs_bit_identical_and_its_own_result_as_
 def test_gradients_are_those_of_vmap_over_the_unmodified_model(frozen, split, delta):
     """Each run's gradient, by functorch over dense weights that are written out; away from B = 0."""
     specs = [spec_of(delta, seed, alpha=2.0 + seed, targets="attention") for seed in (1, 2, 3)]
-    trainer = trainer_of(frozen, split, specs, [[] for _ in specs])
+    trainer = trainer_of(frozen, split, specs)
     draw = torch.Generator().manual_seed(1)
     for t in trainer.attached.trained:
         t.parameter.data += 0.1 * torch.randn(t.parameter.shape, generator=draw)
@@ -223,8 +232,8 @@ def test_gradients_are_those_of_vmap_over_the_unmodified_model(frozen, split, de
 
 def test_the_trained_tensors_of_a_run_have_the_names_of_a_solo_run(frozen, split):
     spec = spec_of("dora", 7, targets="all")
-    [alone] = [trainer_of(frozen, split, [spec], [[]]).attached.tensors(0)]
+    alone = trainer_of(frozen, split, [spec]).attached.tensors(0)
     pack = [*company(spec, 4), spec]
-    packed = trainer_of(frozen, split, pack, [[] for _ in pack]).attached.tensors(4)
+    packed = trainer_of(frozen, split, pack).attached.tensors(4)
     assert list(packed) == list(alone)
     assert all(torch.equal(packed[name], alone[name]) for name in alone)

@@ -18,10 +18,10 @@ class Finding:
     level: str  # one of LEVELS
     what: str  # a sentence with the numbers
     why: str  # half a sentence
-    mend: str  # a sentence
+    remedy: str  # a sentence
 
     def __str__(self) -> str:
-        return f"{self.what} {self.mend}"
+        return f"{self.what} {self.remedy}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def cell(spec: RunSpec) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def alike(pairs: Iterable[tuple[str, Any]]) -> dict[Any, list[str]]:
+def grouped(pairs: Iterable[tuple[str, Any]]) -> dict[Any, list[str]]:
     """The names that share a value, by that value; all in the order in which they came."""
     names: dict[Any, list[str]] = {}
     for name, value in pairs:

@@ -7,9 +7,18 @@ from dataclasses import fields, replace
 from typing import Any
 
 from experiments.spec import RunSpec, Train
-from experiments.sweep.fairness._finding import Finding, Known, alike, cell, compares, listed, plural, several
 from experiments.sweep.match import REFERENCE
 from experiments.sweep.parameters import effective_scale
+from experiments.sweep.preview.fairness._finding import (
+    Finding,
+    Known,
+    cell,
+    compares,
+    grouped,
+    listed,
+    plural,
+    several,
+)
 
 FEWEST_SEEDS = 3  # below this a report gives no verdict
 BUDGET = 0.1  # difference of adapter parameters from which on it is a warning
@@ -47,12 +56,14 @@ def targets(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
             chosen[spec.variant].add(
                 spec.targets if isinstance(spec.targets, str) else ",".join(spec.targets)
             )
-    adapting = alike((variant, tuple(sorted(targets))) for variant, targets in chosen.items())
+    adapting = grouped((variant, tuple(sorted(targets))) for variant, targets in chosen.items())
     if len(adapting) > 1:
-        told = "; ".join(f"{', '.join(names)} {' and '.join(targets)}" for targets, names in adapting.items())
+        shown = "; ".join(
+            f"{', '.join(names)} {' and '.join(targets)}" for targets, names in adapting.items()
+        )
         yield Finding(
             "warning",
-            f"Variants adapt different layers, each its own default: {told}.",
+            f"Variants adapt different layers, each its own default: {shown}.",
             "which layers learn often matters more than how",
             "targets=... makes them the same.",
         )
@@ -63,10 +74,10 @@ def training(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
     values = {f.name: {getattr(train, f.name) for train in trains} for f in fields(Train)}
     differing = {key: v for key, v in values.items() if len(v) > 1 and key not in _FOLLOWS}
     if differing:
-        told = "; ".join(f"train.{key} {listed(v)}" for key, v in differing.items())
+        shown = "; ".join(f"train.{key} {listed(v)}" for key, v in differing.items())
         yield Finding(
             "warning",
-            f"Cells are trained differently ({told}).",
+            f"Cells are trained differently ({shown}).",
             "only equal training compares methods",
             "Compare those that agree.",
         )
@@ -134,12 +145,12 @@ def single_rank(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
 
 def pruning(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
     """Ranks that shrink: which rank counts for what."""
-    told: dict[str, dict[int, str]] = defaultdict(dict)
+    starts: dict[str, dict[int, str]] = defaultdict(dict)
     for spec in specs:
         start, scale = spec.initial_rank, effective_scale(spec)
         if start is not None and spec.r is not None and start != spec.r and scale is not None:
-            told[spec.variant][spec.r] = f"r={spec.r} starts at {start} (s={scale:.3g})"
-    for variant, ranks in told.items():
+            starts[spec.variant][spec.r] = f"r={spec.r} starts at {start} (s={scale:.3g})"
+    for variant, ranks in starts.items():
         yield Finding(
             "note",
             f"{variant} is scaled and counted by the rank it starts with: "

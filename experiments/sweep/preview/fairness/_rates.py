@@ -5,18 +5,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.spec import RunSpec
-from experiments.sweep.fairness._finding import (
+from experiments.sweep.parameters import Rates, effective_scale, rates
+from experiments.sweep.preview.fairness._finding import (
     TUNED,
     Finding,
     Known,
-    alike,
     cell,
     compares,
+    grouped,
     listed,
     plural,
     several,
 )
-from experiments.sweep.parameters import Rates, effective_scale, rates
 
 _RECIPE = ("steps", "epochs", "batch_size", "schedule", "warmup", "weight_decay", "clip")
 _NAMES = {"in": "A", "out": "B", "diag": "singular values", "head_bias": "head bias"}
@@ -35,12 +35,12 @@ def scales(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
             shared[spec.lr][spec.variant][spec.r] = scale
     if all(len(rates) >= TUNED for rates in tried.values()):
         return
-    told: dict[str, list[float]] = defaultdict(list)
+    rates: dict[str, list[float]] = defaultdict(list)
     for lr, variants in shared.items():
         if len({round(s, 9) for scales in variants.values() for s in scales.values()}) > 1:
-            told[_by_scale(variants)].append(lr)
-    if told:
-        texts = [f"lr={', '.join(f'{lr:g}' for lr in lrs)} for {text}" for text, lrs in told.items()]
+            rates[_by_scale(variants)].append(lr)
+    if rates:
+        texts = [f"lr={', '.join(f'{lr:g}' for lr in lrs)} for {text}" for text, lrs in rates.items()]
         yield Finding(
             "warning",
             f"One learning rate is used at different scales s of the update: {several(texts, '; ')}.",
@@ -51,10 +51,10 @@ def scales(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
 
 def _by_scale(variants: Mapping[str, Mapping[int, float]]) -> str:
     """Variants with the same scales together: "dora, lora s=4, 2, 1 at r=4, 8, 16"."""
-    told = {v: tuple((r, f"{s:.3g}") for r, s in sorted(scales.items())) for v, scales in variants.items()}
+    shown = {v: tuple((r, f"{s:.3g}") for r, s in sorted(scales.items())) for v, scales in variants.items()}
     return "; ".join(
         f"{', '.join(names)} s={', '.join(s for _, s in pairs)} at r={', '.join(str(r) for r, _ in pairs)}"
-        for pairs, names in alike(told.items()).items()
+        for pairs, names in grouped(shown.items()).items()
     )
 
 
@@ -96,12 +96,12 @@ def recipe(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
             if getattr(spec.train, name) != getattr(base.train, name):
                 differing[f"train.{name}"].add(getattr(spec.train, name))
     if differing:
-        told = "; ".join(f"{key}={listed(values)}" for key, values in differing.items())
+        shown = "; ".join(f"{key}={listed(values)}" for key, values in differing.items())
         yield Finding(
             "warning",
             f"The variants' default rates were tuned for model={base.model}, dataset={base.dataset}, "
-            f"{base.train.steps} steps of {base.train.batch_size}; here {told}.",
-            "the best rate moves with model, batch and length of training, and not alike for all variants",
+            f"{base.train.steps} steps of {base.train.batch_size}; here {shown}.",
+            "the best rate moves with model, batch and length of training, and not equally for all variants",
             "Tune on this recipe: hydra/sweeper=fair.",
         )
 
@@ -133,11 +133,11 @@ def roles(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
             shown = applied if count is None else {role: applied[role] for role in count.roles}
             kinds[_by_rate(shown)].append(spec.variant)
     if len(kinds) > 1 or any(spec.train.weight_decay for spec in specs):
-        told = [f"{', '.join(dict.fromkeys(variants))}: {text}" for text, variants in kinds.items()]
-        told += ["no weight decay"] * (not any(spec.train.weight_decay for spec in specs))
+        applied_as = [f"{', '.join(dict.fromkeys(variants))}: {text}" for text, variants in kinds.items()]
+        applied_as += ["no weight decay"] * (not any(spec.train.weight_decay for spec in specs))
         yield Finding(
             "note",
-            f"Rates and decay as applied: {several(told, '; ')}.",
+            f"Rates and decay as applied: {several(applied_as, '; ')}.",
             "a step of AdamW decays by rate times weight decay",
             "What is not the method's own can be set for all: train.head_lr, train.weight_decay.",
         )
@@ -145,7 +145,7 @@ def roles(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
 
 def _by_rate(applied: Rates) -> str:
     """Roles of one rate together: "A, B lr 0.01, head lr 0.005"."""
-    named = alike((_NAMES.get(role, role), rate) for role, rate in applied.items())
+    named = grouped((_NAMES.get(role, role), rate) for role, rate in applied.items())
     return ", ".join(
         f"{', '.join(names)} lr {lr:g}" + (f" decay {decay:g}" if decay else "")
         for (lr, decay), names in named.items()

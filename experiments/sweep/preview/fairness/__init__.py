@@ -1,4 +1,4 @@
-"""What would make the comparisons of a sweep unfair, told from its specs before anything runs.
+"""What would make the comparisons of a sweep unfair, found from its specs before anything runs.
 
 Each check is a function of the cells and of what else is known of them, and gives findings. A check that
 needs a model's sizes or the default rates is silent where these are not known.
@@ -7,8 +7,8 @@ needs a model's sizes or the default rates is silent where these are not known.
 from collections.abc import Sequence
 
 from experiments.spec import RunSpec
-from experiments.sweep.fairness import _cells, _rates
-from experiments.sweep.fairness._finding import LEVELS, Finding, Known
+from experiments.sweep.preview.fairness import _cells, _rates
+from experiments.sweep.preview.fairness._finding import LEVELS, Finding, Known
 
 __all__ = ["LEVELS", "Finding", "Known", "findings"]
 
