@@ -21,6 +21,7 @@ from itertools import pairwise
 from math import ceil
 from pathlib import Path
 
+from experiments import cache
 from experiments.config.settings import total_steps
 from experiments.errors import UserError
 from experiments.files import write_json
@@ -214,8 +215,7 @@ class _Curves:
     """Step times by size, kept per machine and shape in the cache; losing them costs a measurement."""
 
     def __init__(self) -> None:
-        folder = Path(os.environ.get("ABLORA_CACHE") or "~/.cache/ablora").expanduser()
-        self._file = folder / "packs.json"
+        self._file = cache.folder() / "packs.json"
 
     def of(self, key: Hashable) -> dict[int, float]:
         return {int(size): float(seconds) for size, seconds in self._all().get(self._name(key), {}).items()}

@@ -37,6 +37,7 @@ from experiments.record import FINISHED, RunFolder, read, written
 from experiments.spec import RunSpec, from_record
 from experiments.sweep import packs
 from experiments.sweep.lease import Lease, acquire, leases
+from experiments.sweep.plan import check_data
 
 if TYPE_CHECKING:
     from experiments.training.loader import Loader
@@ -155,7 +156,7 @@ class Worker:
 
     def execute(self, order: dict, folder: RunFolder, lease: Lease) -> Mapping[str, Any] | None:
         """Train a run alone; its record, or None if it was interrupted."""
-        from experiments import tracking
+        from experiments import data, tracking
         from experiments.training import memory
         from experiments.training.execute import Interrupted, execute
         from experiments.training.result import fail, is_out_of_memory
@@ -172,6 +173,7 @@ class Worker:
                 if not fits:
                     run.begin()
                     raise MemoryError(_NO_LESS)
+                check_data(spec, run_id, data.read(spec).fingerprint)
                 return execute(
                     [run],
                     display=self.events,
@@ -262,7 +264,7 @@ class _PackOrder:
     def _execute(
         self, todo: Sequence[dict], members: Sequence[str], folder: Path
     ) -> list[dict[str, Any]] | None:
-        from experiments import tracking
+        from experiments import data, tracking
         from experiments.training.execute import Interrupted, execute
         from experiments.training.run_state import Run
 
@@ -277,6 +279,7 @@ class _PackOrder:
             )
             owned = (lambda: True) if ended else self.leases[run_id].valid
             runs.append(Run(spec, run_id, at, tracker, owned, ended))
+            check_data(spec, run_id, data.read(spec).fingerprint)
         try:
             return execute(
                 runs,

@@ -24,7 +24,7 @@ from experiments.training.loader import Loader
 from experiments.training.loop import Callback, Trainer, run_config, total_steps
 from experiments.training.result import Facts, Seconds, result, start_hashes
 from experiments.training.run_state import Checkpoints, Interrupted, Run, resume, save
-from variants import Attached, attach, peft_form
+from variants import Attached, attach, peft_form, write_peft
 
 
 def device() -> torch.device:
@@ -202,7 +202,7 @@ def save_trained(attached: Attached, k: int, folder: Path) -> None:
     """
     form = peft_form(attached, k)
     if form is not None:
-        attached.export_peft(k, folder, form=form, replace=True)
+        write_peft(attached, k, folder, form=form, replace=True)
         return
     tensors = attached.tensors(k)
     if tensors:
