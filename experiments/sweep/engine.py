@@ -24,7 +24,7 @@ from experiments.spec import RunSpec
 from experiments.sweep.failures import ENOUGH, fingerprint, settle
 from experiments.sweep.integrity import quarantine_damaged
 from experiments.sweep.lease import registered
-from experiments.sweep.packs import Pack, form, sizes, summary
+from experiments.sweep.packs import Pack, form, largest, sizes, summary
 from experiments.sweep.plan import Plan, kinds, plan
 from experiments.sweep.pool import PlannedPack, PlannedRun, Pool
 from experiments.sweep.resources import environment, resources
@@ -91,7 +91,7 @@ def _train(
     size, threads, gpus = resources(workers, len(todo.todo))
     pool = Pool(size, threads=threads, gpus=gpus, logs=study / ".logs", on_event=_EventPrinter(display))
     with pool, _signals(pool) as received:
-        if refused(pool, todo, study, display):
+        if refused(pool, todo, study, display, together=largest(terms.pack, len(todo.todo), pool.size)):
             return USAGE
         if write_down:
             write_requested(study, (*todo.done, *todo.todo))
@@ -106,10 +106,13 @@ def _train(
     return SOME_FAILED if failed else DONE
 
 
-def refused(pool: Pool, todo: Plan, study: Path, display: Display) -> bool:
-    """Have a worker try the runs on the model; whether something, which is then printed, is against them."""
+def refused(pool: Pool, todo: Plan, study: Path, display: Display, *, together: int = 1) -> bool:
+    """Have a worker try the runs on the model; whether something, which is then printed, is against them.
+
+    `together` is how many runs a worker may have unfinished at a time.
+    """
     cells = [[spec.as_record(), count] for spec, count in kinds(spec for spec, _ in todo.todo).items()]
-    answer = pool.check({"check": cells, "folder": str(study), "workers": pool.size})
+    answer = pool.check({"check": cells, "folder": str(study), "workers": pool.size * together})
     if answer["event"] == "died" and not pool.stopping:
         how = "memory ran out" if answer.get("oom") else f"exit code {answer['code']}"
         raise UserError(f"the worker died while loading the model ({how}); see {study}/.logs")

@@ -14,7 +14,7 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
@@ -113,9 +113,34 @@ def summary(packs: Sequence[Pack]) -> str:
     return f"{runs} runs in {', '.join(parts[:-1])}{' and ' if len(parts) > 1 else ''}{parts[-1]}"
 
 
+def foreseen(todo: Runs, root: Path, pack: int | str, workers: int) -> list[str]:
+    """What a command will say of its packs, as far as it is known before a step has been timed.
+
+    The phases of a fair sweep train one after another, so each has packs of its own.
+    """
+    lines = []
+    for phase in dict.fromkeys(spec.phase for spec, _ in todo):
+        runs = tuple(run for run in todo if run[0].phase == phase)
+        most = sizes(runs, pack, workers=workers, measure=None)
+        packed = form(runs, root / runs[0][0].study, size=most, workers=workers)
+        open_ = isinstance(most, dict) and any(not _Curves().of(key) for key in most)
+        if text := summary(packed):
+            lines.append(f"{text}{'' if phase == 'run' else f' (phase {phase})'}.")
+        elif open_:
+            lines.append("pack=auto: how many runs train together is measured when the sweep starts.")
+    return list(dict.fromkeys(lines))
+
+
 def folder_of(study: Path, members: Sequence[str]) -> Path:
     """Where a pack's composition and state are."""
     return study / FOLDER / hashlib.sha256("\n".join(members).encode()).hexdigest()[:12]
+
+
+def states(study: Path, run_ids: Collection[str]) -> list[str]:
+    """What is saved of the packs that hold one of these runs; a file's name says its step."""
+    files = (study / FOLDER).glob("*/pack.json")
+    own = [file.parent for file in files if {*json.loads(file.read_text())["runs"]} & {*run_ids}]
+    return sorted(path.name for folder in own for path in folder.glob("step-*"))
 
 
 def has_state(folder: Path) -> bool:
@@ -200,6 +225,12 @@ def _enough(seconds: Mapping[int, float], candidates: Sequence[int], specs: Sequ
     steps = specs[0].train.steps
     little = 1 in seconds and steps is not None and seconds[1] * steps * len(specs) < WORTH_SECONDS
     return little or len(seconds.keys() & set(candidates)) > 1
+
+
+def largest(pack: int | str, runs: int, workers: int) -> int:
+    """The most runs that a pack of so many runs may get, whatever is measured."""
+    most = {"auto": CANDIDATES[-1], OFF: 1}[pack] if isinstance(pack, str) else int(pack)
+    return max(1, min(most, ceil(runs / workers)))
 
 
 def best(seconds: Mapping[int, float]) -> int:

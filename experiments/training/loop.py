@@ -19,10 +19,11 @@ from experiments.config.settings import total_steps as total_steps
 from experiments.data import Encoded
 from experiments.spec import RunSpec, Train
 from experiments.training.adamw import AdamSettings, PackedAdamW
-from experiments.training.batch import Batch, Order, gather
+from experiments.training.batch import Batch, Order, gather, length_groups
 from experiments.training.losses import count_targets, row_losses
 from variants import Attached, RunConfig, rates
 
+LEAST_TOKENS = {"cpu": 192, "cuda": 16_384}  # of a forward pass: below, its fixed costs show
 SHARED = ("batch_size", "micro_batch_size", "precision", "gradient_checkpointing", "base_dropout")
 
 
@@ -129,6 +130,8 @@ class Trainer:
         )
         self.progress = Progress(torch.ones(self.K, dtype=torch.bool, device=self.device))
         self._ends = torch.tensor(self.ends, device=self.device)
+        self._drops = first.base_dropout > 0 or any(s.options.get("dropout") for s in self.specs)
+        self._least = LEAST_TOKENS.get(self.device.type, LEAST_TOKENS["cuda"])
         self._pending: list[tuple[int, Tensor, Tensor, list[float]]] = []
         self.diverged_at: list[int | None] = [None] * self.K  # the step whose loss or gradient was not finite
 
@@ -250,8 +253,13 @@ class Trainer:
         return loss
 
     def _micro_batches(self, rows: Sequence[Tensor], size: int) -> Iterator[Batch]:
+        """`size` rows of each run at a time; without their padding where no dropout mask has its shape."""
+        split, whole = self.train_split, self.train_split.input_ids.shape[1]
         for start in range(0, self.train.batch_size, size):
-            yield gather(self.train_split, torch.cat([r[start : start + size] for r in rows])).to(self.device)
+            part = [r[start : start + size] for r in rows]
+            groups = [(part, whole)] if self._drops else length_groups(split, part, tokens=self._least)
+            for group, columns in groups:
+                yield gather(split, torch.cat(group), columns).to(self.device)
 
     def _precision(self) -> AbstractContextManager:
         return autocast(self.train.precision, self.device)

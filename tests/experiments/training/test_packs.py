@@ -16,6 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from experiments.data import Encoded
 from experiments.spec import RunSpec, Train
+from experiments.training import loop
 from experiments.training.loop import Callback, Trainer, run_config
 from variants import attach
 
@@ -168,6 +169,29 @@ def test_so_it_does_with_dropout_accumulation_checkpointing_and_a_resume(frozen,
 def test_the_grid(frozen, split, method, size, place, dropout, micro, checkpointing, stop):
     spec = spec_of(method, 3, dropout=dropout, micro_batch_size=micro, gradient_checkpointing=checkpointing)
     check(frozen, split, spec, size=size, place=place, stop=stop)
+
+
+@pytest.mark.parametrize("micro", [None, 3])
+def test_grouping_rows_by_length_changes_no_number(frozen, split, micro, monkeypatch):
+    """One row of each run at a time without its padding, against all rows at once as they are."""
+    spec = spec_of("dora", 8, micro_batch_size=micro)
+    pack = [spec, spec_of("adalora", 9, micro_batch_size=micro)]
+    shapes, forward = [], type(frozen).forward
+
+    def watched(self, *a, input_ids, **k):
+        shapes.append(tuple(input_ids.shape))
+        return forward(self, *a, input_ids=input_ids, **k)
+
+    monkeypatch.setattr(type(frozen), "forward", watched)
+    monkeypatch.setattr(loop, "LEAST_TOKENS", {"cpu": 1})
+    (rows, _), answers = train(frozen, split, pack)
+    assert {shape[0] for shape in shapes[:-1]} == {2} and len({shape[1] for shape in shapes}) > 1
+    shapes.clear()
+    monkeypatch.setattr(loop, "length_groups", lambda split, rows, tokens: [(rows, LENGTH)])
+    [whole], [expected] = train(frozen, split, [spec])
+    assert set(shapes[:-1]) == {(micro or 6, LENGTH)}
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in whole], abs=1e-5)
+    assert torch.equal(answers[0], expected)
 
 
 def test_a_pack_that_was_stopped_goes_on_to_the_same_bits(frozen, split):
