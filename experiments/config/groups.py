@@ -18,7 +18,8 @@ from experiments.config.settings import AXES, DEFAULTS, FACTS, Config, Train
 from experiments.errors import UserError
 
 REQUIRED = ("method", "lr", "head_lr")  # of a variant's file
-SPECIAL = {"targets": "targets", "study": "study", "workers": "workers"}  # keys with a kind of their own
+# keys with a kind of their own
+SPECIAL = {"targets": "targets", "study": "study", "workers": "workers", "pack": "pack"}
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

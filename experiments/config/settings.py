@@ -71,6 +71,7 @@ class Config:
     repeat: bool = _key(False)
     study: str = "default"
     workers: Any = "auto"
+    pack: Any = "auto"
     signatures: bool = _key(True)
     time_limit: float | None = _key(None, [">0", None])
     keep_going: bool = _key(False)
@@ -86,6 +87,7 @@ class Terms:
     keep_going: bool = False
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int | None = None
+    pack: int | str = "auto"  # the most runs that train together on one base; "off" or 1: each alone
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Terms":

@@ -56,10 +56,14 @@ class Attached:
         for kind, held in self.held().items():
             kind.refresh(held)
 
-    def after_step(self, step: int) -> None:
-        """Call after the optimiser's step number `step` (from 0), its gradients still in place."""
-        for controller in self.controllers.values():
-            controller.after_step(step)
+    def after_step(self, step: int, runs: Collection[int] | None = None) -> None:
+        """Call after the optimiser's step number `step` (from 0), its gradients still in place.
+
+        `runs` are those that took the step; None: all of the pack.
+        """
+        for k, controller in self.controllers.items():
+            if runs is None or k in runs:
+                controller.after_step(step)
         self.after_load()
 
     def step_log(self, k: int) -> list[dict[str, float]]:
@@ -152,10 +156,27 @@ class Attached:
         facts |= self.controllers[k].summary() if k in self.controllers else {}
         return facts
 
+    def tensors(self, k: int) -> dict[str, Tensor]:
+        """What run k trains, by the names that it has in a solo run; views without the run axis."""
+        found: dict[str, Tensor] = {}
+        numbers: dict[str, list[str]] = {}  # layer -> the numbers that this run's deltas have in the pack
+        for t in self.trained:
+            if not (t.plain or t.runs.start <= k < t.runs.stop):
+                continue
+            name = t.name
+            layer, is_delta, rest = name.rpartition(".deltas.")
+            if is_delta:
+                number, parameter = rest.split(".", 1)
+                own = numbers.setdefault(layer, [])
+                if number not in own:
+                    own.append(number)
+                name = f"{layer}.deltas.{own.index(number)}.{parameter}"
+            found[name] = (t.parameter if t.plain else t.parameter[k - t.runs.start]).detach()
+        return found
+
     def count(self, k: int) -> int:
         """Trained parameters of run k."""
-        mine = [t for t in self.trained if t.plain or t.runs.start <= k < t.runs.stop]
-        return sum(t.parameter.numel() if t.plain else t.parameter[0].numel() for t in mine)
+        return sum(t.numel() for t in self.tensors(k).values())
 
     def base_bytes(self) -> int:
         """Stored bytes of all that is frozen."""

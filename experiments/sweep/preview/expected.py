@@ -21,6 +21,7 @@ class Expected:
 
     specs: list[RunSpec]
     workers: int | str
+    pack: int | str
     notes: tuple[str, ...] = ()  # what is not known of them
 
 
@@ -39,7 +40,7 @@ def expected(arguments: Sequence[str], *, conf: Path, root: Path) -> Expected:
     notes = (
         () if sweeper == "grid" else (f"hydra/sweeper={sweeper} may choose other runs than this product.",)
     )
-    return Expected(command.specs(), config.workers, notes)
+    return Expected(command.specs(), config.workers, config.pack, notes)
 
 
 def _rounds(command: Command, config: DictConfig, root: Path) -> Expected:
@@ -59,7 +60,7 @@ def _rounds(command: Command, config: DictConfig, root: Path) -> Expected:
         if cell.tunable:
             specs += cell.runs("tune", list(cell.specs), settings.tune_seeds)
         specs += cell.runs("confirm", [_point(cell)], seeds)
-    return Expected(specs, config.workers, (_told(found.cells, settings, seeds),))
+    return Expected(specs, config.workers, config.pack, (_told(found.cells, settings, seeds),))
 
 
 def _point(cell: Cell) -> tuple:
