@@ -16,7 +16,7 @@ from experiments.sweep.worker import Events, Worker
 from experiments.training import execute as execution
 
 SWEEP = ("variant=lora,dora", "r=2", "seed=0,3", "workers=1", "train.steps=12")
-LONG = ("variant=lora,dora", "r=2", "seed=0,3", "workers=1", "train.steps=160", "variant.dropout=0.1")
+LONG = ("variant=lora,dora", "r=2", "seed=0,3", "workers=1", "train.steps=60", "variant.dropout=0.1")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_a_packed_sweep_leaves_the_runs_of_a_solo_sweep(module_shell, alone):
 def test_a_killed_pack_goes_on_from_its_state_to_the_same_bits(module_shell, shell):
     code, output = module_shell.run(*LONG, "study=toy", "pack=4")
     assert code == 0 and "4 runs in 1 pack of 4" in output, output
-    process = shell.start(*LONG, "pack=4", "checkpoint_steps=10")
+    process = shell.start(*LONG, "pack=4", "checkpoint_steps=5")
     folder = shell.folder / "runs/toy/.packs"
     deadline = time.monotonic() + 200
     while not list(folder.glob("*/step-*.pt")):
