@@ -7,7 +7,6 @@ a composed configuration by `experiments.config.resolve`.
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -18,6 +17,7 @@ from omegaconf import OmegaConf
 from experiments.config.settings import Config
 from experiments.config.settings import Train as Train
 from experiments.frozen import FrozenDict, frozen
+from variants._core import costs
 
 Value = bool | int | float | str | None
 
@@ -61,8 +61,8 @@ class RunSpec:
     @property
     def initial_rank(self) -> int | None:
         """The largest rank at any time of the run; above `r` where ranks are pruned."""
-        ratio = float(self.options.get("init_r_ratio") or 1)
-        return None if self.r is None else math.ceil(round(self.r * ratio, 9))
+        delta = self.axes.get("delta") or "lora"
+        return None if self.r is None else costs.initial_rank(delta, self.r, self.options)
 
     def as_record(self) -> dict[str, Any]:
         """The spec as it stands in spec.json and record.json; what is None is absent."""

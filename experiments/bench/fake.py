@@ -7,8 +7,8 @@ from experiments.config.grid import Plain, expand
 from experiments.config.groups import Conf
 from experiments.config.overrides import parse
 from experiments.record import RunFolder
+from experiments.sizing.ranks import dimensions
 from experiments.spec import RunSpec
-from experiments.sweep.ranks import dimensions
 
 CONF = Path(__file__).parents[2] / "conf"
 _HISTORY = '{"step": 5, "loss": 1.25, "grad_norm": 0.5, "lr": 0.001}\n'

@@ -26,7 +26,7 @@ from experiments.config.messages import no_choice, no_key, no_launcher_key, no_p
 from experiments.config.overrides import Word, effective, key_of, parse, tidied
 from experiments.config.settings import Terms
 from experiments.errors import UserError
-from experiments.sweep.ranks import Dimensions, dimensions
+from experiments.sizing.ranks import Dimensions, dimensions
 from experiments.sweep.tuning.settings import check as check_sweeper
 
 USAGE = 2

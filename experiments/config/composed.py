@@ -20,8 +20,8 @@ from experiments.config.messages import no_key
 from experiments.config.overrides import Word, effective, is_word, parse
 from experiments.config.schema import Key
 from experiments.errors import UserError
+from experiments.sizing.ranks import dimensions
 from experiments.spec import RunSpec, register
-from experiments.sweep.ranks import dimensions
 
 
 class Interpolated:
@@ -143,7 +143,8 @@ def of_line(arguments: Sequence[str], folder: Path) -> tuple[Command, DictConfig
     with initialize_config_dir(str(folder), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         for path in added:
-            loader.get_search_path().append("command-line", f"file://{Path(path).absolute()}")
+            loader.get_search_path().prepend("command-line", f"file://{Path(path).absolute()}", "schema")
+        loader.repository.initialize_sources(loader.get_search_path())  # which it has read by now
         master = loader.load_configuration("config", words, run_mode=RunMode.MULTIRUN)
     task, params = master.hydra.overrides.task, master.hydra.sweeper.get("params") or {}
     return Command(list(task), params, master=master, loader=loader), master

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from experiments.config.settings import PRESETS
 from experiments.errors import did_you_mean
+from variants._core.names import PRESETS
 
 _NOUNS = {
     "int": "a whole number",

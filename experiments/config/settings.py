@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-AXES = ("delta", "scaling", "storage", "grouping", "controller")
+from variants._core import registry
+
+AXES = tuple(axis for axis in registry.AXES if axis != "method")
 SHORT = ("r", "alpha", "targets", "lr")  # the short keys that a variant's `uses` may name
-PRESETS = ("qv", "qkv", "attention", "mlp", "all")
 FACTS = ("name", "paper", "method", "uses", "ranges")  # of a variant's file: what it is, not to be set
 DEFAULTS = ("lr", "head_lr", "targets")  # of a variant's file: what the keys outside mean when they are null
 

@@ -22,7 +22,7 @@ from experiments.training import checkpoint, diagnostics, memory
 from experiments.training.evaluate import Scores, evaluate, prefixed, write_predictions
 from experiments.training.loader import Loader
 from experiments.training.loop import Callback, Trainer, run_config, total_steps
-from experiments.training.result import Facts, Seconds, result, start_hashes
+from experiments.training.result import Facts, Seconds, is_out_of_memory, kind_of, result, start_hashes
 from experiments.training.run_state import Checkpoints, Interrupted, Run, resume, save
 from variants import Attached, attach, peft_form, write_peft
 
@@ -181,7 +181,7 @@ def _conclude(run: Run, k: int, trainer: Trainer, record: dict[str, Any]) -> Non
     """Adapter, then history, then the record."""
     run.check_owned()
     if record["status"] == "completed":
-        save_trained(trainer.attached, k, run.folder.adapter)
+        _keep(run, k, trainer.attached, record)
         files = [path for path in run.folder.adapter.rglob("*") if path.is_file()]
         record["cost"]["adapter_bytes"] = sum(path.stat().st_size for path in files)
     run.history.close()
@@ -195,16 +195,44 @@ def _conclude(run: Run, k: int, trainer: Trainer, record: dict[str, Any]) -> Non
     run.tracker.finish(record["status"])
 
 
-def save_trained(attached: Attached, k: int, folder: Path) -> None:
-    """What run k learned: in PEFT's format if that knows it, else its tensors by name.
+def _keep(run: Run, k: int, attached: Attached, record: dict[str, Any]) -> None:
+    """Save what was learned, and say in the record how. What goes wrong costs no metrics: it is a deviation.
 
-    Nothing if nothing learned.
+    A disk that takes no more is the exception: the run ends as failed, and once there is room the same
+    command goes on from its checkpoint.
+    """
+    try:
+        record["adapter"]["kept_as"] = save_trained(attached, k, run.folder.adapter)
+        return
+    except Exception as error:
+        if kind_of(error) == "disk" or is_out_of_memory(error):
+            raise
+        run.deviate(f"the adapter could not be written in PEFT's format: {type(error).__name__}: {error}")
+    try:
+        record["adapter"]["kept_as"] = _save_tensors(attached, k, run.folder.adapter)
+    except Exception as error:
+        if kind_of(error) == "disk" or is_out_of_memory(error):
+            raise
+        run.deviate(f"what was learned could not be saved: {type(error).__name__}: {error}")
+
+
+def save_trained(attached: Attached, k: int, folder: Path) -> str | None:
+    """Save what run k learned: in PEFT's format if that knows it, else its tensors by name.
+
+    Returns:
+        How: "peft lora", "peft adalora" or "tensors"; None if nothing was learned.
     """
     form = peft_form(attached, k)
-    if form is not None:
-        write_peft(attached, k, folder, form=form, replace=True)
-        return
-    tensors = attached.tensors(k)
-    if tensors:
-        with replacing(folder / "trained.safetensors") as temporary:
-            save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+    if form is None:
+        return _save_tensors(attached, k, folder)
+    write_peft(attached, k, folder, form=form, replace=True)
+    return f"peft {form}"
+
+
+def _save_tensors(attached: Attached, k: int, folder: Path) -> str | None:
+    tensors = attached.kept(k)
+    if not tensors:
+        return None
+    with replacing(folder / "trained.safetensors") as temporary:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+    return "tensors"

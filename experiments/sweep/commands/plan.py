@@ -113,7 +113,7 @@ def _known(facts: Any, conf: Any) -> Any:
 
 def _comparisons(specs: Sequence[Any]) -> int:
     """How many overall comparisons a report will make: one per variant and setting, over all ranks."""
-    from experiments.sweep.match import REFERENCE
+    from experiments.sizing.match import REFERENCE
 
     names = [spec.variant for spec in specs]
     reference = REFERENCE if REFERENCE in names else names[0]
