@@ -158,6 +158,8 @@ def _collect(pool: Pool, packs: Sequence[Pack], study: Path, terms: Terms, displ
 
 def _measure(pool: Pool, specs: Sequence[RunSpec], wanted: Sequence[int], runs: int) -> Mapping[int, float]:
     """Seconds of a step by the size of a pack, as a worker measures them; nothing if it died of it."""
+    if pool.stopping:
+        return {}
     order = {"measure": [spec.as_record() for spec in specs], "sizes": list(wanted), "runs": runs}
     answer = pool.check(order)
     return {int(size): seconds for size, seconds in answer.get("seconds", {}).items()}
