@@ -24,7 +24,7 @@ from experiments.spec import RunSpec
 from experiments.sweep.failures import ENOUGH, fingerprint, settle
 from experiments.sweep.integrity import quarantine_damaged
 from experiments.sweep.lease import registered
-from experiments.sweep.packs import Pack, form, largest, sizes, summary
+from experiments.sweep.packs import Pack, form, largest, sizes, summary, tidy
 from experiments.sweep.plan import Plan, kinds, plan
 from experiments.sweep.pool import PlannedPack, PlannedRun, Pool
 from experiments.sweep.resources import environment, resources
@@ -101,6 +101,7 @@ def _train(
         if packed := summary(packs):
             display.note(f"{packed}.")
         failed = _collect(pool, packs, study, terms, display)
+        tidy(study)
         if received:
             return 128 + received[0]
     return SOME_FAILED if failed else DONE

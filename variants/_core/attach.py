@@ -111,7 +111,7 @@ class Attached:
 
     def _own(self, k: int) -> dict[str, tuple[str, Held]]:
         """Run k's deltas: place in the pack -> (place in a solo run, the delta as it is held)."""
-        found = {}
+        found: dict[str, tuple[str, Held]] = {}
         for layer, module in self.layers.items():
             own = [(i, h) for i, h in enumerate(module.held) if h.part.runs.start <= k < h.part.runs.stop]
             found |= {f"{layer}.deltas.{i}": (f"{layer}.deltas.{n}", held) for n, (i, held) in enumerate(own)}
@@ -162,7 +162,8 @@ class Attached:
 
     def tensors(self, k: int) -> dict[str, Tensor]:
         """What run k trains, by the names that it has in a solo run; views without the run axis."""
-        own, found = self._own(k), {}
+        own = self._own(k)
+        found: dict[str, Tensor] = {}
         for t in self.trained:
             if t.plain or t.runs.start <= k < t.runs.stop:
                 place, _, name = t.name.rpartition(".")
