@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 AXES = ("delta", "scaling", "storage", "grouping", "controller")
+STORAGE_OPTIONS = ("double_quant", "compute")  # options of a variant that decide how its base is stored
 SHORT = ("r", "alpha", "targets", "lr")  # the short keys that a variant's `uses` may name
 PRESETS = ("qv", "qkv", "attention", "mlp", "all")
 FACTS = ("name", "paper", "method", "uses", "ranges")  # of a variant's file: what it is, not to be set

@@ -34,14 +34,7 @@ def prepare(spec: RunSpec):
     """
     run = run_config(spec, steps=1)
     straight = run if loads_stored(run) else None
-    key = (
-        spec.model,
-        *sorted(spec.model_options.items()),
-        spec.dataset,
-        *sorted(spec.dataset_options.items()),
-        spec.train.base_dropout,
-        models.stored_as(straight),
-    )
+    key = (spec.base_key(), spec.data_key())
     if key not in _prepared:
         raw = data.read(spec)
         model, tokenizer, info = models.load(spec, kind=raw.kind, n_labels=len(raw.labels), straight=straight)

@@ -116,7 +116,7 @@ def _comparisons(specs: Sequence[Any]) -> int:
     names = [spec.variant for spec in specs]
     reference = REFERENCE if REFERENCE in names else names[0]
     made = {
-        (s.variant, s.axes, s.options, s.targets, s.model, s.model_options, s.dataset, s.dataset_options)
+        (s.variant, s.axes, s.options, s.targets, s.model_key(), s.data_key())
         for s in specs
         if s.variant != reference
     }

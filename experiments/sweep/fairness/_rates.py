@@ -10,7 +10,6 @@ from experiments.sweep.fairness._finding import (
     Finding,
     Known,
     alike,
-    cell,
     compares,
     listed,
     plural,
@@ -111,7 +110,7 @@ def selection(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
     tried: dict[Any, set[float]] = defaultdict(set)
     for spec in specs:
         if spec.phase == "run":
-            tried[cell(spec)].add(spec.lr)
+            tried[spec.cell_key("lr")].add(spec.lr)
     most = max((len(lrs) for lrs in tried.values()), default=0)
     if most > 1 and compares(specs):
         yield Finding(
