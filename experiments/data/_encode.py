@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from experiments.data import _cache
-from experiments.data._chat import render
+from experiments import cache
+from experiments.data._chat import remarks, render
 from experiments.data._tasks import SPLITS, Encoded, RawTask, Rows, Task, canonical
 from experiments.errors import UserError
 
@@ -50,9 +50,10 @@ def encode(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", max_length: int, 
     splits = _recall(key)
     if splits is None:
         splits = _tokenised(raw, tokenizer, limit)
-        _cache.store(_entry(key), lambda path: _save(splits, path))
+        cache.store(_entry(key), lambda path: _save(splits, path))
     longest = next(iter(splits.values())).input_ids.shape[1]
     causal = raw.kind == "causal"
+    chats = remarks([turns for rows in raw.splits.values() for turns in rows.turns], tokenizer)
     return Task(
         name=raw.name,
         kind=raw.kind,
@@ -64,7 +65,7 @@ def encode(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", max_length: int, 
         metric="loss" if causal else "accuracy",
         goal="min" if causal else "max",
         metrics=() if causal else ("accuracy", "macro_f1", "matthews"),
-        notes=(*raw.notes, *_notes(raw, splits, max_length, limit, longest)),
+        notes=(*raw.notes, *chats, *_notes(raw, splits, max_length, limit, longest)),
     )
 
 
@@ -83,7 +84,7 @@ def _notes(raw: RawTask, splits: dict[str, Encoded], asked: int, limit: int, lon
         notes.append(f"{cut} of {total} texts are longer than {longest} tokens and were cut there ({why})")
     if lost := sum(len(rows) for rows in raw.splits.values()) - total:
         notes.append(f"{lost} examples were dropped: their prompt alone fills the {limit} tokens ({why})")
-    problem = _cache.problem()
+    problem = cache.problem()
     return notes + ([problem] if problem and problem not in raw.notes else [])
 
 
@@ -103,12 +104,13 @@ def _tokenised(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", limit: int) -
 
 
 def _classified(rows: Rows, tokenizer: "PreTrainedTokenizerBase", limit: int) -> Part:
-    """Input ids and class number of every text."""
-    encoded = tokenizer(list(rows.texts), truncation=False, verbose=False)["input_ids"]
+    """Input ids and class number of every text; a special token's text in it is text like any other."""
+    options: Any = {"verbose": False, "split_special_tokens": True}
+    encoded = tokenizer(list(rows.texts), truncation=False, **options)["input_ids"]
     long = [index for index, ids in enumerate(encoded) if len(ids) > limit]
     if long:  # cut by the tokenizer itself, which keeps its closing token
         texts = [rows.texts[index] for index in long]
-        cut = tokenizer(texts, truncation=True, max_length=limit, verbose=False)["input_ids"]
+        cut = tokenizer(texts, truncation=True, max_length=limit, **options)["input_ids"]
         for index, ids in zip(long, cut, strict=True):
             encoded[index] = ids
     return rows.ids, list(zip(encoded, rows.labels, strict=True)), len(long)
@@ -141,7 +143,7 @@ def _padded(ids: tuple[str, ...], tokens: list[Tokens], truncated: int, *, lengt
 
 
 def _entry(key: str) -> Path:
-    return _cache.entry("tokens", f"{key}.safetensors")
+    return cache.entry("tokens", f"{key}.safetensors")
 
 
 def _save(splits: dict[str, Encoded], path: Path) -> None:

@@ -1,6 +1,7 @@
 """Greedy completions by every run of a pack at once: the same prompts once per run, padded on the left."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def generate(
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         ids, mask = _left_padded([prompts[i] for i in rows], tokenizer.pad_token_id or 0)
-        with autocast(pack[0].precision, base.device):
+        with autocast(pack[0].precision, base.device), _plain_config(model):
             out = model.generate(
                 input_ids=ids.repeat(len(pack), 1).to(base.device),
                 attention_mask=mask.repeat(len(pack), 1).to(base.device),
@@ -67,6 +68,19 @@ def generate(
             for i, text in zip(rows, texts[k * len(rows) : (k + 1) * len(rows)], strict=True):
                 found[k][i] = Answer(text)
     return found
+
+
+@contextlib.contextmanager
+def _plain_config(model: Any) -> Iterator[None]:
+    """Without the base's generation config, whose penalties and bans fill in what a call leaves open."""
+    from transformers import GenerationConfig
+
+    before = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
