@@ -24,29 +24,7 @@ from experiments.training.loader import Loader
 from experiments.training.loop import Callback, Trainer, run_config, total_steps
 from experiments.training.result import Facts, Seconds, result, start_hashes
 from experiments.training.run_state import Checkpoints, Interrupted, Run, resume, save
-<<<<<<< HEAD
-from variants import Attached, attach, loads_stored, peft_form
-
-_prepared: dict[tuple, tuple] = {}
-
-
-def prepare(spec: RunSpec):
-    """The frozen model (shared, not to be changed), its facts, and the encoded task of a spec.
-
-    Kept for the next run. The base is loaded straight into the storage that the run asks for.
-    """
-    run = run_config(spec, steps=1)
-    straight = run if loads_stored(run) else None
-    key = (spec.base_key(), spec.data_key())
-    if key not in _prepared:
-        raw = data.read(spec)
-        model, tokenizer, info = models.load(spec, kind=raw.kind, n_labels=len(raw.labels), straight=straight)
-        _prepared.clear()  # one base at a time: a sweep over models must not hold them all
-        _prepared[key] = model, info, data.encode(raw, tokenizer, spec.dataset_options.get("max_length"))
-    return _prepared[key]
-=======
 from variants import Attached, attach, peft_form, write_peft
->>>>>>> main
 
 
 def device() -> torch.device:

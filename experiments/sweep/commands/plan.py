@@ -42,8 +42,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from experiments.config.command import plain_errors
     from experiments.config.groups import Conf
+    from experiments.config.messages import plain_errors
     from experiments.sweep.preview.expected import expected
     from experiments.sweep.preview.facts import Facts
     from experiments.sweep.preview.fairness import findings

@@ -43,15 +43,9 @@ class Facts:
 
     def length(self, spec: RunSpec) -> int:
         """Tokens that a text is padded to, at most."""
-<<<<<<< HEAD
         limits = self._once(("limits", spec.model_key()), lambda: dimensions(spec))
-        asked = int(spec.dataset_options.get("max_length") or 128)
-        return min(asked, (limits or {}).get("max_length") or asked)
-=======
-        limits = self._once(("limits", spec.model, spec.model_options), lambda: dimensions(spec))
         requested = int(spec.dataset_options.get("max_length") or 128)
         return min(requested, (limits or {}).get("max_length") or requested)
->>>>>>> main
 
     def count(self, spec: RunSpec) -> Count | None:
         """What a run trains; None if that cannot be known before it runs."""

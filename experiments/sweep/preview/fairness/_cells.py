@@ -7,16 +7,11 @@ from dataclasses import fields, replace
 from typing import Any
 
 from experiments.spec import RunSpec, Train
-<<<<<<< HEAD:experiments/sweep/fairness/_cells.py
-from experiments.sweep.fairness._finding import Finding, Known, alike, compares, listed, plural, several
-=======
->>>>>>> main:experiments/sweep/preview/fairness/_cells.py
 from experiments.sweep.match import REFERENCE
 from experiments.sweep.parameters import effective_scale
 from experiments.sweep.preview.fairness._finding import (
     Finding,
     Known,
-    cell,
     compares,
     grouped,
     listed,

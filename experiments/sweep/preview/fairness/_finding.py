@@ -39,19 +39,7 @@ def compares(specs: Sequence[RunSpec]) -> bool:
     return len({(s.variant, s.r, s.targets, s.axes, s.options) for s in specs}) > 1
 
 
-<<<<<<< HEAD:experiments/sweep/fairness/_finding.py
-def alike(pairs: Iterable[tuple[str, Any]]) -> dict[Any, list[str]]:
-=======
-def cell(spec: RunSpec) -> tuple[Any, ...]:
-    """All but seed and rate."""
-    return (
-        spec.variant, spec.r, spec.alpha, spec.targets, spec.axes, spec.options, spec.model,
-        spec.model_options, spec.dataset, spec.dataset_options, spec.train,
-    )  # fmt: skip
-
-
 def grouped(pairs: Iterable[tuple[str, Any]]) -> dict[Any, list[str]]:
->>>>>>> main:experiments/sweep/preview/fairness/_finding.py
     """The names that share a value, by that value; all in the order in which they came."""
     names: dict[Any, list[str]] = {}
     for name, value in pairs:

@@ -10,11 +10,6 @@ from experiments.sweep.preview.fairness._finding import (
     TUNED,
     Finding,
     Known,
-<<<<<<< HEAD:experiments/sweep/fairness/_rates.py
-    alike,
-=======
-    cell,
->>>>>>> main:experiments/sweep/preview/fairness/_rates.py
     compares,
     grouped,
     listed,
