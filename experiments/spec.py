@@ -6,7 +6,6 @@ a composed configuration by `experiments.config.resolve`.
 """
 
 import hashlib
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -18,6 +17,7 @@ from experiments.config.settings import STORAGE_OPTIONS, Config
 from experiments.config.settings import Train as Train
 from experiments.frozen import FrozenDict, frozen
 from experiments.record import cell_key, digest, identity, model_identity
+from variants._core import costs
 
 Value = bool | int | float | str | None
 
@@ -61,8 +61,8 @@ class RunSpec:
     @property
     def initial_rank(self) -> int | None:
         """The largest rank at any time of the run; above `r` where ranks are pruned."""
-        ratio = float(self.options.get("init_r_ratio") or 1)
-        return None if self.r is None else math.ceil(round(self.r * ratio, 9))
+        delta = self.axes.get("delta") or "lora"
+        return None if self.r is None else costs.initial_rank(delta, self.r, self.options)
 
     def as_record(self) -> dict[str, Any]:
         """The spec as it stands in spec.json and record.json; what is None is absent."""
@@ -99,10 +99,10 @@ class RunSpec:
     def pack_key(self) -> tuple[Any, ...] | None:
         """The same for runs that may train side by side in one pack; None for one that trains alone.
 
-        Free are the variant, r, alpha, rates, schedule, AdamW's numbers, dropout, targets, init and seed.
+        Free are variant, rank, scale, targets, rates, schedule, dropout, seed and steps.
         """
-        if self.method not in PACKABLE or self.options.get("unfreeze_top"):
-            return None  # weights of the base learn, and a pack shares them
+        if self.method not in PACKABLE or self.options.get("unfreeze_top") or self.train.base_dropout:
+            return None  # weights of the base learn, or its dropout draws from one stream
         train = (getattr(self.train, name) for name in PACK)
         return self.method, *self.base_key(), *self.data_key(), *train, self.options.get("paged")
 
@@ -138,11 +138,7 @@ _AS_THEY_ARE = (
     "dataset_options", "lr", "seed", "tracker",
 )  # fmt: skip
 PACKABLE = ("adapters", "probe", "zero")  # methods that leave the base as it is
-# What the runs of a pack have in common, as the training loop has it now; all else of `train` is each run's.
-PACK = (
-    "steps", "epochs", "batch_size", "micro_batch_size", "precision", "evaluations", "eval_batch_size",
-    "gradient_checkpointing", "base_dropout",
-)  # fmt: skip
+PACK = ("batch_size", "micro_batch_size", "precision", "gradient_checkpointing", "threads")  # of train
 _WHERE_SET = ("phase", "signatures", "tuned", "repeat", "matched")
 
 

@@ -28,8 +28,8 @@ from experiments.config.overrides import Word, effective, key_of, parse, tidied
 from experiments.config.schema import Key
 from experiments.config.settings import Terms
 from experiments.errors import UserError
+from experiments.sizing.ranks import Dimensions, dimensions
 from experiments.spec import RunSpec
-from experiments.sweep.ranks import Dimensions, dimensions
 from experiments.sweep.tuning.settings import check as check_sweeper
 
 CELLS = 2000  # so many are expanded although something is wrong, to name what else is

@@ -16,9 +16,10 @@ from experiments.config.groups import Conf
 from experiments.config.overrides import Word
 from experiments.config.resolve import check_composition, resolve
 from experiments.config.schema import Key
+from experiments.sizing.match import matched
+from experiments.sizing.ranks import Dimensions, check_ranks
+from experiments.sizing.skeleton import skeleton
 from experiments.spec import RunSpec
-from experiments.sweep.match import matched
-from experiments.sweep.ranks import Dimensions, check_ranks, skeleton
 
 
 class Composed(Protocol):

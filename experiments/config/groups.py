@@ -20,7 +20,8 @@ from experiments.errors import UserError
 REQUIRED = ("method", "lr", "head_lr")  # of a variant's file
 _PACKAGE = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
 TEXTS = ("text", "texts", "study", "targets")  # kinds of keys that take a text
-SPECIAL = {"targets": "targets", "study": "study", "workers": "workers"}  # keys with a kind of their own
+# keys with a kind of their own
+SPECIAL = {"targets": "targets", "study": "study", "workers": "workers", "pack": "pack"}
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

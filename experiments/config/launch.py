@@ -21,8 +21,8 @@ from experiments.config.grid import Plain, expand
 from experiments.config.groups import Conf
 from experiments.config.messages import mistakes, plain_errors
 from experiments.errors import UserError
+from experiments.sizing.ranks import dimensions
 from experiments.spec import RunSpec, register
-from experiments.sweep.ranks import dimensions
 
 _HELP = ("--help", "-h")
 _ANSWERED_BY_HYDRA = ("--hydra-help", "--version", "--shell-completion", "-sc", "--experimental-rerun")

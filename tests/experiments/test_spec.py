@@ -82,7 +82,7 @@ def config(variant=None, train=None, **values):
         ({"seed": 3}, True, True, True),
         ({"repeat": 2}, True, True, True),
         ({"study": "another", "tracker": {"name": "wandb"}, "signatures": False}, True, True, True),
-        ({"train": Train(head_lr=0.005, threads=3)}, True, True, True),
+        ({"train": Train(head_lr=0.005, threads=3)}, True, False, True),
         ({"alpha": 16, "lr": float("5e-3")}, True, True, True),
         ({"model_options": {**SPEC.model_options, "path": "elsewhere"}}, True, True, True),
         ({"matched": 4}, True, True, True),
@@ -93,7 +93,7 @@ def config(variant=None, train=None, **values):
         ({"variant": "lora", "axes": {**SPEC.axes, "delta": "lora"}}, True, True, False),
         ({"options": {"dropout": 0.25}}, True, True, False),
         ({"train": Train(head_lr=0.005, schedule="cosine", weight_decay=0.1)}, True, True, False),
-        ({"train": Train(head_lr=0.005, steps=151)}, True, False, False),
+        ({"train": Train(head_lr=0.005, steps=151)}, True, True, False),
         ({"train": Train(head_lr=0.005, batch_size=12)}, True, False, False),
         ({"train": Train(head_lr=0.005, micro_batch_size=4)}, True, False, False),
         ({"train": Train(head_lr=0.005, precision="bf16")}, True, False, False),
@@ -132,7 +132,13 @@ def test_every_option_of_a_storage_is_in_the_key_of_the_base():
 
 
 @pytest.mark.parametrize(
-    "change", [{"method": "full"}, {"method": "bitfit"}, {"options": {"unfreeze_top": 1}}]
+    "change",
+    [
+        {"method": "full"},
+        {"method": "bitfit"},
+        {"options": {"unfreeze_top": 1}},
+        {"train": Train(head_lr=0.005, base_dropout=0.1)},
+    ],
 )
 def test_a_run_whose_base_learns_trains_alone(change):
     assert changed(**change).pack_key() is None

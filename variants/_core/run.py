@@ -6,9 +6,8 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from variants._core.costs import Rates
 from variants._core.registry import get
-
-Rates = dict[str, tuple[float, float]]  # role -> (learning rate, weight decay)
 
 
 @dataclass(frozen=True)

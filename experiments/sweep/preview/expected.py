@@ -17,6 +17,7 @@ class Expected:
 
     specs: list[RunSpec]
     workers: int | str
+    pack: int | str
     notes: tuple[str, ...] = ()  # what is not known of them
 
 
@@ -32,7 +33,8 @@ def expected(arguments: Sequence[str], *, conf: Path, root: Path) -> Expected:
     if command.sweeper == "fair":
         return _rounds(command, root)
     other = f"hydra/sweeper={command.sweeper} may choose other runs than this product."
-    return Expected(command.runs, command.value("workers"), () if command.sweeper == "grid" else (other,))
+    notes = () if command.sweeper == "grid" else (other,)
+    return Expected(command.runs, command.value("workers"), command.value("pack"), notes)
 
 
 def _rounds(command: Command, root: Path) -> Expected:
@@ -47,7 +49,8 @@ def _rounds(command: Command, root: Path) -> Expected:
         if cell.tunable:
             specs += cell.runs("tune", list(cell.specs), settings.tune_seeds)
         specs += cell.runs("confirm", [_point(cell)], seeds)
-    return Expected(specs, command.value("workers"), (_told(found.cells, settings, seeds),))
+    note = _told(found.cells, settings, seeds)
+    return Expected(specs, command.value("workers"), command.value("pack"), (note,))
 
 
 def _point(cell: Cell) -> tuple:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from experiments import data
-from experiments.models import Skeleton
+from experiments.sizing.counts import Count, count
+from experiments.sizing.match import nearest_rank
+from experiments.sizing.ranks import dimensions
+from experiments.sizing.skeleton import Skeleton, skeleton
 from experiments.spec import RunSpec
-from experiments.sweep.match import nearest_rank
-from experiments.sweep.parameters import Count, count
 from experiments.sweep.preview.past import Rows
-from experiments.sweep.ranks import dimensions, skeleton
 
 Made = TypeVar("Made")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from experiments import data
 from experiments.config.settings import total_steps
+from experiments.sizing.counts import Count, effective_scale
 from experiments.spec import RunSpec
-from experiments.sweep.parameters import Count, effective_scale
 from experiments.sweep.plan import Plan, plan
 from experiments.sweep.preview.arithmetic import (
     CPU_SPEED,

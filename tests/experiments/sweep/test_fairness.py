@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from experiments import models
+from experiments.sizing.counts import count, effective_scale
+from experiments.sizing.skeleton import skeleton as skeleton_of
 from experiments.spec import RunSpec, Train
-from experiments.sweep.parameters import count, effective_scale
 from experiments.sweep.plan import comparison_notes
 from experiments.sweep.preview.fairness import Known, findings
 
@@ -204,4 +204,4 @@ def test_a_sweep_says_problems_and_warnings_only(cells_of):
 
 def test_sizes_come_from_the_model(cells_of, tiny_bert):
     (spec,) = cells_of(f"variant=lora r=8 model=hf model.path={tiny_bert}")
-    assert count(spec, models.skeleton(spec), 3).adapter == 1536
+    assert count(spec, skeleton_of(spec), 3).adapter == 1536

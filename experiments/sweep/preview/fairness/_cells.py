@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from experiments.sizing.counts import effective_scale
+from experiments.sizing.match import REFERENCE
 from experiments.spec import RunSpec, Train
-from experiments.sweep.match import REFERENCE
-from experiments.sweep.parameters import effective_scale
 from experiments.sweep.preview.fairness._finding import (
     Finding,
     Known,

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from experiments.sizing.counts import Count
 from experiments.spec import RunSpec
-from experiments.sweep.parameters import Count
 
 LEVELS = ("problem", "warning", "note")
 TUNED = 3  # rates tried for each cell, from which on one can be chosen by validation

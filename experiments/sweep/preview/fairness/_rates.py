@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from experiments.sizing.counts import effective_scale, rates
 from experiments.spec import RunSpec
-from experiments.sweep.parameters import Rates, effective_scale, rates
 from experiments.sweep.preview.fairness._finding import (
     TUNED,
     Finding,
@@ -16,6 +16,7 @@ from experiments.sweep.preview.fairness._finding import (
     plural,
     several,
 )
+from variants._core.costs import Rates
 
 _RECIPE = ("steps", "epochs", "batch_size", "schedule", "warmup", "weight_decay", "clip")
 _NAMES = {"in": "A", "out": "B", "diag": "singular values", "head_bias": "head bias"}

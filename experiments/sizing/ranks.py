@@ -5,10 +5,12 @@ from typing import Any
 
 from experiments.errors import UserError
 from experiments.spec import RunSpec
+from variants._core import costs
+from variants._core.names import PRESETS
 
 Dimensions = Callable[[RunSpec], Mapping[str, Any] | None]
 
-_MAPS = {"qv": "q v", "qkv": "q k v", "attention": "q k v o", "mlp": "up down", "all": "q k v o up down"}
+_MLP = ("up", "down")
 
 
 def dimensions(spec: RunSpec) -> Mapping[str, Any] | None:
@@ -16,13 +18,6 @@ def dimensions(spec: RunSpec) -> Mapping[str, Any] | None:
     from experiments import models
 
     return models.dimensions(spec)
-
-
-def skeleton(spec: RunSpec) -> Any:
-    """The `models.Skeleton` of a spec's model; None if its files are not on this machine."""
-    from experiments import models
-
-    return models.skeleton(spec)
 
 
 def check_ranks(specs: Sequence[RunSpec], dimensions: Dimensions) -> list[str]:
@@ -53,17 +48,19 @@ def check_ranks(specs: Sequence[RunSpec], dimensions: Dimensions) -> list[str]:
 def _limit(facts: Mapping[str, Any], targets: object) -> int:
     """The largest rank that fits; for names of modules, the largest that fits any."""
     shapes = facts["linear"]
-    if isinstance(targets, str) and targets in _MAPS:
-        return min(min(shapes[name]) for name in _MAPS[targets].split())
+    if isinstance(targets, str) and targets in PRESETS:
+        kinds = PRESETS[targets]
+        return min(min(shapes[name]) for name in (*kinds, *_MLP * ("m" in kinds)) if name in shapes)
     return max(min(shape) for shape in shapes.values())
 
 
 def _sentence(ranks: Mapping[int, RunSpec], limit: int) -> str:
     spec = next(iter(ranks.values()))
-    ratio = float(spec.options.get("init_r_ratio") or 1)
-    start = f" and variant={spec.variant} starts at rank {ratio:g} r" if ratio > 1 else ""
+    most = costs.largest_rank(spec.axes.get("delta") or "lora", limit, spec.options)
+    first = spec.initial_rank
+    start = f" and variant={spec.variant} starts r={spec.r} at rank {first}" if first != spec.r else ""
     targets = spec.targets if isinstance(spec.targets, str) else f"[{','.join(spec.targets or ())}]"
     return (
         f"r={','.join(map(str, ranks))} is too large for targets={targets} of model={spec.model}: a layer "
-        f"there has only {limit} dimensions{start}, so r can be at most {int(limit / ratio)}."
+        f"there has only {limit} dimensions{start}, so r can be at most {most}."
     )

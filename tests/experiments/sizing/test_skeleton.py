@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.models import skeleton
+from experiments.sizing.skeleton import skeleton
 
 SMALL = {
     "hidden_size": 12,
@@ -79,15 +79,16 @@ def test_the_head_is_the_one_that_the_classifier_gets(pair):
     biases = sum(head.bias.numel() for head in heads if head.bias is not None)
     assert found.head(3) == (weights, biases)
     outside = sum(p.numel() for p in model.parameters()) - found.backbone
-    assert found.head_norm == outside - weights - biases
+    assert found.classifier.norm == outside - weights - biases
 
 
 @pytest.mark.parametrize("layers", [None, "1"])
 def test_targets_are_what_attaching_would_adapt(pair, layers):
+    from variants._core.names import block_index
     from variants._core.targets import find
 
     found, model = pair
-    some = next(m.name.rpartition(".")[2] for m in found.maps if m.block == 1)
+    some = next(name.rpartition(".")[2] for name in found.layout.maps if block_index(name) == 1)
     for targets in ("qv", "qkv", "attention", "mlp", "all", (some,), f"re:.*\\.1\\..*{some}"):
         theirs = [(t.d_in, t.d_out) for ts in find(model, targets, layers=layers).values() for t in ts]
         assert sorted((d_in, d_out) for _, d_in, d_out in found.matches(targets, layers)) == sorted(theirs)
