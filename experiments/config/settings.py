@@ -12,6 +12,7 @@ from typing import Any, Literal
 from variants._core import registry
 
 AXES = tuple(axis for axis in registry.AXES if axis != "method")
+STORAGE_OPTIONS = ("double_quant", "compute")  # options of a variant that decide how its base is stored
 SHORT = ("r", "alpha", "targets", "lr")  # the short keys that a variant's `uses` may name
 FACTS = ("name", "paper", "method", "uses", "ranges")  # of a variant's file: what it is, not to be set
 DEFAULTS = ("lr", "head_lr", "targets")  # of a variant's file: what the keys outside mean when they are null

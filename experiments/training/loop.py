@@ -17,14 +17,13 @@ from torch import Tensor
 
 from experiments.config.settings import total_steps as total_steps
 from experiments.data import Encoded
-from experiments.spec import RunSpec, Train
+from experiments.spec import PACK, RunSpec, Train
 from experiments.training.adamw import AdamSettings, PackedAdamW
 from experiments.training.batch import Batch, Order, gather, length_groups
 from experiments.training.losses import count_targets, row_losses
 from variants import Attached, RunConfig, rates
 
 LEAST_TOKENS = {"cpu": 192, "cuda": 16_384}  # of a forward pass: below, its fixed costs show
-SHARED = ("batch_size", "micro_batch_size", "precision", "gradient_checkpointing", "base_dropout")
 
 
 def run_config(spec: RunSpec, *, steps: int) -> RunConfig:
@@ -103,7 +102,7 @@ class Trainer:
 
     def __post_init__(self):
         first = self.specs[0].train
-        for key in SHARED:
+        for key in (*PACK, "base_dropout"):
             values = {getattr(s.train, key) for s in self.specs}
             if len(values) > 1:
                 raise ValueError(
