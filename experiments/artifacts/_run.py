@@ -5,6 +5,7 @@ from typing import Any
 
 from experiments import data
 from experiments.artifacts._source import Source
+from experiments.data._tasks import SETTINGS
 from experiments.errors import UserError, did_you_mean
 from experiments.record import RunFolder, read, run_folders, verify
 from experiments.spec import RunSpec, from_record
@@ -28,7 +29,7 @@ def open_run(path: Path) -> Source:
     if record is None or problems:
         again = f"python -m experiments.sweep retry {path.parent} {path.name}"
         raise UserError(f"{path} cannot be used: {'; '.join(problems)}. Make it again: {again}")
-    spec = from_record(record["spec"])
+    spec, task = from_record(record["spec"]), record.get("task", {})
     in_peft = (folder.adapter / "adapter_config.json").is_file()
     by_name = folder.adapter / "trained.safetensors"
     return Source(
@@ -36,6 +37,8 @@ def open_run(path: Path) -> Source:
         path=path,
         loading=spec,
         labels=_labels(record, spec),
+        task=task.get("kind", ""),
+        settings={key: value for key, value in task.items() if key in SETTINGS},
         spec=spec,
         adapter=folder.adapter if in_peft else None,
         trained=by_name if by_name.is_file() else None,
@@ -83,7 +86,7 @@ def _labels(record: dict[str, Any], spec: RunSpec) -> tuple[str, ...]:
     facts = record["data"]
     if "labels" in facts:
         return tuple(facts["labels"])
-    if record["primary"]["metric"] == "loss":  # text generation
+    if record["primary"]["metric"] == "loss" or "task" in record:  # there are no classes
         return ()
     raw = data.read(spec)
     if raw.sha256["train"] != facts["train_sha256"]:

@@ -9,8 +9,11 @@ To add a dataset, write two files:
 Both functions get the options of the yaml as the user set them. `read` is called once per content: what it
 returns is cached under the hash that `source` gives. Its rows go through `Rows`, which orders and hashes
 them, and `carve`, which splits by a hash of the text what comes in one piece. Mistakes are raised as
-`experiments.errors.UserError`. The kinds of task are "classification" and "causal"; how each becomes
-tensors stands in `_encode`. Modules whose names begin with "_" are parts, not datasets.
+`experiments.errors.UserError`. The kind of a task is one of `experiments.tasks`, which says how its rows
+become tensors. Modules whose names begin with "_" are parts, not datasets.
+
+Options of any dataset: `limit`, at most so many examples of each split, and those in `_tasks.SETTINGS`, which
+say how answers are made and scored; `metric` puts one metric first.
 
 `python -m experiments.data <name> [key=value ...]` shows a dataset: its sizes, classes, some examples and
 its hash.
@@ -22,14 +25,15 @@ import json
 import pkgutil
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments.data import _cache
-from experiments.data._tasks import Encoded, RawTask, Rows, Task, Turn, canonical
+from experiments.data._tasks import SETTINGS, Encoded, RawTask, Rows, Task, Turn, canonical
 from experiments.errors import UserError, did_you_mean
+from experiments.frozen import FrozenDict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,10 +53,11 @@ __all__ = [
     "read_options",
 ]
 
-_VERSION = "1"  # of what is cached; a change of how rows are read or tokenised needs a new one
+_VERSION = "2"  # of what is cached; a change of how rows are read or tokenised needs a new one
+_NOT_ROWS = ("max_length", "limit", "metric", *SETTINGS)
 DEFAULT_LENGTH = 128  # tokens
 _KEEP = 4  # encoded tasks held in memory
-_encoded: OrderedDict[tuple[str, int, tuple[str, ...]], Task] = OrderedDict()
+_encoded: OrderedDict[tuple[Any, ...], Task] = OrderedDict()
 
 
 class Spec(Protocol):
@@ -76,7 +81,21 @@ def read(spec: Spec) -> RawTask:
 
 def read_options(name: str, options: Mapping[str, Any]) -> RawTask:
     """As `read`, for a dataset by its name and options."""
-    return _read(name, _frozen(options))
+    raw = _read(name, _frozen(options))
+    if limit := options.get("limit"):
+        splits = {split: rows.first(int(limit)) for split, rows in raw.splits.items()}
+        raw = replace(raw, splits=splits, notes=(*raw.notes, f"dataset.limit={limit} examples of each split"))
+    return replace(raw, settings=_settings(raw.settings, options))
+
+
+def _settings(own: Mapping[str, Any], options: Mapping[str, Any]) -> FrozenDict:
+    """How a task is scored: what its reader says, the options over it, the metric that is to be first."""
+    chosen = {**own, **{key: options[key] for key in SETTINGS if options.get(key) is not None}}
+    names = chosen.get("metrics") or ()
+    names = (names,) if isinstance(names, str) else tuple(names)
+    if first := options.get("metric"):
+        names = (str(first), *(name for name in names if name != first))
+    return FrozenDict({**chosen, "metrics": names or None})
 
 
 def fingerprint(spec: Spec) -> str:
@@ -84,7 +103,12 @@ def fingerprint(spec: Spec) -> str:
     return _fingerprint(spec.dataset, _frozen(spec.dataset_options))
 
 
-def encode(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", max_length: int | None) -> Task:
+def encode(
+    raw: RawTask,
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int | None,
+    decoder_start: int | None = None,
+) -> Task:
     """The task as tensors, tokenised once per content and then recalled.
 
     Args:
@@ -92,14 +116,15 @@ def encode(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", max_length: int |
         tokenizer: Its `model_max_length` is taken as the model's own limit.
         max_length: The longest text in tokens, 128 if None. The tensors are as long as that, or as the data's
             longest text.
+        decoder_start: The token that an encoder-decoder begins to write with; None for other models.
     """
     from experiments.data import _encode
 
     length = max_length or DEFAULT_LENGTH
-    entry = _encode.identity(raw, tokenizer, length, _VERSION)
-    key = (entry, length, raw.notes)
+    entry = _encode.identity(raw, tokenizer, length, _VERSION, decoder_start)
+    key = (entry, length, raw.notes, raw.settings)
     if key not in _encoded:
-        _encoded[key] = _encode.encode(raw, tokenizer, length, key=entry)
+        _encoded[key] = _encode.encode(raw, tokenizer, length, key=entry, decoder_start=decoder_start)
         if len(_encoded) > _KEEP:
             _encoded.popitem(last=False)
     _encoded.move_to_end(key)
@@ -140,8 +165,9 @@ def _module(name: str) -> ModuleType:
 
 
 def _frozen(options: Mapping[str, Any]) -> str:
-    """Options as a text that can be a key. Rows know no max_length, and None is the same as absent."""
-    return canonical({k: options[k] for k in sorted(options) if k != "max_length" and options[k] is not None})
+    """Options as a text that can be a key: those that decide the rows. None is the same as absent."""
+    reading = [key for key in sorted(options) if key not in _NOT_ROWS and options[key] is not None]
+    return canonical({key: options[key] for key in reading})
 
 
 @lru_cache(maxsize=8)
@@ -151,7 +177,7 @@ def _read(name: str, options: str) -> RawTask:
     if stored is not None:
         return RawTask.from_plain(stored)
     raw = _module(name).read(json.loads(options))
-    _cache.store_json("raw", key, asdict(raw), head={"fingerprint": raw.fingerprint})
+    _cache.store_json("raw", key, raw.as_plain(), head={"fingerprint": raw.fingerprint})
     problem = _cache.problem()
     return replace(raw, notes=(*raw.notes, problem)) if problem else raw
 

@@ -17,6 +17,7 @@ from experiments import data, models
 from experiments.console.progress import Progress
 from experiments.files import Taken, replacing
 from experiments.spec import RunSpec
+from experiments.tasks import kind_of
 from experiments.training import checkpoint, diagnostics, memory
 from experiments.training.evaluate import Scores, evaluate, prefixed, write_predictions
 from experiments.training.loop import Trainer, run_config, total_steps
@@ -44,9 +45,15 @@ def prepare(spec: RunSpec):
     )
     if key not in _prepared:
         raw = data.read(spec)
-        model, tokenizer, info = models.load(spec, kind=raw.kind, n_labels=len(raw.labels), straight=straight)
+        kind = kind_of(raw.kind)
+        model, tokenizer, info = models.load(
+            spec, kind=kind.head, n_labels=kind.outputs(raw), straight=straight
+        )
         _prepared.clear()  # one base at a time: a sweep over models must not hold them all
-        _prepared[key] = model, info, data.encode(raw, tokenizer, spec.dataset_options.get("max_length"))
+        config = model.config
+        start = config.decoder_start_token_id if config.is_encoder_decoder else None
+        task = data.encode(raw, tokenizer, spec.dataset_options.get("max_length"), start)
+        _prepared[key] = model, info, task
     return _prepared[key]
 
 
@@ -140,6 +147,7 @@ def _trainer(runs, attached: Attached, task, seconds: Seconds, display: Progress
         seconds.evaluate += time.perf_counter() - started
 
     trainer = Trainer(specs, attached, task.splits["train"], on_rows, on_validation, should_stop)
+    trainer.losses = kind_of(task.kind).loss
     return trainer
 
 
@@ -152,6 +160,7 @@ def _evaluate(attached: Attached, task, split: str, specs: Sequence[RunSpec]) ->
         runs=len(specs),
         precision=train.precision,
         batch_size=train.eval_batch_size,
+        examples=train.eval_rows if split == "validation" else None,
     )
 
 
@@ -182,7 +191,8 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
         for run, record, scores in zip(runs, records, tested, strict=True):
             if record["status"] == "completed" and run.spec.phase != "tune":
                 record["metrics"] |= prefixed("test", scores.metrics)
-                write_predictions(run.folder.predictions, facts.task, "test", scores)
+                ids = facts.task.splits["test"].examples
+                write_predictions(run.folder.predictions, {facts.task.name: (ids, scores)})
     facts.seconds.evaluate += time.perf_counter() - started
 
 

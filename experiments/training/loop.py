@@ -20,7 +20,7 @@ from experiments.data import Encoded
 from experiments.spec import RunSpec, Train
 from experiments.training.adamw import AdamSettings, PackedAdamW
 from experiments.training.batch import Batch, Order, gather
-from experiments.training.losses import count_targets, row_losses
+from experiments.training.losses import RowLosses, count_targets, row_losses
 from variants import Attached, RunConfig, rates
 
 SHARED = (
@@ -100,6 +100,7 @@ class Trainer:
     should_stop: Callable[[], bool] = lambda: False
     on_gradient: Callable[[int], None] = lambda step: None  # at each step (from 0), before clipping
     on_boundary: Callable[[], None] = lambda: None  # after a flush and its validation: for checkpoints
+    losses: Callable[[Tensor, Tensor], RowLosses] = row_losses  # of logits and labels: the kind of task's
 
     def __post_init__(self):
         first = self.specs[0].train
@@ -214,10 +215,8 @@ class Trainer:
         for i, batch in enumerate(self._micro_batches(rows, micro)):
             self.attached.clock.micro = i
             with self._precision():
-                logits = self.attached.model(
-                    input_ids=batch.input_ids, attention_mask=batch.attention_mask
-                ).logits
-            part = row_losses(logits, batch.labels).total.view(self.K, -1).sum(1) / scale
+                logits = self.attached.model(**batch.inputs()).logits
+            part = self.losses(logits, batch.labels).total.view(self.K, -1).sum(1) / scale
             loss += part.detach()
             if i == 0:
                 part = part + self.attached.penalty()

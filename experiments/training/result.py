@@ -84,6 +84,7 @@ def result(run: Run, k: int, trainer: Trainer, facts: Facts) -> dict[str, Any]:
         "status": "completed" if diverged is None else "diverged",
         "spec": run.spec.as_record(),
         "primary": {"metric": task.metric, "goal": task.goal},
+        "task": task.described,
         "metrics": dict(run.best),
         "cost": cost,
         "data": {f"{split}_sha256": value for split, value in task.sha256.items()}

@@ -10,6 +10,7 @@ from experiments.spec import RunSpec
 from experiments.sweep.match import nearest_rank
 from experiments.sweep.parameters import Count, count
 from experiments.sweep.ranks import dimensions, skeleton
+from experiments.tasks import kind_of
 
 Made = TypeVar("Made")
 
@@ -19,7 +20,7 @@ class Task:
     """The sizes of a dataset."""
 
     kind: str
-    classes: int  # 0 for text generation
+    classes: int  # outputs of the head; 0 for language models
     train: int  # rows
     validation: int
     test: int
@@ -77,5 +78,9 @@ def _task(spec: RunSpec) -> Task:
     raw = data.read(spec)
     rows = {split: len(part) for split, part in raw.splits.items()}
     return Task(
-        raw.kind, len(raw.labels), rows.get("train", 0), rows.get("validation", 0), rows.get("test", 0)
+        raw.kind,
+        kind_of(raw.kind).outputs(raw),
+        rows.get("train", 0),
+        rows.get("validation", 0),
+        rows.get("test", 0),
     )
