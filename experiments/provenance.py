@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 STAMP = "provenance.json"  # in a copy of the code: where it was copied from, as `source` said there
 _SOURCES = ("variants", "experiments")
-_APART = ("bench", "sweep", "export", "predict", "opened", "trackers", "commands.py")  # of experiments/
+_APART = ("bench", "sweep", "export", "predict", "artifacts", "tracking", "console")  # of experiments/
 _PACKAGES = (
     "torch",
     "transformers",

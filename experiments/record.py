@@ -190,11 +190,11 @@ def verify(folder: Path, record: Mapping[str, Any] | None = None) -> list[str]:
 
 
 def write_planned(study: Path, cells: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Leave word of what a command asked for, so that a report can name what is missing.
+    """Write down which runs a command requested, so that a report can name what is missing.
 
     Args:
         study: The study's folder.
-        cells: Per run_id the few values that tell a person which run it is.
+        cells: Per run_id the few values by which a person knows the run.
 
     Returns:
         The list's file; the same command again finds it there.
@@ -207,7 +207,7 @@ def write_planned(study: Path, cells: Mapping[str, Mapping[str, Any]]) -> Path:
 
 
 def planned(study: Path) -> dict[str, dict[str, Any]]:
-    """Every run that some command asked of a study, by run_id; a torn list is left out."""
+    """Every run that some command requested of a study, by run_id; a torn list is left out."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted((study / PLANNED).glob("*.json")):
         try:

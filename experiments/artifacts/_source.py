@@ -33,6 +33,11 @@ class Source:
     notes: tuple[str, ...] = ()  # what to tell people about it
 
     @property
+    def dataset_options(self) -> Mapping[str, Any]:
+        """How its data was read; nothing is known of an adapter from elsewhere."""
+        return self.spec.dataset_options if self.spec else {}
+
+    @property
     def kind(self) -> str:
         """The class of model that the task needs: "classification" or "causal"."""
         if self.task:

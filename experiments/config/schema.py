@@ -41,6 +41,8 @@ class Key:
         kind = kinds.get(type(default), "text")
         if default is None and _is_interval(bounds):
             kind = "int" if all(type(b) in (int, type(None)) for b in bounds or ()) else "float"
+        elif default is None and bounds and "auto" in bounds:
+            kind = "switch"
         return cls(name, kind, default is None, bounds)
 
     @classmethod
@@ -53,7 +55,7 @@ class Key:
     def describe(self) -> str:
         """What may stand here, as the object of "takes"."""
         if self.allowed is not None and not _is_interval(self.allowed):
-            noun = "one of " + ", ".join(map(str, self.allowed))
+            noun = "one of " + ", ".join(str(a) if isinstance(a, str) else _shown(a) for a in self.allowed)
         else:
             noun = _NOUNS[self.kind] + _limits(self.allowed)
         return noun + (", or null" if self.optional else "")
@@ -66,7 +68,7 @@ class Key:
             converted = _CONVERSIONS[self.kind](value)
         except (TypeError, ValueError, re.error) as error:
             raise ValueError(self._refusal(value, error)) from None
-        if self.allowed is not None and not _within(converted, self.allowed):
+        if self.allowed is not None and converted is not None and not _within(converted, self.allowed):
             raise ValueError(self._refusal(value))
         return converted
 
@@ -96,6 +98,11 @@ def _bool(value: Any) -> bool:
     if type(value) is not bool:
         raise TypeError
     return value
+
+
+def _switch(value: Any) -> bool | None:
+    """True or false; auto is null, so that a command that says it asks for the same run."""
+    return None if value == "auto" else _bool(value)
 
 
 def _texts(value: Any) -> Any:
@@ -142,6 +149,7 @@ _CONVERSIONS = {
     "int": _int,
     "float": _float,
     "bool": _bool,
+    "switch": _switch,
     "text": _text,
     "texts": _texts,
     "study": _study,

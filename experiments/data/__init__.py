@@ -25,13 +25,14 @@ import json
 import pkgutil
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from experiments.data import _cache
-from experiments.data._tasks import SETTINGS, Encoded, RawTask, Rows, Task, Turn, canonical
+from experiments import cache
+from experiments.data._tasks import SETTINGS, Conversation, Encoded, RawTask, Rows, Task, Turn, canonical
 from experiments.errors import UserError, did_you_mean
 from experiments.frozen import FrozenDict
 
@@ -39,17 +40,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
+    "Conversation",
     "Encoded",
+    "Inputs",
     "RawTask",
     "Rows",
     "Task",
     "Turn",
+    "as_prompt",
     "encode",
     "encode_prompts",
     "encode_texts",
     "fingerprint",
+    "form_of",
     "names",
     "read",
+    "read_inputs",
     "read_options",
 ]
 
@@ -134,15 +140,16 @@ def encode(
 def encode_texts(
     texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int | None
 ) -> Encoded:
-    """Texts without classes as tensors, cut as `encode` cuts them and as long as their longest."""
+    """Texts without classes as tensors, stripped and cut as those of a task and as long as their longest."""
     from experiments.data import _encode
 
-    rows = Rows(tuple(str(i) for i in range(len(texts))), tuple(texts), labels=(0,) * len(texts))
+    stripped = tuple(text.strip() for text in texts)
+    rows = Rows(tuple(str(i) for i in range(len(texts))), stripped, labels=(0,) * len(texts))
     return _encode.encode_rows(rows, tokenizer, max_length or DEFAULT_LENGTH)
 
 
 def encode_prompts(
-    conversations: Sequence[tuple[Turn, ...]], tokenizer: "PreTrainedTokenizerBase"
+    conversations: Sequence[Conversation], tokenizer: "PreTrainedTokenizerBase"
 ) -> list[list[int]]:
     """Token ids of prompts, each ending where its completion would begin.
 
@@ -153,6 +160,62 @@ def encode_prompts(
     last = {"prompt": "completion"}
     open_ended = [(*turns, (last.get(turns[-1][0], "assistant"), "")) for turns in conversations]
     return [prompt for prompt, _ in render(open_ended, tokenizer)]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Texts or prompts without their answers, one per row of a file."""
+
+    texts: tuple[str | Conversation, ...]  # "" or () in rows that have none
+    others: dict[str, list[Any]]  # the columns that the texts were not made of
+    notes: tuple[str, ...]
+
+
+def read_inputs(
+    file: Path, options: Mapping[str, Any], *, kind: str, form: str | None = None, column: str | None = None
+) -> Inputs:
+    """A file of texts or prompts, read as training reads its rows.
+
+    Args:
+        file: Lines of text, or a table.
+        options: The dataset's. Columns that are named there and not in the file are guessed anew.
+        kind: "classification" or "causal".
+        form: "lines", "table" or "objects"; None: by the file's ending, lines where that says nothing.
+        column: The column of the texts, whatever the options say.
+    """
+    from experiments.data import _classification, _conversations, _reading
+
+    role = "text" if kind == "classification" else "prompt"
+    options = {**options, role: column} if column else options
+    form = form or form_of(file)
+    if form == "lines":
+        lines, notes = _reading.lines(file, options)
+        table = _reading.Table({role: lines}, notes=tuple(notes))
+    else:
+        table = _reading.read([file], options, form=form)
+    known = {name: value for name, value in options.items() if name not in _reading.ROLES}
+    for name in _reading.ROLES:
+        columns = [given] if isinstance(given := options.get(name), str) else given or ()
+        if all(one in table.columns for one in columns) or given == column:
+            known[name] = given
+    make = _classification.texts if kind == "classification" else _conversations.open_ended
+    texts, used = make(table, known, key="--text ")
+    others = {name: cells for name, cells in table.columns.items() if name not in used}
+    return Inputs(tuple(texts), others, table.notes)
+
+
+def form_of(file: Path) -> str:
+    """What a file's ending says of its form: "table", "objects", else "lines"."""
+    from experiments.data import _reading
+
+    return _reading.form_of(file)
+
+
+def as_prompt(text: str, options: Mapping[str, Any]) -> Conversation:
+    """A text as the turns before its completion, by the dataset's options."""
+    from experiments.data._conversations import asked
+
+    return asked(text, options)
 
 
 def _module(name: str) -> ModuleType:
@@ -173,18 +236,18 @@ def _frozen(options: Mapping[str, Any]) -> str:
 @lru_cache(maxsize=8)
 def _read(name: str, options: str) -> RawTask:
     key = _key(name, options)
-    stored = _cache.recall_json("raw", key)
+    stored = cache.recall_json("raw", key)
     if stored is not None:
         return RawTask.from_plain(stored)
     raw = _module(name).read(json.loads(options))
-    _cache.store_json("raw", key, raw.as_plain(), head={"fingerprint": raw.fingerprint})
-    problem = _cache.problem()
+    cache.store_json("raw", key, raw.as_plain(), head={"fingerprint": raw.fingerprint})
+    problem = cache.problem()
     return replace(raw, notes=(*raw.notes, problem)) if problem else raw
 
 
 @lru_cache(maxsize=64)
 def _fingerprint(name: str, options: str) -> str:
-    head = _cache.recall_head("raw", _key(name, options))
+    head = cache.recall_head("raw", _key(name, options))
     return head["fingerprint"] if head and "fingerprint" in head else _read(name, options).fingerprint
 
 

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments import metrics
-from experiments.data import _cache
+from experiments import cache, metrics
 from experiments.data._tasks import SPLITS, Encoded, RawTask, Rows, Task, canonical
 from experiments.errors import UserError
 from experiments.tasks import Tokens, kind_of
@@ -67,8 +66,9 @@ def encode(
     splits = _recall(key)
     if splits is None:
         splits = _tokenised(raw, tokenizer, limit, decoder_start)
-        _cache.store(_entry(key), lambda path: _save(splits, path))
+        cache.store(_entry(key), lambda path: _save(splits, path))
     longest = next(iter(splits.values())).input_ids.shape[1]
+    notes = [*kind.remarks(raw, tokenizer), *_notes(raw, splits, max_length, limit, longest)]
     return Task(
         name=raw.name,
         kind=raw.kind,
@@ -80,7 +80,7 @@ def encode(
         metric=measured[0],
         goal=metrics.goal(measured[0]),
         metrics=tuple(name for name in measured if name != "loss"),
-        notes=(*raw.notes, *_notes(raw, splits, max_length, limit, longest)),
+        notes=(*raw.notes, *notes),
         settings=raw.settings,
         tokenizer=tokenizer,
     )
@@ -107,7 +107,7 @@ def _notes(raw: RawTask, splits: dict[str, Encoded], asked: int, limit: int, lon
         notes.append(f"train: {len(raw.splits['train'])} texts packed into {len(splits['train'].ids)} rows")
     if lost:
         notes.append(f"{lost} examples were dropped: their prompt alone fills the {limit} tokens ({why})")
-    problem = _cache.problem()
+    problem = cache.problem()
     return notes + ([problem] if problem and problem not in raw.notes else [])
 
 
@@ -156,7 +156,7 @@ def _filled(rows: list[list[int]], length: int, fill: int) -> Tensor:
 
 
 def _entry(key: str) -> Path:
-    return _cache.entry("tokens", f"{key}.safetensors")
+    return cache.entry("tokens", f"{key}.safetensors")
 
 
 def _save(splits: dict[str, Encoded], path: Path) -> None:

@@ -30,6 +30,7 @@ FEW = 50  # a split of fewer examples is remarked on
 
 T = TypeVar("T")
 Turn = tuple[str, str]  # role, text: "prompt" and "completion" are plain text, any other role is a chat
+Conversation = tuple[Turn, ...]
 
 
 def digest(text: str) -> str:

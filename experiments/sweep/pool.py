@@ -1,4 +1,4 @@
-"""Worker processes of one machine: start them, hand out cells, notice deaths, pass on what they say.
+"""Worker processes of one machine: start them, hand out runs, notice deaths, pass on what they say.
 
 A worker that dies, whatever killed it, costs the run that it had and nothing else: the run is recorded, a new
 worker starts.
@@ -20,16 +20,15 @@ from typing import IO
 
 from experiments.config.settings import Terms
 from experiments.spec import RunSpec
-from experiments.sweep import oom
-from experiments.sweep.environment import environment
+from experiments.sweep.resources import OomWatch, environment, oom_kills
 
 WORKER = (sys.executable, "-m", "experiments.sweep.worker")
 GRACE_SECONDS = 60.0  # to reach a step boundary and write a checkpoint
-BUSY_SECONDS = 2.0  # until a run that another process holds is asked for again
+BUSY_SECONDS = 2.0  # until a run that another process holds is tried again
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedRun:
     """A run to be done.
 
     `seen` is when the record that it is to replace was written, None without one. `kills` counts how often
@@ -44,12 +43,12 @@ class Cell:
 
 @dataclass
 class _Process:
-    """A worker process and what it is at."""
+    """A worker process and what it works on."""
 
     number: int
     process: subprocess.Popen[str]
     orders: IO[str]  # its standard input
-    cell: Cell | None = None
+    run: PlannedRun | None = None
     since: float = field(default_factory=time.monotonic)
     kills: int | None = None  # the kernel's for want of memory, when its work began
     ending: float | None = None  # since when it is being stopped for a run that took too long
@@ -63,12 +62,12 @@ class _Process:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended: an event of the worker, its death with the exit code, or "late" (it was stopped).
+    """How a run ended: an event of the worker, its death with the exit code, or "late" (it was stopped).
 
     A death by SIGKILL also says as `oom` whether it was the kernel's doing, None where nothing tells.
     """
 
-    cell: Cell
+    run: PlannedRun
     event: dict
     seconds: float
 
@@ -89,15 +88,15 @@ class Pool:
         on_event: Callable[[dict], None],
         worker: Sequence[str] = WORKER,
         grace: float = GRACE_SECONDS,
-        kills: Callable[[], int | None] = oom.kills,
+        kills: Callable[[], int | None] = oom_kills,
     ):
         self.size, self.threads, self.gpus, self.logs, self.on_event = size, threads, gpus, logs, on_event
         self.command, self.grace = worker, grace
         self._events: queue.Queue[tuple[_Process, dict]] = queue.Queue()
         self._workers: list[_Process] = []
-        self._waiting: deque[Cell] = deque()
-        self._later: deque[tuple[float, Cell]] = deque()  # held by others: from when to ask again
-        self._kills = oom.Watch(kills)
+        self._waiting: deque[PlannedRun] = deque()
+        self._later: deque[tuple[float, PlannedRun]] = deque()  # held by others: from when to try again
+        self._kills = OomWatch(kills)
         self.stopping = False
 
     def __enter__(self) -> "Pool":
@@ -118,7 +117,7 @@ class Pool:
                 worker.process.wait()
 
     def check(self, order: dict) -> dict:
-        """Have the first worker check the cells against the model; its answer, or how it died."""
+        """Have the first worker check the runs against the model; its answer, or how it died."""
         worker = self._workers[0]
         worker.send(order)
         while True:
@@ -130,16 +129,16 @@ class Pool:
             else:
                 self.on_event(event)
 
-    def run(self, cells: Iterable[Cell], *, root: Path, terms: Terms) -> Iterator[Outcome]:
-        """Run the cells, in order, as workers become free; outcomes come as they happen.
+    def run(self, runs: Iterable[PlannedRun], *, root: Path, terms: Terms) -> Iterator[Outcome]:
+        """Execute the runs, in order, as workers become free; outcomes come as they happen.
 
         A run that another process holds is waited for: it ends there, or is taken over from there. After
         `stop()` nothing new is handed out, and the outcomes of what was under way still come.
         """
-        self._waiting.extend(cells)
+        self._waiting.extend(runs)
         while True:
             self._hand_out(root, terms)
-            busy = [worker for worker in self._workers if worker.cell is not None]
+            busy = [worker for worker in self._workers if worker.run is not None]
             if not busy and (self.stopping or not (self._waiting or self._later)):
                 return
             self._end_late(busy, terms.time_limit)
@@ -151,17 +150,17 @@ class Pool:
             if outcome is not None:
                 yield outcome
 
-    def wait_for(self, cell: Cell) -> None:
-        """Another process has this cell: ask for it again after a while."""
-        self._later.append((time.monotonic() + BUSY_SECONDS, cell))
-        self.on_event({"event": "waiting", "run_id": cell.run_id})
+    def wait_for(self, run: PlannedRun) -> None:
+        """Another process has this run: try it again after a while."""
+        self._later.append((time.monotonic() + BUSY_SECONDS, run))
+        self.on_event({"event": "waiting", "run_id": run.run_id})
 
-    def with_less(self, cell: Cell) -> None:
-        """Memory ran out during this cell: have a new worker do it next, with half the rows at a time."""
-        self._waiting.appendleft(replace(cell, kills=cell.kills + 1))
+    def with_less(self, run: PlannedRun) -> None:
+        """Memory ran out during this run: have a new worker do it next, with half the rows at a time."""
+        self._waiting.appendleft(replace(run, kills=run.kills + 1))
 
     def stop(self) -> None:
-        """Ask every worker to stop at its next step boundary; asked twice, kill them."""
+        """Ask every worker to stop at its next step boundary; the second time, kill them."""
         for worker in self._workers:
             worker.process.send_signal(signal.SIGKILL if self.stopping else signal.SIGTERM)
         self.stopping = True
@@ -174,38 +173,38 @@ class Pool:
                 return
             if worker.dead:  # only now: whoever dies when there is nothing left need not be replaced
                 worker = self._workers[place] = self._start(worker.number)
-            if worker.cell is None and worker.ending is None:
-                cell = worker.cell = self._waiting.popleft()
+            if worker.run is None and worker.ending is None:
+                run = worker.run = self._waiting.popleft()
                 worker.since, worker.kills = time.monotonic(), self._kills.count()
                 worker.send(
                     {
-                        "run": cell.spec.as_record(),
-                        "run_id": cell.run_id,
+                        "run": run.spec.as_record(),
+                        "run_id": run.run_id,
                         "root": str(root),
-                        "seen": cell.seen,
-                        "kills": cell.kills,
+                        "seen": run.seen,
+                        "kills": run.kills,
                         "checkpoint": {"seconds": terms.checkpoint_seconds, "steps": terms.checkpoint_steps},
                     }
                 )
 
     def _heard(self, worker: _Process, event: dict) -> Outcome | None:
-        """Take in what a worker said; the outcome of its cell, if it is that."""
+        """Take in what a worker said; the outcome of its run, if it is that."""
         event = self._explained(worker, event)
-        kind, cell = event["event"], worker.cell
+        kind, run = event["event"], worker.run
         if kind not in ("finished", "busy", "interrupted", "died"):
             self.on_event(event)
             return None
-        worker.cell, worker.dead = None, kind == "died"
-        if cell is None:
+        worker.run, worker.dead = None, kind == "died"
+        if run is None:
             return None
         if self.stopping and kind == "died":
-            event = {"event": "interrupted"}  # it was asked to end, at the second time with a kill
+            event = {"event": "interrupted"}  # at the second request with a kill
         elif kind in ("died", "interrupted") and worker.ending is not None:
             event = {"event": "late"}
         elif not self.stopping and (kind in ("busy", "interrupted") or event.get("code") == 0):
-            self.wait_for(cell)  # it is another's, or its worker was told by somebody to leave
+            self.wait_for(run)  # it is another's, or somebody stopped its worker
             return None
-        return Outcome(cell, event, time.monotonic() - worker.since)
+        return Outcome(run, event, time.monotonic() - worker.since)
 
     def _explained(self, worker: _Process, event: dict) -> dict:
         """The event; of a death by SIGKILL also whether the kernel did it."""

@@ -1,4 +1,4 @@
-"""One worker: a process that loads the base once and runs the cells it is given, one after another.
+"""One worker: a process that loads the base once and executes the runs it is given, one after another.
 
     python -m experiments.sweep.worker        # started by the pool; not meant to be typed
 
@@ -7,7 +7,7 @@ whatever else prints goes to standard error. When the input ends, or SIGTERM, SI
 stops at the next step boundary with its state in a checkpoint.
 
 Orders:
-    {"check": [[spec, how many], ...], "folder": ..., "workers": n}   -> checked: may these cells run here?
+    {"check": [[spec, how many], ...], "folder": ..., "workers": n}   -> checked: may these runs run here?
     {"run": spec, "run_id": ..., "root": folder}                      -> started, step, note ..., and at last
                                                                          finished | busy | interrupted
 A run's order may also say `checkpoint` ({"seconds": ..., "steps": ...}) and `seen`: the time of the record
@@ -25,12 +25,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from experiments.errors import UserError
 from experiments.record import FINISHED, RunFolder, read, written
 from experiments.spec import RunSpec, from_record
-from experiments.sweep.lease import Claim, claim
+from experiments.sweep.lease import Lease, acquire, leases
+from experiments.sweep.plan import check_data
+
+if TYPE_CHECKING:
+    from experiments.training.loader import Loader
 
 _NO_LESS = "the kernel ended the process because memory ran out, with one row at a time, too"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -64,53 +68,63 @@ class Events:
 
 
 class Worker:
-    """Carries out orders until there are no more or it is asked to stop."""
+    """Carries out orders until there are no more or it is stopped."""
 
     def __init__(self, events: Events):
         self.events = events
+        self._loader: Loader | None = None
         self.stopping = False  # no Event: signals come in pairs, and one may interrupt another's set()
 
     def stop(self, *_: object) -> None:
         """Stop at the next step boundary; a signal's handler, too, while another is being handled."""
         self.stopping = True
 
+    @property
+    def loader(self) -> "Loader":
+        """Its bases and data. Importing what loads them takes seconds, so not before the first order."""
+        if self._loader is None:
+            from experiments.training.loader import Loader
+
+            self._loader = Loader()
+        return self._loader
+
     def carry_out(self, order: dict) -> None:
         """One order; anything that a run throws ends that run, not the worker."""
         if "check" in order:
-            cells = {from_record(spec): count for spec, count in order["check"]}
-            problems, notes = check(cells, Path(order["folder"]), order["workers"])
+            kinds = {from_record(spec): count for spec, count in order["check"]}
+            problems, notes = check(kinds, Path(order["folder"]), order["workers"], self.loader)
             self.events.emit("checked", problems=problems, notes=notes)
             return
         folder = RunFolder(Path(order["root"]) / order["run"]["study"] / order["run_id"])
         try:
             self.run(order, folder)
-        except (UserError, OSError) as error:  # nothing can be written, not even a claim
-            self._tell(
+        except (UserError, OSError) as error:  # nothing can be written, not even a lease
+            self._report(
                 order["run_id"], {"status": "failed", "error": {"kind": "disk", "message": str(error)}}
             )
 
     def run(self, order: dict, folder: RunFolder) -> None:
-        """Claim a cell, run it, write its record, and say how it went."""
+        """Lease a cell, run it, write its record, and say how it went."""
         run_id = order["run_id"]
-        held = claim(folder.path.parent / ".claims", run_id)
-        if held is None:
+        lease = acquire(leases(folder.path.parent), run_id)
+        if lease is None:
             self.events.emit("busy", run_id=run_id)
             return
-        with held:
+        with lease:
             record: Mapping[str, Any] | None = read(folder.path)
             new = "seen" in order and written(folder.path) != order["seen"]
             if record is None or not (new or record["status"] in FINISHED):
-                record = self._execute(order, folder, held)
+                record = self._execute(order, folder, lease)
             if record is not None:
-                held.remove()
+                lease.remove()
                 if record["status"] in FINISHED:
                     folder.tidy()
         if record is None:
             self.events.emit("interrupted", run_id=run_id)
         else:
-            self._tell(run_id, record)
+            self._report(run_id, record)
 
-    def _tell(self, run_id: str, record: Mapping[str, Any]) -> None:
+    def _report(self, run_id: str, record: Mapping[str, Any]) -> None:
         error = record.get("error", {})
         self.events.emit(
             "finished",
@@ -120,8 +134,8 @@ class Worker:
             error={key: error[key] for key in ("kind", "message") if key in error},
         )
 
-    def _execute(self, order: dict, folder: RunFolder, held: Claim) -> Mapping[str, Any] | None:
-        from experiments import tracking
+    def _execute(self, order: dict, folder: RunFolder, lease: Lease) -> Mapping[str, Any] | None:
+        from experiments import data, tracking
         from experiments.training import memory
         from experiments.training.execute import Interrupted, execute
         from experiments.training.result import fail, is_out_of_memory
@@ -129,7 +143,7 @@ class Worker:
 
         spec, run_id = from_record(order["run"]), order["run_id"]
         often = order.get("checkpoint", {"seconds": 60.0, "steps": None})
-        run = Run(spec, run_id, folder, tracking.make(spec.tracker, tell=self.events.note), held.held)
+        run = Run(spec, run_id, folder, tracking.make(spec.tracker, notify=self.events.note), lease.valid)
         fits = all(run.halve() for _ in range(order.get("kills", 0)))
         for text in run.deviations:
             self.events.note(f"{run_id}: {text}")
@@ -138,40 +152,45 @@ class Worker:
                 if not fits:
                     run.begin()
                     raise MemoryError(_NO_LESS)
+                check_data(spec, run_id, data.read(spec).fingerprint)
                 return execute(
                     [run],
                     display=self.events,
-                    should_stop=self._stop_for(held),
+                    should_stop=self._stop_for(lease),
                     checkpoint_every=often["seconds"],
                     checkpoint_steps=often["steps"],
+                    loader=self.loader,
                 )[0]
             except Interrupted:
                 run.tracker.finish("preempted")
                 return None
             except Exception as error:
-                if not held.held():
+                if not lease.valid():
                     return None
                 if not (is_out_of_memory(error) and run.halve()):
                     return fail(run, error)
-            memory.release()  # what the failed attempt held, before the next one asks for as much
+            memory.release()  # what the failed attempt held, before the next one needs as much
             self.events.note(f"{run_id}: {run.deviations[-1]}")
 
-    def _stop_for(self, held: Claim) -> Callable[[], bool]:
-        return lambda: self.stopping or not held.held()
+    def _stop_for(self, lease: Lease) -> Callable[[], bool]:
+        return lambda: self.stopping or not lease.valid()
 
 
-def check(cells: Mapping[RunSpec, int], folder: Path, workers: int) -> tuple[list[str], list[str]]:
-    """What stands against running these cells, and what their targets resolve to; loads each model once.
+def check(
+    kinds: Mapping[RunSpec, int], folder: Path, workers: int, load: "Loader"
+) -> tuple[list[str], list[str]]:
+    """What stands against running these runs, and what their targets resolve to; loads each model once.
 
     Args:
-        cells: Specs, each with the number of runs like it (see `experiments.sweep.plan.kinds`).
+        kinds: Specs, each with the number of runs like it (see `experiments.sweep.plan.kinds`).
         folder: The study, whose disk must have room.
         workers: How many runs are unfinished at a time.
+        load: Where bases and data come from.
     """
-    from experiments.training.preflight import check_cells, check_room
+    from experiments.training.preflight import check_room, check_runs
 
     try:
-        found = check_cells(cells)
+        found = check_runs(kinds, load)
         return found.problems or check_room(found, folder, workers=workers), found.notes
     except UserError as error:
         return [str(error)], []
@@ -207,7 +226,7 @@ def listen(handler: Callable[[int, object], None] | signal.Handlers) -> None:
 
 
 def main() -> None:
-    """Serve until told to stop.
+    """Serve until stopped.
 
     What libraries print goes to standard error: the output belongs to the protocol.
     """

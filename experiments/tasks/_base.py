@@ -64,6 +64,10 @@ class Kind:
         """What of a tokenizer decides the tensors, beside its vocabulary and special tokens."""
         return ""
 
+    def remarks(self, raw: RawTask, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+        """How the tokenizer is used, for the notes of a run."""
+        return []
+
     def tokens(
         self,
         raw: RawTask,
@@ -124,7 +128,7 @@ def tokenised(
 
 
 def _call(tokenizer: Any, texts: Sequence[Any], **options: Any) -> Mapping[str, Any]:
-    options = {"truncation": False, **options}
+    options = {"truncation": False, "split_special_tokens": True, **options}
     if texts and not isinstance(texts[0], str):
         firsts, seconds = (list(part) for part in zip(*texts, strict=True))
         return tokenizer(firsts, seconds, verbose=False, **options)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments import metrics
-from experiments.data._chat import render
+from experiments.data._chat import remarks, render
 from experiments.data._tasks import Encoded, RawTask, Task
 from experiments.tasks._answers import extract, settled
 from experiments.tasks._base import IGNORE, Kind, Outputs, Scores, Tokens, parts, scored
@@ -25,6 +25,10 @@ class Completion(Kind):
     def reads(self, tokenizer: Any) -> str:
         """The chat template."""
         return str(tokenizer.chat_template)
+
+    def remarks(self, raw: RawTask, tokenizer: Any) -> list[str]:
+        """On the chat template."""
+        return remarks([turns for rows in raw.splits.values() for turns in rows.turns], tokenizer)
 
     def tokens(
         self, raw: RawTask, split: str, tokenizer: Any, limit: int, *, decoder_start: int | None = None

@@ -13,48 +13,19 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from experiments import data, models
+from experiments import models
 from experiments.console.progress import Progress
+from experiments.data import Task
 from experiments.files import Taken, replacing
 from experiments.spec import RunSpec
 from experiments.tasks import kind_of
 from experiments.training import checkpoint, diagnostics, memory
 from experiments.training.evaluate import Scores, evaluate, prefixed, write_predictions
-from experiments.training.loop import Trainer, run_config, total_steps
+from experiments.training.loader import Loader
+from experiments.training.loop import Callback, Trainer, run_config, total_steps
 from experiments.training.result import Facts, Seconds, result, start_hashes
 from experiments.training.run_state import Checkpoints, Interrupted, Run, resume, save
-from variants import Attached, attach, loads_stored, peft_form
-
-_prepared: dict[tuple, tuple] = {}
-
-
-def prepare(spec: RunSpec):
-    """The frozen model (shared, not to be changed), its facts, and the encoded task of a spec.
-
-    Kept for the next run. The base is loaded straight into the storage that the run asks for.
-    """
-    run = run_config(spec, steps=1)
-    straight = run if loads_stored(run) else None
-    key = (
-        spec.model,
-        *sorted(spec.model_options.items()),
-        spec.dataset,
-        *sorted(spec.dataset_options.items()),
-        spec.train.base_dropout,
-        models.stored_as(straight),
-    )
-    if key not in _prepared:
-        raw = data.read(spec)
-        kind = kind_of(raw.kind)
-        model, tokenizer, info = models.load(
-            spec, kind=kind.head, n_labels=kind.outputs(raw), straight=straight
-        )
-        _prepared.clear()  # one base at a time: a sweep over models must not hold them all
-        config = model.config
-        start = config.decoder_start_token_id if config.is_encoder_decoder else None
-        task = data.encode(raw, tokenizer, spec.dataset_options.get("max_length"), start)
-        _prepared[key] = model, info, task
-    return _prepared[key]
+from variants import Attached, attach, peft_form, write_peft
 
 
 def device() -> torch.device:
@@ -69,16 +40,18 @@ def execute(
     should_stop: Callable[[], bool] = lambda: False,
     checkpoint_every: float = 60.0,
     checkpoint_steps: int | None = None,
+    loader: Loader | None = None,
 ) -> list[dict[str, Any]]:
     """Train a pack to its end and write each run's record.
 
     Args:
         runs: The pack; the specs must agree on what a pack shares (model, data, steps, batch, precision).
         display: Shown what happens.
-        should_stop: Asked at each step boundary.
+        should_stop: Called at each step boundary.
         checkpoint_every: Seconds between checkpoints.
         checkpoint_steps: Steps between them, if that comes first. They are written with the rows of the
             history, so at the first multiple of train.log_every from there on.
+        loader: Where bases and data come from; one of its own if None.
 
     Returns:
         The records as written.
@@ -95,7 +68,7 @@ def execute(
             run.begin()
         specs = [run.training for run in runs]
         _threads(specs[0])
-        model, info, task = prepare(specs[0])
+        model, info, task = (loader or Loader())(specs[0])
         place = device()
         steps = total_steps(specs[0].train, task.rows["train"])
         attached = attach(
@@ -107,23 +80,28 @@ def execute(
         if specs[0].train.gradient_checkpointing:
             attached.model.gradient_checkpointing_enable({"use_reentrant": False})
         seconds.load = time.perf_counter() - started
-        trainer = _trainer(runs, attached, task, seconds, display, should_stop)
+        trainer = Trainer(specs, attached, task.splits["train"], kind_of(task.kind).loss)
         for k, run in enumerate(runs):
             run.start = start_hashes(trainer, k)
         resume(runs, trainer)
-        diagnostics.watch(runs, trainer, seconds)
         for run in runs:
             display.run_started(run.run_id, trainer.steps, done=trainer.progress.step)
-        trainer.on_boundary = saving = Checkpoints(runs, trainer, checkpoint_every, checkpoint_steps)
+        saving = Checkpoints(runs, trainer, checkpoint_every, checkpoint_steps)
+        callbacks = [
+            _Recorder(runs, trainer, task, seconds, display),
+            diagnostics.Signatures(runs, trainer, seconds),
+            saving,
+        ]
         memory.reset_peak(place)
-        trainer.run()
+        trainer.run(callbacks, should_stop=should_stop)
         if trainer.progress.step < trainer.steps and trainer.progress.alive.any():
             save(runs, trainer)
             raise Interrupted
         seconds.checkpoint = saving.spent
         facts = Facts(task, info, seconds, peak=memory.peak(place))
         records = [result(run, k, trainer, facts) for k, run in enumerate(runs)]
-        _test(runs, trainer, facts, records)
+        with seconds.of("evaluate"):
+            _test(runs, trainer, facts, records)
         for k, note in diagnostics.write(runs, trainer, seconds).items():
             records[k]["notes"].append(note)
         for k, (run, record) in enumerate(zip(runs, records, strict=True)):
@@ -132,32 +110,36 @@ def execute(
         return records
 
 
-def _trainer(runs, attached: Attached, task, seconds: Seconds, display: Progress, should_stop) -> Trainer:
-    specs = [run.training for run in runs]
+class _Recorder(Callback):
+    """Puts the rows and the validations of a pack into its run folders, and shows them."""
 
-    def on_rows(k: int, rows: list[dict]) -> None:
-        runs[k].add_rows(rows)
-        display.step(runs[k].run_id, rows[-1]["step"], rows[-1]["loss"])
+    def __init__(
+        self, runs: Sequence[Run], trainer: Trainer, task: Task, seconds: Seconds, display: Progress
+    ):
+        self._runs, self._trainer, self._task = runs, trainer, task
+        self._seconds, self._display = seconds, display
 
-    def on_validation(step: int) -> None:
-        started = time.perf_counter()
-        for k, scores in enumerate(_evaluate(attached, task, "validation", specs)):
-            if trainer.diverged_at[k] is None:
-                runs[k].validated(scores, step=step, metric=task.metric, goal=task.goal)
-        seconds.evaluate += time.perf_counter() - started
+    def on_rows(self, k: int, rows: list[dict]) -> None:
+        """History first, then the display."""
+        self._runs[k].add_rows(rows)
+        self._display.step(self._runs[k].run_id, rows[-1]["step"], rows[-1]["loss"])
 
-    trainer = Trainer(specs, attached, task.splits["train"], on_rows, on_validation, should_stop)
-    trainer.losses = kind_of(task.kind).loss
-    return trainer
+    def on_validation(self, step: int) -> None:
+        """Score the validation split."""
+        with self._seconds.of("evaluate"):
+            scores = _evaluate(self._trainer, self._task, "validation")
+            for k, run in enumerate(self._runs):
+                if self._trainer.diverged_at[k] is None:
+                    run.validated(scores[k], step=step, metric=self._task.metric, goal=self._task.goal)
 
 
-def _evaluate(attached: Attached, task, split: str, specs: Sequence[RunSpec]) -> list[Scores]:
-    train = specs[0].train
+def _evaluate(trainer: Trainer, task: Task, split: str) -> list[Scores]:
+    train = trainer.specs[0].train
     return evaluate(
-        attached.model,
+        trainer.attached.model,
         task,
         split,
-        runs=len(specs),
+        runs=trainer.K,
         precision=train.precision,
         batch_size=train.eval_batch_size,
         examples=train.eval_rows if split == "validation" else None,
@@ -176,35 +158,31 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
     """
     if not trainer.progress.alive.any():
         return
-    started = time.perf_counter()
     if any(run.validation is None for run in runs):  # resumed after the last validation: it is in the history
-        for run, scores in zip(
-            runs, _evaluate(trainer.attached, facts.task, "validation", trainer.specs), strict=True
-        ):
+        for run, scores in zip(runs, _evaluate(trainer, facts.task, "validation"), strict=True):
             run.validation = scores
     for run, record in zip(runs, records, strict=True):
         if record["status"] == "completed" and run.validation is not None:
-            run.check_mine()
+            run.check_owned()
             record["metrics"] |= prefixed("validation", run.validation.metrics)
     if any(run.spec.phase != "tune" for run in runs):
-        tested = _evaluate(trainer.attached, facts.task, "test", trainer.specs)
+        tested = _evaluate(trainer, facts.task, "test")
         for run, record, scores in zip(runs, records, tested, strict=True):
             if record["status"] == "completed" and run.spec.phase != "tune":
                 record["metrics"] |= prefixed("test", scores.metrics)
                 ids = facts.task.splits["test"].examples
                 write_predictions(run.folder.predictions, {facts.task.name: (ids, scores)})
-    facts.seconds.evaluate += time.perf_counter() - started
 
 
 def _conclude(run: Run, k: int, trainer: Trainer, record: dict[str, Any]) -> None:
     """Adapter, then history, then the record; the checkpoint goes last, when nothing needs it any more."""
-    run.check_mine()
+    run.check_owned()
     if record["status"] == "completed":
         save_trained(trainer.attached, k, run.folder.adapter)
         files = [path for path in run.folder.adapter.rglob("*") if path.is_file()]
         record["cost"]["adapter_bytes"] = sum(path.stat().st_size for path in files)
     run.history.close()
-    run.check_mine()
+    run.check_owned()
     try:
         run.folder.write_record(record, first=True)
     except Taken:
@@ -222,7 +200,7 @@ def save_trained(attached: Attached, k: int, folder: Path) -> None:
     """
     form = peft_form(attached, k)
     if form is not None:
-        attached.export_peft(k, folder, form=form, replace=True)
+        write_peft(attached, k, folder, form=form, replace=True)
         return
     mine = [t for t in attached.trained if t.runs.start <= k < t.runs.stop]
     tensors = {t.name: (t.parameter if t.plain else t.parameter[k - t.runs.start]).detach() for t in mine}

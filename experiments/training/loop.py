@@ -29,6 +29,7 @@ SHARED = (
     "micro_batch_size",
     "precision",
     "evaluations",
+    "eval_rows",
     "gradient_checkpointing",
     "base_dropout",
 )
@@ -68,8 +69,8 @@ def evaluation_steps(train: Train, steps: int) -> frozenset[int]:
 
 
 @dataclass
-class Standing:
-    """Where each run of the pack stands, and what it cost so far."""
+class Progress:
+    """How far each run of the pack is, and what it cost so far."""
 
     alive: Tensor  # (K,) bool: neither finished nor diverged
     step: int = 0
@@ -84,22 +85,29 @@ class Standing:
         return statistics.median(rest) if rest else None
 
 
+class Callback:
+    """What else happens during training; each method does nothing unless a subclass says otherwise."""
+
+    def on_gradient(self, step: int) -> None:
+        """At each step (from 0), before clipping."""
+
+    def on_rows(self, k: int, rows: list[dict]) -> None:
+        """The history rows of run k, as they are flushed."""
+
+    def on_validation(self, step: int) -> None:
+        """Validation is due after `step` steps; the model is in evaluation mode."""
+
+    def on_boundary(self) -> None:
+        """After a flush and its validation: the state can be saved here."""
+
+
 @dataclass
 class Trainer:
-    """Trains one pack.
-
-    `on_rows(k, rows)` receives the history rows of run k as they are flushed, `on_validation(step)` is called
-    when validation is due, and `should_stop()` is asked at every step boundary.
-    """
+    """Trains one pack."""
 
     specs: Sequence[RunSpec]
     attached: Attached
     train_split: Encoded
-    on_rows: Callable[[int, list[dict]], None]
-    on_validation: Callable[[int], None]
-    should_stop: Callable[[], bool] = lambda: False
-    on_gradient: Callable[[int], None] = lambda step: None  # at each step (from 0), before clipping
-    on_boundary: Callable[[], None] = lambda: None  # after a flush and its validation: for checkpoints
     losses: Callable[[Tensor, Tensor], RowLosses] = row_losses  # of logits and labels: the kind of task's
 
     def __post_init__(self):
@@ -127,27 +135,36 @@ class Trainer:
             ],
             paged=any(s.options.get("paged") for s in self.specs),
         )
-        self.progress = Standing(torch.ones(self.K, dtype=torch.bool, device=self.device))
+        self.progress = Progress(torch.ones(self.K, dtype=torch.bool, device=self.device))
         self._pending: list[tuple[int, Tensor, Tensor, list[float]]] = []
         self.diverged_at: list[int | None] = [None] * self.K  # the step whose loss or gradient was not finite
 
-    def run(self) -> None:
-        """From `progress.step` to the end, or until every run has diverged, or until asked to stop."""
+    def run(
+        self, callbacks: Sequence[Callback] = (), *, should_stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        """From `progress.step` to the end, or until every run has diverged, or until it is to stop.
+
+        Args:
+            callbacks: Called in this order.
+            should_stop: Called at every step boundary.
+        """
         progress, attached, optimiser = self.progress, self.attached, self.optimiser
         if not attached.trained:  # a baseline that trains nothing is at its end
             progress.step = self.steps
-            self.on_validation(self.steps)
+            for callback in callbacks:
+                callback.on_validation(self.steps)
             return
         attached.model.train()
         started, since = time.perf_counter(), progress.step
-        while progress.step < self.steps and not self.should_stop():
+        while progress.step < self.steps and not should_stop():
             step = progress.step
             optimiser.zero_grad()
             attached.clock.step = step
             attached.before_step()
             loss = self._forward_backward(step)  # (K,), the gradient is in place
             norm = optimiser.grad_norm()  # (K,), before clipping
-            self.on_gradient(step)
+            for callback in callbacks:
+                callback.on_gradient(step)
             progress.alive &= torch.isfinite(loss) & torch.isfinite(norm)
             optimiser.clip(norm)
             factors = [schedule(s.train, step=step, steps=self.steps) for s in self.specs]
@@ -162,16 +179,18 @@ class Trainer:
                 elapsed = time.perf_counter() - started
                 progress.seconds += elapsed
                 progress.interval_ms.append(1000 * elapsed / (progress.step - since))
-                self._flush()
+                self._flush(callbacks)
                 if not progress.alive.any():
                     return
                 if validate:
                     attached.model.eval()
-                    self.on_validation(progress.step)
+                    for callback in callbacks:
+                        callback.on_validation(progress.step)
                     attached.model.train()
-                self.on_boundary()
+                for callback in callbacks:
+                    callback.on_boundary()
                 started, since = time.perf_counter(), progress.step
-        self._flush()
+        self._flush(callbacks)
 
     def state_dict(self) -> dict:
         """Everything that a resumed pack needs.
@@ -234,7 +253,7 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _flush(self) -> None:
+    def _flush(self, callbacks: Sequence[Callback]) -> None:
         """Hand the rows since the last flush to each run; only here the device is waited for."""
         if not self._pending:
             return
@@ -253,7 +272,8 @@ class Trainer:
                 if not (math.isfinite(loss[k]) and math.isfinite(norm[k])):
                     self.diverged_at[k] = step
                     break  # the run ended here: later steps of the pack are not its own
-            self.on_rows(k, rows)
+            for callback in callbacks:
+                callback.on_rows(k, rows)
         self._pending.clear()
 
 

@@ -13,7 +13,7 @@ from experiments.record import RunFolder
 from experiments.spec import RunSpec
 from experiments.training import checkpoint
 from experiments.training.evaluate import Scores, prefixed
-from experiments.training.loop import Trainer
+from experiments.training.loop import Callback, Trainer
 
 
 class Interrupted(Exception):
@@ -22,13 +22,13 @@ class Interrupted(Exception):
 
 @dataclass
 class Run:
-    """One run of the pack while it is under way. `mine` tells whether no other process has taken it over."""
+    """One run of the pack while it is under way. `owned` is false once another process has taken it over."""
 
     spec: RunSpec
     run_id: str
     folder: RunFolder
     tracker: tracking.Tracker
-    mine: Callable[[], bool] = lambda: True
+    owned: Callable[[], bool] = lambda: True
     history: History = field(init=False)
     micro_batch_size: int | None = None  # smaller than the spec's after the memory ran out; the batch stays
     deviations: list[str] = field(default_factory=list)  # where the run departs from its spec, for its record
@@ -71,18 +71,18 @@ class Run:
         """Note where the run departs from its spec, each departure once."""
         self.deviations += [text for text in texts if text not in self.deviations]
 
-    def check_mine(self) -> None:
+    def check_owned(self) -> None:
         """Before anything is written: Interrupted if another process has taken the run over.
 
         Also if one that had it before woke up late and replaced the history: the run is then done again from
         its last checkpoint that fits.
         """
-        if not self.mine() or self.history.is_replaced():
+        if not self.owned() or self.history.is_replaced():
             raise Interrupted
 
     def begin(self) -> None:
         """The spec on the disk, without the remains of a kill or a failure; then the tracker."""
-        self.check_mine()
+        self.check_owned()
         spec, record = self.spec, self.spec.as_record()
         remove_temporaries(self.folder.path)
         self.folder.write_spec(record)
@@ -96,12 +96,12 @@ class Run:
 
     def cut_history(self, size: int) -> None:
         """Drop the rows that the state which the run goes on from does not know."""
-        self.check_mine()
+        self.check_owned()
         self.history.cut(size)
 
     def add_rows(self, rows: Sequence[dict]) -> None:
         """History first, then whoever else listens."""
-        self.check_mine()
+        self.check_owned()
         for row in rows:
             self.history.append(row)
             self.tracker.log(row, row["step"])
@@ -120,7 +120,7 @@ class Run:
 def save(runs: Sequence[Run], trainer: Trainer) -> None:
     """One checkpoint for the pack, in the folder of its first run, once all histories are on the disk."""
     for run in runs:
-        run.check_mine()
+        run.check_owned()
     state = {
         "trainer": trainer.state_dict(),
         "best": [run.best for run in runs],
@@ -143,7 +143,7 @@ def resume(runs: Sequence[Run], trainer: Trainer) -> None:
         return len(marks) == len(runs) and all(r.history.holds(*m) for r, m in zip(runs, marks, strict=True))
 
     for run in runs:  # the model took a while to load
-        run.check_mine()
+        run.check_owned()
     state = checkpoint.load(runs[0].folder.checkpoint, fits=fits)
     if state is None:
         for run in runs:  # of an attempt that left no checkpoint
@@ -166,7 +166,7 @@ def _code() -> str:
 
 
 @dataclass
-class Checkpoints:
+class Checkpoints(Callback):
     """Saves the pack whenever `seconds` have passed, or `steps` (None: by the time alone).
 
     `spent` is how many seconds that took.
@@ -181,7 +181,8 @@ class Checkpoints:
         self._last, self._step = time.monotonic(), self.trainer.progress.step
         self.spent = 0.0
 
-    def __call__(self) -> None:
+    def on_boundary(self) -> None:
+        """Save, if it is time."""
         step = self.trainer.progress.step
         many = self.steps is not None and step - self._step >= self.steps
         if many or time.monotonic() - self._last >= self.seconds:

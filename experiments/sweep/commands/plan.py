@@ -17,7 +17,7 @@ from typing import Any
 
 from experiments.errors import UserError
 from experiments.files import replacing
-from experiments.sweep.environment import HOME, environment
+from experiments.sweep.resources import HOME, environment
 
 ROOT = Path("runs")
 
@@ -44,9 +44,9 @@ def main(options: argparse.Namespace) -> None:
 
     from experiments.config.command import plain_errors
     from experiments.config.groups import Conf
-    from experiments.sweep.fairness import findings
     from experiments.sweep.preview.expected import expected
     from experiments.sweep.preview.facts import Facts
+    from experiments.sweep.preview.fairness import findings
     from experiments.sweep.preview.forecast import forecast
     from experiments.sweep.preview.table import page
 
@@ -56,10 +56,10 @@ def main(options: argparse.Namespace) -> None:
         raise UserError(f"--csv {options.csv}: there is no folder {options.csv.parent}; make it first")
     folder = ["--config-dir", str(options.config_dir)] if options.config_dir else []
     with plain_errors():
-        asked = expected([*folder, *options.words], conf=HOME / "conf", root=ROOT)
+        requested = expected([*folder, *options.words], conf=HOME / "conf", root=ROOT)
     facts = Facts()
     speed = None if options.speed is None else options.speed * 1e9
-    found = forecast(asked.specs, facts, root=ROOT, workers=asked.workers, speed=speed)
+    found = forecast(requested.specs, facts, root=ROOT, workers=requested.workers, speed=speed)
     compared = [row for row in found.rows if row.spec.phase != "tune"]
     seeds = sorted({row.seeds for row in compared})
     power = _power(options, seeds, _comparisons([row.spec for row in compared]))
@@ -82,7 +82,7 @@ def main(options: argparse.Namespace) -> None:
                         "disk_bytes": found.disk,
                     },
                     "estimated_from": found.sources,
-                    "notes": asked.notes,
+                    "notes": requested.notes,
                     "smallest_effect": power,
                     "findings": [asdict(finding) for finding in unfair],
                     "cells": [row.as_dict() for row in found.rows],
@@ -92,13 +92,13 @@ def main(options: argparse.Namespace) -> None:
         )
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    console.print(page(found, unfair, _effects(power, seeds), asked.notes))
+    console.print(page(found, unfair, _effects(power, seeds), requested.notes))
 
 
 def _known(facts: Any, conf: Any) -> Any:
     """What the checks of fairness may use: sizes, the variants' own rates, and what those were tuned for."""
     from experiments.config.resolve import resolve
-    from experiments.sweep.fairness import Known
+    from experiments.sweep.preview.fairness import Known
 
     own = {name: conf.read("variant", name) for name in conf.choices("variant")}
     return Known(
@@ -124,7 +124,7 @@ def _comparisons(specs: Sequence[Any]) -> int:
 
 
 def _power(options: argparse.Namespace, seeds: Sequence[int], comparisons: int) -> dict[str, Any]:
-    """The smallest effects by number of seeds, told by `analysis.power` in a process of its own."""
+    """The smallest effects by number of seeds, computed by `analysis.power` in a process of its own."""
     words = ["--seeds", ",".join(map(str, seeds)), "--json", "--comparisons", str(comparisons)]
     words += ["--pilot", str(options.pilot)] if options.pilot is not None else []
     words += ["--sd", str(options.sd)] if options.sd is not None else []

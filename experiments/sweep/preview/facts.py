@@ -43,11 +43,11 @@ class Facts:
     def length(self, spec: RunSpec) -> int:
         """Tokens that a text is padded to, at most."""
         limits = self._once(("limits", spec.model, spec.model_options), lambda: dimensions(spec))
-        asked = int(spec.dataset_options.get("max_length") or 128)
-        return min(asked, (limits or {}).get("max_length") or asked)
+        requested = int(spec.dataset_options.get("max_length") or 128)
+        return min(requested, (limits or {}).get("max_length") or requested)
 
     def count(self, spec: RunSpec) -> Count | None:
-        """What a run trains; None if that cannot be told before it runs."""
+        """What a run trains; None if that cannot be known before it runs."""
         return self.count_on(spec, spec)
 
     def count_on(self, spec: RunSpec, place: RunSpec) -> Count | None:

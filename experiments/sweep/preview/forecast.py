@@ -113,7 +113,7 @@ def forecast(
     workers: int | str = "auto",
     speed: float | None = None,
 ) -> Forecast:
-    """Look ahead at a sweep.
+    """Snapshot ahead at a sweep.
 
     Args:
         specs: All cells, equal ones included.

@@ -35,7 +35,7 @@ def check(words: Sequence[Word], conf: Conf) -> list[str]:
     given = {word.key: word for word in words}
     experiment = given["experiment"].values[0] if "experiment" in given else None
     if experiment not in (None, *conf.choices("experiment")):
-        return []  # which has been told
+        return []  # which has been reported
     sweeper, set_there = conf.sweeper(experiment)
     own = {key.removeprefix(PREFIX): word for key, word in given.items() if key.startswith(PREFIX)}
     if "hydra/sweeper" in given:
@@ -45,11 +45,11 @@ def check(words: Sequence[Word], conf: Conf) -> list[str]:
         return [
             f"{PREFIX}{name} is a setting of hydra/sweeper=fair: add that, or leave it out." for name in names
         ]
-    told = [f"{own[name].text} is a sweep: a list is written {PREFIX}{name}=[{_listed(own[name].values)}]."
+    sweeps = [f"{own[name].text} is a sweep: a list is written {PREFIX}{name}=[{_listed(own[name].values)}]."
             for name in own if own[name].swept]  # fmt: skip
     file = {k: v for k, v in conf.read("hydra/sweeper", "fair").items() if k in Settings.__annotations__}
     values = file | set_there | {name: word.values[0] for name, word in own.items() if not word.swept}
-    return told + problems(values, given["seed"].values if "seed" in given else None)
+    return sweeps + problems(values, given["seed"].values if "seed" in given else None)
 
 
 def problems(values: Mapping[str, Any], seeds: Sequence[int] | None) -> list[str]:

@@ -235,8 +235,8 @@ def test_a_broken_file_is_named(text, told, tmp_path):
 # --- what Hydra gets
 
 
-def prepared(command):
-    return command.prepare(command.split(), CONF, dimensions=None)
+def prepared(words):
+    return command.prepare(words.split(), CONF, dimensions=None)
 
 
 def test_one_run_takes_the_same_way_as_many():

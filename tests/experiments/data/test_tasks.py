@@ -90,7 +90,7 @@ def test_every_module_of_the_folder_is_a_dataset_with_its_options():
     for name in data.names():
         module = data._module(name)
         assert callable(module.read) and callable(module.source) and module.__doc__.startswith(name)
-        options = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+        options = yaml.safe_load((CONF / "dataset" / f"{name}.yaml").read_text())
         assert options["name"] == name and isinstance(options["max_length"], int)
 
 

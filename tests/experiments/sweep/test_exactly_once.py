@@ -47,7 +47,7 @@ class StandIn(Worker):
         done = len(record.read_history(folder.history))
         for tick in range(done, TICKS):
             time.sleep(0.01)
-            if not held.held():
+            if not held.valid():
                 return None
             history.append({"step": tick + 1})
         history.close()

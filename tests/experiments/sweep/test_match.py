@@ -8,8 +8,8 @@ import pytest
 from experiments import models
 from experiments.spec import from_record
 from experiments.sweep.match import cost, matched, nearest_rank
-from experiments.sweep.notes import on_matching
 from experiments.sweep.parameters import adapter_roles, base_bytes
+from experiments.sweep.plan import matching_notes
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_the_first_variant_is_the_reference_where_lora_is_not_there(tiny):
 
 def test_it_is_said(tiny):
     specs = solved(tiny("variant=lora,dora r=4,8 seed=0,1"))
-    assert on_matching(specs) == ["match: dora has r=3 for r=4, r=7 for r=8 of the reference."]
+    assert matching_notes(specs) == ["match: dora has r=3 for r=4, r=7 for r=8 of the reference."]
 
 
 def refused(specs, kind="parameters", skeletons=models.skeleton):

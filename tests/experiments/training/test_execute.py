@@ -11,6 +11,7 @@ from experiments.tracking import make
 from experiments.training import checkpoint
 from experiments.training import execute as execution
 from experiments.training.execute import Interrupted, execute
+from experiments.training.loader import Loader
 from experiments.training.loop import Trainer
 from experiments.training.result import is_out_of_memory
 from experiments.training.run_state import Run
@@ -144,7 +145,7 @@ def test_checkpoints_come_by_steps_and_the_last_two_are_kept(run_of, monkeypatch
 def test_who_has_lost_a_run_writes_nothing_more(run_of):
     run = run_of("run", train={"steps": 12, "log_every": 2})
     asked = []
-    run.mine = lambda: len(asked) < 3 or bool(asked.append(None))
+    run.owned = lambda: len(asked) < 3 or bool(asked.append(None))
 
     def should_stop():
         asked.append(None)
@@ -184,33 +185,31 @@ def read_record(run):
     return json.loads(run.folder.record.read_text())
 
 
-def test_who_lost_a_run_while_its_model_was_loading_leaves_the_new_holders_files_alone(run_of, monkeypatch):
+def test_who_lost_a_run_while_its_model_was_loading_leaves_the_new_holders_files_alone(run_of):
     """It stalled before its first step and wakes up when another has written rows and saved a state."""
     train = {"steps": 6, "log_every": 2}
     run, theirs = run_of("run", train=train), {}
-    run.mine = lambda: not theirs
-    prepare = execution.prepare
+    run.owned = lambda: not theirs
+    loader = Loader()
 
     def files():
         return {path: path.read_bytes() for path in run.folder.path.rglob("*") if path.is_file()}
 
     def slow(spec):
-        monkeypatch.setattr(execution, "prepare", prepare)
         stops = iter([False] * 4 + [True])
         with pytest.raises(Interrupted):
             execute([run_of("run", train=train)], display=Quiet(), should_stop=lambda: next(stops))
         theirs.update(files())
-        return prepare(spec)
+        return loader(spec)
 
-    monkeypatch.setattr(execution, "prepare", slow)
     with pytest.raises(Interrupted):
-        execute([run], display=Quiet())
+        execute([run], display=Quiet(), loader=slow)
     assert run.folder.history in theirs and files() == theirs
 
 
 def test_who_lost_a_run_before_it_began_touches_nothing(run_of):
     run = run_of("run")
-    run.mine = lambda: False
+    run.owned = lambda: False
     run.folder.write_record({"run_id": "run", "study": "toy", "spec": {}, "status": "failed"})
     with pytest.raises(Interrupted):
         execute([run], display=Quiet())
