@@ -9,6 +9,7 @@ from experiments.data._tasks import SETTINGS
 from experiments.errors import UserError, did_you_mean
 from experiments.record import RunFolder, read, run_folders, verify
 from experiments.spec import RunSpec, from_record
+from experiments.tasks import kind_of
 
 
 def open_run(path: Path) -> Source:
@@ -86,8 +87,9 @@ def _labels(record: dict[str, Any], spec: RunSpec) -> tuple[str, ...]:
     facts = record["data"]
     if "labels" in facts:
         return tuple(facts["labels"])
-    if record["primary"]["metric"] == "loss" or "task" in record:  # there are no classes
-        return ()
+    kind = kind_of(record["task"]["kind"]) if "task" in record else None
+    if record["primary"]["metric"] == "loss" or (kind and kind.room not in ("classes", "sets")):
+        return ()  # there are no classes
     raw = data.read(spec)
     if raw.sha256["train"] != facts["train_sha256"]:
         raise UserError(

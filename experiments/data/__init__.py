@@ -1,19 +1,24 @@
 """Tasks: from dataset=<name> to tensors. One module per family of tasks, found because its file is here.
 
-To add a dataset, write two files:
+To add a dataset, write one file:
+
+    conf/dataset/<name>.yaml     reader: hub, for a table whose form that module knows (see `hub`)
+
+or two files:
 
     experiments/data/<name>.py   source(options) -> str     a cheap hash of what is read (files, versions)
                                  read(options) -> RawTask   the rows as text, checked, in their three splits
     conf/dataset/<name>.yaml     name: <name>, and every option with its default; max_length among them
 
-Both functions get the options of the yaml as the user set them. `read` is called once per content: what it
-returns is cached under the hash that `source` gives. Its rows go through `Rows`, which orders and hashes
-them, and `carve`, which splits by a hash of the text what comes in one piece. Mistakes are raised as
-`experiments.errors.UserError`. The kind of a task is one of `experiments.tasks`, which says how its rows
-become tensors. Modules whose names begin with "_" are parts, not datasets.
+Both functions get the options of the yaml as the user set them, and `name`. `read` is called once per
+content: what it returns is cached under the hash that `source` gives. Its rows go through `Rows`, which
+orders and hashes them, and `carve`, which splits by a hash of the text what comes in one piece. Mistakes are
+raised as `experiments.errors.UserError`. The kind of a task is one of `experiments.tasks`, which says how its
+rows become tensors. Modules whose names begin with "_" are parts, not datasets.
 
 Options of any dataset: `limit`, at most so many examples of each split, and those in `_tasks.SETTINGS`, which
-say how answers are made and scored; `metric` puts one metric first.
+say how answers are made and scored; `metric` puts one metric first. Of tables of the hub also `test`, the
+datasets to test on instead of a split of its own, and `also`, those to measure on before and after.
 
 `python -m experiments.data <name> [key=value ...]` shows a dataset: its sizes, classes, some examples and
 its hash.
@@ -32,7 +37,17 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments import cache
-from experiments.data._tasks import SETTINGS, Conversation, Encoded, RawTask, Rows, Task, Turn, canonical
+from experiments.data._tasks import (
+    SETTINGS,
+    Conversation,
+    Encoded,
+    RawTask,
+    Rows,
+    Task,
+    Turn,
+    canonical,
+    digest,
+)
 from experiments.errors import UserError, did_you_mean
 from experiments.frozen import FrozenDict
 
@@ -60,7 +75,9 @@ __all__ = [
 ]
 
 _VERSION = "2"  # of what is cached; a change of how rows are read or tokenised needs a new one
-_NOT_ROWS = ("max_length", "limit", "metric", *SETTINGS)
+CONF = Path(__file__).resolve().parents[2] / "conf"
+BESIDE = ("test", "also")
+_NOT_ROWS = ("also", "max_length", "limit", "metric", *SETTINGS)
 DEFAULT_LENGTH = 128  # tokens
 _KEEP = 4  # encoded tasks held in memory
 _encoded: OrderedDict[tuple[Any, ...], Task] = OrderedDict()
@@ -106,7 +123,45 @@ def _settings(own: Mapping[str, Any], options: Mapping[str, Any]) -> FrozenDict:
 
 def fingerprint(spec: Spec) -> str:
     """The SHA-256 of the rows that a run uses. Cheap: rows that were read once before are not read again."""
-    return _fingerprint(spec.dataset, _frozen(spec.dataset_options))
+    own = _fingerprint(spec.dataset, _frozen(spec.dataset_options))
+    beside = [
+        (role, name, _fingerprint(name, _frozen(options)), options.get("max_length"))
+        for role in BESIDE
+        for name, options in _beside(spec, role)
+    ]
+    return digest(canonical([own, beside])) if beside else own
+
+
+def beside(spec: Spec, role: str) -> dict[str, tuple[RawTask, int | None]]:
+    """The datasets that a run is measured on beside its own, with their max_length.
+
+    Args:
+        spec: Its option of the name of `role` lists them, or gives each one's path by its name.
+        role: "test": instead of a test split of its own; "also": before and after, to see what was lost.
+    """
+    return {
+        name: (read_options(name, options), options.get("max_length"))
+        for name, options in _beside(spec, role)
+    }
+
+
+def _beside(spec: Spec, role: str) -> list[tuple[str, dict[str, Any]]]:
+    from experiments.config.groups import Conf
+
+    given = spec.dataset_options.get(role) or ()
+    paths = (
+        dict(given)
+        if isinstance(given, Mapping)
+        else dict.fromkeys([given] if isinstance(given, str) else given)
+    )
+    conf, found = Conf(CONF), []
+    for choice, path in paths.items():
+        if choice not in conf.choices("dataset"):
+            known = conf.choices("dataset")
+            raise UserError(f"dataset.{role}={choice} is no dataset.{did_you_mean(choice, known)}")
+        options = {key: v for key, v in conf.read("dataset", choice).items() if key != "ranges"}
+        found.append((str(options.pop("name")), options | ({"path": path} if path else {})))
+    return found
 
 
 def encode(
@@ -218,7 +273,13 @@ def as_prompt(text: str, options: Mapping[str, Any]) -> Conversation:
     return asked(text, options)
 
 
-def _module(name: str) -> ModuleType:
+def _with_name(name: str, options: str) -> dict[str, Any]:
+    """The options for a module that reads several datasets, the name among them."""
+    return {**json.loads(options), "name": name}
+
+
+def _module(name: str, options: str = "{}") -> ModuleType:
+    name = json.loads(options).get("reader") or name
     if name not in names():
         raise UserError(
             f"there is no dataset {name!r}.{did_you_mean(name, names())} Known: {', '.join(names())}. "
@@ -239,7 +300,7 @@ def _read(name: str, options: str) -> RawTask:
     stored = cache.recall_json("raw", key)
     if stored is not None:
         return RawTask.from_plain(stored)
-    raw = _module(name).read(json.loads(options))
+    raw = _module(name, options).read(_with_name(name, options))
     cache.store_json("raw", key, raw.as_plain(), head={"fingerprint": raw.fingerprint})
     problem = cache.problem()
     return replace(raw, notes=(*raw.notes, problem)) if problem else raw
@@ -254,6 +315,6 @@ def _fingerprint(name: str, options: str) -> str:
 def _key(name: str, options: str) -> str:
     """The name of the cache entry: where the files lie is no part of it, what they hold is."""
     chosen = json.loads(options)
-    source = _module(name).source(chosen)
+    source = _module(name, options).source(_with_name(name, options))
     chosen.pop("path", None)
     return hashlib.sha256(canonical([_VERSION, name, chosen, source]).encode()).hexdigest()[:32]

@@ -191,11 +191,20 @@ class Task:
     notes: tuple[str, ...] = field(default_factory=tuple)
     settings: Mapping[str, Any] = field(default_factory=FrozenDict)  # see SETTINGS
     tokenizer: "PreTrainedTokenizerBase | None" = field(default=None, repr=False)
+    tests: "dict[str, Task]" = field(default_factory=dict)  # tested on instead of an own test split
+    also: "dict[str, Task]" = field(default_factory=dict)  # measured on before and after training
 
     @property
     def described(self) -> dict[str, Any]:
         """What the record says of the task."""
-        return {"kind": self.kind, "metrics": list(self.metrics), **self.settings}
+        beside = {"tests": list(self.tests), "also": list(self.also)}
+        named = {role: names for role, names in beside.items() if names}
+        return {"kind": self.kind, "metrics": list(self.metrics), **self.settings, **named}
+
+    @property
+    def tested(self) -> "dict[str, Task]":
+        """The tasks whose test splits a run is tested on."""
+        return self.tests or {self.name: self}
 
 
 def canonical(value: object) -> str:

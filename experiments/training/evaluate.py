@@ -83,22 +83,39 @@ def prefixed(split: str, values: dict[str, float]) -> dict[str, float]:
     return {f"{split}/{name}": value for name, value in values.items()}
 
 
+def overall(tested: Mapping[str, Scores]) -> dict[str, float]:
+    """The metrics of one test set, or of several: each one's own, and the means of those that all have."""
+    every = [set(scores.metrics) for scores in tested.values()]
+    if len(every) == 1:
+        return next(iter(tested.values())).metrics
+    means = {
+        name: sum(scores.metrics[name] for scores in tested.values()) / len(every)
+        for name in sorted(set.intersection(*every))
+    }
+    return means | {f"{one}/{n}": v for one, scores in tested.items() for n, v in scores.metrics.items()}
+
+
 def write_predictions(path, tested: Mapping[str, tuple[Sequence[str], Scores]]) -> None:
     """One row per example: id, label, prediction, score, loss, and what the kind of task adds (parquet).
 
     Args:
         path: The file.
         tested: By the name of a test set the ids of its examples and their scores. Of several sets, the ids
-            begin with the set's name and a slash.
+            begin with the set's name and a slash, and scores are weighted so that each set counts the same.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns: dict[str, list[Any]] = {"id": []}
+    total = sum(len(ids) for ids, _ in tested.values())
     for name, (ids, scores) in tested.items():
         columns["id"] += [f"{name}/{one}" if len(tested) > 1 else one for one in ids]
+        before, weight = len(columns["id"]) - len(ids), total / (len(tested) * len(ids))
         for column, values in scores.columns.items():
-            columns.setdefault(column, []).extend(values)
+            weighted = [weight * v for v in values] if column == "score" and len(tested) > 1 else values
+            columns.setdefault(column, [None] * before).extend(weighted)
+        for values in columns.values():
+            values += [None] * (len(columns["id"]) - len(values))
     kinds = {"id": pa.string(), "label": pa.string(), "prediction": pa.string(), "score": pa.float64()}
     kinds |= {"loss": pa.float64()}
     arrays = {name: pa.array(values, kinds.get(name)) for name, values in columns.items()}

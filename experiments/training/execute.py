@@ -20,7 +20,7 @@ from experiments.files import Taken, replacing
 from experiments.spec import RunSpec
 from experiments.tasks import kind_of
 from experiments.training import checkpoint, diagnostics, memory
-from experiments.training.evaluate import Scores, evaluate, prefixed, write_predictions
+from experiments.training.evaluate import Scores, evaluate, overall, prefixed, write_predictions
 from experiments.training.loader import Loader
 from experiments.training.loop import Callback, Trainer, run_config, total_steps
 from experiments.training.result import Facts, Seconds, result, start_hashes
@@ -84,6 +84,10 @@ def execute(
         for k, run in enumerate(runs):
             run.start = start_hashes(trainer, k)
         resume(runs, trainer)
+        if task.also and trainer.progress.step == 0:
+            with seconds.of("evaluate"):
+                for run, before in zip(runs, _beside(trainer, task, "before"), strict=True):
+                    run.before = before
         for run in runs:
             display.run_started(run.run_id, trainer.steps, done=trainer.progress.step)
         saving = Checkpoints(runs, trainer, checkpoint_every, checkpoint_steps)
@@ -166,12 +170,25 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
             run.check_owned()
             record["metrics"] |= prefixed("validation", run.validation.metrics)
     if any(run.spec.phase != "tune" for run in runs):
-        tested = _evaluate(trainer, facts.task, "test")
-        for run, record, scores in zip(runs, records, tested, strict=True):
+        tested = {name: _evaluate(trainer, task, "test") for name, task in facts.task.tested.items()}
+        ids = {name: task.splits["test"].examples for name, task in facts.task.tested.items()}
+        after = _beside(trainer, facts.task, "after")
+        for k, (run, record) in enumerate(zip(runs, records, strict=True)):
             if record["status"] == "completed" and run.spec.phase != "tune":
-                record["metrics"] |= prefixed("test", scores.metrics)
-                ids = facts.task.splits["test"].examples
-                write_predictions(run.folder.predictions, {facts.task.name: (ids, scores)})
+                own = {name: scores[k] for name, scores in tested.items()}
+                record["metrics"] |= prefixed("test", overall(own)) | run.before | after[k]
+                write_predictions(
+                    run.folder.predictions, {name: (ids[name], scores) for name, scores in own.items()}
+                )
+
+
+def _beside(trainer: Trainer, task: Task, when: str) -> list[dict[str, float]]:
+    """What each run scores on the tasks that it is not trained on: "before/wikitext/perplexity" and so on."""
+    found: list[dict[str, float]] = [{} for _ in range(trainer.K)]
+    for name, other in task.also.items():
+        for values, scores in zip(found, _evaluate(trainer, other, "test"), strict=True):
+            values |= prefixed(f"{when}/{name}", scores.metrics)
+    return found
 
 
 def _conclude(run: Run, k: int, trainer: Trainer, record: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ class Run:
     deviations: list[str] = field(default_factory=list)  # where the run departs from its spec, for its record
     start: dict[str, str] = field(default_factory=dict)  # hashes of the seed's first adapter and batch
     validation: Scores | None = None
+    before: dict[str, float] = field(default_factory=dict)  # on the tasks beside its own, before training
     best: dict[str, float] = field(default_factory=dict)  # the best validation so far, and at which step
     signatures: dict[str, Tensor] = field(default_factory=dict)  # see experiments.training.diagnostics
 
@@ -124,6 +125,7 @@ def save(runs: Sequence[Run], trainer: Trainer) -> None:
     state = {
         "trainer": trainer.state_dict(),
         "best": [run.best for run in runs],
+        "before": [run.before for run in runs],
         "histories": [run.history.mark() for run in runs],
         "signatures": [run.signatures for run in runs],
         "deviations": [run.deviations for run in runs],
@@ -153,6 +155,7 @@ def resume(runs: Sequence[Run], trainer: Trainer) -> None:
         trainer.load_state_dict(state["trainer"])
         for k, run in enumerate(runs):
             run.best, run.signatures = state["best"][k], state["signatures"][k]
+            run.before = state.get("before", [{}] * len(runs))[k]
             run.cut_history(state["histories"][k][0])
             run.deviate(*state["deviations"][k])
             if state["code_sha256"] != _code():

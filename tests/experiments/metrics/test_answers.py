@@ -38,7 +38,7 @@ def test_nist_by_hand():
 def test_cider_of_the_references_themselves_is_ten():
     texts = ["one two three four five", "six seven eight nine ten", "a b c d"]
     assert value("cider", texts, [[text] for text in texts]) == pytest.approx(10)
-    assert value("cider", texts[::-1], [[text] for text in texts]) == pytest.approx(0)
+    assert value("cider", [*texts[1:], texts[0]], [[text] for text in texts]) == pytest.approx(0)
 
 
 def test_bleu_by_hand():
