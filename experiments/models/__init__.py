@@ -1,4 +1,4 @@
-"""Base models: loaded once per process, frozen, on the CPU in fp32; runs train copies that share them.
+"""Base models: frozen, on the CPU in fp32; runs train copies that share them.
 
 Nothing here draws from the global random generator: what a checkpoint lacks is initialised under a fixed
 seed and named in `Info.fresh`; heads get their own start per run when a method is attached. `dimensions`
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from experiments.errors import UserError
 from experiments.models import _pretrained
 from experiments.models._check import check
+from experiments.models._content import content_of
 from experiments.models._dimensions import dimensions
-from experiments.models._find import Source, find
-from experiments.models._skeleton import Skeleton, skeleton
+from experiments.models._find import COMMIT, Source, commit_of, find
 from experiments.models._weights import weights
 
 if TYPE_CHECKING:
@@ -25,9 +25,18 @@ if TYPE_CHECKING:
 
     from variants import RunConfig
 
-__all__ = ["Info", "Skeleton", "clone", "dimensions", "find", "load", "skeleton", "stored_as", "weights"]
-
-_loaded: dict[tuple[Any, ...], tuple[Any, Any, "Info"]] = {}  # one at a time: bases are large
+__all__ = [
+    "COMMIT",
+    "Info",
+    "clone",
+    "commit_of",
+    "content_of",
+    "dimensions",
+    "find",
+    "load",
+    "stored_as",
+    "weights",
+]
 
 
 class Spec(Protocol):
@@ -62,7 +71,7 @@ def load(
     base_dropout: float | None = None,
     straight: "RunConfig | None" = None,
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase", Info]:
-    """The frozen base of a spec, with a head for its kind of task. A second call returns the same objects.
+    """The frozen base of a spec, with a head for its kind of task.
 
     Args:
         spec: Its model, model_options and train.base_dropout are read.
@@ -79,18 +88,10 @@ def load(
     if base_dropout is None:
         base_dropout = float(spec.train.base_dropout)
     classes = n_labels if kind == "classification" else None
-    key = (
-        spec.model, str(sorted(spec.model_options.items())), kind, classes, base_dropout, stored_as(straight),
-    )  # fmt: skip
-    if key not in _loaded:
-        source = find(spec)
-        sha256 = check(source.folder, spec.model_options, name=spec.model)
-        _quiet()
-        _loaded.clear()
-        _loaded[key] = _load(
-            spec, source, sha256, kind=kind, n_labels=classes, dropout=base_dropout, straight=straight
-        )
-    return _loaded[key]
+    source = find(spec)
+    sha256 = check(source.folder, spec.model_options, name=spec.model)
+    _quiet()
+    return _load(spec, source, sha256, kind=kind, n_labels=classes, dropout=base_dropout, straight=straight)
 
 
 def stored_as(straight: "RunConfig | None") -> tuple[Any, ...] | None:
@@ -129,7 +130,7 @@ def _load(
     tokenizer, notes = _pretrained.tokenizer(source.folder, spec.model)
     config = _pretrained.config(source.folder, spec.model, n_labels=n_labels, dropout=dropout)
     if kind == "causal":
-        _pretrained.check_causal(config, spec.model)
+        kind = _pretrained.writer(config, spec.model)
     if len(tokenizer) > getattr(config, "vocab_size", len(tokenizer)):
         raise UserError(
             f"model={spec.model}: the tokenizer in {source.folder} knows {len(tokenizer)} tokens, the model "
@@ -143,6 +144,11 @@ def _load(
     if any(".pooler." in name for name in fresh):
         notes.append(
             "the checkpoint has no pooler: it starts at random, the same for every run, and stays as it is"
+        )
+    if len(str(spec.model_options.get("content", "x" * 64))) < 64:
+        notes.append(
+            "an older version planned this run, which knew the model's folder by samples of its files: "
+            "whether it has changed since then cannot be told"
         )
     model.requires_grad_(False)
     info = Info(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.artifacts import open_sources
-from experiments.errors import UserError, told
+from experiments.errors import UserError, report_errors
 from experiments.predict import BATCH, Predictor
 from experiments.predict._input import FORMATS as INPUTS
 from experiments.predict._input import read_input
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answer; the exit code."""
     options = parser().parse_args(arguments)
-    return told(lambda: _predict(options))
+    return report_errors(lambda: _predict(options))
 
 
 def _predict(options: argparse.Namespace) -> None:
