@@ -30,13 +30,15 @@ import json
 import pkgutil
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments import cache
+from experiments.data._conversations import asked as as_prompt
+from experiments.data._inputs import Inputs, form_of, read_inputs
 from experiments.data._tasks import (
     SETTINGS,
     Conversation,
@@ -232,62 +234,6 @@ def completions_spaced(spec: Spec) -> bool:
         return False
     begun = [turns[-1][1][:1].isspace() for turns in rows.turns if turns[0][0] == "prompt"]
     return 2 * sum(begun) > len(begun)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Texts or prompts without their answers, one per row of a file."""
-
-    texts: tuple[str | Conversation, ...]  # "" or () in rows that have none
-    others: dict[str, list[Any]]  # the columns that the texts were not made of
-    notes: tuple[str, ...]
-
-
-def read_inputs(
-    file: Path, options: Mapping[str, Any], *, kind: str, form: str | None = None, column: str | None = None
-) -> Inputs:
-    """A file of texts or prompts, read as training reads its rows.
-
-    Args:
-        file: Lines of text, or a table.
-        options: The dataset's. Columns that are named there and not in the file are guessed anew.
-        kind: "classification" or "causal".
-        form: "lines", "table" or "objects"; None: by the file's ending, lines where that says nothing.
-        column: The column of the texts, whatever the options say.
-    """
-    from experiments.data import _classification, _conversations, _reading
-
-    role = "text" if kind == "classification" else "prompt"
-    options = {**options, role: column} if column else options
-    form = form or form_of(file)
-    if form == "lines":
-        lines, notes = _reading.lines(file, options)
-        table = _reading.Table({role: lines}, notes=tuple(notes))
-    else:
-        table = _reading.read([file], options, form=form)
-    known = {name: value for name, value in options.items() if name not in _reading.ROLES}
-    for name in _reading.ROLES:
-        columns = [given] if isinstance(given := options.get(name), str) else given or ()
-        if all(one in table.columns for one in columns) or given == column:
-            known[name] = given
-    make = _classification.texts if kind == "classification" else _conversations.open_ended
-    texts, used = make(table, known, key="--text ")
-    others = {name: cells for name, cells in table.columns.items() if name not in used}
-    return Inputs(tuple(texts), others, table.notes)
-
-
-def form_of(file: Path) -> str:
-    """What a file's ending says of its form: "table", "objects", else "lines"."""
-    from experiments.data import _reading
-
-    return _reading.form_of(file)
-
-
-def as_prompt(text: str, options: Mapping[str, Any]) -> Conversation:
-    """A text as the turns before its completion, by the dataset's options."""
-    from experiments.data._conversations import asked
-
-    return asked(text, options)
 
 
 def _with_name(name: str, options: str) -> dict[str, Any]:
