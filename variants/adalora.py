@@ -41,10 +41,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from variants._core.base import Base
-from variants._core.delta import Clock, Delta, Held, PeftAdapter, Slot
+from variants._core.delta import Clock, Delta, Held, PeftAdapter
 from variants._core.lowrank import Factors
 from variants._core.registry import register
-from variants._core.run import RunConfig
+from variants._core.run import RunConfig, Slot
 from variants._core.seeds import generator, normal
 
 

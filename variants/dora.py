@@ -27,9 +27,10 @@ import torch
 from torch import Tensor
 
 from variants._core.base import Base
-from variants._core.delta import Clock, Delta, Held, Slot
+from variants._core.delta import Clock, Delta, Held
 from variants._core.lowrank import EVERYWHERE, Factors
 from variants._core.registry import register
+from variants._core.run import Slot
 from variants.lora import initial_a
 
 CANCELS = 1e-4  # of ||W||^2: below this the Gram form has lost too many digits

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from variants._core.base import Base
-from variants._core.delta import Clock, Delta, Slot
+from variants._core.delta import Clock, Delta
 from variants._core.lowrank import Factors
 from variants._core.registry import register
+from variants._core.run import Slot
 from variants._core.seeds import generator, normal, uniform
 
 

@@ -26,7 +26,7 @@ def on_meta(folder: Path, facts: Mapping[str, Any]) -> Skeleton | None:
     shapes = {name: tuple(p.shape) for name, p in backbone_of(model).named_parameters()}
     layout = layout_of(model)
     try:
-        unused = frozenset(unreached(model, layout.maps))
+        unused = unreached(model)
     except RuntimeError:  # as attaching takes it, which cannot try it either
         unused = frozenset()
     return Skeleton(

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,6 +133,14 @@ def has_state(folder: Path) -> bool:
 def write_down(folder: Path, members: Sequence[str]) -> None:
     """Write the composition of a pack that is about to start."""
     write_json(folder / "pack.json", {"runs": list(members)})
+
+
+def tidy(study: Path) -> None:
+    """Remove what is left of packs all of whose runs have ended, in other packs or alone."""
+    for file in (study / FOLDER).glob("*/pack.json"):
+        records = [read(study / run_id) for run_id in json.loads(file.read_text())["runs"]]
+        if all(record is not None and record["status"] in FINISHED for record in records):
+            shutil.rmtree(file.parent, ignore_errors=True)
 
 
 def _interrupted(todo: Runs, study: Path) -> list[Pack]:

@@ -349,8 +349,10 @@ def test_a_model_in_a_folder_is_known_by_what_it_holds(tmp_path):
 
 def test_a_pruned_rank_starts_above_its_target():
     assert SPEC.initial_rank == 8
-    assert changed(options={"init_r_ratio": 1.5}).initial_rank == 12
-    assert changed(options={"init_r_ratio": 1.5}, r=3).initial_rank == 5
+    adalora = {"axes": {**SPEC.axes, "delta": "adalora"}, "options": {"init_r_ratio": 1.5}}
+    assert changed(**adalora).initial_rank == 12
+    assert changed(**adalora, r=3).initial_rank == 5
+    assert changed(options={"init_r_ratio": 1.5}).initial_rank == 8  # of no other delta
     assert changed(r=None).initial_rank is None
 
 

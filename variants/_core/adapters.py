@@ -9,11 +9,11 @@ from torch import nn
 
 from variants._core.attach import Attached
 from variants._core.base import BlockOf
-from variants._core.delta import AdaptedLinear, Clock, Delta, Slot
+from variants._core.delta import AdaptedLinear, Clock, Delta
 from variants._core.names import PRESETS, Target, TargetError, by_pattern, check_used, read_patterns
 from variants._core.own import freeze, head_parameters, only_one, pack_heads, top_blocks, unfreeze
 from variants._core.registry import get, register
-from variants._core.run import RunConfig, Trained
+from variants._core.run import RunConfig, Slot, Trained
 from variants._core.storage import store_backbone
 from variants._core.targets import backbone_of, experts, fed_without_batch, find, unreached
 
@@ -81,13 +81,13 @@ def _cover(
     coverage: dict[str, list[str]] = {}
     wanted: Wanted = {}
     remarks = _left_dense(model, runs)
-    judged: dict[str, bool] = {}  # map -> whether the model uses it
+    never = _unused(model, remarks)
     for k, run in enumerate(runs):
         if run.targets is None or run.r is None or run.alpha is None:
             raise ValueError("low-rank adapters need targets, r and alpha.")
         matched = find(model, run.targets, layers=run.options.get("layers"))
         matched = {p: [t for t in found if not t.module.startswith(whole)] for p, found in matched.items()}
-        matched, unused = _used(model, matched, judged, remarks)
+        matched, unused = _used(matched, never, remarks)
         coverage |= {pattern: [t.name for t in found] for pattern, found in matched.items()}
         targets = dict.fromkeys(t for found in matched.values() for t in found)
         twice = {t.module for t in targets if t.block} & {t.module for t in targets if not t.block}
@@ -113,25 +113,25 @@ def _cover(
 
 
 def _used(
-    model: nn.Module, matched: Mapping[str, list[Target]], judged: dict[str, bool], remarks: list[str]
+    matched: Mapping[str, list[Target]], unused: Collection[str], remarks: list[str]
 ) -> tuple[dict[str, list[Target]], list[str]]:
     """The targets that the model uses, and the names of those that it does not."""
-    new = list(dict.fromkeys(t.module for found in matched.values() for t in found if t.module not in judged))
-    if new:
-        try:
-            unused = set(unreached(model, new))
-        except RuntimeError as error:
-            unused = set()
-            remarks.append(f"whether the model uses all maps that are adapted could not be tried: {error}")
-        judged |= {name: name not in unused for name in new}
-    left = [t.module for found in matched.values() for t in found if not judged[t.module]]
+    left = [t.module for found in matched.values() for t in found if t.module in unused]
     if left:
         ends = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in left))
         remarks.append(
             f"{len(set(left))} of the targets are not adapted ({ends}): the model's forward pass does not "
             "call them, or gives them no gradient"
         )
-    return {pattern: [t for t in found if judged[t.module]] for pattern, found in matched.items()}, left
+    return {pattern: [t for t in found if t.module not in unused] for pattern, found in matched.items()}, left
+
+
+def _unused(model: nn.Module, remarks: list[str]) -> frozenset[str]:
+    try:
+        return unreached(model)
+    except RuntimeError as error:
+        remarks.append(f"whether the model uses all maps that are adapted could not be tried: {error}")
+        return frozenset()
 
 
 def _left_dense(model: nn.Module, runs: Sequence[RunConfig]) -> list[str]:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from variants._core import costs
 from variants._core.base import Base, DenseBase, wide
 from variants._core.lowrank import Block, Factors, Part, low_rank_linear
+from variants._core.run import Slot
 from variants._core.seeds import generator
 
 
@@ -38,25 +39,6 @@ class Clock:
     step: int = 0
     micro: int = 0
     shared: dict[tuple, nn.Parameter] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """What one run asks of one delta: the entry k of its run axis."""
-
-    module: str  # name of the layer in the model
-    seed: int
-    rank: int  # at the start of training
-    scale: float
-    dropout: float = 0.0
-    target_rank: int | None = None  # on average at its end, where a budget shrinks it
-    options: Mapping[str, Any] = field(default_factory=dict)
-    block: str = ""  # "q" for the query block of a fused map
-
-    @property
-    def name(self) -> str:
-        """The layer, and the block where it is one: "h.0.attn.c_attn[q]"."""
-        return f"{self.module}[{self.block}]" if self.block else self.module
 
 
 @dataclass

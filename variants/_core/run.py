@@ -41,6 +41,25 @@ PLAIN = {
 }
 
 
+@dataclass(frozen=True)
+class Slot:
+    """What one run asks of one delta: the entry k of its run axis."""
+
+    module: str  # name of the layer in the model
+    seed: int
+    rank: int  # at the start of training
+    scale: float
+    dropout: float = 0.0
+    target_rank: int | None = None  # on average at its end, where a budget shrinks it
+    options: Mapping[str, Any] = field(default_factory=dict)
+    block: str = ""  # "q" for the query block of a fused map
+
+    @property
+    def name(self) -> str:
+        """The layer, and the block where it is one: "h.0.attn.c_attn[q]"."""
+        return f"{self.module}[{self.block}]" if self.block else self.module
+
+
 @dataclass
 class Trained:
     """A trained parameter.

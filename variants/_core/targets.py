@@ -112,33 +112,44 @@ def fed_without_batch(model: nn.Module, names: Collection[str] | None = None) ->
     return list(found)
 
 
-def unreached(model: nn.Module, names: Collection[str]) -> list[str]:
-    """Linear maps whose output has no part in what the backbone gives: an adapter there would learn nothing.
+def unreached(model: nn.Module) -> frozenset[str]:
+    """Linear maps whose output has no part in what the model gives: an adapter there would learn nothing.
 
     A map is such if the model never calls it (Mamba reads the weight of its dt_proj by itself), or if no
     gradient comes back to it. One pass of a few tokens shows it, on the meta device where the architecture
-    allows it, else on the model itself. Maps that differ in their numbers only are judged together, as which
-    of its experts a model uses depends on the tokens.
+    allows it, else on the model itself; once for an architecture. Maps that differ in their numbers only are
+    judged together, as which of its experts a model uses depends on the tokens.
 
     Raises:
         RuntimeError: The model cannot be run on a few tokens.
     """
     if not _takes_tokens(model):
-        return []
-    try:
-        used = _reached(_on_meta(model), names)
-    except Exception:  # control flow that depends on values, or kernels without a meta form
+        return frozenset()
+    maps = tuple(backbone_linears(model))
+    key = (type(model), model.config.to_json_string(), maps)
+    if key not in _unreached:
+        _unreached[key] = _tried(model, maps)
+    return _unreached[key]
+
+
+_unreached: dict[tuple, frozenset[str]] = {}
+
+
+def _tried(model: nn.Module, maps: Collection[str]) -> frozenset[str]:
+    meta = _on_meta(model)
+    for tried, whole in ((meta, True), (meta, False), (model, True)):
         try:
-            used = _reached(model, names)
-        except Exception as error:
-            raise RuntimeError(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
-    kinds = {_numberless(name) for name in used}
-    return [name for name in names if _numberless(name) not in kinds]
+            kinds = {_numberless(name) for name in _reached(tried, maps, whole=whole)}
+        except Exception as error:  # control flow that depends on values, or kernels without a meta form
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        else:
+            return frozenset(name for name in maps if _numberless(name) not in kinds)
+    raise RuntimeError(reason)
 
 
 @torch.enable_grad()
-def _reached(model: nn.Module, names: Collection[str]) -> list[str]:
-    """The maps to which a gradient comes back from the backbone's output."""
+def _reached(model: nn.Module, names: Collection[str], *, whole: bool) -> list[str]:
+    """The maps to which a gradient comes back from the output of the whole model, or of its backbone."""
     device = next(model.parameters()).device
     added = {name: torch.zeros((), device=device, requires_grad=True) for name in names}
 
@@ -148,13 +159,15 @@ def _reached(model: nn.Module, names: Collection[str]) -> list[str]:
     with _evaluating(model):
         handles = [model.get_submodule(n).register_forward_hook(add(zero)) for n, zero in added.items()]
         try:
-            output = _run(model, 1)[0]
+            outputs = _run(model, 1, whole=whole)
         finally:
             for handle in handles:
                 handle.remove()
     gradients = [None] * len(added)
-    if output.requires_grad:
-        gradients = torch.autograd.grad(output.float().sum(), list(added.values()), allow_unused=True)
+    given = outputs.values() if isinstance(outputs, Mapping) else outputs
+    sums = [out.float().sum() for out in given if isinstance(out, Tensor) and out.requires_grad]
+    if sums:
+        gradients = torch.autograd.grad(sums, list(added.values()), allow_unused=True)
     return [name for name, gradient in zip(added, gradients, strict=True) if gradient is not None]
 
 
@@ -168,7 +181,11 @@ def _on_meta(model: nn.Module) -> nn.Module:
     for p in model.parameters():
         memo[id(p)] = nn.Parameter(p.detach().to("meta"), requires_grad=False)
     memo |= {id(b): b.to("meta") for b in model.buffers()}
-    return copy.deepcopy(model, memo)
+    made = copy.deepcopy(model, memo)
+    if hasattr(made, "config"):  # neither a look at the values of tokens, nor kernels for grouped products
+        made.config.pad_token_id = None
+        made.config._experts_implementation = "batched_mm"
+    return made
 
 
 def _numberless(name: str) -> str:
@@ -189,11 +206,14 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def _run(model: nn.Module, rows: int) -> Any:
+def _run(model: nn.Module, rows: int, *, whole: bool = False) -> Any:
     device = next(model.parameters()).device
     ids = torch.ones(rows, 2, dtype=torch.long, device=device)
+    end = getattr(model.config, "eos_token_id", None)
+    if isinstance(end, int):  # where some models classify
+        ids[:, -1] = end
     extra = {"decoder_input_ids": ids} if getattr(model.config, "is_encoder_decoder", False) else {}
-    return backbone_of(model)(input_ids=ids, **extra)
+    return (model if whole else backbone_of(model))(input_ids=ids, **extra)
 
 
 def experts(model: nn.Module) -> Mapping[str, int]:

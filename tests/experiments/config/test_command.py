@@ -129,7 +129,7 @@ BAD = {
     "checkpoint_seconds=-1": "of at least 0, not -1",
     "timelimit=3": "Did you mean 'time_limit'?",
     "r=1000": "r can be at most 384",
-    "variant=adalora r=300": "starts at rank 1.5 r, so r can be at most 256",
+    "variant=adalora r=300": "starts r=300 at rank 450, so r can be at most 256",
     "train.steps=3 train.epochs=2": "give one of them",
     "train.micro_batch_size=5": "1, 2, 4, 8, 16",
     "variant.controller=adalora_budget": "set variant.delta=adalora or variant.controller=none",

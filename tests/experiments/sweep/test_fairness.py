@@ -66,7 +66,8 @@ def about(found, word):
     ],
 )
 def test_the_effective_scale_is_that_of_the_start(scaling, options, scale):
-    assert effective_scale(dataclasses.replace(SPEC, axes={"scaling": scaling}, options=options)) == scale
+    axes = {"scaling": scaling, "delta": "adalora" if options else "lora"}
+    assert effective_scale(dataclasses.replace(SPEC, axes=axes, options=options)) == scale
 
 
 def test_enough_seeds_alone_need_no_note(cells_of):

@@ -111,6 +111,17 @@ def test_those_of_its_runs_that_have_ended_stay_members(interrupted, tmp_path):
     assert first.members == ("lora-8-1",)
 
 
+def test_what_is_left_of_a_pack_goes_when_all_its_runs_have_ended(interrupted, tmp_path):
+    _, members, folder = interrupted
+    for run_id in members:
+        packs.tidy(tmp_path)
+        assert folder.exists()
+        record = {"run_id": run_id, "study": "s", "spec": {}, "status": "completed"}
+        RunFolder(tmp_path / run_id).write_record(record)
+    packs.tidy(tmp_path)
+    assert not folder.exists()
+
+
 def test_a_larger_pack_must_gain_enough():
     assert best({1: 1.0, 2: 1.2, 4: 2.0, 8: 4.1}) == 4
     assert best({1: 1.0, 2: 1.96, 4: 3.8}) == 4
