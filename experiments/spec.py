@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, get_args
 
 from omegaconf import OmegaConf
@@ -80,7 +81,7 @@ class RunSpec:
 
     def model_key(self) -> tuple[Any, ...]:
         """The same for runs on one model, wherever it lies."""
-        return self.model, FrozenDict(model_identity(self.model_options))
+        return self.model, _model_identity(self.model_options)
 
     def data_key(self) -> tuple[Any, ...]:
         """The same for runs that read one dataset in one way: one task, one length of its texts."""
@@ -141,6 +142,11 @@ PACKABLE = ("adapters", "probe", "zero")  # methods that leave the base as it is
 # Of train: what the runs of a pack share.
 PACK = ("batch_size", "micro_batch_size", "precision", "gradient_checkpointing", "threads", "eval_rows")
 _WHERE_SET = ("phase", "signatures", "tuned", "repeat", "matched")
+
+
+@cache
+def _model_identity(options: FrozenDict) -> FrozenDict:
+    return FrozenDict(model_identity(options))
 
 
 def from_record(record: Mapping[str, Any]) -> RunSpec:

@@ -53,6 +53,12 @@ class Conf:
         self.folders, self.name = folders, name
         self._known: dict[tuple[str, ...], Any] = {}  # what was read or derived once
 
+    @classmethod
+    def of_hydra(cls, hydra: Any) -> "Conf":
+        """The folders that Hydra read, by its own part of a configuration; those of --config-dir are last."""
+        sources = (source for source in hydra.runtime.config_sources if source.schema == "file")
+        return cls(*(Path(source.path) for source in sources), name=hydra.job.config_name)
+
     def groups(self) -> list[str]:
         """The groups, `experiment` among them."""
         names = {path.name for folder in self.folders for path in folder.iterdir() if path.is_dir()}

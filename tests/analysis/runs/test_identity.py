@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from analysis.runs import identity
-from experiments.config.command import read
+from experiments.config.reading import read
 from experiments.config.short import command_of
 
 CONF = Path(__file__).resolve().parents[3] / "conf"

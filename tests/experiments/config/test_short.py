@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config.command import read
 from experiments.config.groups import Conf
+from experiments.config.reading import read
 from experiments.config.short import command_of, words_of
 from experiments.spec import from_record
 
