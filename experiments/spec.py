@@ -66,7 +66,7 @@ class RunSpec:
         return None if self.r is None else costs.initial_rank(delta, self.r, self.options)
 
     def as_record(self) -> dict[str, Any]:
-        """The spec as it stands in spec.json and record.json; what is None is absent."""
+        """The spec as written to spec.json and record.json; what is None is absent."""
         return {key: _plain(value) for key, value in self._parts().items() if value is not None}
 
     def _parts(self) -> dict[str, Any]:

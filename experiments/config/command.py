@@ -1,4 +1,4 @@
-"""A command without mistakes: the runs that it asks for, and what Hydra gets of it."""
+"""A command without mistakes: the runs that it requests, and what Hydra gets of it."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -117,7 +117,7 @@ class Command:
         """
         flags = dict(self.flags)
         if not any(mode in flags for mode in (*_MODES, *_MULTIRUN)) and "hydra.mode=RUN" not in self.texts:
-            flags = {"--multirun": None} | flags
+            flags = {"--multirun": None, **flags}
         texts = list(self.texts)
         ours = any(mode in flags for mode in _MULTIRUN) and self.sweeper in SWEEPERS
         if ours or any(mode in flags for mode in _SHOWN):

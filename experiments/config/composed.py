@@ -1,4 +1,4 @@
-"""A configuration that Hydra composed, as the one run that it asks for."""
+"""A configuration that Hydra composed, as the one run that it requests."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from experiments.spec import RunSpec
 
 
 def spec_of(config: DictConfig, hydra: DictConfig, *, match: bool = True) -> RunSpec:
-    """The one run that a composed configuration asks for.
+    """The one run that a composed configuration requests.
 
     Args:
         config: The configuration, with or without Hydra's own part.

@@ -25,7 +25,7 @@ SPECIAL = {"targets": "targets", "study": "study", "workers": "workers", "pack":
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML as Hydra reads it: 5e-3 is a number, 2024-01-15 is a text, and no key stands twice."""
+    """YAML as Hydra reads it: 5e-3 is a number, 2024-01-15 is a text, and no key occurs twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value]
@@ -216,7 +216,7 @@ class Conf:
         return any(schema[name].kind in TEXTS for schema in schemas if name in schema)
 
     def _read(self, name: str) -> dict[str, Any]:
-        """One file as it stands; the copy may be changed at its top."""
+        """The content of one file; the copy may be changed at its top."""
         return dict(self._once(("file", name), lambda: self._load(name)))
 
     def _load(self, name: str) -> dict[str, Any]:

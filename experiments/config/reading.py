@@ -1,4 +1,4 @@
-"""A command line, read in one pass: its words, every mistake in them at once, and the runs that it asks for.
+"""A command line, read in one pass: its words, every mistake in them at once, and the runs that it requests.
 
 Hydra reads it a second time to choose launcher and sweeper; the runs are those that are made here.
 """
@@ -31,7 +31,7 @@ ONCE = ("study", "workers", "match", "tracker", "experiment", "repeat", *(f.name
 
 
 def read(arguments: Sequence[str], folder: Path, *, dimensions: Dimensions | None = dimensions) -> Command:
-    """What a command asks for.
+    """What a command requests.
 
     Args:
         arguments: What was typed behind the name of the program.

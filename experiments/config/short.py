@@ -19,7 +19,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "conf"
 def command_of(spec: RunSpec, conf: Conf | None = None) -> str:
     """The command, short: `python run.py variant=dora r=4 seed=1 study=demo`.
 
-    It asks for the run by itself, whatever part it had in a sweep: without its tracker, as no run of tuning,
+    It requests the run by itself, whatever part it had in a sweep: without its tracker, as no run of tuning,
     at the rank that was matched.
 
     Args:
