@@ -226,9 +226,10 @@ def runs(study: Study, cells: pd.DataFrame) -> dict[str, Any]:
     place = {run_id: i for i, ids in enumerate(cells["run_ids"]) for run_id in ids}
     shared = []
     for row in cells.itertuples():
-        spec = study.records[row.run_ids[0]]["spec"]
-        command = identity.command(spec | {"seed": "SEED"})
-        sweep = identity.command(spec, seed=row.seeds_tried)
+        record = study.records[row.run_ids[0]]
+        spec = record["spec"]
+        command = identity.command(record, seed="SEED")
+        sweep = identity.command(record, seed=list(row.seeds_tried))
         rest = {key: value for key, value in spec.items() if key != "seed"}
         shared.append({"name": row.series, "spec": rest, "command": command, "sweep": sweep})
     items = []

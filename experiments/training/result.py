@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from experiments import provenance
+from experiments.config.short import command_of
 from experiments.data import Task
 from experiments.errors import UserError
 from experiments.files import Taken
@@ -91,6 +92,7 @@ def result(run: Run, k: int, trainer: Trainer, facts: Facts) -> dict[str, Any]:
         "study": run.spec.study,
         "status": "completed" if diverged is None else "diverged",
         "spec": run.spec.as_record(),
+        "command": command_of(run.spec),
         "primary": {"metric": task.metric, "goal": task.goal},
         "task": task.described,
         "metrics": dict(run.best),
@@ -161,6 +163,7 @@ def fail(run: Run, error: Exception) -> dict[str, Any]:
         "study": run.spec.study,
         "status": "oom" if is_out_of_memory(error) else "failed",
         "spec": run.spec.as_record(),
+        "command": command_of(run.spec),
         "env": provenance.collect(),
         "deviations": run.deviations,
         "error": {

@@ -33,7 +33,7 @@ def words(tmp_path, tiny_bert, monkeypatch):
 
 
 @pytest.fixture
-def snapshot(words, cells_of, tmp_path):
+def look(words, cells_of, tmp_path):
     """The forecast of a command, on two workers."""
     return lambda command: forecast(
         cells_of(f"{command} {words}"), Facts(), root=tmp_path / "runs", workers=2, speed=1e9
@@ -235,7 +235,7 @@ def test_every_cell_has_a_line(look):
 
 
 def test_many_cells_are_summed_up(look):
-    found = snapshot(f"variant=lora,dora r=3 lr={','.join(f'{i / 1000}' for i in range(1, MOST))}")
+    found = look(f"variant=lora,dora r=3 lr={','.join(f'{i / 1000}' for i in range(1, MOST))}")
     text = shown(found)
     assert f"{len(found.rows)} cells, summed up by variant" in text
     assert text.count("dora") == 1 and "0.001 to 0.059" in text
