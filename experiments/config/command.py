@@ -7,7 +7,6 @@ form that Hydra gave it.
 import os
 import shutil
 import signal
-import sys
 import textwrap
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from experiments.config.groups import Conf, leaves
 from experiments.config.messages import no_choice, no_key, no_launcher_key, no_plugin, no_whole_group
 from experiments.config.overrides import Word, effective, key_of, parse, tidied
 from experiments.config.settings import Terms
-from experiments.errors import UserError
+from experiments.errors import UserError, say
 from experiments.sweep.ranks import Dimensions, dimensions
 from experiments.sweep.tuning.settings import check as check_sweeper
 
@@ -96,7 +95,7 @@ def check(texts: Sequence[str], conf: Conf, *, dimensions: Dimensions | None = N
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Tell a UserError without a traceback and exit with 2.
+    """Print a UserError without a traceback and exit with its code.
 
     ABLORA_TRACEBACK=1 or HYDRA_FULL_ERROR=1 shows the traceback. What Hydra refuses to compose is a mistake
     of the command too: its exit code 1 becomes 2.
@@ -107,8 +106,8 @@ def plain_errors() -> Iterator[None]:
         if "1" in (os.environ.get("ABLORA_TRACEBACK"), os.environ.get("HYDRA_FULL_ERROR")):
             traceback.print_exc()
         else:
-            print(error, file=sys.stderr)
-        raise SystemExit(USAGE) from None
+            say(str(error), error=True)
+        raise SystemExit(error.code) from None
     except SystemExit as end:
         refused = end.code == 1 and isinstance(end.__context__, HydraException)
         raise SystemExit(USAGE if refused else end.code) from None

@@ -13,7 +13,7 @@ Orders:
 A run's order may also say `checkpoint` ({"seconds": ..., "steps": ...}) and `seen`: the time of the record
 that is to be replaced, as `record.written` gives it. Another record than that is taken as the answer. `kills`
 says how often the kernel has ended the run's process because memory ran out: so many times the rows at a time
-are halved, and the run fails once nothing is left to halve.
+are halved, and the run fails once nothing is left to halve. `threads` is how many the user fixed, if so.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from experiments import provenance
 from experiments.errors import UserError
 from experiments.record import FINISHED, RunFolder, read, written
 from experiments.spec import RunSpec, from_record
@@ -137,7 +138,7 @@ class Worker:
         from experiments import tracking
         from experiments.training import memory
         from experiments.training.execute import Interrupted, execute
-        from experiments.training.result import fail, is_out_of_memory
+        from experiments.training.result import fail
         from experiments.training.run_state import Run
 
         spec, run_id = from_record(order["run"]), order["run_id"]
@@ -158,6 +159,7 @@ class Worker:
                     checkpoint_every=often["seconds"],
                     checkpoint_steps=often["steps"],
                     loader=self.loader,
+                    threads=order.get("threads"),
                 )[0]
             except Interrupted:
                 run.tracker.finish("preempted")
@@ -165,7 +167,7 @@ class Worker:
             except Exception as error:
                 if not lease.valid():
                     return None
-                if not (is_out_of_memory(error) and run.halve()):
+                if not (memory.is_out_of_memory(error) and run.halve()):
                     return fail(run, error)
             memory.release()  # what the failed attempt held, before the next one needs as much
             self.events.note(f"{run_id}: {run.deviations[-1]}")
@@ -228,6 +230,7 @@ def main() -> None:
 
     What libraries print goes to standard error: the output belongs to the protocol.
     """
+    provenance.source()  # of the code that is imported from here on, not of what it is edited to meanwhile
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     worker = Worker(Events(out))

@@ -1,6 +1,6 @@
 """What a trained pack scores on a split: metrics, and one row per example."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,10 +78,12 @@ def prefixed(split: str, values: dict[str, float]) -> dict[str, float]:
     return {f"{split}/{name}": value for name, value in values.items()}
 
 
-def write_predictions(path, task, split: str, scores: Scores) -> None:
+def write_predictions(
+    path, task, split: str, scores: Scores, *, check: Callable[[], object] = lambda: None
+) -> None:
     """One row per example: id, label, prediction, score, loss (parquet).
 
-    Labels and predictions are written as text.
+    Labels and predictions are written as text. `check` is as in `files.replacing`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -101,7 +103,7 @@ def write_predictions(path, task, split: str, scores: Scores) -> None:
         "score": pa.float64(),
         "loss": pa.float64(),
     }
-    with replacing(path) as temporary:
+    with replacing(path, check=check) as temporary:
         pq.write_table(pa.table(table, schema=pa.schema(list(kinds.items()))), temporary)
 
 

@@ -4,9 +4,10 @@ Everything of a run is on the disk before anything else hears of it, and its rec
 a record is a run that ended, whatever the end was.
 """
 
+import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ from safetensors.torch import save_file
 from experiments import models
 from experiments.console.progress import Progress
 from experiments.data import Task
-from experiments.files import Taken, replacing
-from experiments.spec import RunSpec
+from experiments.files import Taken, replacing, replacing_folder
 from experiments.training import checkpoint, diagnostics, memory
 from experiments.training.evaluate import Scores, evaluate, prefixed, write_predictions
 from experiments.training.loader import Loader
@@ -40,6 +40,7 @@ def execute(
     checkpoint_every: float = 60.0,
     checkpoint_steps: int | None = None,
     loader: Loader | None = None,
+    threads: int | None = None,
 ) -> list[dict[str, Any]]:
     """Train a pack to its end and write each run's record.
 
@@ -51,6 +52,8 @@ def execute(
         checkpoint_steps: Steps between them, if that comes first. They are written with the rows of the
             history, so at the first multiple of train.log_every from there on.
         loader: Where bases and data come from; one of its own if None.
+        threads: How many the user fixed; None: as many as the run's checkpoint was made with, so that it
+            resumes to the bit, else as many as torch has.
 
     Returns:
         The records as written.
@@ -66,7 +69,7 @@ def execute(
             stack.callback(run.history.close)
             run.begin()
         specs = [run.training for run in runs]
-        _threads(specs[0])
+        stack.enter_context(_threads(runs[0], threads))
         model, info, task = (loader or Loader())(specs[0])
         place = device()
         steps = total_steps(specs[0].train, task.rows["train"])
@@ -82,7 +85,8 @@ def execute(
         trainer = Trainer(specs, attached, task.splits["train"])
         for k, run in enumerate(runs):
             run.start = start_hashes(trainer, k)
-        resume(runs, trainer)
+        for text in resume(runs, trainer):
+            display.note(text)
         for run in runs:
             display.run_started(run.run_id, trainer.steps, done=trainer.progress.step)
         saving = Checkpoints(runs, trainer, checkpoint_every, checkpoint_steps)
@@ -144,9 +148,19 @@ def _evaluate(trainer: Trainer, task: Task, split: str) -> list[Scores]:
     )
 
 
-def _threads(spec: RunSpec) -> None:
-    if spec.train.threads:
-        torch.set_num_threads(spec.train.threads)
+@contextmanager
+def _threads(run: Run, fixed: int | None) -> Iterator[None]:
+    """While open, torch computes with the threads of a run: its spec's, the user's, or its checkpoint's."""
+    before = torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    saved = checkpoint.threads(run.folder.checkpoint)
+    if saved is not None and saved > cores:
+        saved = None  # so many would wait for each other: fewer are quicker, and are noted as a deviation
+    torch.set_num_threads(run.spec.train.threads or fixed or saved or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence[dict[str, Any]]) -> None:
@@ -168,20 +182,20 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
         for run, record, scores in zip(runs, records, tested, strict=True):
             if record["status"] == "completed" and run.spec.phase != "tune":
                 record["metrics"] |= prefixed("test", scores.metrics)
-                write_predictions(run.folder.predictions, facts.task, "test", scores)
+                write_predictions(run.folder.predictions, facts.task, "test", scores, check=run.check_owned)
 
 
 def _conclude(run: Run, k: int, trainer: Trainer, record: dict[str, Any]) -> None:
     """Adapter, then history, then the record; the checkpoint goes last, when nothing needs it any more."""
     run.check_owned()
     if record["status"] == "completed":
-        save_trained(trainer.attached, k, run.folder.adapter)
+        save_trained(trainer.attached, k, run.folder.adapter, check=run.check_owned)
         files = [path for path in run.folder.adapter.rglob("*") if path.is_file()]
         record["cost"]["adapter_bytes"] = sum(path.stat().st_size for path in files)
     run.history.close()
     run.check_owned()
     try:
-        run.folder.write_record(record, first=True)
+        run.folder.write_record(record, first=True, check=run.check_owned)
     except Taken:
         raise Interrupted from None  # another process took the run over and has ended it
     run.log(f"ended, {record['status']}")
@@ -190,17 +204,20 @@ def _conclude(run: Run, k: int, trainer: Trainer, record: dict[str, Any]) -> Non
     checkpoint.clear(run.folder.checkpoint)
 
 
-def save_trained(attached: Attached, k: int, folder: Path) -> None:
+def save_trained(
+    attached: Attached, k: int, folder: Path, *, check: Callable[[], object] = lambda: None
+) -> None:
     """What run k learned: in PEFT's format if that knows it, else its tensors by name.
 
-    Nothing if nothing learned.
+    Nothing if nothing learned. `check` is as in `files.replacing`.
     """
     form = peft_form(attached, k)
     if form is not None:
-        attached.export_peft(k, folder, form=form, replace=True)
+        with replacing_folder(folder, check=check) as temporary:
+            attached.export_peft(k, temporary, form=form, replace=True)
         return
     mine = [t for t in attached.trained if t.runs.start <= k < t.runs.stop]
     tensors = {t.name: (t.parameter if t.plain else t.parameter[k - t.runs.start]).detach() for t in mine}
     if tensors:
-        with replacing(folder / "trained.safetensors") as temporary:
+        with replacing(folder / "trained.safetensors", check=check) as temporary:
             save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
