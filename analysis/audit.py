@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import options, stats
-from analysis.cells import cells as cells_of
-from analysis.cells import missing_seeds
-from analysis.load import Study, read
-from analysis.rows import each
-from analysis.verdicts import Verdicts, verdicts
+from analysis.compare.verdicts import Verdicts, verdicts
+from analysis.runs.cells import cells as cells_of
+from analysis.runs.cells import missing_seeds
+from analysis.runs.load import Study, read
+from analysis.runs.rows import each
 from experiments.errors import report_errors
 from experiments.record import verify
 

@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 
 from analysis import stats
-from analysis.cells import cells as cells_of
-from analysis.load import Study, read
-from analysis.pairs import Paired, check_baseline, paired, pairs
-from analysis.rows import each
+from analysis.compare.pairs import Paired, check_baseline, paired, pairs
+from analysis.runs.cells import cells as cells_of
+from analysis.runs.load import Study, read
+from analysis.runs.rows import each
 from analysis.stats import Spread
 from experiments.errors import UserError, report_errors
 

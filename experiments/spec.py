@@ -89,8 +89,8 @@ class RunSpec:
         """SHA-256 of all that decides the result, the data included.
 
         Left out are study, tracker, signatures, matched and train.threads, and where model and data lie. Data
-        is known by the hash of its rows; a model by its name and revision and, if one is pinned, its sha256;
-        a model in a folder by what the folder holds (`content`, see `resolve`).
+        is known by the hash of its rows; a model of the hub by its name and commit and, if one is pinned, its
+        sha256; a model in a folder by all bytes that the folder holds (`content`, see `resolve`).
         """
         parts = self._parts()
         for name in (*_NO_RESULT, *(["phase"] if self.phase == "run" else [])):

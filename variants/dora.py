@@ -26,9 +26,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from variants._base import Base, Clock, Delta, Held, Slot
-from variants._lowrank import EVERYWHERE, Factors
-from variants._registry import register
+from variants._core.base import Base
+from variants._core.delta import Clock, Delta, Held, Slot
+from variants._core.lowrank import EVERYWHERE, Factors
+from variants._core.registry import register
 from variants.lora import initial_a
 
 CANCELS = 1e-4  # of ||W||^2: below this the Gram form has lost too many digits

@@ -19,11 +19,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from variants._base import Base, Clock, Delta, Slot
-from variants._lowrank import Factors
-from variants._method import Rates, RunConfig
-from variants._registry import register
-from variants._seeds import generator, normal, uniform
+from variants._core.base import Base
+from variants._core.delta import Clock, Delta, Slot
+from variants._core.lowrank import Factors
+from variants._core.registry import register
+from variants._core.run import Rates, RunConfig
+from variants._core.seeds import generator, normal, uniform
 
 
 @register("scaling", "alpha_over_r")

@@ -11,8 +11,8 @@ DoRA magnitude). Here it goes by role: B alone. Weight decay is the same coeffic
 a step decays B lambda times as much.
 """
 
-from variants._method import Rates, RunConfig
-from variants._registry import get, register
+from variants._core.registry import get, register
+from variants._core.run import Rates, RunConfig
 
 defaults = {"lr_ratio": 8.0}
 

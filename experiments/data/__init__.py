@@ -28,7 +28,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from experiments.data import _cache
+from experiments import cache
 from experiments.data._tasks import Conversation, Encoded, RawTask, Rows, Task, Turn, canonical
 from experiments.errors import UserError, did_you_mean
 
@@ -210,18 +210,18 @@ def _frozen(options: Mapping[str, Any]) -> str:
 @lru_cache(maxsize=8)
 def _read(name: str, options: str) -> RawTask:
     key = _key(name, options)
-    stored = _cache.recall_json("raw", key)
+    stored = cache.recall_json("raw", key)
     if stored is not None:
         return RawTask.from_plain(stored)
     raw = _module(name).read(json.loads(options))
-    _cache.store_json("raw", key, asdict(raw), head={"fingerprint": raw.fingerprint})
-    problem = _cache.problem()
+    cache.store_json("raw", key, asdict(raw), head={"fingerprint": raw.fingerprint})
+    problem = cache.problem()
     return replace(raw, notes=(*raw.notes, problem)) if problem else raw
 
 
 @lru_cache(maxsize=64)
 def _fingerprint(name: str, options: str) -> str:
-    head = _cache.recall_head("raw", _key(name, options))
+    head = cache.recall_head("raw", _key(name, options))
     return head["fingerprint"] if head and "fingerprint" in head else _read(name, options).fingerprint
 
 

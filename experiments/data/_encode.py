@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from experiments.data import _cache
+from experiments import cache
 from experiments.data._chat import remarks, render
 from experiments.data._tasks import SPLITS, Encoded, RawTask, Rows, Task, canonical
 from experiments.errors import UserError
@@ -50,7 +50,7 @@ def encode(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", max_length: int, 
     splits = _recall(key)
     if splits is None:
         splits = _tokenised(raw, tokenizer, limit)
-        _cache.store(_entry(key), lambda path: _save(splits, path))
+        cache.store(_entry(key), lambda path: _save(splits, path))
     longest = next(iter(splits.values())).input_ids.shape[1]
     causal = raw.kind == "causal"
     chats = remarks([turns for rows in raw.splits.values() for turns in rows.turns], tokenizer)
@@ -84,7 +84,7 @@ def _notes(raw: RawTask, splits: dict[str, Encoded], asked: int, limit: int, lon
         notes.append(f"{cut} of {total} texts are longer than {longest} tokens and were cut there ({why})")
     if lost := sum(len(rows) for rows in raw.splits.values()) - total:
         notes.append(f"{lost} examples were dropped: their prompt alone fills the {limit} tokens ({why})")
-    problem = _cache.problem()
+    problem = cache.problem()
     return notes + ([problem] if problem and problem not in raw.notes else [])
 
 
@@ -143,7 +143,7 @@ def _padded(ids: tuple[str, ...], tokens: list[Tokens], truncated: int, *, lengt
 
 
 def _entry(key: str) -> Path:
-    return _cache.entry("tokens", f"{key}.safetensors")
+    return cache.entry("tokens", f"{key}.safetensors")
 
 
 def _save(splits: dict[str, Encoded], path: Path) -> None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from experiments.errors import UserError
 from experiments.models import _pretrained
 from experiments.models._check import check
+from experiments.models._content import content_of
 from experiments.models._dimensions import dimensions
-from experiments.models._find import Source, find
+from experiments.models._find import COMMIT, Source, commit_of, find
 from experiments.models._skeleton import Skeleton, skeleton
 from experiments.models._weights import weights
 
@@ -25,7 +26,20 @@ if TYPE_CHECKING:
 
     from variants import RunConfig
 
-__all__ = ["Info", "Skeleton", "clone", "dimensions", "find", "load", "skeleton", "stored_as", "weights"]
+__all__ = [
+    "COMMIT",
+    "Info",
+    "Skeleton",
+    "clone",
+    "commit_of",
+    "content_of",
+    "dimensions",
+    "find",
+    "load",
+    "skeleton",
+    "stored_as",
+    "weights",
+]
 
 
 class Spec(Protocol):
@@ -133,6 +147,11 @@ def _load(
     if any(".pooler." in name for name in fresh):
         notes.append(
             "the checkpoint has no pooler: it starts at random, the same for every run, and stays as it is"
+        )
+    if len(str(spec.model_options.get("content", "x" * 64))) < 64:
+        notes.append(
+            "an older version planned this run, which knew the model's folder by samples of its files: "
+            "whether it has changed since then cannot be told"
         )
     model.requires_grad_(False)
     info = Info(

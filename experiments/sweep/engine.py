@@ -17,7 +17,7 @@ from pathlib import Path
 from experiments import data, record
 from experiments.config.settings import AtEnd, Terms
 from experiments.console.display import Display
-from experiments.errors import say
+from experiments.errors import RunError, say
 from experiments.files import check_writable
 from experiments.record import RunFolder
 from experiments.spec import RunSpec

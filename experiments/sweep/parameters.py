@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.models import Skeleton
 from experiments.spec import RunSpec
-from variants._patterns import by_pattern, read_patterns
+from variants._core.names import by_pattern, read_patterns
 
 Roles = dict[str, int]  # role -> trained parameters
 Rates = dict[str, tuple[float, float]]  # role -> (learning rate, weight decay)

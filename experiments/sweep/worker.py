@@ -32,6 +32,7 @@ from experiments.errors import UserError
 from experiments.record import FINISHED, RunFolder, read, written
 from experiments.spec import RunSpec, from_record
 from experiments.sweep.lease import Lease, acquire, leases
+from experiments.sweep.plan import check_data
 
 if TYPE_CHECKING:
     from experiments.training.loader import Loader
@@ -135,7 +136,7 @@ class Worker:
         )
 
     def _execute(self, order: dict, folder: RunFolder, lease: Lease) -> Mapping[str, Any] | None:
-        from experiments import tracking
+        from experiments import data, tracking
         from experiments.training import memory
         from experiments.training.execute import Interrupted, execute
         from experiments.training.result import fail
@@ -152,6 +153,7 @@ class Worker:
                 if not fits:
                     run.begin()
                     raise MemoryError(_NO_LESS)
+                check_data(spec, run_id, data.read(spec).fingerprint)
                 return execute(
                     [run],
                     display=self.events,

@@ -24,7 +24,7 @@ from experiments.training.loader import Loader
 from experiments.training.loop import Callback, Trainer, run_config, total_steps
 from experiments.training.result import Facts, Seconds, result, start_hashes
 from experiments.training.run_state import Checkpoints, Interrupted, Run, resume, save
-from variants import Attached, attach, peft_form
+from variants import Attached, attach, peft_form, write_peft
 
 
 def device() -> torch.device:
@@ -214,7 +214,7 @@ def save_trained(
     form = peft_form(attached, k)
     if form is not None:
         with replacing_folder(folder, check=check) as temporary:
-            attached.export_peft(k, temporary, form=form, replace=True)
+            write_peft(attached, k, temporary, form=form, replace=True)
         return
     mine = [t for t in attached.trained if t.runs.start <= k < t.runs.stop]
     tensors = {t.name: (t.parameter if t.plain else t.parameter[k - t.runs.start]).detach() for t in mine}

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 import variants
-from variants import UnknownPart, _registry, get, names, register
+from variants import UnknownPart, get, names, register
+from variants._core import registry as _registry
 
 FOLDER = Path(variants.__file__).parent
 CONF = FOLDER.parent / "conf" / "variant"
@@ -59,9 +60,7 @@ def test_a_new_file_is_found_because_it_exists(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", public())
-def test_a_public_module_is_short_and_says_what_it_is(name):
-    source = (FOLDER / f"{name}.py").read_text()
-    assert source.count("\n") <= 150
+def test_a_paper_says_what_it_is(name):
     assert importlib.import_module(f"variants.{name}").__doc__
 
 

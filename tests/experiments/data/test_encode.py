@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from experiments import data, models
-from experiments.data import _cache, _encode
+from experiments import cache, data, models
+from experiments.data import _encode
 from experiments.data._encode import IGNORE
 from experiments.data._tasks import digest
 from experiments.errors import UserError
@@ -182,7 +182,7 @@ def test_examples_that_lose_their_completion_are_dropped_and_counted(encoded, ti
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "remove"])
 def test_a_broken_cache_entry_is_made_anew(encoded, tiny_bert, texts, damage):
     task, _ = encoded(tiny_bert, "jsonl", texts)
-    (entry,) = (_cache.folder() / "tokens").iterdir()
+    (entry,) = (cache.folder() / "tokens").iterdir()
     whole = entry.read_bytes()
     if damage == "remove":
         entry.unlink()
@@ -217,7 +217,7 @@ def test_without_a_cache_that_can_be_written_the_work_goes_on_with_a_note(
     blocked = tmp_path / "file"
     blocked.touch()  # no folder can be made below a file, whoever tries
     monkeypatch.setenv("ABLORA_CACHE", str(blocked))
-    monkeypatch.setattr(_cache, "_problems", [])
+    monkeypatch.setattr(cache, "_problems", [])
     rows = [{**row, "text": row["text"] + " unseen"} for row in texts]
     task, _ = encoded(tiny_bert, "jsonl", rows)
     assert sum(task.rows.values()) == 200

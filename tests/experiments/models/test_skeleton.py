@@ -71,7 +71,7 @@ def test_parameters_and_biases_are_those_of_the_model(pair):
 
 
 def test_the_head_is_the_one_that_the_classifier_gets(pair):
-    from variants._heads import head_linears
+    from variants._core.own import head_linears
 
     found, model = pair
     heads = head_linears(model).values()
@@ -84,7 +84,7 @@ def test_the_head_is_the_one_that_the_classifier_gets(pair):
 
 @pytest.mark.parametrize("layers", [None, "1"])
 def test_targets_are_what_attaching_would_adapt(pair, layers):
-    from variants._targets import find
+    from variants._core.targets import find
 
     found, model = pair
     some = next(m.name.rpartition(".")[2] for m in found.maps if m.block == 1)
