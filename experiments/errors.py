@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import os
 import signal
 import sys
@@ -41,7 +42,7 @@ def report_errors(action: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as error:
-        if not output_lost():
+        if not output_lost(error):
             raise
         if isinstance(error, BrokenPipeError):
             return 128 + signal.SIGPIPE
@@ -55,20 +56,22 @@ def say(text: str, *, error: bool = False) -> None:
     stream = sys.stderr if error else sys.stdout
     try:
         print(printable(text), file=stream, flush=True)
-    except (OSError, ValueError):
-        if not error and not output_lost():
+    except OSError as lost:
+        if not error and not output_lost(lost):
             raise
 
 
-def output_lost() -> bool:
-    """Whether standard output takes nothing any more; it then leads nowhere, so that nothing fails later."""
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+def output_lost(error: OSError) -> bool:
+    """Whether an error says that standard output takes nothing any more.
+
+    It is of no named file then; files are written under `files.explained`. Standard output leads nowhere
+    from here on, so that nothing fails later.
+    """
+    if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def printable(text: str) -> str:

@@ -141,7 +141,7 @@ class Display:
         try:
             self.console.print(what, soft_wrap=soft_wrap)
         except OSError as error:
-            if not output_lost():
+            if not output_lost(error):
                 raise
             self.console.quiet = True
             say(f"The output cannot be written any more ({error.strerror}). The runs go on.", error=True)

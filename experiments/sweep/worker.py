@@ -16,6 +16,11 @@ says how often the kernel has ended the run's process because memory ran out: so
 are halved, and the run fails once nothing is left to halve. `threads` is how many the user fixed, if so.
 """
 
+from experiments import provenance
+
+if __name__ == "__main__":
+    provenance.source()  # of the code that is imported from here on, not of what it is edited to meanwhile
+
 import contextlib
 import json
 import math
@@ -27,7 +32,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from experiments import provenance
 from experiments.errors import UserError
 from experiments.record import FINISHED, RunFolder, read, written
 from experiments.spec import RunSpec, from_record
@@ -232,7 +236,6 @@ def main() -> None:
 
     What libraries print goes to standard error: the output belongs to the protocol.
     """
-    provenance.source()  # of the code that is imported from here on, not of what it is edited to meanwhile
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     worker = Worker(Events(out))
