@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow.parquet  # noqa: F401 - imported before the forks
 import torch
 
-from experiments import data, history, metrics
+from experiments import data, history, metrics, provenance
 from experiments.bench.fake import specs_of
 from experiments.record import FINISHED, RunFolder, read
 from experiments.spec import RunSpec, from_record
@@ -114,6 +114,7 @@ class Bench:
             from_record(self.spec.as_record())
         ).task  # once: attempts are forks of this process
         metrics.compute(task.metrics, [0, 1], [0, 1])  # its libraries take seconds to import
+        provenance.source()  # of the code that is running, whatever becomes of the tree
         for threads in (1, 2):
             folder = self.root / f"undisturbed-{threads}"
             self.boundaries = self.attempt(folder, threads) or 0

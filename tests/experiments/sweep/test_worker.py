@@ -123,7 +123,8 @@ import io, runpy, sys
 from experiments import provenance
 
 def hashed(root):
-    late = [name for name in sys.modules if name.startswith(("torch", "variants", "experiments.spec", "experiments.config"))]
+    what = ("torch", "variants", "experiments.spec", "experiments.config")
+    late = [name for name in sys.modules if name.startswith(what)]
     print("hashed", late, file=sys.stderr, flush=True)
     return "of the start"
 
