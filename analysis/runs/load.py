@@ -147,9 +147,9 @@ def read(folder: Path, *, pool: bool = False) -> Study:
     table["repeat"] = _repeats(table, problems)
     problems += _mixed(table)
     problems = [Problem(printable(run), printable(what)) for run, what in problems]
-    unfinished, missing = map(printable, unfinished), map(printable, missing)
+    unfinished, missing = [*map(printable, unfinished)], [*map(printable, missing)]
     name = printable(folder.resolve().name)
-    return Study(name, folder, table, ordered, predictions, problems, [*unfinished], [*missing])
+    return Study(name, folder, table, ordered, predictions, problems, unfinished, missing)
 
 
 def _mixed(table: pd.DataFrame) -> list[Problem]:

@@ -49,7 +49,7 @@ def load(folder: Path, apply: Callable[[dict], None]) -> tuple[dict | None, list
     Returns:
         That state, None without one, and a sentence for each one that was set aside.
     """
-    notes = []
+    notes: list[str] = []
     for step, path in reversed(_found(folder)):
         content = path.read_bytes()
         try:

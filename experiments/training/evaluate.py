@@ -34,7 +34,7 @@ def evaluate(
         split: "validation" or "test".
         runs: K, the length of the run axis.
         precision: As in training.
-        batch_size: Examples per run and forward pass.
+        batch_size: Rows of a forward pass, shared out among the runs.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -42,7 +42,7 @@ def evaluate(
     count = len(encoded.ids)
     total, targets = torch.zeros(runs, count), torch.ones(runs, count)
     predicted = torch.full((runs, count), -1)
-    for rows, length in by_length(encoded, size=batch_size):
+    for rows, length in by_length(encoded, size=max(1, batch_size // runs)):
         batch = _repeat(gather(encoded, rows, length), runs).to(device)
         with autocast(precision, device):
             logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits

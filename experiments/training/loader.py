@@ -30,16 +30,13 @@ class Loader:
         """The frozen base in the storage that the run asks for, its facts, and the encoded task."""
         run = run_config(spec, steps=1)
         streamed = run if loads_stored(run) else None
-        key: tuple[Any, ...] = (spec.dataset, spec.dataset_options)
+        key: tuple[Any, ...] = spec.data_key()
         if self._data[0] != key:
             self._data = self._task = (None, None)
             self._data = key, data.read(spec)
         raw = self._data[1]
         classes = len(raw.labels) if raw.kind == "classification" else None
-        key = (
-            spec.model, spec.model_options, raw.kind, classes, spec.train.base_dropout,
-            models.stored_as(streamed),
-        )  # fmt: skip
+        key = (*spec.base_key(), raw.kind, classes)
         if self._base[0] != key:
             self._base = self._task = (None, None)  # before the next one is loaded
             self._base = key, models.load(spec, kind=raw.kind, n_labels=classes, straight=streamed)

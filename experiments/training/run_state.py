@@ -4,6 +4,7 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from experiments.history import History
 from experiments.record import RunFolder
 from experiments.spec import RunSpec
 from experiments.training import checkpoint
-from experiments.training.evaluate import Scores, prefixed
+from experiments.training.evaluate import prefixed
 from experiments.training.loop import Callback, Trainer
 
 
@@ -24,19 +25,23 @@ class Interrupted(Exception):
 
 @dataclass
 class Run:
-    """One run of the pack while it is under way. `owned` is false once another process has taken it over."""
+    """One run of the pack while it is under way. `owned` is false once another process has taken it over.
+
+    `ended` is a run that has its record already and trains along with its pack: it writes nothing.
+    """
 
     spec: RunSpec
     run_id: str
     folder: RunFolder
     tracker: tracking.Tracker
     owned: Callable[[], bool] = lambda: True
+    ended: bool = False
     history: History = field(init=False)
     micro_batch_size: int | None = None  # smaller than the spec's after the memory ran out; the batch stays
     deviations: list[str] = field(default_factory=list)  # where the run departs from its spec, for its record
     notes: list[str] = field(default_factory=list)  # what else a reader of its record should know
     start: dict[str, str] = field(default_factory=dict)  # hashes of the seed's first adapter and batch
-    validation: Scores | None = None
+    validation: dict[str, float] = field(default_factory=dict)  # the metrics of the last one
     best: dict[str, float] = field(default_factory=dict)  # the best validation so far, and at which step
     signatures: dict[str, Tensor] = field(default_factory=dict)  # see experiments.training.diagnostics
 
@@ -80,12 +85,14 @@ class Run:
         Also if one that had it before woke up late and replaced the history: the run is then done again from
         its last checkpoint that fits.
         """
-        if not self.owned() or self.history.is_replaced():
+        if not self.owned() or (self.history.is_replaced() and not self.ended):
             raise Interrupted
 
     def begin(self) -> None:
         """The spec on the disk, without the remains of a kill or a failure; then the tracker."""
         self.check_owned()
+        if self.ended:
+            return
         spec, record = self.spec, self.spec.as_record()
         remove_temporaries(self.folder.path)
         self.folder.write_spec(record, check=self.check_owned)
@@ -94,47 +101,51 @@ class Run:
 
     def log(self, text: str) -> None:
         """A line for people, with the time."""
+        if self.ended:
+            return
         with self.folder.log.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def cut_history(self, size: int) -> None:
         """Drop the rows that the state which the run goes on from does not know."""
-        self.history.cut(size, check=self.check_owned)
+        self.check_owned()
+        if not self.ended:
+            self.history.cut(size, check=self.check_owned)
 
     def add_rows(self, rows: Sequence[dict]) -> None:
         """History first, then whoever else listens."""
         self.check_owned()
-        for row in rows:
+        for row in rows if not self.ended else ():
             self.history.append(row)
             self.tracker.log(row, row["step"])
 
-    def validated(self, scores: Scores, *, step: int, metric: str, goal: str) -> None:
+    def validated(self, metrics: dict[str, float], *, step: int, metric: str, goal: str) -> None:
         """Note what validation gave after `step`, and whether it is the best so far."""
-        self.validation = scores
-        values = prefixed("validation", scores.metrics)
+        self.validation = metrics
+        values = prefixed("validation", metrics)
         sign = 1 if goal == "max" else -1
-        value = scores.metrics[metric]
+        value = metrics[metric]
         if not self.best or sign * value > sign * self.best[f"best/validation/{metric}"]:
             self.best = {f"best/validation/{metric}": value, "best/step": step}
         self.add_rows([{"step": step, **values}])
 
 
-def save(runs: Sequence[Run], trainer: Trainer) -> None:
-    """One checkpoint for the pack, in the folder of its first run, once all histories are on the disk."""
+def save(runs: Sequence[Run], trainer: Trainer, folder: Path) -> None:
+    """One checkpoint for the pack, once all histories are on the disk."""
     check_owned(runs)
     state = {
+        "runs": [run.run_id for run in runs],
         "trainer": trainer.state_dict(),
+        "validation": [run.validation for run in runs],
         "best": [run.best for run in runs],
         "histories": [run.history.mark() for run in runs],
         "signatures": [run.signatures for run in runs],
         "deviations": [run.deviations for run in runs],
         "code_sha256": _code(),
         "threads": torch.get_num_threads(),
-        "run_ids": [run.run_id for run in runs],
     }
-    checkpoint.save(
-        runs[0].folder.checkpoint, step=trainer.progress.step, state=state, check=lambda: check_owned(runs)
-    )
+    step = trainer.progress.step
+    checkpoint.save(folder, step=step, state=state, check=lambda: check_owned(runs))
 
 
 def check_owned(runs: Sequence[Run]) -> None:
@@ -143,7 +154,7 @@ def check_owned(runs: Sequence[Run]) -> None:
         run.check_owned()
 
 
-def resume(runs: Sequence[Run], trainer: Trainer) -> list[str]:
+def resume(runs: Sequence[Run], trainer: Trainer, folder: Path) -> list[str]:
     """Go on from the newest checkpoint that is complete and whose histories are still there, or start afresh.
 
     Histories are cut back to where the state is.
@@ -152,7 +163,6 @@ def resume(runs: Sequence[Run], trainer: Trainer) -> list[str]:
         A sentence for each checkpoint that was set aside; they are in the records' notes, too.
     """
     check_owned(runs)  # the model took a while to load
-    folder = runs[0].folder.checkpoint
     state, set_aside = checkpoint.load(folder, lambda state: _restore(state, runs, trainer))
     after = f"went on after step {trainer.progress.step} with"
     changed = []
@@ -162,14 +172,15 @@ def resume(runs: Sequence[Run], trainer: Trainer) -> list[str]:
         changed.append(f"{after} {now} threads instead of {state['threads']}, whose sums round otherwise")
     for k, run in enumerate(runs):
         run.best = state["best"][k] if state else {}
+        run.validation = state["validation"][k] if state and "validation" in state else {}
         run.signatures = state["signatures"][k] if state else {}
         run.deviate(*(state["deviations"][k] if state else []), *changed)
         run.cut_history(state["histories"][k][0] if state else 0)
-    for run in runs:
+    for run, steps in zip(runs, trainer.ends, strict=True):
         run.notes += set_aside
         for text in set_aside:
             run.log(text)
-        run.log(f"starts at step {trainer.progress.step} of {trainer.steps}")
+        run.log(f"starts at step {min(steps, trainer.progress.step)} of {steps}")
     return set_aside
 
 
@@ -179,8 +190,8 @@ def _restore(state: dict, runs: Sequence[Run], trainer: Trainer) -> None:
     Raises:
         Exception: Of whatever kind: the state cannot be used. The trainer is as it was.
     """
-    ids, marks = state.get("run_ids"), state["histories"]
-    if ids not in (None, [run.run_id for run in runs]) or len(marks) != len(runs):
+    ids, marks = [run.run_id for run in runs], state["histories"]
+    if state.get("runs", ids[:1]) != ids or len(marks) != len(runs):  # older ones are those of solo runs
         raise checkpoint.Unusable("it is of another run")
     if not all(run.history.holds(*mark) for run, mark in zip(runs, marks, strict=True)):
         raise checkpoint.Unusable("the history that belongs to it is not there")
@@ -223,6 +234,7 @@ class Checkpoints(Callback):
 
     runs: Sequence[Run]
     trainer: Trainer
+    folder: Path
     seconds: float
     steps: int | None = None
 
@@ -236,6 +248,6 @@ class Checkpoints(Callback):
         many = self.steps is not None and step - self._step >= self.steps
         if many or time.monotonic() - self._last >= self.seconds:
             started = time.monotonic()
-            save(self.runs, self.trainer)
+            save(self.runs, self.trainer, self.folder)
             self._last, self._step = time.monotonic(), step
             self.spent += self._last - started
