@@ -87,9 +87,11 @@ def replacing(path: Path, *, first: bool = False, check: Callable[[], object] = 
     Args:
         path: What is written.
         first: Replace nothing: Taken if there is such a file, however late it came.
-        check: Called when all is written, before the file takes its place; what it raises prevents that.
+        check: Called first, when all is written and before the file takes its place, and when anything failed;
+            what it raises ends the writing and leaves no trace.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    check()
     try:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +107,9 @@ def replacing(path: Path, *, first: bool = False, check: Callable[[], object] = 
             else:
                 os.replace(temporary, path)
             _sync_folder(path.parent)
+    except Exception:
+        check()  # whoever has taken over may have removed the temporary file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -117,9 +122,13 @@ def _link(temporary: Path, path: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed `replacing` left below a folder. For the one process that writes there."""
-    for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    """Remove what a killed `replacing` or `replacing_folder` left below a folder. For the one process that writes there."""
+    for pattern in (".*.tmp", ".*.old"):
+        for path in [*folder.rglob(pattern)]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -130,6 +139,7 @@ def replacing_folder(path: Path, *, check: Callable[[], object] = _no_check) -> 
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     old = temporary.with_suffix(".old")
+    check()
     try:
         with explained(path, rest="Nothing is left half-written"):
             temporary.mkdir(parents=True)
@@ -145,6 +155,9 @@ def replacing_folder(path: Path, *, check: Callable[[], object] = _no_check) -> 
                 os.replace(path, old)
             os.replace(temporary, path)
             _sync_folder(path.parent)
+    except Exception:
+        check()
+        raise
     finally:
         if old.exists() and not path.exists():
             os.replace(old, path)

@@ -8,7 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from experiments.files import parse_json, read_json, replacing, replacing_folder, write_json
+from experiments.files import (
+    parse_json,
+    read_json,
+    remove_temporaries,
+    replacing,
+    replacing_folder,
+    write_json,
+)
 
 
 @pytest.fixture
@@ -35,6 +42,18 @@ def test_modes_follow_the_umask_whatever_wrote_the_file(tmp_path, umask, mask, m
         private(temporary / "below/weights.safetensors")
     for name in ("weights.safetensors", "adapter/below/weights.safetensors"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
+
+
+def test_what_a_kill_left_is_removed_files_and_folders(tmp_path):
+    for name in (".a.json.12-ab.tmp", "below/.b.12-ab.tmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("half")
+    for name in (".adapter.12-ab.tmp", ".adapter.12-ab.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text("half")
+    (tmp_path / "kept.tmp").write_text("not ours")
+    remove_temporaries(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["below", "kept.tmp"]
 
 
 class Lost(Exception):

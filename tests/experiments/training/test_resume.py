@@ -124,7 +124,7 @@ def without_deviations(state):
 
 
 def of_a_namesake(state):
-    return saved({**state, "run_ids": ["another"]})
+    return saved({**state, "runs": ["another"]})
 
 
 DAMAGE = {
@@ -247,7 +247,7 @@ def test_a_checkpoint_without_a_count_of_threads_is_gone_on_from(run_of, loader,
     """As older code wrote them."""
     for path in stopped(run_of("run"), loader):
         state = torch.load(path, weights_only=True)
-        del state["threads"], state["run_ids"]
+        del state["threads"], state["runs"]
         rewritten(path, saved(state))
     threads(2)
     run = run_of("run")
