@@ -87,8 +87,8 @@ def replacing(path: Path, *, first: bool = False, check: Callable[[], object] = 
     Args:
         path: What is written.
         first: Replace nothing: Taken if there is such a file, however late it came.
-        check: Called first, before the finished file takes its place, and when anything failed; what it raises
-            ends the writing and leaves no trace.
+        check: Called first, before the finished file takes its place, and when anything failed; what it
+            raises ends the writing and leaves no trace.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     check()
@@ -122,7 +122,7 @@ def _link(temporary: Path, path: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed `replacing` or `replacing_folder` left below. For the one process that writes there."""
+    """Remove what a killed `replacing` or `replacing_folder` left. For the one process that writes there."""
     for pattern in (".*.tmp", ".*.old"):
         for path in [*folder.rglob(pattern)]:
             if path.is_dir():
