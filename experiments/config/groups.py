@@ -167,7 +167,7 @@ class Conf:
             (*FACTS, *DEFAULTS)
             if group == "variant"
             else ("name", "ranges")
-            if group != "model"
+            if group != "model" and content.get("name") is not None
             else ("ranges",)
         )
         return {

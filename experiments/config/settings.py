@@ -41,6 +41,7 @@ class Train:
     head_lr: float | None = _key(None, [">0", None])
     evaluations: int = _key(3, [1, None])
     eval_batch_size: int = _key(64, [1, None])
+    eval_rows: int | None = _key(None, [1, None])
     log_every: int = _key(5, [1, None])
     base_dropout: float = _key(0.0, [0, "<1"])
     gradient_checkpointing: bool = _key(False)

@@ -91,6 +91,7 @@ def result(run: Run, k: int, trainer: Trainer, facts: Facts) -> dict[str, Any]:
         "status": "completed" if diverged is None else "diverged",
         "spec": run.spec.as_record(),
         "primary": {"metric": task.metric, "goal": task.goal},
+        "task": task.described,
         "metrics": dict(run.best),
         "cost": cost,
         "data": {f"{split}_sha256": value for split, value in task.sha256.items()}
@@ -130,7 +131,7 @@ def start_hashes(trainer: Trainer, k: int) -> dict[str, str]:
     }
 
 
-def kind_of(error: Exception) -> str:
+def error_kind(error: Exception) -> str:
     """What ended a run, in a word: disk, user, or the exception's own name."""
     cause = error.__cause__ if isinstance(error, UserError) else error
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -153,7 +154,7 @@ def fail(run: Run, error: Exception) -> dict[str, Any] | None:
         "env": provenance.collect(),
         "deviations": run.deviations,
         "error": {
-            "kind": kind_of(error),
+            "kind": error_kind(error),
             "message": str(error) or type(error).__name__,
             "traceback": "".join(traceback.format_exception(error)),
             "repeat": run.folder.repeat,

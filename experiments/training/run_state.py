@@ -42,6 +42,7 @@ class Run:
     notes: list[str] = field(default_factory=list)  # what else a reader of its record should know
     start: dict[str, str] = field(default_factory=dict)  # hashes of the seed's first adapter and batch
     validation: dict[str, float] = field(default_factory=dict)  # the metrics of the last one
+    before: dict[str, float] = field(default_factory=dict)  # on the tasks beside its own, before training
     best: dict[str, float] = field(default_factory=dict)  # the best validation so far, and at which step
     signatures: dict[str, Tensor] = field(default_factory=dict)  # see experiments.training.diagnostics
 
@@ -138,6 +139,7 @@ def save(runs: Sequence[Run], trainer: Trainer, folder: Path) -> None:
         "trainer": trainer.state_dict(),
         "validation": [run.validation for run in runs],
         "best": [run.best for run in runs],
+        "before": [run.before for run in runs],
         "histories": [run.history.mark() for run in runs],
         "signatures": [run.signatures for run in runs],
         "deviations": [run.deviations for run in runs],
@@ -173,6 +175,7 @@ def resume(runs: Sequence[Run], trainer: Trainer, folder: Path) -> list[str]:
     for k, run in enumerate(runs):
         run.best = state["best"][k] if state else {}
         run.validation = state["validation"][k] if state and "validation" in state else {}
+        run.before = state["before"][k] if state and "before" in state else {}
         run.signatures = state["signatures"][k] if state else {}
         run.deviate(*(state["deviations"][k] if state else []), *changed)
         run.cut_history(state["histories"][k][0] if state else 0)

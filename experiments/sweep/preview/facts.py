@@ -11,6 +11,7 @@ from experiments.sizing.ranks import dimensions
 from experiments.sizing.skeleton import Skeleton, skeleton
 from experiments.spec import RunSpec
 from experiments.sweep.preview.past import Rows
+from experiments.tasks import kind_of
 
 Made = TypeVar("Made")
 
@@ -20,7 +21,7 @@ class Task:
     """The sizes of a dataset."""
 
     kind: str
-    classes: int  # 0 for text generation
+    classes: int  # outputs of the head; 0 for language models
     train: int  # rows
     validation: int
     test: int
@@ -80,7 +81,7 @@ def _task(spec: RunSpec) -> Task:
     rows = {split: len(part) for split, part in raw.splits.items()}
     return Task(
         raw.kind,
-        len(raw.labels),
+        kind_of(raw.kind).outputs(raw),
         rows.get("train", 0),
         rows.get("validation", 0),
         rows.get("test", 0),

@@ -168,7 +168,7 @@ class _Estimate:
         skeleton, task = self.facts.skeleton(spec), self.facts.task(spec)
         if skeleton is None or count is None:
             return None, None, ""
-        length, causal = self.facts.length(spec), task.kind == "causal"
+        length, causal = self.facts.length(spec), not task.classes
         own = self._own_speed(spec)
         flops = steps * step_flops(spec, skeleton, count, length, causal=causal)
         flops += evaluation_flops(spec, skeleton, count, task, length, causal=causal)
@@ -185,7 +185,7 @@ class _Estimate:
             for other, seconds in self.past.frames(spec, task.rows):
                 count = self.facts.count_on(other, spec)
                 if skeleton is not None and count is not None and seconds > 0:
-                    flops = step_flops(other, skeleton, count, length, causal=task.kind == "causal")
+                    flops = step_flops(other, skeleton, count, length, causal=not task.classes)
                     speeds.append(flops / seconds)
             self._speeds[key] = median(speeds) if speeds else None
         return self._speeds[key]
