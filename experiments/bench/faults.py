@@ -21,13 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet  # noqa: F401 - imported before the forks
 import torch
 
-from experiments import data, history, metrics, provenance
+from experiments import data, history
 from experiments.bench.fake import specs_of
 from experiments.record import FINISHED, RunFolder, read
-from experiments.spec import RunSpec, from_record
+from experiments.spec import RunSpec
 from experiments.sweep.integrity import IntegrityCheck, quarantine_damaged
 from experiments.sweep.lease import leases
 from experiments.sweep.worker import Events, Worker
@@ -110,11 +109,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.run_id = self.spec.run_id(data.fingerprint(self.spec))
         self.loader = Loader()
-        task = self.loader(
-            from_record(self.spec.as_record())
-        ).task  # once: attempts are forks of this process
-        metrics.compute(task.metrics, [0, 1], [0, 1])  # its libraries take seconds to import
-        provenance.source()  # of the code that is running, whatever becomes of the tree
+        self._carry_out(self.root / "first")  # here: attempts are forks of a process that has all it needs
         for threads in (1, 2):
             folder = self.root / f"undisturbed-{threads}"
             self.boundaries = self.attempt(folder, threads) or 0
@@ -146,7 +141,6 @@ class Bench:
             signal.alarm(SECONDS)
             torch.set_num_threads(threads)
             worker, number = Worker(Events(io.StringIO())), 0
-            worker._loader = self.loader
 
             def reached(name: str) -> None:
                 nonlocal number
@@ -154,21 +148,19 @@ class Bench:
                 fault(number, worker)
 
             arm(reached)
-            often = {"seconds": 1e9, "steps": 2}
-            worker.carry_out(
-                {
-                    "run": self.spec.as_record(),
-                    "run_id": self.run_id,
-                    "root": str(folder),
-                    "checkpoint": often,
-                }
-            )
+            self._carry_out(folder, worker)
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             counted.write_text(str(number))
             os._exit(0)
         except BaseException as error:
             counted.write_text(repr(error))
             os._exit(3)
+
+    def _carry_out(self, folder: Path, worker: Worker | None = None) -> None:
+        worker = worker or Worker(Events(io.StringIO()))
+        worker._loader = self.loader
+        order = {"run": self.spec.as_record(), "run_id": self.run_id, "root": str(folder)}
+        worker.carry_out(order | {"checkpoint": {"seconds": 1e9, "steps": 2}})
 
     def inject(self, kind: str, folder: Path, draw: random.Random) -> int:
         """Disturb a run in `folder`, then have it done as the same command would.
