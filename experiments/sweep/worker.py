@@ -16,8 +16,13 @@ Orders:
 A run's order may also say `checkpoint` ({"seconds": ..., "steps": ...}) and `seen`: the time of the record
 that is to be replaced, as `record.written` gives it. Another record than that is taken as the answer. `kills`
 says how often the kernel has ended the run's process because memory ran out: so many times the rows at a time
-are halved, and the run fails once nothing is left to halve.
+are halved, and the run fails once nothing is left to halve. `threads` is how many the user fixed, if so.
 """
+
+from experiments import provenance
+
+if __name__ == "__main__":
+    provenance.source()  # of the code that is imported from here on, not of what it is edited to meanwhile
 
 import contextlib
 import json
@@ -129,7 +134,7 @@ class Worker:
             return {}
 
     def run(self, order: dict, folder: RunFolder) -> None:
-        """Lease a cell, run it, write its record, and say how it went."""
+        """Lease a run, execute it, write its record, and say how it went."""
         run_id = order["run_id"]
         lease = acquire(leases(folder.path.parent), run_id)
         if lease is None:
@@ -159,7 +164,7 @@ class Worker:
         from experiments import data, tracking
         from experiments.training import memory
         from experiments.training.execute import Interrupted, execute
-        from experiments.training.result import fail, is_out_of_memory
+        from experiments.training.result import fail
         from experiments.training.run_state import Run
 
         spec, run_id = from_record(order["run"]), order["run_id"]
@@ -181,6 +186,7 @@ class Worker:
                     checkpoint_every=often["seconds"],
                     checkpoint_steps=often["steps"],
                     loader=self.loader,
+                    threads=order.get("threads"),
                 )[0]
             except Interrupted:
                 run.tracker.finish("preempted")
@@ -188,7 +194,7 @@ class Worker:
             except Exception as error:
                 if not lease.valid():
                     return None
-                if not (is_out_of_memory(error) and run.halve()):
+                if not (memory.is_out_of_memory(error) and run.halve()):
                     return fail(run, error)
             memory.release()  # what the failed attempt held, before the next one needs as much
             self.events.note(f"{run_id}: {run.deviations[-1]}")
@@ -235,7 +241,7 @@ class _PackOrder:
         """
         if len(members) == 1:
             [run] = todo
-            alone = {**run, "checkpoint": self.often}
+            alone = {**run, "checkpoint": self.often, "threads": self.order.get("threads")}
             record = self.worker.execute(alone, self._folder(run["run_id"]), self.leases[run["run_id"]])
             if record is not None:
                 self._conclude(run["run_id"], record)
@@ -289,6 +295,7 @@ class _PackOrder:
                 checkpoint_steps=self.often["steps"],
                 loader=self.worker.loader,
                 state=folder,
+                threads=self.order.get("threads"),
             )
         except Interrupted:
             return None

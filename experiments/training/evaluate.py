@@ -1,6 +1,6 @@
 """What a trained pack scores on a split: metrics, and one row per example."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -95,13 +95,16 @@ def overall(tested: Mapping[str, Scores]) -> dict[str, float]:
     return means | {f"{one}/{n}": v for one, scores in tested.items() for n, v in scores.metrics.items()}
 
 
-def write_predictions(path, tested: Mapping[str, tuple[Sequence[str], Scores]]) -> None:
+def write_predictions(
+    path, tested: Mapping[str, tuple[Sequence[str], Scores]], *, check: Callable[[], object] = lambda: None
+) -> None:
     """One row per example: id, label, prediction, score, loss, and what the kind of task adds (parquet).
 
     Args:
         path: The file.
         tested: By the name of a test set the ids of its examples and their scores. Of several sets, the ids
             begin with the set's name and a slash, and scores are weighted so that each set counts the same.
+        check: As in `files.replacing`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -119,5 +122,5 @@ def write_predictions(path, tested: Mapping[str, tuple[Sequence[str], Scores]]) 
     kinds = {"id": pa.string(), "label": pa.string(), "prediction": pa.string(), "score": pa.float64()}
     kinds |= {"loss": pa.float64()}
     arrays = {name: pa.array(values, kinds.get(name)) for name, values in columns.items()}
-    with replacing(path) as temporary:
+    with replacing(path, check=check) as temporary:
         pq.write_table(pa.table(arrays), temporary)

@@ -10,7 +10,7 @@ from experiments import data
 from experiments.errors import UserError
 from experiments.record import RunFolder
 from experiments.spec import from_record
-from experiments.sweep.lease import claim
+from experiments.sweep.lease import acquire
 from experiments.sweep.plan import check_data, plan
 from experiments.sweep.worker import Events, Worker
 from experiments.training import execute as execution
@@ -52,9 +52,9 @@ def changed(folder):
 def done(spec, run_id, study):
     """What a worker makes of an order for the run."""
     order = {"run": spec.as_record(), "run_id": run_id}
-    held = claim(study / ".claims", run_id)
-    with held:
-        return Worker(Events(io.StringIO()))._execute(order, RunFolder(study / run_id), held)
+    lease = acquire(study / ".claims", run_id)
+    with lease:
+        return Worker(Events(io.StringIO())).execute(order, RunFolder(study / run_id), lease)
 
 
 def planned(cells_of, words, root):

@@ -10,7 +10,7 @@ from experiments.training import execute as execution
 from experiments.training.execute import Interrupted, execute
 from experiments.training.loader import Loader
 from experiments.training.loop import Trainer
-from experiments.training.result import is_out_of_memory
+from experiments.training.memory import is_out_of_memory
 from experiments.training.run_state import Run
 
 
@@ -19,6 +19,7 @@ class Quiet:
 
     def run_started(self, run_id, steps, done=0): ...
     def step(self, run_id, step, loss): ...
+    def note(self, text): ...
 
 
 def history(run):
