@@ -141,7 +141,7 @@ def of_line(arguments: Sequence[str], folder: Path) -> tuple[Command, DictConfig
     words = [text for text in prepared if is_word(text)]
     added = [value for flag, value in itertools.pairwise(prepared) if flag in ("--config-dir", "-cd")]
     with initialize_config_dir(str(folder), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
+        loader: Any = GlobalHydra.instance().config_loader()
         for path in added:
             loader.get_search_path().prepend("command-line", f"file://{Path(path).absolute()}", "schema")
         loader.repository.initialize_sources(loader.get_search_path())  # which it has read by now
