@@ -58,7 +58,7 @@ def _adapted(model: Any, spec: RunSpec) -> Any:
 
     from variants import resolve
 
-    names = sorted({name for found in resolve(model, spec.targets).values() for name in found})
+    names = sorted({name for found in resolve(model, spec.targets or "qv").values() for name in found})
     config = LoraConfig(
         r=spec.r, lora_alpha=spec.alpha, target_modules=names, task_type="SEQ_CLS", lora_dropout=0.0,
         use_dora=spec.axes["delta"] == "dora", use_rslora=SCALED[spec.axes["scaling"]],

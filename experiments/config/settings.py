@@ -12,6 +12,7 @@ from typing import Any, Literal
 from variants._core import registry
 
 AXES = tuple(axis for axis in registry.AXES if axis != "method")
+STORAGE_OPTIONS = ("double_quant", "compute")  # options of a variant that decide how its base is stored
 SHORT = ("r", "alpha", "targets", "lr")  # the short keys that a variant's `uses` may name
 FACTS = ("name", "paper", "method", "uses", "ranges")  # of a variant's file: what it is, not to be set
 DEFAULTS = ("lr", "head_lr", "targets")  # of a variant's file: what the keys outside mean when they are null
@@ -40,6 +41,7 @@ class Train:
     head_lr: float | None = _key(None, [">0", None])
     evaluations: int = _key(3, [1, None])
     eval_batch_size: int = _key(64, [1, None])
+    eval_rows: int | None = _key(None, [1, None])
     log_every: int = _key(5, [1, None])
     base_dropout: float = _key(0.0, [0, "<1"])
     gradient_checkpointing: bool = _key(False)

@@ -130,7 +130,7 @@ def _load(
     tokenizer, notes = _pretrained.tokenizer(source.folder, spec.model)
     config = _pretrained.config(source.folder, spec.model, n_labels=n_labels, dropout=dropout)
     if kind == "causal":
-        _pretrained.check_causal(config, spec.model)
+        kind = _pretrained.writer(config, spec.model)
     if len(tokenizer) > getattr(config, "vocab_size", len(tokenizer)):
         raise UserError(
             f"model={spec.model}: the tokenizer in {source.folder} knows {len(tokenizer)} tokens, the model "

@@ -154,7 +154,7 @@ class _Solver:
         )
 
     def _skeleton(self, spec: RunSpec) -> Skeleton:
-        key = (spec.model, spec.model_options)
+        key = spec.model_key()
         if key not in self._models:
             found = self._skeletons(spec)
             if found is None:
@@ -172,12 +172,12 @@ _UNITS = {"parameters": "parameters", "memory": "bytes"}
 
 def _place(spec: RunSpec) -> tuple[Any, ...]:
     """What a cell shares with the reference's that it is matched with."""
-    return spec.r, spec.targets, spec.model, spec.model_options, spec.options.get("layers")
+    return spec.r, spec.targets, spec.model_key(), spec.options.get("layers")
 
 
 def _rank_and_model(spec: RunSpec) -> tuple[Any, ...]:
     """The same where a variant's own targets are not the reference's."""
-    return spec.r, spec.model, spec.model_options
+    return spec.r, spec.model_key()
 
 
 def _text(targets: object) -> str:

@@ -27,7 +27,7 @@ def check_ranks(specs: Sequence[RunSpec], dimensions: Dimensions) -> list[str]:
         specs: The cells.
         dimensions: Facts on the model of a spec; `linear` among them has the shape of each kind of layer.
     """
-    models = {(spec.model, spec.model_options): spec for spec in specs}
+    models = {spec.model_key(): spec for spec in specs}
     facts: dict[Any, Mapping[str, Any] | None] = {}
     problems = []
     for model, spec in models.items():
@@ -37,7 +37,7 @@ def check_ranks(specs: Sequence[RunSpec], dimensions: Dimensions) -> list[str]:
             problems.append(str(error))
     asked: dict[tuple[Any, ...], dict[int, RunSpec]] = {}
     for spec in specs:
-        fact, rank = facts.get((spec.model, spec.model_options)), spec.initial_rank
+        fact, rank = facts.get(spec.model_key()), spec.initial_rank
         if rank is not None and spec.r is not None and fact is not None and rank > _limit(fact, spec.targets):
             limit = _limit(fact, spec.targets)
             key = (spec.model, spec.targets, limit, rank > spec.r and spec.variant)

@@ -24,7 +24,7 @@ from experiments.spec import RunSpec
 from experiments.sweep.failures import ENOUGH, fingerprint, settle
 from experiments.sweep.integrity import quarantine_damaged
 from experiments.sweep.lease import registered
-from experiments.sweep.packs import Pack, form, largest, sizes, summary
+from experiments.sweep.packs import Pack, form, largest, sizes, summary, tidy
 from experiments.sweep.plan import Plan, kinds, plan
 from experiments.sweep.pool import PlannedPack, PlannedRun, Pool
 from experiments.sweep.resources import environment, resources
@@ -101,6 +101,7 @@ def _train(
         if packed := summary(packs):
             display.note(f"{packed}.")
         failed = _collect(pool, packs, study, terms, display)
+        tidy(study)
         if received:
             return 128 + received[0]
     return SOME_FAILED if failed else DONE
@@ -158,6 +159,8 @@ def _collect(pool: Pool, packs: Sequence[Pack], study: Path, terms: Terms, displ
 
 def _measure(pool: Pool, specs: Sequence[RunSpec], wanted: Sequence[int], runs: int) -> Mapping[int, float]:
     """Seconds of a step by the size of a pack, as a worker measures them; nothing if it died of it."""
+    if pool.stopping:
+        return {}
     order = {"measure": [spec.as_record() for spec in specs], "sizes": list(wanted), "runs": runs}
     answer = pool.check(order)
     return {int(size): seconds for size, seconds in answer.get("seconds", {}).items()}

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,8 +36,6 @@ OFF = "off"
 CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 NOTICEABLE = 0.03  # the least gain that a larger pack must bring
 WORTH_SECONDS = 60.0  # runs that together take less are not worth measuring for
-SOLO_METHODS = ("full", "bitfit")  # they train the model's own parameters
-_STORAGE_OPTIONS = ("double_quant", "compute", "paged")
 
 
 @dataclass(frozen=True)
@@ -53,23 +52,6 @@ class Pack:
     def of(cls, runs: Runs) -> "Pack":
         """A pack that begins anew."""
         return cls(runs, tuple(run_id for _, run_id in runs))
-
-
-def pack_key(spec: RunSpec) -> Hashable | None:
-    """Equal for runs that may share a pack; None for a run that trains alone.
-
-    Base, storage, precision, data, rows, accumulation and checkpointing are shared. Free are variant, rank,
-    scale, targets, rates, schedule, dropout, seed and steps. The base's own dropout has one random stream.
-    """
-    if spec.method in SOLO_METHODS or spec.options.get("unfreeze_top") or spec.train.base_dropout:
-        return None
-    train = spec.train
-    return (
-        spec.model, spec.model_options, spec.dataset, spec.dataset_options, spec.method,
-        spec.axes.get("storage"), tuple(spec.options.get(name) for name in _STORAGE_OPTIONS),
-        train.batch_size, train.micro_batch_size, train.precision, train.gradient_checkpointing,
-        train.threads,
-    )  # fmt: skip
 
 
 def form(todo: Runs, study: Path, *, size: int | Mapping[Hashable, int], workers: int = 1) -> list[Pack]:
@@ -91,10 +73,10 @@ def form(todo: Runs, study: Path, *, size: int | Mapping[Hashable, int], workers
     groups: dict[Hashable, list[tuple[RunSpec, str]]] = {}
     for spec, run_id in todo:
         if run_id not in taken:
-            key = pack_key(spec)
+            key = spec.pack_key()
             groups.setdefault((key, _length(spec)) if key is not None else run_id, []).append((spec, run_id))
     for group in groups.values():
-        key = pack_key(group[0][0])
+        key = group[0][0].pack_key()
         most = size if isinstance(size, int) else size.get(key, 1)
         packs += _shared_out(group, 1 if key is None else most, workers)
     first = {run_id: i for i, (_, run_id) in enumerate(todo)}
@@ -153,6 +135,14 @@ def write_down(folder: Path, members: Sequence[str]) -> None:
     write_json(folder / "pack.json", {"runs": list(members)})
 
 
+def tidy(study: Path) -> None:
+    """Remove what is left of packs all of whose runs have ended, in other packs or alone."""
+    for file in (study / FOLDER).glob("*/pack.json"):
+        records = [read(study / run_id) for run_id in json.loads(file.read_text())["runs"]]
+        if all(record is not None and record["status"] in FINISHED for record in records):
+            shutil.rmtree(file.parent, ignore_errors=True)
+
+
 def _interrupted(todo: Runs, study: Path) -> list[Pack]:
     """Packs that have a state, and of whose runs each is either missing or has ended."""
     missing = {run_id: (spec, run_id) for spec, run_id in todo}
@@ -205,7 +195,7 @@ def sizes(todo: Runs, pack: int | str | bool, *, workers: int, measure: Measure 
         return pack
     groups: dict[tuple[Hashable, Hashable], list[RunSpec]] = {}
     for spec, _ in todo:
-        groups.setdefault((pack_key(spec), _length(spec)), []).append(spec)
+        groups.setdefault((spec.pack_key(), _length(spec)), []).append(spec)
     chosen: dict[Hashable, int] = {}
     for (key, _), specs in groups.items():
         candidates = [n for n in CANDIDATES if n <= ceil(len(specs) / workers)]

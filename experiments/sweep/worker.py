@@ -173,7 +173,7 @@ class Worker:
                 if not fits:
                     run.begin()
                     raise MemoryError(_NO_LESS)
-                check_data(spec, run_id, data.read(spec).fingerprint)
+                check_data(spec, run_id, data.fingerprint(spec))
                 return execute(
                     [run],
                     display=self.events,

@@ -3,7 +3,7 @@
 A function of (seed, step), so it never depends on the variant or on a resume.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -41,21 +41,37 @@ class Batch:
 
     input_ids: Tensor  # (K*n, T)
     attention_mask: Tensor  # (K*n, T)
-    labels: Tensor  # (K*n,) classes, or (K*n, T) token ids with -100 where no loss is due
+    labels: Tensor  # (K*n, ...), see `experiments.training.losses`
+    extra: dict[str, Tensor] = field(default_factory=dict)  # more inputs of the model, (K*n, ...)
+
+    def inputs(self) -> dict[str, Tensor]:
+        """What the model is called with. Packed texts have no mask: positions tell them apart."""
+        mask = {} if "position_ids" in self.extra else {"attention_mask": self.attention_mask}
+        return {"input_ids": self.input_ids, **mask, **self.extra}
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with each of its tensors changed."""
+        extra = {name: change(tensor) for name, tensor in self.extra.items()}
+        return Batch(change(self.input_ids), change(self.attention_mask), change(self.labels), extra)
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(
-            *(t.to(device, non_blocking=True) for t in (self.input_ids, self.attention_mask, self.labels))
-        )
+        """The batch on a device."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def gather(encoded, rows: Tensor, length: int | None = None) -> Batch:
     """The given rows of an encoded split, cut to `length` columns if one is stated (padding only is cut)."""
-    labels = encoded.labels[rows]
+    writes = "decoder_input_ids" in encoded.extra  # then the labels are as long as what is written
+
+    def part(tensor: Tensor, aligned: bool = True) -> Tensor:
+        return tensor[rows][:, :length] if aligned and tensor.dim() == 2 else tensor[rows]
+
+    tokens = encoded.labels.dim() == 2 and not encoded.labels.is_floating_point()
     return Batch(
-        encoded.input_ids[rows][:, :length],
-        encoded.attention_mask[rows][:, :length],
-        labels[:, :length] if labels.dim() == 2 else labels,
+        part(encoded.input_ids),
+        part(encoded.attention_mask),
+        part(encoded.labels, tokens and not writes),
+        {name: part(t, not name.startswith("decoder")) for name, t in encoded.extra.items()},
     )
 
 

@@ -18,11 +18,12 @@ from experiments.console.progress import Progress
 from experiments.data import Task
 from experiments.files import Taken, replacing
 from experiments.spec import RunSpec
+from experiments.tasks import kind_of
 from experiments.training import checkpoint, diagnostics, memory
-from experiments.training.evaluate import Scores, evaluate, prefixed, write_predictions
+from experiments.training.evaluate import Scores, evaluate, overall, prefixed, write_predictions
 from experiments.training.loader import Loader
 from experiments.training.loop import Callback, Trainer, run_config, total_steps
-from experiments.training.result import Facts, Seconds, is_out_of_memory, kind_of, result, start_hashes
+from experiments.training.result import Facts, Seconds, error_kind, is_out_of_memory, result, start_hashes
 from experiments.training.run_state import Checkpoints, Interrupted, Run, resume, save
 from variants import Attached, attach, peft_form, write_peft
 
@@ -82,10 +83,14 @@ def execute(
         if specs[0].train.gradient_checkpointing:
             attached.model.gradient_checkpointing_enable({"use_reentrant": False})
         seconds.load = time.perf_counter() - started
-        trainer = Trainer(specs, attached, task.splits["train"])
+        trainer = Trainer(specs, attached, task.splits["train"], kind_of(task.kind).loss)
         for k, run in enumerate(runs):
             run.start = start_hashes(trainer, k)
         resume(runs, trainer, state)
+        if task.also and trainer.progress.step == 0:
+            with seconds.of("evaluate"):
+                for run, before in zip(runs, _beside(trainer, task, "before"), strict=True):
+                    run.before = before
         for run, steps in zip(runs, trainer.ends, strict=True):
             display.run_started(run.run_id, steps, done=min(steps, trainer.progress.step))
         saving = Checkpoints(runs, trainer, state, checkpoint_every, checkpoint_steps)
@@ -148,6 +153,7 @@ def _evaluate(trainer: Trainer, task: Task, split: str) -> list[Scores]:
         runs=trainer.K,
         precision=train.precision,
         batch_size=train.eval_batch_size,
+        examples=train.eval_rows if split == "validation" else None,
     )
 
 
@@ -170,11 +176,26 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
         runs[k].check_owned()
         records[k]["metrics"] |= prefixed("validation", runs[k].validation)
     to_test = [k for k in completed if runs[k].spec.phase != "tune"]
-    if to_test:
-        scores = _evaluate(trainer, facts.task, "test")
-        for k in to_test:
-            records[k]["metrics"] |= prefixed("test", scores[k].metrics)
-            write_predictions(runs[k].folder.predictions, facts.task, "test", scores[k])
+    if not to_test:
+        return
+    tested = {name: _evaluate(trainer, task, "test") for name, task in facts.task.tested.items()}
+    ids = {name: task.splits["test"].examples for name, task in facts.task.tested.items()}
+    after = _beside(trainer, facts.task, "after")
+    for k in to_test:
+        own = {name: scores[k] for name, scores in tested.items()}
+        records[k]["metrics"] |= prefixed("test", overall(own)) | runs[k].before | after[k]
+        write_predictions(
+            runs[k].folder.predictions, {name: (ids[name], scores) for name, scores in own.items()}
+        )
+
+
+def _beside(trainer: Trainer, task: Task, when: str) -> list[dict[str, float]]:
+    """What each run scores on the tasks that it is not trained on: "before/wikitext/perplexity" and so on."""
+    found: list[dict[str, float]] = [{} for _ in range(trainer.K)]
+    for name, other in task.also.items():
+        for values, scores in zip(found, _evaluate(trainer, other, "test"), strict=True):
+            values |= prefixed(f"{when}/{name}", scores.metrics)
+    return found
 
 
 def _conclude(run: Run, k: int, trainer: Trainer, record: dict[str, Any]) -> None:
@@ -205,13 +226,13 @@ def _keep(run: Run, k: int, attached: Attached, record: dict[str, Any]) -> None:
         record["adapter"]["kept_as"] = save_trained(attached, k, run.folder.adapter)
         return
     except Exception as error:
-        if kind_of(error) == "disk" or is_out_of_memory(error):
+        if error_kind(error) == "disk" or is_out_of_memory(error):
             raise
         run.deviate(f"the adapter could not be written in PEFT's format: {type(error).__name__}: {error}")
     try:
         record["adapter"]["kept_as"] = _save_tensors(attached, k, run.folder.adapter)
     except Exception as error:
-        if kind_of(error) == "disk" or is_out_of_memory(error):
+        if error_kind(error) == "disk" or is_out_of_memory(error):
             raise
         run.deviate(f"what was learned could not be saved: {type(error).__name__}: {error}")
 

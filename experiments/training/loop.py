@@ -17,14 +17,13 @@ from torch import Tensor
 
 from experiments.config.settings import total_steps as total_steps
 from experiments.data import Encoded
-from experiments.spec import RunSpec, Train
+from experiments.spec import PACK, RunSpec, Train
 from experiments.training.adamw import AdamSettings, PackedAdamW
 from experiments.training.batch import Batch, Order, gather, length_groups
-from experiments.training.losses import count_targets, row_losses
+from experiments.training.losses import RowLosses, count_targets, row_losses
 from variants import Attached, RunConfig, rates
 
 LEAST_TOKENS = {"cpu": 192, "cuda": 16_384}  # of a forward pass: below, its fixed costs show
-SHARED = ("batch_size", "micro_batch_size", "precision", "gradient_checkpointing", "base_dropout")
 
 
 def run_config(spec: RunSpec, *, steps: int) -> RunConfig:
@@ -100,10 +99,11 @@ class Trainer:
     specs: Sequence[RunSpec]
     attached: Attached
     train_split: Encoded
+    losses: Callable[[Tensor, Tensor], RowLosses] = row_losses  # of logits and labels: the kind of task's
 
     def __post_init__(self):
         first = self.specs[0].train
-        for key in SHARED:
+        for key in (*PACK, "base_dropout"):
             values = {getattr(s.train, key) for s in self.specs}
             if len(values) > 1:
                 raise ValueError(
@@ -242,10 +242,8 @@ class Trainer:
         for i, batch in enumerate(self._micro_batches(rows, micro)):
             self.attached.clock.micro = i
             with self._precision():
-                logits = self.attached.model(
-                    input_ids=batch.input_ids, attention_mask=batch.attention_mask
-                ).logits
-            part = row_losses(logits, batch.labels).total.view(self.K, -1).sum(1) / scale
+                logits = self.attached.model(**batch.inputs()).logits
+            part = self.losses(logits, batch.labels).total.view(self.K, -1).sum(1) / scale
             loss += part.detach()
             if i == 0:
                 part = part + self.attached.penalty()

@@ -92,6 +92,7 @@ def result(run: Run, k: int, trainer: Trainer, facts: Facts) -> dict[str, Any]:
         "status": "completed" if diverged is None else "diverged",
         "spec": run.spec.as_record(),
         "primary": {"metric": task.metric, "goal": task.goal},
+        "task": task.described,
         "metrics": dict(run.best),
         "cost": cost,
         "data": {f"{split}_sha256": value for split, value in task.sha256.items()}
@@ -141,7 +142,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def kind_of(error: Exception) -> str:
+def error_kind(error: Exception) -> str:
     """What ended a run, in a word: disk, user, or the exception's own name."""
     cause = error.__cause__ if isinstance(error, UserError) else error
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -163,7 +164,7 @@ def fail(run: Run, error: Exception) -> dict[str, Any]:
         "env": provenance.collect(),
         "deviations": run.deviations,
         "error": {
-            "kind": kind_of(error),
+            "kind": error_kind(error),
             "message": str(error) or type(error).__name__,
             "traceback": "".join(traceback.format_exception(error)),
             "repeat": run.folder.repeat,

@@ -39,6 +39,7 @@ class Run:
     deviations: list[str] = field(default_factory=list)  # where the run departs from its spec, for its record
     start: dict[str, str] = field(default_factory=dict)  # hashes of the seed's first adapter and batch
     validation: dict[str, float] = field(default_factory=dict)  # the metrics of the last one
+    before: dict[str, float] = field(default_factory=dict)  # on the tasks beside its own, before training
     best: dict[str, float] = field(default_factory=dict)  # the best validation so far, and at which step
     signatures: dict[str, Tensor] = field(default_factory=dict)  # see experiments.training.diagnostics
 
@@ -136,6 +137,7 @@ def save(runs: Sequence[Run], trainer: Trainer, folder: Path) -> None:
         "trainer": trainer.state_dict(),
         "validation": [run.validation for run in runs],
         "best": [run.best for run in runs],
+        "before": [run.before for run in runs],
         "histories": [run.history.mark() for run in runs],
         "signatures": [run.signatures for run in runs],
         "deviations": [run.deviations for run in runs],
@@ -168,6 +170,7 @@ def resume(runs: Sequence[Run], trainer: Trainer, folder: Path) -> None:
         for k, run in enumerate(runs):
             run.best, run.signatures = state["best"][k], state["signatures"][k]
             run.validation = state["validation"][k] if "validation" in state else {}
+            run.before = state.get("before", [{}] * len(runs))[k]
             run.cut_history(state["histories"][k][0])
             run.deviate(*state["deviations"][k])
             if state["code_sha256"] != _code():

@@ -111,6 +111,25 @@ def test_what_is_kept_gives_the_same_model_again(own, name, tiny_model, tokens):
         again.put_back(0, {})
 
 
+def test_what_a_run_of_a_pack_keeps_goes_into_a_solo_model(own, tiny_model, tokens, monkeypatch):
+    """Its names are those of a solo run, whatever else is on the layer; what is fixed but saved included."""
+    monkeypatch.setattr(get("delta", "lora_fa"), "frozen", {"A": "saved"})
+    kept = RunConfig(5, r=2, axes={"delta": "lora_fa"})
+    pack = attach(tiny_model("bert"), [RunConfig(4, r=3, targets="all"), kept])
+    source = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for tensor in (*(t.parameter for t in pack.trained), *pack.kept(1).values()):
+            tensor += 0.3 * torch.randn(tensor.shape, generator=source)
+    alone = attach(tiny_model("bert"), [RunConfig(6, r=2, axes={"delta": "lora_fa"})])
+    alone.put_back(0, {name: tensor.clone() for name, tensor in pack.kept(1).items()})
+    ids = tokens()
+    expected = pack.model(input_ids=ids.repeat(2, 1)).logits[len(ids) :]
+    assert_close(alone.model(input_ids=ids).logits, expected, rtol=1e-5, atol=1e-5)
+    state = pack.state_dict(1)
+    assert state["frozen"].keys() == alone.state_dict(0)["frozen"].keys() and len(state["frozen"]) == 4
+    pack.load_state_dict(1, state)
+
+
 def test_lora_with_a_frozen_factor_is_a_lora_to_others(own, tiny_model, tokens, tmp_path):
     attached = moved(tiny_model("bert"), 5, delta="lora_fa")
     assert peft_form(attached, 0) == "lora"

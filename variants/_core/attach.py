@@ -93,9 +93,7 @@ class Attached:
 
     def kept(self, k: int) -> dict[str, Tensor]:
         """What of run k its spec does not give again, by name: trained tensors, and saved frozen ones."""
-        mine = [t for t in self.trained if t.plain or t.runs.start <= k < t.runs.stop]
-        own = {t.name: (t.parameter if t.plain else t.parameter[k - t.runs.start]).detach() for t in mine}
-        return own | self._saved(k)
+        return self.tensors(k) | self._saved(k)
 
     def put_back(self, k: int, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `kept` gave; ValueError where names or shapes are others."""
@@ -105,13 +103,19 @@ class Attached:
     def _saved(self, k: int) -> dict[str, Tensor]:
         """Run k's frozen tensors that are not drawn again from its seed."""
         return {
-            f"{layer}.deltas.{i}.{name}": getattr(held.delta, name).detach()[k - held.part.runs.start]
-            for layer, module in self.layers.items()
-            for i, held in enumerate(module.held)
-            if held.part.runs.start <= k < held.part.runs.stop
+            f"{place}.{name}": getattr(held.delta, name).detach()[k - held.part.runs.start]
+            for place, held in self._own(k).values()
             for name, how in held.delta.frozen.items()
             if how == "saved"
         }
+
+    def _own(self, k: int) -> dict[str, tuple[str, Held]]:
+        """Run k's deltas: place in the pack -> (place in a solo run, the delta as it is held)."""
+        found: dict[str, tuple[str, Held]] = {}
+        for layer, module in self.layers.items():
+            own = [(i, h) for i, h in enumerate(module.held) if h.part.runs.start <= k < h.part.runs.stop]
+            found |= {f"{layer}.deltas.{i}": (f"{layer}.deltas.{n}", held) for n, (i, held) in enumerate(own)}
+        return found
 
     @torch.no_grad()
     def _put(self, targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
@@ -158,20 +162,13 @@ class Attached:
 
     def tensors(self, k: int) -> dict[str, Tensor]:
         """What run k trains, by the names that it has in a solo run; views without the run axis."""
+        own = self._own(k)
         found: dict[str, Tensor] = {}
-        numbers: dict[str, list[str]] = {}  # layer -> the numbers that this run's deltas have in the pack
         for t in self.trained:
-            if not (t.plain or t.runs.start <= k < t.runs.stop):
-                continue
-            name = t.name
-            layer, is_delta, rest = name.rpartition(".deltas.")
-            if is_delta:
-                number, parameter = rest.split(".", 1)
-                own = numbers.setdefault(layer, [])
-                if number not in own:
-                    own.append(number)
-                name = f"{layer}.deltas.{own.index(number)}.{parameter}"
-            found[name] = (t.parameter if t.plain else t.parameter[k - t.runs.start]).detach()
+            if t.plain or t.runs.start <= k < t.runs.stop:
+                place, _, name = t.name.rpartition(".")
+                solo = f"{own[place][0]}.{name}" if place in own else t.name
+                found[solo] = (t.parameter if t.plain else t.parameter[k - t.runs.start]).detach()
         return found
 
     def count(self, k: int) -> int:

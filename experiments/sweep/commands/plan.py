@@ -42,8 +42,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from experiments.config.command import plain_errors
     from experiments.config.groups import Conf
+    from experiments.config.messages import plain_errors
     from experiments.sweep import packs
     from experiments.sweep.preview.expected import expected
     from experiments.sweep.preview.facts import Facts
@@ -118,7 +118,7 @@ def _comparisons(specs: Sequence[Any]) -> int:
     names = [spec.variant for spec in specs]
     reference = REFERENCE if REFERENCE in names else names[0]
     made = {
-        (s.variant, s.axes, s.options, s.targets, s.model, s.model_options, s.dataset, s.dataset_options)
+        (s.variant, s.axes, s.options, s.targets, s.model_key(), s.data_key())
         for s in specs
         if s.variant != reference
     }

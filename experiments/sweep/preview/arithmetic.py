@@ -57,7 +57,7 @@ def memory(
     per_token = (17 * skeleton.hidden + skeleton.heads * length) * skeleton.layers * wide
     if spec.train.gradient_checkpointing:
         per_token = per_token // skeleton.layers + skeleton.hidden * skeleton.layers * wide
-    scores = 3 * 4 * skeleton.vocab if task.kind == "causal" else 0
+    scores = 3 * 4 * skeleton.vocab if not task.classes else 0
     state = (4 + STATE) * count.trained
     stored = base_bytes(spec, skeleton, task.classes)
     return stored + state + rows * length * (per_token + scores) + (0 if accelerator else LIBRARIES)

@@ -8,7 +8,7 @@ from experiments.bench.fake import specs_of
 from experiments.record import RunFolder
 from experiments.spec import Train
 from experiments.sweep import packs
-from experiments.sweep.packs import Pack, best, form, pack_key, sizes, summary
+from experiments.sweep.packs import Pack, best, form, sizes, summary
 
 FREE = [
     "lr=0.03", "r=5", "alpha=7.5", "targets=mlp", "seed=9", "train.steps=70", "train.schedule=cosine",
@@ -33,13 +33,13 @@ def ids(found):
 @pytest.mark.parametrize("word", FREE)
 def test_what_is_free_in_a_pack(word):
     [plain], [other] = specs_of("variant=lora"), specs_of(word)
-    assert pack_key(plain) == pack_key(other) is not None
+    assert plain.pack_key() == other.pack_key() is not None
 
 
 @pytest.mark.parametrize("word", SHARED)
 def test_what_a_pack_must_share(word):
     [plain], [other] = specs_of("variant=lora"), specs_of(word)
-    assert None not in (pack_key(plain), pack_key(other)) and pack_key(plain) != pack_key(other)
+    assert None not in (plain.pack_key(), other.pack_key()) and plain.pack_key() != other.pack_key()
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_what_a_pack_must_share(word):
 )
 def test_what_trains_alone(word, tmp_path):
     [spec] = specs_of(word)
-    assert pack_key(spec) is None
+    assert spec.pack_key() is None
     runs = ((spec, "a"), (replace(spec, seed=1), "b"))
     assert ids(form(runs, tmp_path, size=4)) == [("a",), ("b",)]
 
@@ -111,6 +111,17 @@ def test_those_of_its_runs_that_have_ended_stay_members(interrupted, tmp_path):
     assert first.members == ("lora-8-1",)
 
 
+def test_what_is_left_of_a_pack_goes_when_all_its_runs_have_ended(interrupted, tmp_path):
+    _, members, folder = interrupted
+    for run_id in members:
+        packs.tidy(tmp_path)
+        assert folder.exists()
+        record = {"run_id": run_id, "study": "s", "spec": {}, "status": "completed"}
+        RunFolder(tmp_path / run_id).write_record(record)
+    packs.tidy(tmp_path)
+    assert not folder.exists()
+
+
 def test_a_larger_pack_must_gain_enough():
     assert best({1: 1.0, 2: 1.2, 4: 2.0, 8: 4.1}) == 4
     assert best({1: 1.0, 2: 1.96, 4: 3.8}) == 4
@@ -125,7 +136,7 @@ def test_auto_measures_once_and_remembers(tmp_path, monkeypatch):
         measured.append((len(specs), list(candidates), count))
         return {1: 1.0, 2: 1.5, 3: 2.0}
 
-    key = pack_key(runs[0][0])
+    key = runs[0][0].pack_key()
     assert sizes(runs, "auto", workers=1, measure=None) == {key: 1}
     assert sizes(runs, "auto", workers=2, measure=measure) == {key: 3}
     assert sizes(runs, "auto", workers=2, measure=measure) == {key: 3}

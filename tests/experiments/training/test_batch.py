@@ -14,7 +14,11 @@ def encoded():
     lengths = torch.tensor([3, 16, 17, 40, 48, 1, 33])
     mask = (torch.arange(48)[None] < lengths[:, None]).long()
     return SimpleNamespace(
-        ids=[str(i) for i in range(7)], input_ids=mask * 5, attention_mask=mask, labels=torch.arange(7) % 3
+        extra={},
+        ids=[str(i) for i in range(7)],
+        input_ids=mask * 5,
+        attention_mask=mask,
+        labels=torch.arange(7) % 3,
     )
 
 
@@ -47,7 +51,7 @@ def test_evaluation_covers_every_row_once_and_cuts_nothing_but_padding(encoded):
 
 
 def test_the_length_of_a_row_does_not_depend_on_its_neighbours(encoded):
-    alone = SimpleNamespace(**{k: v[3:4] for k, v in vars(encoded).items()})
+    alone = SimpleNamespace(**{k: v[3:4] for k, v in vars(encoded).items() if k != "extra"})
     together = {r: length for rows, length in by_length(encoded, size=3) for r in rows.tolist()}
     assert by_length(alone, size=3)[0][1] == together[3] == 48
 

@@ -39,14 +39,6 @@ def compares(specs: Sequence[RunSpec]) -> bool:
     return len({(s.variant, s.r, s.targets, s.axes, s.options) for s in specs}) > 1
 
 
-def cell(spec: RunSpec) -> tuple[Any, ...]:
-    """All but seed and rate."""
-    return (
-        spec.variant, spec.r, spec.alpha, spec.targets, spec.axes, spec.options, spec.model,
-        spec.model_options, spec.dataset, spec.dataset_options, spec.train,
-    )  # fmt: skip
-
-
 def grouped(pairs: Iterable[tuple[str, Any]]) -> dict[Any, list[str]]:
     """The names that share a value, by that value; all in the order in which they came."""
     names: dict[Any, list[str]] = {}

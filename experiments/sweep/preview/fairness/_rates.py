@@ -10,7 +10,6 @@ from experiments.sweep.preview.fairness._finding import (
     TUNED,
     Finding,
     Known,
-    cell,
     compares,
     grouped,
     listed,
@@ -112,7 +111,7 @@ def selection(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
     tried: dict[Any, set[float]] = defaultdict(set)
     for spec in specs:
         if spec.phase == "run":
-            tried[cell(spec)].add(spec.lr)
+            tried[spec.cell_key("lr")].add(spec.lr)
     most = max((len(lrs) for lrs in tried.values()), default=0)
     if most > 1 and compares(specs):
         yield Finding(

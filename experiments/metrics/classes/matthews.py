@@ -12,22 +12,11 @@ Gorodkin 2004, doi:10.1016/j.compbiolchem.2004.09.006:
 import math
 from collections import Counter
 
-import datasets
-import evaluate
+from experiments.metrics import _base
 
 
-class Matthews(evaluate.Metric):
+class Matthews(_base.Metric):
     """The correlation of predictions and references, from -1 to 1; 0 is chance."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Matthews' correlation coefficient for any number of classes.",
-            citation="",
-            inputs_description="predictions, references: class numbers.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-            ),
-        )
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
         c, s = sum(p == r for p, r in zip(predictions, references, strict=True)), len(references)

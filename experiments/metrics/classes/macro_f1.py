@@ -8,22 +8,11 @@ counts 0.
 
 from collections import Counter
 
-import datasets
-import evaluate
+from experiments.metrics import _base
 
 
-class MacroF1(evaluate.Metric):
+class MacroF1(_base.Metric):
     """The unweighted mean of the classes' F1; 1 is best."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="The unweighted mean of the F1 of each class.",
-            citation="",
-            inputs_description="predictions, references: class numbers.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-            ),
-        )
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
         hits = Counter(r for p, r in zip(predictions, references, strict=True) if p == r)
