@@ -85,8 +85,10 @@ class Skeleton:
         return [(t.module, t.d_in, t.d_out) for t in every if t.module not in self.unused]
 
 
-_INNER = ("roberta", "xlm-roberta", "camembert", "electra", "mpnet", "distilbert", "deberta", "deberta-v2")
-_INNER += ("t5", "mt5", "umt5")  # a map from hidden to hidden before the one to the classes
+_INNER = (  # a map from hidden to hidden before the one to the classes
+    *("roberta", "xlm-roberta", "camembert", "electra", "mpnet", "distilbert", "deberta", "deberta-v2"),
+    *("t5", "mt5", "umt5"),
+)
 _BARE = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi", "phi3")  # no biases
 _KNOWN = (*_POOLED, *_INNER, *_BARE, "modernbert")  # families that are read from their files
 
