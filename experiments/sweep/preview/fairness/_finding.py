@@ -8,7 +8,6 @@ from experiments.spec import RunSpec
 from experiments.sweep.parameters import Count
 
 LEVELS = ("problem", "warning", "note")
-TUNED = 3  # rates tried for each cell, from which on one can be chosen by validation
 
 
 @dataclass(frozen=True)
