@@ -1,15 +1,15 @@
 """From a composed configuration to a RunSpec, and what no combination of its values may be."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from experiments.config.settings import AXES, DEFAULTS, FACTS, SHORT
-from experiments.errors import did_you_mean
+from experiments.errors import UserError, did_you_mean
 from experiments.frozen import FrozenDict
+from experiments.models import commit_of, content_of
 from experiments.spec import RunSpec, Train
-from variants._patterns import read_patterns
+from variants._core.names import read_patterns
 
 Made = TypeVar("Made")
 
@@ -131,7 +131,13 @@ def _check_places(config: Mapping[str, Any], choices: Mapping[str, str]) -> list
             f"model={choices['model']} needs to know which one: model.name=roberta-base or another name of "
             f"the hub, or model.path=<folder>"
         )
-    if "path" in dataset and not dataset["path"]:
+    try:
+        _identified(model)
+    except UserError as error:
+        found.append(str(error))
+    if not dataset["name"]:
+        found.append(f"dataset={choices['dataset']} needs to know which table: dataset.name=owner/name")
+    elif "path" in dataset and not dataset["path"] and "hub" not in dataset:
         found.append(f"dataset={choices['dataset']} needs to know where the data is: dataset.path=<file>")
     for path in _texts(dataset.get("path")):
         place = Path(path).expanduser()
@@ -163,6 +169,7 @@ def _once(make: Callable[..., Made]) -> Callable[..., Made]:
             made[spelled] = make(*arguments)
         return made[spelled]
 
+    get.known = made  # type: ignore[attr-defined]
     return get
 
 
@@ -185,21 +192,17 @@ def _train(train: Mapping[str, Any], head_lr: float) -> Train:
 
 @_once
 def _identified(options: Mapping[str, Any]) -> FrozenDict:
-    """A model's options; a model in a folder is known by what the folder holds, or by a pinned hash."""
+    """A model's options, with what makes them name one model and no other.
+
+    A model in a folder is known by what the folder holds, or by a pinned hash; one of the hub by its commit.
+    UserError where the hub says that there is none.
+    """
+    found = dict(_options(options, ("ranges",)))
     places = (Path(str(options[key])).expanduser() for key in ("path", "name") if options.get(key))
-    folder = next((place for place in places if place.is_dir()), None)
-    content = {} if folder is None or options.get("sha256") else {"content": content_of(folder)}
-    return FrozenDict({**_options(options, ("ranges",)), **content})
-
-
-def content_of(folder: Path) -> str:
-    """A cheap identity of a model's folder, wherever it lies: names, sizes and samples of its files."""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in folder.glob("*") if p.suffix in (".safetensors", ".bin", ".json")):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}\n".encode())
-        with file.open("rb") as stream:
-            for start in range(0, size, max(65536, size // 64)):
-                stream.seek(start)
-                digest.update(stream.read(65536))
-    return digest.hexdigest()[:16]
+    place = next((place for place in places if place.exists()), None)
+    if place is None:
+        if options.get("name") and not options.get("path"):
+            found["revision"] = commit_of(options["name"], options.get("revision")) or found.get("revision")
+    elif not options.get("sha256"):
+        found["content"] = content_of(place)
+    return FrozenDict(found)

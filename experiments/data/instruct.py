@@ -41,4 +41,4 @@ def read(options: Mapping[str, Any]) -> RawTask:
     parts, carved = carve(pools, text=lambda turns: canonical(turns[:-1]), label=lambda turns: "")
     check_sizes(parts)
     splits = {split: Rows.conversations(part) for split, part in parts.items()}
-    return RawTask("instruct", "causal", (), splits, (*notes, *carved, *few(parts)))
+    return RawTask("instruct", "completion", (), splits, (*notes, *carved, *few(parts)))

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from experiments.errors import UserError
 from experiments.models import _pretrained
 from experiments.models._check import check
+from experiments.models._content import content_of
 from experiments.models._dimensions import dimensions
-from experiments.models._find import Source, find
-from experiments.models._skeleton import Skeleton, skeleton
+from experiments.models._find import COMMIT, Source, commit_of, find
 from experiments.models._weights import weights
 
 if TYPE_CHECKING:
@@ -25,7 +25,18 @@ if TYPE_CHECKING:
 
     from variants import RunConfig
 
-__all__ = ["Info", "Skeleton", "clone", "dimensions", "find", "load", "skeleton", "stored_as", "weights"]
+__all__ = [
+    "COMMIT",
+    "Info",
+    "clone",
+    "commit_of",
+    "content_of",
+    "dimensions",
+    "find",
+    "load",
+    "stored_as",
+    "weights",
+]
 
 
 class Spec(Protocol):
@@ -119,7 +130,7 @@ def _load(
     tokenizer, notes = _pretrained.tokenizer(source.folder, spec.model)
     config = _pretrained.config(source.folder, spec.model, n_labels=n_labels, dropout=dropout)
     if kind == "causal":
-        _pretrained.check_causal(config, spec.model)
+        kind = _pretrained.writer(config, spec.model)
     if len(tokenizer) > getattr(config, "vocab_size", len(tokenizer)):
         raise UserError(
             f"model={spec.model}: the tokenizer in {source.folder} knows {len(tokenizer)} tokens, the model "
@@ -133,6 +144,11 @@ def _load(
     if any(".pooler." in name for name in fresh):
         notes.append(
             "the checkpoint has no pooler: it starts at random, the same for every run, and stays as it is"
+        )
+    if len(str(spec.model_options.get("content", "x" * 64))) < 64:
+        notes.append(
+            "an older version planned this run, which knew the model's folder by samples of its files: "
+            "whether it has changed since then cannot be told"
         )
     model.requires_grad_(False)
     info = Info(

@@ -3,12 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from experiments import files
 from experiments.errors import UserError
+from experiments.models._content import content_of, file_sha256
 
 PICKLES = ("pytorch_model*.bin",)
 _TOKENIZERS = (
@@ -33,6 +32,7 @@ def check(folder: Path, options: Mapping[str, Any], *, name: str) -> str:
         The SHA-256 of the weights (of a file, or over the hashes of several).
     """
     config(folder)
+    _check_planned(folder, options.get("content"), name)
     if not any((folder / tokenizer).is_file() for tokenizer in _TOKENIZERS):
         raise UserError(
             f"model={name}: {folder} has no tokenizer (none of {', '.join(_TOKENIZERS)}). Save it beside the "
@@ -41,7 +41,7 @@ def check(folder: Path, options: Mapping[str, Any], *, name: str) -> str:
     weights = weight_files(folder, options, name)
     for file in weights:
         _check_whole(file)
-    hashes = [_sha256(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in weights]
+    hashes = [file_sha256(file) for file in weights]
     found = hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
     expected = options.get("sha256")
     if expected and found != expected:
@@ -51,6 +51,22 @@ def check(folder: Path, options: Mapping[str, Any], *, name: str) -> str:
             f"other weights on purpose: model=hf model.path={folder}"
         )
     return found
+
+
+def _check_planned(folder: Path, planned: str | None, name: str) -> None:
+    """Refuse a folder that holds another model than when the run was planned.
+
+    Studies of older versions know a folder by 16 digits, of samples; nothing can be compared with those.
+    """
+    if planned is None or len(planned) < 64:
+        return
+    found = content_of(folder)
+    if found != planned:
+        raise UserError(
+            f"model={name}: {folder} no longer holds what this run was planned with (its files hashed to "
+            f"{planned[:12]}, now to {found[:12]}). Restore them, or give the command again: what is there "
+            "now is another model, and its runs get names of their own"
+        )
 
 
 def config(folder: Path) -> dict[str, Any]:
@@ -121,12 +137,6 @@ def _check_whole(file: Path) -> None:
             f"{file} is damaged: it has {size} bytes where its header asks for {needed}, so a download or "
             "copy was cut short. Delete it and download it again"
         )
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: str, size: int, changed: int) -> str:
-    """The hash of a file; size and time of change are there so that a changed file is read again."""
-    return files.sha256(Path(path))
 
 
 def _contents(folder: Path) -> str:

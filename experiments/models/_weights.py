@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.errors import UserError
-from experiments.models._check import weight_files
+from experiments.models._check import check, weight_files
 from experiments.models._find import Spec, find
 
 if TYPE_CHECKING:
@@ -21,9 +21,10 @@ def weights(spec: Spec, names: Sequence[str]) -> Iterator["Tensor"]:
         names: Of modules in the loaded model. Files may leave out or add the prefix of the backbone.
 
     Raises:
-        UserError: the files hold no such weight.
+        UserError: the files hold no such weight, or have changed.
     """
     folder = find(spec).folder
+    check(folder, spec.model_options, name=spec.model)
     with ExitStack() as stack:
         held: dict[str, Callable[[str], Tensor]] = {}
         for file in weight_files(folder, spec.model_options, spec.model):

@@ -1,13 +1,15 @@
 """What of a sweep is missing: each run once, those that ended left out, and what to know before comparing."""
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from experiments import record
 from experiments.errors import UserError
-from experiments.spec import RunSpec
+from experiments.models import COMMIT
+from experiments.spec import RunSpec, from_record
 from experiments.sweep.integrity import IntegrityCheck
 from experiments.sweep.preview.fairness import findings
 
@@ -38,6 +40,8 @@ def plan(
     """
     named = _named(specs, fingerprints)
     begun = {study: _folders(root / study) for study in {spec.study for spec in specs}}
+    for study, folders in begun.items():
+        _check_names({i: s for i, s in named.items() if s.study == study}, root / study, folders)
     checks = {study: IntegrityCheck(root / study) for study in begun}
     todo: list[tuple[RunSpec, str]] = []
     done: list[tuple[RunSpec, str]] = []
@@ -71,10 +75,7 @@ def kinds(specs: Iterable[RunSpec]) -> dict[RunSpec, int]:
     first: dict[tuple[object, ...], RunSpec] = {}
     counts: Counter[RunSpec] = Counter()
     for s in specs:
-        key = (
-            s.model, s.model_options, s.dataset, s.dataset_options, s.train.base_dropout, s.method, s.axes,
-            s.r, s.targets, s.options,
-        )  # fmt: skip
+        key = (s.base_key(), s.data_key(), s.method, s.axes, s.r, s.targets, s.options)
         counts[first.setdefault(key, s)] += 1
     return dict(counts)
 
@@ -84,7 +85,7 @@ def _named(specs: Sequence[RunSpec], fingerprints: Callable[[RunSpec], str]) -> 
     data: dict[object, str] = {}
     named: dict[str, RunSpec] = {}
     for spec in dict.fromkeys(specs):
-        key = (spec.dataset, spec.dataset_options)
+        key = spec.data_key()
         if key not in data:
             data[key] = fingerprints(spec)
         first = named.setdefault(run_id := spec.run_id(data[key]), spec)
@@ -94,6 +95,69 @@ def _named(specs: Sequence[RunSpec], fingerprints: Callable[[RunSpec], str]) -> 
                 f"command of its own with another study=..."
             )
     return named
+
+
+def check_data(spec: RunSpec, run_id: str, fingerprint: str) -> None:
+    """Refuse to train a run on other data than it was planned on: its name says which data that was."""
+    if spec.run_id(fingerprint) != run_id:
+        raise UserError(
+            f"{run_id} was planned on other data than dataset={spec.dataset} holds now"
+            f"{_at(spec.dataset_options.get('path'))}: the data has changed since. Restore it, or give the "
+            "command again, which plans new runs on the data as it is now"
+        )
+
+
+def _at(place: object) -> str:
+    return f" ({place})" if place else ""
+
+
+def _check_names(cells: Mapping[str, RunSpec], study: Path, begun: Set[str]) -> None:
+    """Refuse runs that stand in their study already, under the names that an older version gave them.
+
+    It knew a model in a folder by samples of its files, and one of the hub by a branch that moves. Whether
+    what it trained on is what is there now cannot be told, so neither is its result this run's.
+    """
+    alike: dict[str, list[RunSpec]] = {}
+    for run_id, spec in cells.items():
+        alike.setdefault(_without_hash(run_id), []).append(spec)
+    for run_id in sorted(begun - cells.keys()):
+        specs = alike.get(_without_hash(run_id), ())
+        found = _spec_of(study / run_id) if specs else None
+        if found is None or not _is_unpinned(found.model_options):
+            continue
+        for spec in (s for s in specs if _place(s.model_options) == _place(found.model_options)):
+            if replace(found, model_options=spec.model_options).hash("") == spec.hash(""):
+                place = spec.model_options.get("path") or spec.model_options.get("name")
+                raise UserError(
+                    f"study={study.name} holds {run_id}, which an older version named when it knew the model "
+                    f"{place} by samples of its files or by its branch alone; now every byte counts, and the "
+                    "same run would stand there twice. Give study=<another>; the old runs can still be "
+                    "reported, exported and used"
+                )
+
+
+def _without_hash(run_id: str) -> str:
+    return run_id.rpartition("-")[0]
+
+
+def _place(model: Mapping[str, object]) -> dict[str, object]:
+    """A model's options but for what says which state of it is meant."""
+    return {key: value for key, value in model.items() if key not in ("content", "revision")}
+
+
+def _is_unpinned(model: Mapping[str, object]) -> bool:
+    """Whether an older version named the run, by a model that may be another by now."""
+    if "content" in model:
+        return len(str(model["content"])) < 64
+    return "sha256" not in model and not COMMIT.fullmatch(str(model.get("revision")))
+
+
+def _spec_of(folder: Path) -> RunSpec | None:
+    """The spec in a run's folder; None where none can be read."""
+    try:
+        return from_record(json.loads((folder / "spec.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _folders(study: Path) -> set[str]:

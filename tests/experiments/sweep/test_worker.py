@@ -10,7 +10,7 @@ import weakref
 
 import pytest
 
-from experiments import record
+from experiments import data, record
 from experiments.bench.fake import specs_of
 from experiments.record import RunFolder
 from experiments.sweep.lease import acquire
@@ -56,9 +56,9 @@ def test_what_ran_out_of_memory_is_gone_before_the_next_attempt(tmp_path, monkey
 
     monkeypatch.setattr(execution, "execute", execute)
     [spec] = specs_of("variant=lora", "r=2")
-    order = {"run": spec.as_record(), "run_id": "run"}
-    held = acquire(tmp_path / ".claims", "run")
-    found = Worker(Events(io.StringIO()))._execute(order, RunFolder(tmp_path / "run"), held)
+    order = {"run": spec.as_record(), "run_id": spec.run_id(data.fingerprint(spec))}
+    held = acquire(tmp_path / ".claims", order["run_id"])
+    found = Worker(Events(io.StringIO())).execute(order, RunFolder(tmp_path / "run"), held)
     assert found["status"] == "completed" and len(attempts) == 2
 
 
@@ -77,10 +77,11 @@ def test_a_run_whose_process_the_kernel_killed_is_done_with_fewer_rows_at_a_time
 
     monkeypatch.setattr(execution, "execute", execute)
     [spec] = specs_of("variant=lora", "r=2", "train.batch_size=6")
-    order = {"run": spec.as_record(), "run_id": "run", "kills": kills}
+    run_id = spec.run_id(data.fingerprint(spec))
+    order = {"run": spec.as_record(), "run_id": run_id, "kills": kills}
     said = io.StringIO()
-    held = acquire(tmp_path / ".claims", "run")
-    found = Worker(Events(said))._execute(order, RunFolder(tmp_path / "run"), held)
+    held = acquire(tmp_path / ".claims", run_id)
+    found = Worker(Events(said)).execute(order, RunFolder(tmp_path / "run"), held)
     assert found["status"] == status
     assert len(found["deviations"]) == min(kills, 2)
     assert f"went on with {rows}" in found["deviations"][-1] and f"went on with {rows}" in said.getvalue()
