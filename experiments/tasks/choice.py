@@ -52,7 +52,7 @@ class Choice(Kind):
             pairs = [(p, c[:-1] if c[-1:] == [tokenizer.eos_token_id] else c) for p, c in pairs]
         cut = sum(len(p) + len(c) > limit for p, c in pairs)
         pairs = [(p[max(0, len(p) + len(c) - limit) :], c[: limit - 1]) for p, c in pairs]  # from the left
-        meta = {
+        meta: dict[str, list[Any]] = {
             "example": [e for e, _ in wanted],
             "id": list(rows.ids),
             "answer": list(rows.labels),
