@@ -76,7 +76,7 @@ def test_hydras_faces_are_thin():
 
 
 def test_what_is_counted_before_a_run_is_counted_without_torch():
-    modules = "experiments.sweep.parameters, experiments.config.resolve"
+    modules = "experiments.sizing.counts, experiments.config.resolve"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 

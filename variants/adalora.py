@@ -41,10 +41,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from variants._core.base import Base
-from variants._core.delta import Clock, Delta, Held, Slot
+from variants._core.delta import Clock, Delta, Held, PeftAdapter
 from variants._core.lowrank import Factors
 from variants._core.registry import register
-from variants._core.run import RunConfig
+from variants._core.run import RunConfig, Slot
 from variants._core.seeds import generator, normal
 
 
@@ -52,8 +52,12 @@ from variants._core.seeds import generator, normal
 class AdaLoRA(Delta):
     """W' = W + s P diag(L) Q."""
 
-    roles: ClassVar[Mapping[str, str]] = {"Q": "in", "L": "diag", "P": "out"}
+    roles: ClassVar = {"Q": "in", "L": "diag", "P": "out"}
+    shapes: ClassVar = {"Q": "r d_in", "L": "r", "P": "d_out r"}
     defaults: ClassVar = {"init_r_ratio": 1.5, "orth_weight": 0.1}
+    rank_ratio: ClassVar = "init_r_ratio"
+    peft: ClassVar = {"Q": "A", "P": "B", "L": "E"}
+    peft_options: ClassVar = {"init_r_ratio": 1.0, "orth_weight": 0.0}
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__(base, slots, clock=clock)
@@ -67,15 +71,17 @@ class AdaLoRA(Delta):
         self.L = self.stacked([torch.zeros(rank) for _ in slots], base)
         self.P = drawn("P", base.d_out, rank)
 
-    @classmethod
-    def initial_rank(cls, r: int, options: Mapping[str, Any]) -> int:
-        """ceil(init_r_ratio * r)."""
-        ratio = options.get("init_r_ratio", cls.defaults["init_r_ratio"])
-        return math.ceil(round(ratio * r, 9))  # 1.1 * 10 is 11
-
     def factors(self, base: Base) -> Factors:
         """c is the scale times the singular values, on the bottleneck."""
         return Factors(self.Q, self.P, self.scale * self.L[:, :, None])
+
+    def to_peft(self, k: int, form: str) -> PeftAdapter:
+        """PEFT's own AdaLoRA with the triplets as they are, or a LoRA of those left with L folded into B."""
+        Q, L, P = (getattr(self, name).detach()[k] for name in "QLP")
+        if form == "adalora":
+            return PeftAdapter({"A": Q, "B": P, "E": L}, self.slots[k].scale)
+        alive = L != 0
+        return PeftAdapter({"A": Q[alive], "B": P[:, alive] * L[alive]}, self.slots[k].scale)
 
     @classmethod
     def penalty(cls, held: Sequence[Held], runs: int) -> Tensor | None:

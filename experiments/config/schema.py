@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from experiments.config.settings import PRESETS
 from experiments.errors import did_you_mean
+from variants._core.names import PRESETS
 
 _NOUNS = {
     "int": "a whole number",
@@ -17,6 +17,7 @@ _NOUNS = {
     "texts": "a text, or a list of texts",
     "study": "the name of a folder: letters, digits, dots, dashes and underscores",
     "workers": "auto or a whole number of at least 1",
+    "pack": "auto, off or a whole number of at least 1",
     "targets": f"one of {', '.join(PRESETS)}, a list of module names such as [query,value], or re:<regex>",
 }
 
@@ -133,6 +134,14 @@ def _workers(value: Any) -> int | str:
     return value
 
 
+def _pack(value: Any) -> int | str:
+    if value is False:  # YAML's word for it
+        return "off"
+    if value not in ("auto", "off") and (type(value) is not int or value < 1):
+        raise ValueError
+    return value
+
+
 def _targets(value: Any) -> str | tuple[str, ...]:
     """A preset or re:<regex> as it is; a list in one order, so that equal sets are equal."""
     if isinstance(value, list | tuple):
@@ -155,6 +164,7 @@ _CONVERSIONS = {
     "study": _study,
     "workers": _workers,
     "targets": _targets,
+    "pack": _pack,
 }
 
 

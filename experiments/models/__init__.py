@@ -17,7 +17,6 @@ from experiments.models._check import check
 from experiments.models._content import content_of
 from experiments.models._dimensions import dimensions
 from experiments.models._find import COMMIT, Source, commit_of, find
-from experiments.models._skeleton import Skeleton, skeleton
 from experiments.models._weights import weights
 
 if TYPE_CHECKING:
@@ -29,14 +28,12 @@ if TYPE_CHECKING:
 __all__ = [
     "COMMIT",
     "Info",
-    "Skeleton",
     "clone",
     "commit_of",
     "content_of",
     "dimensions",
     "find",
     "load",
-    "skeleton",
     "stored_as",
     "weights",
 ]

@@ -24,8 +24,9 @@ from experiments.spec import RunSpec
 from experiments.sweep.failures import ENOUGH, fingerprint, settle
 from experiments.sweep.integrity import quarantine_damaged
 from experiments.sweep.lease import registered
+from experiments.sweep.packs import Pack, form, largest, sizes, summary, tidy
 from experiments.sweep.plan import Plan, kinds, plan
-from experiments.sweep.pool import PlannedRun, Pool
+from experiments.sweep.pool import PlannedPack, PlannedRun, Pool
 from experiments.sweep.resources import environment, resources
 from experiments.sweep.study import write_requested
 from experiments.sweep.worker import STOP_SIGNALS
@@ -90,20 +91,29 @@ def _train(
     size, threads, gpus = resources(workers, len(todo.todo))
     pool = Pool(size, threads=threads, gpus=gpus, logs=study / ".logs", on_event=_EventPrinter(display))
     with pool, _signals(pool) as received:
-        if refused(pool, todo, study, display):
+        if refused(pool, todo, study, display, together=largest(terms.pack, len(todo.todo), pool.size)):
             return USAGE
         if write_down:
             write_requested(study, (*todo.done, *todo.todo))
-        failed = _collect(pool, todo, study, terms, display)
+        measure = lambda *what: _measure(pool, *what)  # noqa: E731
+        most = sizes(todo.todo, terms.pack, workers=pool.size, measure=measure)
+        packs = form(todo.todo, study, size=most, workers=pool.size)
+        if packed := summary(packs):
+            display.note(f"{packed}.")
+        failed = _collect(pool, packs, study, terms, display)
+        tidy(study)
         if received:
             return 128 + received[0]
     return SOME_FAILED if failed else DONE
 
 
-def refused(pool: Pool, todo: Plan, study: Path, display: Display) -> bool:
-    """Have a worker try the runs on the model; whether something, which is then printed, is against them."""
+def refused(pool: Pool, todo: Plan, study: Path, display: Display, *, together: int = 1) -> bool:
+    """Have a worker try the runs on the model; whether something, which is then printed, is against them.
+
+    `together` is how many runs a worker may have unfinished at a time.
+    """
     cells = [[spec.as_record(), count] for spec, count in kinds(spec for spec, _ in todo.todo).items()]
-    answer = pool.check({"check": cells, "folder": str(study), "workers": pool.size})
+    answer = pool.check({"check": cells, "folder": str(study), "workers": pool.size * together})
     if answer["event"] == "died" and not pool.stopping:
         how = "memory ran out" if answer.get("oom") else f"exit code {answer['code']}"
         raise UserError(f"the worker died while loading the model ({how}); see {study}/.logs")
@@ -114,12 +124,12 @@ def refused(pool: Pool, todo: Plan, study: Path, display: Display) -> bool:
     return bool(answer.get("problems"))
 
 
-def _collect(pool: Pool, todo: Plan, study: Path, terms: Terms, display: Display) -> int:
+def _collect(pool: Pool, packs: Sequence[Pack], study: Path, terms: Terms, display: Display) -> int:
     """Execute the runs and say how each ended; how many failed."""
     failures: Counter[str] = Counter()
     ended = 0
-    planned = (PlannedRun(run_id, spec, record.written(study / run_id)) for spec, run_id in todo.todo)
-    for outcome in pool.run(list(planned), root=study.parent, terms=terms):
+    planned = [_planned(pack, study) for pack in packs]
+    for outcome in pool.run(planned, root=study.parent, terms=terms):
         run_id = outcome.run.run_id
         if outcome.event.get("oom"):
             display.note(f"{run_id}: the kernel ended its process because memory ran out.")
@@ -137,7 +147,7 @@ def _collect(pool: Pool, todo: Plan, study: Path, terms: Terms, display: Display
         display.note(f"{run_id} {status}: {reason}")
         kind = fingerprint(run_id, status, reason)
         failures[kind] += 1
-        more = len(todo.todo) > ENOUGH
+        more = sum(len(pack.runs) for pack in packs) > ENOUGH
         if failures[kind] == ended == ENOUGH and more and not terms.keep_going:
             display.note(
                 f"The first {ENOUGH} runs failed in the same way, so the sweep stops here: {reason}. "
@@ -145,6 +155,20 @@ def _collect(pool: Pool, todo: Plan, study: Path, terms: Terms, display: Display
             )
             pool.stop()
     return failures.total()
+
+
+def _measure(pool: Pool, specs: Sequence[RunSpec], wanted: Sequence[int], runs: int) -> Mapping[int, float]:
+    """Seconds of a step by the size of a pack, as a worker measures them; nothing if it died of it."""
+    if pool.stopping:
+        return {}
+    order = {"measure": [spec.as_record() for spec in specs], "sizes": list(wanted), "runs": runs}
+    answer = pool.check(order)
+    return {int(size): seconds for size, seconds in answer.get("seconds", {}).items()}
+
+
+def _planned(pack: Pack, study: Path) -> PlannedPack:
+    runs = (PlannedRun(run_id, spec, record.written(study / run_id)) for spec, run_id in pack.runs)
+    return PlannedPack(tuple(runs), pack.members)
 
 
 @contextmanager

@@ -75,10 +75,7 @@ def kinds(specs: Iterable[RunSpec]) -> dict[RunSpec, int]:
     first: dict[tuple[object, ...], RunSpec] = {}
     counts: Counter[RunSpec] = Counter()
     for s in specs:
-        key = (
-            s.model, s.model_options, s.dataset, s.dataset_options, s.train.base_dropout, s.method, s.axes,
-            s.r, s.targets, s.options,
-        )  # fmt: skip
+        key = (s.base_key(), s.data_key(), s.method, s.axes, s.r, s.targets, s.options)
         counts[first.setdefault(key, s)] += 1
     return dict(counts)
 
@@ -88,7 +85,7 @@ def _named(specs: Sequence[RunSpec], fingerprints: Callable[[RunSpec], str]) -> 
     data: dict[object, str] = {}
     named: dict[str, RunSpec] = {}
     for spec in dict.fromkeys(specs):
-        key = (spec.dataset, spec.dataset_options)
+        key = spec.data_key()
         if key not in data:
             data[key] = fingerprints(spec)
         first = named.setdefault(run_id := spec.run_id(data[key]), spec)

@@ -1,7 +1,8 @@
 """Worker processes of one machine: start them, hand out runs, notice deaths, pass on what they say.
 
 A worker that dies, whatever killed it, costs the run that it had and nothing else: the run is recorded, a new
-worker starts.
+worker starts. Of a pack the worker's death says nothing about a single run: its runs are tried again in two
+halves, down to runs that train alone.
 """
 
 import contextlib
@@ -41,6 +42,27 @@ class PlannedRun:
     kills: int = 0
 
 
+@dataclass(frozen=True)
+class PlannedPack:
+    """Runs to be trained together; a solo run is a pack of one. `members` as in `experiments.sweep.packs`."""
+
+    runs: tuple[PlannedRun, ...]
+    members: tuple[str, ...]
+
+    @classmethod
+    def of(cls, *runs: PlannedRun) -> "PlannedPack":
+        """A pack that begins anew."""
+        return cls(runs, tuple(run.run_id for run in runs))
+
+    def order(self) -> dict:
+        """What a worker is told of it."""
+        runs = [
+            {"run": r.spec.as_record(), "run_id": r.run_id, "seen": r.seen, "kills": r.kills}
+            for r in self.runs
+        ]
+        return runs[0] if len(self.members) == 1 else {"pack": runs, "members": list(self.members)}
+
+
 @dataclass
 class _Process:
     """A worker process and what it works on."""
@@ -48,7 +70,8 @@ class _Process:
     number: int
     process: subprocess.Popen[str]
     orders: IO[str]  # its standard input
-    run: PlannedRun | None = None
+    pack: PlannedPack | None = None
+    left: dict[str, PlannedRun] = field(default_factory=dict)  # those of its runs that have not ended
     since: float = field(default_factory=time.monotonic)
     kills: int | None = None  # the kernel's for want of memory, when its work began
     ending: float | None = None  # since when it is being stopped for a run that took too long
@@ -94,8 +117,8 @@ class Pool:
         self.command, self.grace = worker, grace
         self._events: queue.Queue[tuple[_Process, dict]] = queue.Queue()
         self._workers: list[_Process] = []
-        self._waiting: deque[PlannedRun] = deque()
-        self._later: deque[tuple[float, PlannedRun]] = deque()  # held by others: from when to try again
+        self._waiting: deque[PlannedPack] = deque()
+        self._later: deque[tuple[float, PlannedPack]] = deque()  # held by others: from when to try again
         self._kills = OomWatch(kills)
         self.stopping = False
 
@@ -117,28 +140,32 @@ class Pool:
                 worker.process.wait()
 
     def check(self, order: dict) -> dict:
-        """Have the first worker check the runs against the model; its answer, or how it died."""
+        """Have the first worker check or measure runs on the model; its answer, or how it died."""
+        if self._workers[0].dead:
+            self._workers[0] = self._start(0)
         worker = self._workers[0]
         worker.send(order)
         while True:
             origin, event = self._events.get()
-            if event["event"] == "checked" or (event["event"] == "died" and origin is worker):
+            died = event["event"] == "died" and origin is worker
+            worker.dead |= died
+            if died or event["event"] in ("checked", "measured"):
                 return self._explained(worker, event)
             if event["event"] == "died":
                 origin.dead = True
             else:
                 self.on_event(event)
 
-    def run(self, runs: Iterable[PlannedRun], *, root: Path, terms: Terms) -> Iterator[Outcome]:
-        """Execute the runs, in order, as workers become free; outcomes come as they happen.
+    def run(self, runs: Iterable[PlannedRun | PlannedPack], *, root: Path, terms: Terms) -> Iterator[Outcome]:
+        """Execute the runs and packs, in order, as workers become free; outcomes come as they happen, by run.
 
         A run that another process holds is waited for: it ends there, or is taken over from there. After
         `stop()` nothing new is handed out, and the outcomes of what was under way still come.
         """
-        self._waiting.extend(runs)
+        self._waiting.extend(r if isinstance(r, PlannedPack) else PlannedPack.of(r) for r in runs)
         while True:
             self._hand_out(root, terms)
-            busy = [worker for worker in self._workers if worker.run is not None]
+            busy = [worker for worker in self._workers if worker.pack is not None]
             if not busy and (self.stopping or not (self._waiting or self._later)):
                 return
             self._end_late(busy, terms.time_limit)
@@ -146,18 +173,19 @@ class Pool:
                 worker, event = self._events.get(timeout=1.0 if busy else 0.1)
             except queue.Empty:
                 continue
-            outcome = self._heard(worker, event)
-            if outcome is not None:
-                yield outcome
+            yield from self._heard(worker, event)
 
     def wait_for(self, run: PlannedRun) -> None:
         """Another process has this run: try it again after a while."""
-        self._later.append((time.monotonic() + BUSY_SECONDS, run))
-        self.on_event({"event": "waiting", "run_id": run.run_id})
+        self._wait_for(PlannedPack.of(run))
+
+    def _wait_for(self, pack: PlannedPack) -> None:
+        self._later.append((time.monotonic() + BUSY_SECONDS, pack))
+        self.on_event({"event": "waiting", "run_id": pack.runs[0].run_id})
 
     def with_less(self, run: PlannedRun) -> None:
         """Memory ran out during this run: have a new worker do it next, with half the rows at a time."""
-        self._waiting.appendleft(replace(run, kills=run.kills + 1))
+        self._waiting.appendleft(PlannedPack.of(replace(run, kills=run.kills + 1)))
 
     def stop(self) -> None:
         """Ask every worker to stop at its next step boundary; the second time, kill them."""
@@ -173,38 +201,47 @@ class Pool:
                 return
             if worker.dead:  # only now: whoever dies when there is nothing left need not be replaced
                 worker = self._workers[place] = self._start(worker.number)
-            if worker.run is None and worker.ending is None:
-                run = worker.run = self._waiting.popleft()
+            if worker.pack is None and worker.ending is None:
+                pack = worker.pack = self._waiting.popleft()
+                worker.left = {run.run_id: run for run in pack.runs}
                 worker.since, worker.kills = time.monotonic(), self._kills.count()
-                worker.send(
-                    {
-                        "run": run.spec.as_record(),
-                        "run_id": run.run_id,
-                        "root": str(root),
-                        "seen": run.seen,
-                        "kills": run.kills,
-                        "checkpoint": {"seconds": terms.checkpoint_seconds, "steps": terms.checkpoint_steps},
-                    }
-                )
+                often = {"seconds": terms.checkpoint_seconds, "steps": terms.checkpoint_steps}
+                worker.send({**pack.order(), "root": str(root), "checkpoint": often})
 
-    def _heard(self, worker: _Process, event: dict) -> Outcome | None:
-        """Take in what a worker said; the outcome of its run, if it is that."""
+    def _heard(self, worker: _Process, event: dict) -> list[Outcome]:
+        """Take in what a worker said; the outcomes of its runs, if it is that.
+
+        "finished" is about one run, the others about all that are left of the pack.
+        """
         event = self._explained(worker, event)
-        kind, run = event["event"], worker.run
+        kind, pack = event["event"], worker.pack
         if kind not in ("finished", "busy", "interrupted", "died"):
             self.on_event(event)
-            return None
-        worker.run, worker.dead = None, kind == "died"
-        if run is None:
-            return None
+            return []
+        worker.dead = kind == "died"
+        if pack is None:
+            return []
+        ended = list(worker.left.values())
+        if kind == "finished" and len(ended) > 1:
+            ended = [worker.left[event["run_id"]]]
+        for run in ended:
+            del worker.left[run.run_id]
+        if not worker.left:
+            worker.pack = None
         if self.stopping and kind == "died":
             event = {"event": "interrupted"}  # at the second request with a kill
         elif kind in ("died", "interrupted") and worker.ending is not None:
             event = {"event": "late"}
         elif not self.stopping and (kind in ("busy", "interrupted") or event.get("code") == 0):
-            self.wait_for(run)  # it is another's, or somebody stopped its worker
-            return None
-        return Outcome(run, event, time.monotonic() - worker.since)
+            self._wait_for(PlannedPack(tuple(ended), pack.members))  # another's, or its worker was stopped
+            return []
+        elif kind == "died" and not self.stopping and len(pack.runs) > 1:
+            halves = [part for part in (ended[: len(ended) // 2], ended[len(ended) // 2 :]) if part]
+            self._waiting.extendleft(PlannedPack.of(*part) for part in reversed(halves))
+            text = f"A worker died ({_how(event)}) with a pack of {len(pack.runs)} runs: they are tried again"
+            self.on_event({"event": "note", "text": f"{text} in smaller packs."})
+            return []
+        return [Outcome(run, event, time.monotonic() - worker.since) for run in ended]
 
     def _explained(self, worker: _Process, event: dict) -> dict:
         """The event; of a death by SIGKILL also whether the kernel did it."""
@@ -240,12 +277,16 @@ class Pool:
         self._events.put((worker, {"event": "died", "code": worker.process.wait()}))
 
     def _end_late(self, busy: list[_Process], minutes: float | None) -> None:
-        """Stop the workers whose run takes too long, kill those that do not stop."""
+        """Stop the workers whose runs take too long, kill those that do not stop."""
         now = time.monotonic()
         for worker in busy:
             if worker.ending is not None:
                 if now - worker.ending > self.grace:
                     worker.process.kill()
-            elif minutes is not None and now - worker.since > 60 * minutes:
+            elif worker.pack and minutes and now - worker.since > 60 * minutes * len(worker.pack.runs):
                 worker.ending = now
                 worker.process.send_signal(signal.SIGTERM)
+
+
+def _how(event: dict) -> str:
+    return "memory ran out" if event.get("oom") else f"exit code {event['code']}"

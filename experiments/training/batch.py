@@ -3,13 +3,15 @@
 A function of (seed, step), so it never depends on the variant or on a resume.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from variants import generator
+
+ROUNDED = 4  # columns are read in multiples of this: fewer shapes
 
 
 @dataclass
@@ -71,6 +73,33 @@ def gather(encoded, rows: Tensor, length: int | None = None) -> Batch:
         part(encoded.labels, tokens and not writes),
         {name: part(t, not name.startswith("decoder")) for name, t in encoded.extra.items()},
     )
+
+
+def length_groups(encoded, rows: Sequence[Tensor], *, tokens: int) -> list[tuple[list[Tensor], int]]:
+    """Rows of K runs in groups of about equal length, so that little padding is computed.
+
+    Each run's rows are sorted by length and shared out: every group has equally many of each run, as packs
+    need them. Padding has no part in a result, so neither has the grouping, but for rounding.
+
+    Args:
+        encoded: The split.
+        rows: For each run its row numbers, equally many.
+        tokens: A group has about so many at least: smaller products are slower than the padding.
+
+    Returns:
+        Groups: for each run its row numbers; and the columns to read.
+    """
+    lengths = encoded.attention_mask.sum(1)
+    sizes = [n for n in range(1, len(rows[0]) + 1) if len(rows[0]) % n == 0]
+    mean = float(torch.stack([lengths[r] for r in rows]).float().mean())
+    size = next((n for n in sizes if n * len(rows) * mean >= tokens), sizes[-1])
+    parts = [r[lengths[r].argsort(stable=True)].split(size) for r in rows]
+    groups = []
+    for group in zip(*parts, strict=True):
+        longest = int(torch.stack([lengths[r].max() for r in group]).max())
+        columns = min(-(-longest // ROUNDED) * ROUNDED, encoded.input_ids.shape[1])
+        groups.append((list(group), max(columns, 1)))
+    return groups
 
 
 def by_length(encoded, *, size: int, step: int = 16) -> list[tuple[Tensor, int]]:

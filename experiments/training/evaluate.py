@@ -31,7 +31,7 @@ def evaluate(
         split: "validation" or "test".
         runs: K, the length of the run axis.
         precision: As in training.
-        batch_size: Examples per run and forward pass.
+        batch_size: Rows of a forward pass, shared out among the runs.
         examples: At most so many, the first in the order of their hashes; None: all.
     """
     model.eval()
@@ -48,7 +48,7 @@ def evaluate(
             settings,
             runs=runs,
             precision=precision,
-            size=batch_size,
+            size=max(1, batch_size // runs),
         )
         for one, texts in zip(outputs, answers, strict=True):
             one.answers = texts
@@ -59,7 +59,7 @@ def _forward(model, kind, encoded, *, runs: int, precision: str, batch_size: int
     """The losses and predictions of each run on each row."""
     device = next(model.parameters()).device
     found: dict[str, torch.Tensor] = {}
-    for rows, length in by_length(encoded, size=batch_size):
+    for rows, length in by_length(encoded, size=max(1, batch_size // runs)):
         batch = gather(encoded, rows, length).map(lambda t: t.repeat(runs, *[1] * (t.dim() - 1))).to(device)
         with autocast(precision, device):
             logits = model(**batch.inputs()).logits

@@ -35,17 +35,14 @@ class Loader:
         """The frozen base in the storage that the run asks for, its facts, and the encoded task."""
         run = run_config(spec, steps=1)
         streamed = run if loads_stored(run) else None
-        key: tuple[Any, ...] = (spec.dataset, spec.dataset_options)
+        key: tuple[Any, ...] = spec.data_key()
         if self._data[0] != key:
             self._data = self._task = (None, None)
             self._data = key, data.read(spec)
         raw = self._data[1]
         kind = kind_of(raw.kind)
         outputs = kind.outputs(raw) or None
-        key = (
-            spec.model, spec.model_options, kind.head, outputs, spec.train.base_dropout,
-            models.stored_as(streamed),
-        )  # fmt: skip
+        key = (*spec.base_key(), kind.head, outputs)
         if self._base[0] != key:
             self._base = self._task = (None, None)  # before the next one is loaded
             self._base = key, models.load(spec, kind=kind.head, n_labels=outputs, straight=streamed)

@@ -75,19 +75,7 @@ def check_room(checked: Checked, folder: Path, *, workers: int) -> list[str]:
 
 def _grouped(specs: Iterable[RunSpec]) -> list[RunSpec]:
     """A spec of each kind, those of one base and dataset together."""
-    return sorted(
-        specs,
-        key=lambda s: str(
-            (
-                s.model,
-                s.model_options,
-                s.dataset,
-                s.dataset_options,
-                s.train.base_dropout,
-                s.axes.get("storage"),
-            )
-        ),
-    )
+    return sorted(specs, key=lambda spec: str((spec.base_key(), spec.data_key())))
 
 
 def _coverage(attached: Attached) -> list[str]:

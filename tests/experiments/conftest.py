@@ -239,19 +239,13 @@ def tiny_t5(tmp_path_factory):
 
 @pytest.fixture
 def cells_of():
-    """The specs of a command's words, composed without Hydra; nothing may be wrong with them."""
-    from experiments.config.grid import Plain, expand
-    from experiments.config.groups import Conf
-    from experiments.config.overrides import parse
+    """The specs of a command's words; nothing may be wrong with them."""
+    from experiments.config.command import read
 
-    conf = Conf(Path(__file__).resolve().parents[2] / "conf")
+    folder = Path(__file__).resolve().parents[2] / "conf"
 
     def cells(command):
-        words = [parse(text, choices=conf.choices) for text in command.split()]
-        compose = lambda choices: Plain(conf.compose(choices))  # noqa: E731
-        specs, problems = expand(words, conf, choices=conf.defaults(), compose=compose)
-        assert problems == []
-        return specs
+        return read(command.split(), folder, dimensions=None).runs
 
     return cells
 

@@ -34,7 +34,8 @@ def test_an_unknown_name_says_what_there_is():
         get("delta", "dorra")
     assert str(error.value) == (
         "no delta named 'dorra'. Did you mean 'dora'? Known: adalora, dora, lora. "
-        "To add one, write variants/<file>.py with @register('delta', 'dorra')."
+        "To add one, write variants/<file>.py with @register('delta', 'dorra'), or put the file into a "
+        "folder of your own and name that in ABLORA_VARIANTS."
     )
     with pytest.raises(ValueError, match="no axis named 'detla'"):
         names("detla")
@@ -51,12 +52,15 @@ def test_a_new_file_is_found_because_it_exists(tmp_path, monkeypatch):
         "@register('scaling', 'newcomer')\ndef newcomer(alpha, r):\n    return alpha\n"
     )
     monkeypatch.setattr(variants, "__path__", [*variants.__path__, str(tmp_path)])
-    _registry._discover.cache_clear()
+    caches = (_registry._sources, _registry._index, _registry._discover)
+    for cache in caches:
+        cache.cache_clear()
     try:
         assert "newcomer" in names("scaling") and get("scaling", "newcomer")(3.0, 2) == 3.0
     finally:
         _registry._parts.pop(("scaling", "newcomer"), None)
-        _registry._discover.cache_clear()
+        for cache in caches:
+            cache.cache_clear()
 
 
 @pytest.mark.parametrize("name", public())

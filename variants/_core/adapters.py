@@ -9,13 +9,13 @@ from torch import nn
 
 from variants._core.attach import Attached
 from variants._core.base import BlockOf
-from variants._core.delta import AdaptedLinear, Clock, Delta, Slot
-from variants._core.names import by_pattern, check_used, read_patterns
+from variants._core.delta import AdaptedLinear, Clock, Delta
+from variants._core.names import PRESETS, Target, TargetError, by_pattern, check_used, read_patterns
 from variants._core.own import freeze, head_parameters, only_one, pack_heads, top_blocks, unfreeze
 from variants._core.registry import get, register
-from variants._core.run import RunConfig, Trained
+from variants._core.run import RunConfig, Slot, Trained
 from variants._core.storage import store_backbone
-from variants._core.targets import Target, TargetError, fed_without_batch, find
+from variants._core.targets import backbone_of, experts, fed_without_batch, find, unreached
 
 
 @register("method", "adapters")
@@ -34,7 +34,7 @@ def adapters(
     freeze(model)
     clock = Clock()
     whole = _unfrozen(model, runs)
-    coverage, wanted = _cover(model, runs, whole)
+    coverage, wanted, remarks = _cover(model, runs, whole)
     _check_batch_axis(model, runs, wanted)
     layers = store_backbone(model, runs, adapted=set(wanted), whole=whole, device=device)
     for name, targets in wanted.items():
@@ -42,7 +42,9 @@ def adapters(
             _hold(layers[name], target, members, runs, clock)
     heads = pack_heads(model, [run.seed for run in runs], fresh=fresh)
     adapted = {name: layers[name] for name in wanted}
-    attached = Attached(model, runs, [], clock=clock, layers=adapted, heads=heads, coverage=coverage)
+    attached = Attached(
+        model, runs, [], clock=clock, layers=adapted, heads=heads, coverage=coverage, remarks=remarks
+    )
     attached.trained = [*_delta_parameters(adapted), *head_parameters(heads)]
     if whole:
         trained, attached.originals = unfreeze(model, lambda name, _: name.startswith(whole))
@@ -75,19 +77,27 @@ Wanted = dict[str, dict[Target, list[int]]]
 
 def _cover(
     model: nn.Module, runs: Sequence[RunConfig], whole: tuple[str, ...]
-) -> tuple[dict[str, list[str]], Wanted]:
+) -> tuple[dict[str, list[str]], Wanted, list[str]]:
     coverage: dict[str, list[str]] = {}
     wanted: Wanted = {}
+    remarks = _left_dense(model, runs)
+    never = _unused(model, remarks)
     for k, run in enumerate(runs):
         if run.targets is None or run.r is None or run.alpha is None:
             raise ValueError("low-rank adapters need targets, r and alpha.")
         matched = find(model, run.targets, layers=run.options.get("layers"))
         matched = {p: [t for t in found if not t.module.startswith(whole)] for p, found in matched.items()}
+        matched, unused = _used(matched, never, remarks)
         coverage |= {pattern: [t.name for t in found] for pattern, found in matched.items()}
         targets = dict.fromkeys(t for found in matched.values() for t in found)
         twice = {t.module for t in targets if t.block} & {t.module for t in targets if not t.block}
         if twice:
             raise TargetError(f"targets {run.targets!r} name {twice.pop()} both as a whole and in blocks.")
+        if not targets and unused:
+            raise TargetError(
+                f"targets {run.targets!r} name only maps that {type(model).__name__} has no use for in its "
+                f"forward pass, so that nothing could be learnt there: {', '.join(unused[:3])}."
+            )
         if not targets:
             raise ValueError(
                 f"unfreeze_top {run.options['unfreeze_top']} leaves none of targets {run.targets!r} to "
@@ -99,7 +109,46 @@ def _cover(
         for target in targets:
             wanted.setdefault(target.module, {}).setdefault(target, []).append(k)
     order = [name for name, _ in model.named_modules() if name in wanted]
-    return coverage, {name: wanted[name] for name in order}
+    return coverage, {name: wanted[name] for name in order}, list(dict.fromkeys(remarks))
+
+
+def _used(
+    matched: Mapping[str, list[Target]], unused: Collection[str], remarks: list[str]
+) -> tuple[dict[str, list[Target]], list[str]]:
+    """The targets that the model uses, and the names of those that it does not."""
+    left = [t.module for found in matched.values() for t in found if t.module in unused]
+    if left:
+        ends = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in left))
+        remarks.append(
+            f"{len(set(left))} of the targets are not adapted ({ends}): the model's forward pass does not "
+            "call them, or gives them no gradient"
+        )
+    return {pattern: [t for t in found if t.module not in unused] for pattern, found in matched.items()}, left
+
+
+def _unused(model: nn.Module, remarks: list[str]) -> frozenset[str]:
+    try:
+        return unreached(model)
+    except RuntimeError as error:
+        remarks.append(f"whether the model uses all maps that are adapted could not be tried: {error}")
+        return frozenset()
+
+
+def _left_dense(model: nn.Module, runs: Sequence[RunConfig]) -> list[str]:
+    """A sentence on stacks of matrices that are no linear maps, where a run seems to reach them."""
+    stacks = experts(model)
+    everything = any({"m"} <= set(PRESETS.get(str(run.targets), "")) for run in runs)
+    quantised = any(run.axis("storage") != "fp32" for run in runs)
+    if not stacks or not (everything or quantised):
+        return []
+    numbers = sum(stacks.values())
+    share = numbers / sum(p.numel() for p in backbone_of(model).parameters())
+    ends = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in stacks))
+    stored = f" and stay as they are where the storage is {runs[0].axis('storage')}" if quantised else ""
+    return [
+        f"{numbers:,} parameters, {share:.0%} of the backbone, are stacks of matrices (experts: {ends}) and "
+        f"no linear maps: they are not adapted{stored}"
+    ]
 
 
 def _hold(

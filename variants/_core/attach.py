@@ -28,6 +28,7 @@ class Attached:
     coverage: dict[str, list[str]] = field(default_factory=dict)
     controllers: dict[int, Controller] = field(default_factory=dict)
     originals: dict[str, Tensor] = field(default_factory=dict)  # what plain parameters were before training
+    remarks: list[str] = field(default_factory=list)  # what people should know of what is adapted
 
     def held(self) -> dict[type[Delta], list[Held]]:
         """All deltas of the model, by kind."""
@@ -55,10 +56,14 @@ class Attached:
         for kind, held in self.held().items():
             kind.refresh(held)
 
-    def after_step(self, step: int) -> None:
-        """Call after the optimiser's step number `step` (from 0), its gradients still in place."""
-        for controller in self.controllers.values():
-            controller.after_step(step)
+    def after_step(self, step: int, runs: Collection[int] | None = None) -> None:
+        """Call after the optimiser's step number `step` (from 0), its gradients still in place.
+
+        `runs` are those that took the step; None: all of the pack.
+        """
+        for k, controller in self.controllers.items():
+            if runs is None or k in runs:
+                controller.after_step(step)
         self.after_load()
 
     def step_log(self, k: int) -> list[dict[str, float]]:
@@ -70,17 +75,56 @@ class Attached:
 
     def notes(self, k: int) -> list[str]:
         """What people should know of run k before it starts."""
-        return self.controllers[k].notes() if k in self.controllers else []
+        return [*self.remarks, *(self.controllers[k].notes() if k in self.controllers else [])]
 
     def state_dict(self, k: int) -> dict[str, Any]:
         """What run k needs for a resume besides its parameters and the optimiser's state."""
-        return self.controllers[k].state_dict() if k in self.controllers else {}
+        state = dict(self.controllers[k].state_dict()) if k in self.controllers else {}
+        saved = {name: tensor.clone() for name, tensor in self._saved(k).items()}
+        return state | ({"frozen": saved} if saved else {})
 
     def load_state_dict(self, k: int, state: Mapping[str, Any]) -> None:
         """Go on from that state, the parameters being loaded already."""
+        state = dict(state)
+        self._put(self._saved(k), state.pop("frozen", {}))
         if k in self.controllers:
             self.controllers[k].load_state_dict(state)
         self.after_load()
+
+    def kept(self, k: int) -> dict[str, Tensor]:
+        """What of run k its spec does not give again, by name: trained tensors, and saved frozen ones."""
+        return self.tensors(k) | self._saved(k)
+
+    def put_back(self, k: int, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `kept` gave; ValueError where names or shapes are others."""
+        self._put(self.kept(k), tensors)
+        self.after_load()
+
+    def _saved(self, k: int) -> dict[str, Tensor]:
+        """Run k's frozen tensors that are not drawn again from its seed."""
+        return {
+            f"{place}.{name}": getattr(held.delta, name).detach()[k - held.part.runs.start]
+            for place, held in self._own(k).values()
+            for name, how in held.delta.frozen.items()
+            if how == "saved"
+        }
+
+    def _own(self, k: int) -> dict[str, tuple[str, Held]]:
+        """Run k's deltas: place in the pack -> (place in a solo run, the delta as it is held)."""
+        found: dict[str, tuple[str, Held]] = {}
+        for layer, module in self.layers.items():
+            own = [(i, h) for i, h in enumerate(module.held) if h.part.runs.start <= k < h.part.runs.stop]
+            found |= {f"{layer}.deltas.{i}": (f"{layer}.deltas.{n}", held) for n, (i, held) in enumerate(own)}
+        return found
+
+    @torch.no_grad()
+    def _put(self, targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+        shapes, found = ({n: tuple(t.shape) for n, t in ts.items()} for ts in (targets, tensors))
+        if shapes != found:
+            odd = sorted(shapes.keys() ^ found.keys()) or ["of other shapes"]
+            raise ValueError(f"expected {len(shapes)} tensors, found {len(found)} ({', '.join(odd[:3])})")
+        for name, tensor in tensors.items():
+            targets[name].copy_(tensor)
 
     def after_load(self) -> None:
         """Call when parameters were overwritten: nothing kept from the old ones may be used again."""
@@ -116,10 +160,20 @@ class Attached:
         facts |= self.controllers[k].summary() if k in self.controllers else {}
         return facts
 
+    def tensors(self, k: int) -> dict[str, Tensor]:
+        """What run k trains, by the names that it has in a solo run; views without the run axis."""
+        own = self._own(k)
+        found: dict[str, Tensor] = {}
+        for t in self.trained:
+            if t.plain or t.runs.start <= k < t.runs.stop:
+                place, _, name = t.name.rpartition(".")
+                solo = f"{own[place][0]}.{name}" if place in own else t.name
+                found[solo] = (t.parameter if t.plain else t.parameter[k - t.runs.start]).detach()
+        return found
+
     def count(self, k: int) -> int:
         """Trained parameters of run k."""
-        mine = [t for t in self.trained if t.plain or t.runs.start <= k < t.runs.stop]
-        return sum(t.parameter.numel() if t.plain else t.parameter[0].numel() for t in mine)
+        return sum(t.numel() for t in self.tensors(k).values())
 
     def base_bytes(self) -> int:
         """Stored bytes of all that is frozen."""

@@ -14,7 +14,7 @@ Each trained parameter has a role: in, out, diag, magnitude, head, head_bias, we
 on names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,39 +22,36 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from variants._core.base import Base, wide
+from variants._core import costs
+from variants._core.base import Base, DenseBase, wide
 from variants._core.lowrank import Block, Factors, Part, low_rank_linear
+from variants._core.run import Slot
 from variants._core.seeds import generator
 
 
 @dataclass
 class Clock:
-    """Where training stands.
+    """What all layers of a model share: where training stands, and tensors that several deltas use.
 
-    One clock is shared by all layers of a model; the loop sets it before each micro-step.
+    The loop sets step and micro-step before each forward pass.
     """
 
     step: int = 0
     micro: int = 0
+    shared: dict[tuple, nn.Parameter] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Slot:
-    """What one run asks of one delta: the entry k of its run axis."""
+@dataclass
+class PeftAdapter:
+    """What one module's adapter is in PEFT's format, of one run: tensors, and the scale in front of B A."""
 
-    module: str  # name of the layer in the model
-    seed: int
-    rank: int  # at the start of training
+    tensors: dict[str, Tensor]  # A (r, d_in), B (d_out, r), and m (d_out,) or E (r,) where there is one
     scale: float
-    dropout: float = 0.0
-    target_rank: int | None = None  # on average at its end, where a budget shrinks it
-    options: Mapping[str, Any] = field(default_factory=dict)
-    block: str = ""  # "q" for the query block of a fused map
 
     @property
-    def name(self) -> str:
-        """The layer, and the block where it is one: "h.0.attn.c_attn[q]"."""
-        return f"{self.module}[{self.block}]" if self.block else self.module
+    def rank(self) -> int:
+        """Rows of A."""
+        return len(self.tensors["A"])
 
 
 class Delta(nn.Module):
@@ -63,10 +60,25 @@ class Delta(nn.Module):
     A variant of this form gives `factors`, and the rest follows. One of another form sets `low_rank = False`
     and gives `forward` and `weight` itself. Each parameter's first axis is the run, and each run's initial
     values come from its own seed.
+
+    roles       trained parameter -> role
+    shapes      parameter -> its shape without the run axis, in words: "r d_in". Literal, so that a run is
+                counted from the source alone; a delta without is counted on the meta device
+    frozen      parameter made by `fixed` or `shared` -> "seed" if it is drawn again from the seed, "saved" if
+                it is kept in checkpoints and with the result. Neither trained nor counted
+    defaults    the options that it reads
+    rank_ratio  the option whose multiple of r is the rank at the start; None: r
+    peft        own parameter -> tensor of PEFT's format (A, B, m, E); an adapter of these is read as this
+                delta, under the options `peft_options`. Empty: see `to_peft`
     """
 
-    roles: ClassVar[Mapping[str, str]] = {}  # parameter -> role
-    defaults: ClassVar[Mapping[str, Any]] = {}  # the options that it reads
+    roles: ClassVar[Mapping[str, str]] = {}
+    shapes: ClassVar[Mapping[str, str]] = {}
+    frozen: ClassVar[Mapping[str, str]] = {}
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    rank_ratio: ClassVar[str | None] = None
+    peft: ClassVar[Mapping[str, str]] = {}
+    peft_options: ClassVar[Mapping[str, Any]] = {}
     low_rank: ClassVar[bool] = True
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
@@ -81,7 +93,25 @@ class Delta(nn.Module):
     @classmethod
     def initial_rank(cls, r: int, options: Mapping[str, Any]) -> int:
         """The rank that training starts with. Differs from r only where a budget shrinks it."""
-        return r
+        if cls.rank_ratio is None:
+            return r
+        value = options.get(cls.rank_ratio)
+        return costs.starting_rank(r, float(cls.defaults[cls.rank_ratio] if value is None else value))
+
+    @classmethod
+    def sizes(cls, rank: int, d_in: int, d_out: int, options: Mapping[str, Any]) -> Mapping[str, int]:
+        """Trained parameters by role on one map, from `shapes` or from a delta made on the meta device."""
+        if cls.roles.keys() <= cls.shapes.keys():
+            return costs.sizes(cls.roles, cls.shapes, rank, d_in, d_out)
+        if rank == 0:  # what does not depend on it, by a straight line through ranks 1 and 2
+            one, two = (cls.sizes(r, d_in, d_out, options) for r in (1, 2))
+            return {role: max(0, 2 * n - two[role]) for role, n in one.items()}
+        base = DenseBase(torch.empty(d_out, d_in, device="meta"))
+        made = cls(base, [Slot("counted", 0, rank, 1.0, options=options)], clock=Clock())
+        total: dict[str, int] = {}
+        for name, role in cls.roles.items():
+            total[role] = total.get(role, 0) + getattr(made, name).numel()
+        return total
 
     @classmethod
     def stack_key(cls, slot: Slot) -> tuple:
@@ -95,6 +125,21 @@ class Delta(nn.Module):
     def stacked(self, draws: Sequence[Tensor], base: Base) -> nn.Parameter:
         """One trained parameter from each run's own initial values."""
         return nn.Parameter(torch.stack(list(draws)).to(base.device, wide(base.dtype)))
+
+    def fixed(self, draws: Sequence[Tensor], base: Base) -> nn.Parameter:
+        """One tensor of each run that stays as it is; it belongs in `frozen`."""
+        return self.stacked(draws, base).requires_grad_(False)
+
+    def shared(self, name: str, draw: Callable[[Slot], Tensor], base: Base, *key: int) -> nn.Parameter:
+        """A fixed tensor that all deltas of this kind in a model share where `key`, say its sizes, is equal.
+
+        `draw` gives one run's part and may use the slot's seed, but not its module.
+        """
+        runs = tuple((slot.seed, slot.rank) for slot in self.slots)
+        where = (type(self), name, runs, base.device, wide(base.dtype), *key)
+        if where not in self.clock.shared:
+            self.clock.shared[where] = self.fixed([draw(slot) for slot in self.slots], base)
+        return self.clock.shared[where]
 
     def factors(self, base: Base) -> Factors:
         """A, B, c and g as they are now."""
@@ -115,6 +160,17 @@ class Delta(nn.Module):
         """The dense W' of each run: what merging writes, and what tests multiply by."""
         A = next(iter(self.parameters()))
         return self.factors(base).weight(base.weight(A.dtype))
+
+    def to_peft(self, k: int, form: str) -> PeftAdapter | None:
+        """Run k's change in a form of PEFT's format, "lora" or "adalora"; None if it has none.
+
+        What has none is kept as plain tensors by name. Where several blocks of one map are adapted, A, B and
+        m alone can be joined.
+        """
+        if form != "lora" or not self.peft:
+            return None
+        tensors = {key: getattr(self, name).detach()[k] for name, key in self.peft.items()}
+        return PeftAdapter(tensors, self.slots[k].scale)
 
     @property
     def fuses(self) -> bool:

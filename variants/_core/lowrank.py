@@ -105,15 +105,18 @@ class _LowRankLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, base, bias, runs, plan, x, *tensors):
         dtype = compute_dtype(x)
-        ctx.base, ctx.bias, ctx.plan, ctx.shape = base, bias, plan, x.shape
+        ctx.base, ctx.bias, ctx.plan, ctx.shape, ctx.dtype = base, bias, plan, x.shape, dtype
         x = _cast(x, dtype)
         ctx.folded = folded = _folds(base, x, runs, plan, tensors[3])
         if folded:
-            result = F.linear(x, _gained(base, x, tensors[3]), bias if bias is None else _cast(bias, dtype))
+            result = F.linear(
+                x, _gained(base, dtype, tensors[3]), bias if bias is None else _cast(bias, dtype)
+            )
         else:
             result = base.product(x, bias)
         result = result.detach()  # no view, which the model could not change in place
         out, x = result.view(runs, -1, base.d_out), x.reshape(runs, -1, base.d_in)
+        ctx.rows = x.shape
         saved: list[Tensor | None] = []
         for i, (part, number) in enumerate(plan):
             A, B, c, g = tensors[4 * i : 4 * i + 4]
@@ -126,13 +129,14 @@ class _LowRankLinear(torch.autograd.Function):
                 _apply_gain_(piece, g, None if bias is None else part.bias(bias))
             saved += (A, B, c, g, u)
         gained = any(g is not None for g in tensors[3::4])
-        ctx.save_for_backward(x, result if gained else None, *saved)
+        learns = any(ctx.needs_input_grad[5::4])  # some A does; else x is not kept for backward
+        ctx.save_for_backward(x if learns else None, result if gained else None, *saved)
         return result
 
     @staticmethod
     def backward(ctx, dout):
         x, out, *saved = ctx.saved_tensors
-        dout = dout.reshape(*x.shape[:2], -1).contiguous()
+        dout = dout.reshape(*ctx.rows[:2], -1).contiguous()
         dz, dgs, gains = dout, None, saved[3::5]
         if out is not None:
             dgs = _gradients_of_gains(dout, out.view_as(dout), ctx.bias, ctx.plan, gains)
@@ -141,8 +145,8 @@ class _LowRankLinear(torch.autograd.Function):
         dx = None
         if needed[4]:
             rows = dz.view(-1, dz.shape[2])
-            dx = rows @ _gained(ctx.base, x, gains[0]) if ctx.folded else ctx.base.pullback(rows)
-            dx = dx.view(x.shape)
+            dx = rows @ _gained(ctx.base, ctx.dtype, gains[0]) if ctx.folded else ctx.base.pullback(rows)
+            dx = dx.view(ctx.rows)
         grads = [dx]
         for i, (part, number) in enumerate(ctx.plan):
             A, B, c, g, u = saved[5 * i : 5 * i + 5]
@@ -152,7 +156,7 @@ class _LowRankLinear(torch.autograd.Function):
             if c is not None:
                 t, u = c * t, c * u
             # with beta 0 the first argument gives no more than the shape
-            dA = torch.baddbmm(A, t, part.rows(x), beta=0, alpha=number)
+            dA = torch.baddbmm(A, t, part.rows(x), beta=0, alpha=number) if needed[5 + 4 * i] else None
             dB = torch.baddbmm(B.mT, u, d, beta=0, alpha=number).mT
             if dx is not None:
                 part.rows(dx).baddbmm_(t.mT, A, alpha=number)
@@ -184,9 +188,9 @@ def _folds(base, x: Tensor, runs: int, plan: list[tuple[Part, float]], g: Tensor
     return x.dtype.itemsize >= 4 and base.compute in (None, x.dtype)
 
 
-def _gained(base, x: Tensor, g: Float[Tensor, "1 1 d_out"]) -> Float[Tensor, "d_out d_in"]:
+def _gained(base, dtype: torch.dtype, g: Float[Tensor, "1 1 d_out"]) -> Float[Tensor, "d_out d_in"]:
     """g W, dense for as long as a product takes."""
-    return _cast(g[0].mT, x.dtype) * base.weight(x.dtype)
+    return _cast(g[0].mT, dtype) * base.weight(dtype)
 
 
 def _gradients_of_gains(dout, out, bias, plan, gains) -> list[Tensor | None]:

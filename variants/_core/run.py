@@ -6,9 +6,8 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from variants._core.costs import Rates
 from variants._core.registry import get
-
-Rates = dict[str, tuple[float, float]]  # role -> (learning rate, weight decay)
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,25 @@ PLAIN = {
     "grouping": "uniform",
     "controller": "none",
 }
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What one run asks of one delta: the entry k of its run axis."""
+
+    module: str  # name of the layer in the model
+    seed: int
+    rank: int  # at the start of training
+    scale: float
+    dropout: float = 0.0
+    target_rank: int | None = None  # on average at its end, where a budget shrinks it
+    options: Mapping[str, Any] = field(default_factory=dict)
+    block: str = ""  # "q" for the query block of a fused map
+
+    @property
+    def name(self) -> str:
+        """The layer, and the block where it is one: "h.0.attn.c_attn[q]"."""
+        return f"{self.module}[{self.block}]" if self.block else self.module
 
 
 @dataclass

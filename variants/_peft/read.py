@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from variants._core.attach import Attached, attach
-from variants._core.names import by_pattern
+from variants._core.names import block_index, by_pattern
+from variants._core.registry import get, names
 from variants._core.run import RunConfig
-from variants._core.targets import backbone_linears, block_index
+from variants._core.targets import backbone_linears
 from variants._peft.config import CONFIG, AdapterError, expected_rank, read_settings
 from variants._peft.write import PREFIX, WEIGHTS
 
@@ -30,7 +31,6 @@ _KEYS = {
     "lora_magnitude_vector": "m",
     "lora_magnitude_vector.weight": "m",
 }
-_DELTAS = {frozenset("AB"): "lora", frozenset("ABm"): "dora", frozenset("ABE"): "adalora"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Adapter:
     @property
     def delta(self) -> str:
         """Which delta its tensors are those of."""
-        return _DELTAS[frozenset(next(iter(self.modules.values())))]
+        tensors = set(next(iter(self.modules.values())))
+        return next(name for name in names("delta") if set(_peft_of(name).values()) == tensors)
 
     def run(self, *, storage: str = "fp32", options: Mapping[str, Any] | None = None) -> RunConfig:
         """The run that it is on our side; `options` are those of the storage."""
@@ -66,8 +67,7 @@ class Adapter:
             options={
                 "rank_pattern": _exactly(ranks),
                 "alpha_pattern": _exactly(alphas),
-                "init_r_ratio": 1.0,
-                "orth_weight": 0.0,
+                **get("delta", self.delta).peft_options,
                 **(options or {}),
             },
         )
@@ -78,6 +78,11 @@ class Adapter:
             return config["lora_alpha"] / (config["init_r"] + 1e-5)
         alpha = by_pattern(config.get("alpha_pattern") or {}, name, config["lora_alpha"])
         return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _peft_of(delta: str) -> Mapping[str, str]:
+    """What a delta itself, and not one that it builds on, declares of PEFT's format."""
+    return vars(get("delta", delta)).get("peft", {})
 
 
 def read_peft(folder: str | os.PathLike) -> Adapter:
@@ -162,13 +167,6 @@ def _exactly(values: Mapping[str, Any]) -> dict[str, Any]:
     return {re.escape(name): value for name, value in values.items()}
 
 
-_PARAMETERS = {
-    "lora": {"A": "A", "B": "B"},
-    "dora": {"A": "A", "B": "B", "m": "m"},
-    "adalora": {"Q": "A", "P": "B", "L": "E"},
-}
-
-
 def attach_peft(
     model: nn.Module,
     adapters: Sequence[Adapter],
@@ -242,7 +240,7 @@ def _listed(modules: Any, name: str) -> bool:
 
 def _fill(attached: Attached, k: int, adapter: Adapter) -> None:
     for name, (held, i) in attached.slots(k).items():
-        for parameter, key in _PARAMETERS[adapter.delta].items():
+        for parameter, key in _peft_of(adapter.delta).items():
             _copy(
                 getattr(held.delta, parameter)[i], adapter.modules[name][key], f"{name} {key}", adapter.folder
             )

@@ -15,7 +15,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +22,11 @@ import torch
 from torch import Tensor
 
 from variants._core.attach import Attached
-from variants._core.delta import AdaptedLinear, Held
+from variants._core.delta import AdaptedLinear, PeftAdapter
 from variants._peft.config import CONFIG
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-
-
-@dataclass
-class Piece:
-    """What one module's adapter is: tensors without a run axis, and the scale in front of B A."""
-
-    tensors: dict[str, Tensor]  # A, B, and m or E where there is one
-    scale: float
-
-    @property
-    def rank(self) -> int:
-        """Rows of A."""
-        return len(self.tensors["A"])
 
 
 def write_peft(
@@ -55,7 +41,7 @@ def write_peft(
         form: "lora" for what any tool understands (AdaLoRA becomes the ranks left), "adalora" for PEFT's own.
         replace: put it in place of what is there.
     """
-    pieces = {name: piece for name, layer in attached.layers.items() if (piece := _piece(layer, k, form))}
+    pieces = _pieces(attached, k, form)
     if not pieces:
         raise ValueError(
             "this run has no low-rank adapter to export: it trains something else, or all its ranks are zero."
@@ -79,47 +65,46 @@ def peft_form(attached: Attached, k: int) -> str | None:
     AdaLoRA's triplets are kept as they are where PEFT's own AdaLoRA can hold them: whole maps, one rank and
     one scale for all. Blocks of the model itself, as `unfreeze_top` trains, have no place in an adapter.
     """
-    slots = [(held, held.delta.slots[i]) for held, i in attached.slots(k).values()]
-    if not slots or any(t.plain for t in attached.trained):
+    if any(t.plain for t in attached.trained):
         return None
-    triplets = all("diag" in held.delta.roles.values() for held, _ in slots)
-    alike = len({(slot.rank, slot.scale) for _, slot in slots}) == 1
-    if triplets and alike and all(held.part.block is None for held, _ in slots):
-        return "adalora"
-    left = any(piece.rank for layer in attached.layers.values() if (piece := _piece(layer, k, "lora")))
-    return "lora" if left else None
+    for form in ("adalora", "lora"):
+        try:
+            pieces = _pieces(attached, k, form)
+        except NoForm:
+            continue
+        alike = len({(piece.rank, piece.scale) for piece in pieces.values()}) == 1
+        if pieces and (form == "lora" or alike):
+            return form
+    return None
 
 
-def _piece(layer: AdaptedLinear, k: int, form: str) -> Piece | None:
+class NoForm(ValueError):
+    """PEFT's format has no such form for what a run trained."""
+
+
+def _pieces(attached: Attached, k: int, form: str) -> dict[str, PeftAdapter]:
+    """The adapter of every map that has one; NoForm if one cannot be in this form."""
+    found = {name: _piece(layer, k, form) for name, layer in attached.layers.items()}
+    return {name: piece for name, piece in found.items() if piece and (piece.rank or form != "lora")}
+
+
+def _piece(layer: AdaptedLinear, k: int, form: str) -> PeftAdapter | None:
     held = [(h, k - h.part.runs.start) for h in layer.held if h.part.runs.start <= k < h.part.runs.stop]
-    if not held:
-        return None
-    pieces = [_of_delta(h, i, form) for h, i in held]
+    pieces = []
+    for h, i in held:
+        piece = h.delta.to_peft(i, form)
+        if piece is None:
+            other = "export it merged or as a dense delta" if form == "lora" else "use form 'lora'"
+            raise NoForm(f"PEFT's form {form!r} does not hold what {type(h.delta).__name__} trains; {other}.")
+        pieces.append(piece)
     blocks = [h.part.block for h, _ in held if h.part.block is not None]
-    piece = _joined(blocks, pieces, layer) if blocks else pieces[0]
-    return piece if piece.rank or form == "adalora" else None
+    return _joined(blocks, pieces, layer) if blocks else next(iter(pieces), None)
 
 
-def _of_delta(held: Held, k: int, form: str) -> Piece:
-    delta, scale = held.delta, held.delta.slots[k].scale
-    by_role = {role: getattr(delta, name).detach()[k] for name, role in delta.roles.items()}
-    A, B = by_role["in"], by_role["out"]
-    values, magnitude = by_role.get("diag"), by_role.get("magnitude")
-    if form == "adalora":
-        if values is None:
-            raise ValueError("form 'adalora' is for runs of delta adalora; use form 'lora'.")
-        return Piece({"A": A, "B": B, "E": values[:, None]}, scale)
-    if values is not None:
-        alive = values != 0
-        A, B = A[alive], B[:, alive] * values[alive]
-    tensors = {"A": A, "B": B} | ({} if magnitude is None else {"m": magnitude})
-    return Piece(tensors, scale)
-
-
-def _joined(blocks: list[slice], pieces: list[Piece], layer: AdaptedLinear) -> Piece:
+def _joined(blocks: list[slice], pieces: list[PeftAdapter], layer: AdaptedLinear) -> PeftAdapter:
     """Blocks of a fused map as one adapter of it."""
     if any("E" in piece.tensors for piece in pieces):
-        raise ValueError(
+        raise NoForm(
             f"{layer.name} is adapted in blocks, which PEFT's AdaLoRA does not know; use form 'lora'."
         )
     scale = pieces[0].scale
@@ -129,7 +114,7 @@ def _joined(blocks: list[slice], pieces: list[Piece], layer: AdaptedLinear) -> P
     for block, piece in zip(blocks, pieces, strict=True):
         B[block, first : first + piece.rank] = piece.tensors["B"] * (piece.scale / scale)
         first += piece.rank
-    joined = Piece({"A": A, "B": B}, scale)
+    joined = PeftAdapter({"A": A, "B": B}, scale)
     if "m" in pieces[0].tensors:
         joined.tensors["m"] = layer.base.row_squares().sqrt()
         for block, piece in zip(blocks, pieces, strict=True):
@@ -137,9 +122,9 @@ def _joined(blocks: list[slice], pieces: list[Piece], layer: AdaptedLinear) -> P
     return joined
 
 
-def _keyed(piece: Piece, form: str) -> Iterable[tuple[str, Tensor]]:
+def _keyed(piece: PeftAdapter, form: str) -> Iterable[tuple[str, Tensor]]:
     names = {"A": "lora_A", "B": "lora_B", "E": "lora_E"} if form == "adalora" else LORA_KEYS
-    return ((names[key], tensor) for key, tensor in piece.tensors.items())
+    return ((names[key], t[:, None] if key == "E" else t) for key, t in piece.tensors.items())
 
 
 LORA_KEYS = {"A": "lora_A.weight", "B": "lora_B.weight", "m": "lora_magnitude_vector"}
@@ -154,7 +139,7 @@ def _heads(attached: Attached, k: int) -> dict[str, Tensor]:
 
 
 def _common(
-    attached: Attached, k: int, pieces: Mapping[str, Piece], heads: Mapping[str, Tensor]
+    attached: Attached, k: int, pieces: Mapping[str, PeftAdapter], heads: Mapping[str, Tensor]
 ) -> dict[str, Any]:
     config = getattr(attached.model, "config", None)
     return {
@@ -174,7 +159,7 @@ def _task(kind: str) -> str | None:
     return next((task for suffix, task in tasks.items() if kind.endswith(suffix)), None)
 
 
-def _lora_config(attached: Attached, k: int, pieces: Mapping[str, Piece]) -> dict[str, Any]:
+def _lora_config(attached: Attached, k: int, pieces: Mapping[str, PeftAdapter]) -> dict[str, Any]:
     stable = attached.runs[k].axis("scaling") == "alpha_over_sqrt_r"
     ranks = {name: piece.rank for name, piece in pieces.items()}
     alphas = {name: p.scale * (p.rank**0.5 if stable else p.rank) for name, p in pieces.items()}
@@ -193,14 +178,14 @@ def _lora_config(attached: Attached, k: int, pieces: Mapping[str, Piece]) -> dic
     }
 
 
-def _adalora_config(attached: Attached, k: int, pieces: Mapping[str, Piece]) -> dict[str, Any]:
+def _adalora_config(attached: Attached, k: int, pieces: Mapping[str, PeftAdapter]) -> dict[str, Any]:
     ranks, scales = {p.rank for p in pieces.values()}, {p.scale for p in pieces.values()}
     if len(ranks) != 1 or len(scales) != 1:
         raise ValueError(
             "PEFT's AdaLoRA has one rank and one alpha for all layers, this run several; use form 'lora'."
         )
     rank, run = ranks.pop(), attached.runs[k]
-    pattern = {f"{name}.lora_E": (p.tensors["E"][:, 0] != 0).tolist() for name, p in pieces.items()}
+    pattern = {f"{name}.lora_E": (p.tensors["E"] != 0).tolist() for name, p in pieces.items()}
     for name, piece in pieces.items():
         alive = torch.tensor(pattern[f"{name}.lora_E"], device=piece.tensors["A"].device)
         piece.tensors = {key: t[:, alive] if key == "B" else t[alive] for key, t in piece.tensors.items()}

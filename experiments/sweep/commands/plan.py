@@ -42,8 +42,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from experiments.config.command import plain_errors
     from experiments.config.groups import Conf
+    from experiments.config.messages import plain_errors
+    from experiments.sweep import packs
     from experiments.sweep.preview.expected import expected
     from experiments.sweep.preview.facts import Facts
     from experiments.sweep.preview.fairness import findings
@@ -60,6 +61,7 @@ def main(options: argparse.Namespace) -> None:
     facts = Facts()
     speed = None if options.speed is None else options.speed * 1e9
     found = forecast(requested.specs, facts, root=ROOT, workers=requested.workers, speed=speed)
+    notes = (*requested.notes, *packs.foreseen(found.plan.todo, ROOT, requested.pack, found.workers))
     compared = [row for row in found.rows if row.spec.phase != "tune"]
     seeds = sorted({row.seeds for row in compared})
     power = _power(options, seeds, _comparisons([row.spec for row in compared]))
@@ -82,7 +84,7 @@ def main(options: argparse.Namespace) -> None:
                         "disk_bytes": found.disk,
                     },
                     "estimated_from": found.sources,
-                    "notes": requested.notes,
+                    "notes": notes,
                     "smallest_effect": power,
                     "findings": [asdict(finding) for finding in unfair],
                     "cells": [row.as_dict() for row in found.rows],
@@ -92,7 +94,7 @@ def main(options: argparse.Namespace) -> None:
         )
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    console.print(page(found, unfair, _effects(power, seeds), requested.notes))
+    console.print(page(found, unfair, _effects(power, seeds), notes))
 
 
 def _known(facts: Any, conf: Any) -> Any:
@@ -111,12 +113,12 @@ def _known(facts: Any, conf: Any) -> Any:
 
 def _comparisons(specs: Sequence[Any]) -> int:
     """How many overall comparisons a report will make: one per variant and setting, over all ranks."""
-    from experiments.sweep.match import REFERENCE
+    from experiments.sizing.match import REFERENCE
 
     names = [spec.variant for spec in specs]
     reference = REFERENCE if REFERENCE in names else names[0]
     made = {
-        (s.variant, s.axes, s.options, s.targets, s.model, s.model_options, s.dataset, s.dataset_options)
+        (s.variant, s.axes, s.options, s.targets, s.model_key(), s.data_key())
         for s in specs
         if s.variant != reference
     }

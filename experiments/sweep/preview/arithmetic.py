@@ -11,9 +11,9 @@ memory      the base as stored, 16 P for the trained parameters, their gradients
 disk        4 P for the adapter, and what a record, its history and its predictions take
 """
 
-from experiments.models import Skeleton
+from experiments.sizing.counts import STATE, Count, base_bytes
+from experiments.sizing.skeleton import Skeleton
 from experiments.spec import RunSpec
-from experiments.sweep.parameters import STATE, Count, base_bytes
 from experiments.sweep.preview.facts import Task
 
 CPU_SPEED = 30e9  # operations per second and core, float32

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from experiments import data
-from experiments.models import Skeleton
+from experiments.sizing.counts import Count, count
+from experiments.sizing.match import nearest_rank
+from experiments.sizing.ranks import dimensions
+from experiments.sizing.skeleton import Skeleton, skeleton
 from experiments.spec import RunSpec
-from experiments.sweep.match import nearest_rank
-from experiments.sweep.parameters import Count, count
-from experiments.sweep.ranks import dimensions, skeleton
+from experiments.sweep.preview.past import Rows
 from experiments.tasks import kind_of
 
 Made = TypeVar("Made")
@@ -24,6 +25,7 @@ class Task:
     train: int  # rows
     validation: int
     test: int
+    rows: Rows = frozenset()  # the hash of each split
 
 
 class Facts:
@@ -34,15 +36,15 @@ class Facts:
 
     def skeleton(self, spec: RunSpec) -> Skeleton | None:
         """Of the model; None if it is not on this machine."""
-        return self._once(("skeleton", spec.model, spec.model_options), lambda: skeleton(spec))
+        return self._once(("skeleton", spec.model_key()), lambda: skeleton(spec))
 
     def task(self, spec: RunSpec) -> Task:
         """Of the data; UserError if it cannot be read."""
-        return self._once(("task", spec.dataset, spec.dataset_options), lambda: _task(spec))
+        return self._once(("task", spec.data_key()), lambda: _task(spec))
 
     def length(self, spec: RunSpec) -> int:
         """Tokens that a text is padded to, at most."""
-        limits = self._once(("limits", spec.model, spec.model_options), lambda: dimensions(spec))
+        limits = self._once(("limits", spec.model_key()), lambda: dimensions(spec))
         requested = int(spec.dataset_options.get("max_length") or 128)
         return min(requested, (limits or {}).get("max_length") or requested)
 
@@ -53,7 +55,7 @@ class Facts:
     def count_on(self, spec: RunSpec, place: RunSpec) -> Count | None:
         """What a run would train on the model and data of another."""
         found, classes = self.skeleton(place), self.task(place).classes
-        key = ("count", place.model, place.model_options, classes, spec.method, *_adapter(spec))
+        key = ("count", place.model_key(), classes, spec.method, *_adapter(spec))
         return None if found is None else self._once(key, lambda: count(spec, found, classes))
 
     def rank_for(self, spec: RunSpec, other: RunSpec) -> int | None:
@@ -83,4 +85,5 @@ def _task(spec: RunSpec) -> Task:
         rows.get("train", 0),
         rows.get("validation", 0),
         rows.get("test", 0),
+        frozenset((f"{split}_sha256", value) for split, value in raw.sha256.items()),
     )

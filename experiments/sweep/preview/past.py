@@ -3,7 +3,7 @@
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,6 +13,7 @@ from experiments import record
 from experiments.errors import UserError
 from experiments.spec import RunSpec, from_record
 
+Rows = frozenset[tuple[str, str]]  # the hash of each split's rows, named as in a record: train_sha256
 MOST = 3000  # records that are read, those of the newest studies first
 
 
@@ -34,20 +35,20 @@ class Past:
     def __init__(self, root: Path):
         self._groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for found in _records(root):
-            spec = from_record(found["spec"])
-            self._groups[shape(spec)].append(found)
-            self._groups[frame(spec)].append(found)
+            spec, rows = from_record(found["spec"]), _rows(found)
+            self._groups[shape(spec, rows)].append(found)
+            self._groups[frame(spec, rows)].append(found)
         self._measured: dict[Any, Measured | None] = {}
 
-    def like(self, spec: RunSpec) -> Measured | None:
+    def like(self, spec: RunSpec, rows: Rows) -> Measured | None:
         """Of runs that differ from this one in seed, rates and number of steps at most."""
-        return self._of(shape(spec))
+        return self._of(shape(spec, rows))
 
-    def frames(self, spec: RunSpec) -> list[tuple[RunSpec, float]]:
+    def frames(self, spec: RunSpec, rows: Rows) -> list[tuple[RunSpec, float]]:
         """Specs of runs on the same model, data and batch, with their seconds per step."""
         return [
             (from_record(found["spec"]), found["cost"]["step_ms"] / 1000)
-            for found in self._groups.get(frame(spec), ())
+            for found in self._groups.get(frame(spec, rows), ())
         ]
 
     def _of(self, key: Any) -> Measured | None:
@@ -57,22 +58,26 @@ class Past:
         return self._measured[key]
 
 
-def frame(spec: RunSpec) -> tuple[Any, ...]:
-    """What sets the work of a step, whatever the method is."""
+def frame(spec: RunSpec, rows: Rows) -> tuple[Any, ...]:
+    """What sets the work of a step, whatever the method is: the model, the data by its rows, the batch."""
     train = spec.train
     return (
-        "frame", spec.model, spec.model_options.get("name"), spec.model_options.get("content"), spec.dataset,
-        spec.dataset_options.get("max_length"), train.batch_size, train.micro_batch_size, train.precision,
-        train.gradient_checkpointing,
+        "frame", spec.model_key(), spec.dataset, spec.dataset_options.get("max_length"), rows,
+        train.batch_size, train.micro_batch_size, train.precision, train.gradient_checkpointing,
     )  # fmt: skip
 
 
-def shape(spec: RunSpec) -> tuple[Any, ...]:
+def shape(spec: RunSpec, rows: Rows) -> tuple[Any, ...]:
     """The frame, the method, and the number of evaluations."""
     return (
-        *frame(spec), spec.train.evaluations, spec.phase == "tune", spec.method, spec.axes, spec.r,
+        *frame(spec, rows), spec.train.evaluations, spec.phase == "tune", spec.method, spec.axes, spec.r,
         spec.targets, spec.options,
     )  # fmt: skip
+
+
+def _rows(found: Mapping[str, Any]) -> Rows:
+    """The hashes of a record's rows."""
+    return frozenset(item for item in found.get("data", {}).items() if item[0].endswith("_sha256"))
 
 
 def _median(group: list[dict[str, Any]]) -> Measured:

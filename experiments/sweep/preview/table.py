@@ -8,8 +8,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from experiments.sizing.counts import effective_scale
 from experiments.spec import RunSpec
-from experiments.sweep.parameters import effective_scale
 from experiments.sweep.preview.fairness import Finding
 from experiments.sweep.preview.forecast import Forecast, Row
 

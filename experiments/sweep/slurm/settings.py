@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.config.composed import conf_of
+from experiments.config.launch import conf_of
 from experiments.config.schema import Key
 from experiments.config.settings import Terms
 from experiments.errors import UserError, did_you_mean

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments import data, provenance
+from experiments import data
 from experiments.console.display import Display
 from experiments.errors import UserError
 from experiments.files import check_writable
@@ -79,7 +79,7 @@ class Submitter:
         """Have a small job carry out a command once all runs of the study that are in the queue have ended.
 
         It is carried out in the folder in which this process works, by the code of the last submission:
-        "python", the running interpreter and run.py of this tree stand for the jobs' own.
+        "python" and the running interpreter stand for the jobs' own.
         """
         last = self._last or self._new()
         job = self._after(last, f"after-{len(last.after)}", command)
@@ -147,7 +147,7 @@ class Submitter:
             *([f"--dependency=afterany:{':'.join(jobs)}", "--kill-on-invalid-dep=yes"] if jobs else []),
             *self.settings.report().words(),
         ]
-        own = [_own(word, made.folder / "code") for word in command]
+        own = ["python" if word == sys.executable else word for word in command]
         text = script.render(made.folder / "code", self.settings, words=words, command=own)
         job = client.sbatch(script.write(made.folder / f"{name}.sbatch", text))
         made.add_after(job)
@@ -159,13 +159,6 @@ def last_settings(before: Sequence[Submission]) -> Settings:
     if not before:
         raise UserError("nothing of this study was submitted to Slurm.")
     return Settings(before[-1].content["settings"])
-
-
-def _own(word: str, code: Path) -> str:
-    """A word of a command as the copy of the code has it: the interpreter, and run.py."""
-    if word == sys.executable:
-        return "python"
-    return str((code / "run.py").absolute()) if Path(word).resolve() == provenance.ROOT / "run.py" else word
 
 
 def _by_shape(todo: Runs, settings: Settings) -> dict[Shape, list[tuple[RunSpec, str]]]:

@@ -25,6 +25,7 @@ from experiments.record import read as record_of
 from experiments.spec import RunSpec
 from experiments.sweep import engine
 from experiments.sweep.failures import ENOUGH, common_cause
+from experiments.sweep.packs import states
 from experiments.sweep.plan import check_data
 from experiments.sweep.resources import gpus
 from experiments.sweep.slurm import client
@@ -96,12 +97,13 @@ def _run(cells: Sequence[tuple[RunSpec, str]], settings: Settings, *, root: Path
 
 
 def _progress(study: Path, cells: Sequence[tuple[RunSpec, str]]) -> list[list[str]]:
-    """What has been saved of each cell; a checkpoint's name says its step."""
+    """What has been saved of each cell and of their packs; a checkpoint's name says its step."""
     folders = [RunFolder(study / run_id) for _, run_id in cells]
-    return [
+    saved = [
         sorted(path.name for path in (*folder.path.glob("record.json"), *folder.checkpoint.glob("*")))
         for folder in folders
     ]
+    return [*saved, states(study, [run_id for _, run_id in cells])]
 
 
 def _go_on_later(number: int, *, idle: bool) -> None:

@@ -159,8 +159,7 @@ def compared(cells: Sequence[Cell]) -> list[list[Cell]]:
     places: dict[Any, list[Cell]] = {}
     for cell in cells:
         spec = cell.first
-        place = (spec.model, spec.model_options, spec.dataset, spec.dataset_options)
-        places.setdefault(place, []).append(cell)
+        places.setdefault((spec.model_key(), spec.data_key()), []).append(cell)
     return list(places.values())
 
 

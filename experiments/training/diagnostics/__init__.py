@@ -43,17 +43,19 @@ class Signatures(Callback):
 
     def on_gradient(self, step: int) -> None:
         """Gradient norms by role."""
-        if self._runs and (step == 0 or step + 1 in self._trainer.due):
+        due = [(k, run) for k, run in self._runs if step == 0 or step + 1 in self._trainer.due[k]]
+        if due:
             with self._seconds.of("signatures"):
                 norms = self._trainer.optimiser.role_norms()
-                for k, run in self._runs:
+                for k, run in due:
                     _append(run.signatures, "gradient", step + 1, {r: n[k] for r, n in norms.items()})
 
     def on_validation(self, step: int) -> None:
         """How magnitude and direction moved."""
+        validated = self._trainer.validated(step)
         with self._seconds.of("signatures"):
             for k, run in self._runs:
-                if self._trainer.diverged_at[k] is None:
+                if k in validated:
                     _append(run.signatures, "moved", step, dora.moved(self._trainer.attached, k))
 
 
@@ -69,14 +71,19 @@ def write(runs: Sequence[Run], trainer: Trainer, seconds: Seconds) -> dict[int, 
     """Write signatures.npz of each run of a pack that was trained to its end.
 
     Args:
-        runs: The pack; a run whose spec has `signatures` off, or that diverged, leaves none.
+        runs: The pack; a run whose spec has `signatures` off, or that diverged, leaves none, and one that had
+            its record already has its own.
         trainer: What trained it.
         seconds: Where the time is counted.
 
     Returns:
         What could not be made, by the number of the run: no failure here is one of a run that was trained.
     """
-    wanted = [k for k, run in enumerate(runs) if run.spec.signatures and trainer.diverged_at[k] is None]
+    wanted = [
+        k
+        for k, run in enumerate(runs)
+        if run.spec.signatures and not run.ended and trainer.diverged_at[k] is None
+    ]
     notes: dict[int, str] = {}
     if not wanted or not trainer.attached.trained:
         return notes

@@ -7,7 +7,7 @@ import pytest
 from experiments.config.settings import Terms
 from experiments.sweep.engine import _collect
 from experiments.sweep.lease import acquire
-from experiments.sweep.plan import Plan
+from experiments.sweep.packs import Pack
 from experiments.sweep.pool import Outcome
 
 SPEC = SimpleNamespace(as_record=lambda: {"study": "toy", "variant": "lora"})
@@ -20,7 +20,7 @@ class Pretended:
         self.events, self.stopped, self.waited_for = events, False, []
 
     def run(self, cells, *, root, terms):
-        for cell in cells:
+        for cell in (run for pack in cells for run in pack.runs):
             if not self.stopped:
                 yield Outcome(cell, self.events[cell.run_id], 1.0)
 
@@ -61,8 +61,8 @@ def collect(tmp_path):
     def run(*kinds, **terms):
         events = {f"cell-{i}": kind(f"cell-{i}") for i, kind in enumerate(kinds)}
         pool, told = Pretended(events), Told()
-        todo = Plan(tuple((SPEC, run_id) for run_id in events), (), 0, ())
-        return _collect(pool, todo, tmp_path / "toy", Terms(**terms), told), pool, told
+        packs = [Pack.of(((SPEC, run_id),)) for run_id in events]
+        return _collect(pool, packs, tmp_path / "toy", Terms(**terms), told), pool, told
 
     return run
 

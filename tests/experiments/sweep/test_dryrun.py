@@ -52,6 +52,7 @@ def ended(words, cells_of, tmp_path):
             record = {
                 "schema": 1, "run_id": run_id, "study": spec.study, "status": status,
                 "spec": spec.as_record(), "cost": {**FAST, **cost}, "env": {"host": host or platform.node()},
+                "data": {f"{split}_sha256": value for split, value in data.read(spec).sha256.items()},
             }  # fmt: skip
             (folder / "spec.json").write_text(json.dumps(spec.as_record()))
             (folder / "record.json").write_text(json.dumps(record))
@@ -197,6 +198,14 @@ def test_other_methods_on_the_same_work_tell_the_speed(look, ended, cells_of, wo
 )
 def test_runs_that_were_something_else_tell_nothing(look, ended, command, options):
     ended(command, **options)
+    (row,) = look("variant=lora r=3 seed=5").rows
+    assert row.source == ARITHMETIC
+
+
+def test_runs_on_other_rows_of_the_same_file_tell_nothing(look, ended, tmp_path):
+    ended("variant=lora r=3 seed=0")
+    with (tmp_path / "reviews.csv").open("a") as table:
+        table.write("\nthis is one more,good")
     (row,) = look("variant=lora r=3 seed=5").rows
     assert row.source == ARITHMETIC
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from experiments import models
+from experiments.sizing.counts import count, effective_scale
+from experiments.sizing.skeleton import skeleton as skeleton_of
 from experiments.spec import RunSpec, Train
-from experiments.sweep.parameters import count, effective_scale
 from experiments.sweep.plan import comparison_notes
 from experiments.sweep.preview.fairness import Known, findings
 
@@ -66,7 +66,8 @@ def about(found, word):
     ],
 )
 def test_the_effective_scale_is_that_of_the_start(scaling, options, scale):
-    assert effective_scale(dataclasses.replace(SPEC, axes={"scaling": scaling}, options=options)) == scale
+    axes = {"scaling": scaling, "delta": "adalora" if options else "lora"}
+    assert effective_scale(dataclasses.replace(SPEC, axes=axes, options=options)) == scale
 
 
 def test_enough_seeds_alone_need_no_note(cells_of):
@@ -204,4 +205,4 @@ def test_a_sweep_says_problems_and_warnings_only(cells_of):
 
 def test_sizes_come_from_the_model(cells_of, tiny_bert):
     (spec,) = cells_of(f"variant=lora r=8 model=hf model.path={tiny_bert}")
-    assert count(spec, models.skeleton(spec), 3).adapter == 1536
+    assert count(spec, skeleton_of(spec), 3).adapter == 1536

@@ -58,7 +58,7 @@ def test_what_ran_out_of_memory_is_gone_before_the_next_attempt(tmp_path, monkey
     [spec] = specs_of("variant=lora", "r=2")
     order = {"run": spec.as_record(), "run_id": spec.run_id(data.fingerprint(spec))}
     held = acquire(tmp_path / ".claims", order["run_id"])
-    found = Worker(Events(io.StringIO()))._execute(order, RunFolder(tmp_path / "run"), held)
+    found = Worker(Events(io.StringIO())).execute(order, RunFolder(tmp_path / "run"), held)
     assert found["status"] == "completed" and len(attempts) == 2
 
 
@@ -81,7 +81,7 @@ def test_a_run_whose_process_the_kernel_killed_is_done_with_fewer_rows_at_a_time
     order = {"run": spec.as_record(), "run_id": run_id, "kills": kills}
     said = io.StringIO()
     held = acquire(tmp_path / ".claims", run_id)
-    found = Worker(Events(said))._execute(order, RunFolder(tmp_path / "run"), held)
+    found = Worker(Events(said)).execute(order, RunFolder(tmp_path / "run"), held)
     assert found["status"] == status
     assert len(found["deviations"]) == min(kills, 2)
     assert f"went on with {rows}" in found["deviations"][-1] and f"went on with {rows}" in said.getvalue()

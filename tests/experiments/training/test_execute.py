@@ -5,9 +5,6 @@ import json
 import pytest
 import torch
 
-from experiments.record import RunFolder
-from experiments.spec import RunSpec, Train
-from experiments.tracking import make
 from experiments.training import checkpoint
 from experiments.training import execute as execution
 from experiments.training.execute import Interrupted, execute
@@ -16,43 +13,12 @@ from experiments.training.loop import Trainer
 from experiments.training.result import is_out_of_memory
 from experiments.training.run_state import Run
 
-AXES = {
-    "delta": "lora",
-    "scaling": "alpha_over_r",
-    "storage": "fp32",
-    "grouping": "uniform",
-    "controller": "none",
-}
-
 
 class Quiet:
     """A display that shows nothing."""
 
     def run_started(self, run_id, steps, done=0): ...
     def step(self, run_id, step, loss): ...
-
-
-@pytest.fixture
-def run_of(tmp_path, toy_csv, tiny_bert):
-    """A run on a small table, in a folder of its own: `run_of("name", train={...})`."""
-
-    def made(name, *, train=None, dropout=0.1, adalora=False, phase="run"):
-        axes, options = dict(AXES), {"dropout": dropout}
-        if adalora:
-            axes |= {"delta": "adalora", "controller": "adalora_budget"}
-            options |= {"init_r_ratio": 1.5, "orth_weight": 0.5, "t_init": 1, "t_final": 1, "interval": 1}
-        spec = RunSpec(
-            study="toy", variant="lora", method="adapters", r=2, alpha=4.0, targets="qv", axes=axes,
-            options=options, model="hf", model_options={"path": str(tiny_bert)}, dataset="csv",
-            dataset_options={
-                "path": str(toy_csv), "text": "text", "label": "label", "max_length": 16,
-            },
-            lr=0.02, seed=0, train=Train(**{"steps": 12, "batch_size": 8, "head_lr": 0.02, **(train or {})}),
-            phase=phase,
-        )  # fmt: skip
-        return Run(spec, name, RunFolder(tmp_path / name), make({"name": "none"}))
-
-    return made
 
 
 def history(run):

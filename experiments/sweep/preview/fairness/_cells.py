@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from experiments.sizing.counts import effective_scale
+from experiments.sizing.match import REFERENCE
 from experiments.spec import RunSpec, Train
-from experiments.sweep.match import REFERENCE
-from experiments.sweep.parameters import effective_scale
 from experiments.sweep.preview.fairness._finding import (
     Finding,
     Known,
-    cell,
     compares,
     grouped,
     listed,
@@ -30,7 +29,7 @@ def seeds(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
         return
     cells: dict[Any, set[int]] = defaultdict(set)
     for spec in specs:
-        cells[cell(spec), spec.lr].add(spec.seed)
+        cells[spec.cell_key()].add(spec.seed)
     n = min(len(seeds) for seeds in cells.values())
     if n < FEWEST_SEEDS:
         yield Finding(
@@ -88,7 +87,7 @@ def budgets(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
     places: dict[Any, dict[str, RunSpec]] = defaultdict(dict)
     for spec in specs:
         if spec.r is not None:
-            places[spec.model, spec.model_options, spec.matched or spec.r].setdefault(spec.variant, spec)
+            places[spec.model_key(), spec.matched or spec.r].setdefault(spec.variant, spec)
     worst: dict[str, tuple[float, RunSpec, RunSpec]] = {}
     for at_rank in places.values():
         reference = at_rank.get(REFERENCE) or next(iter(at_rank.values()))

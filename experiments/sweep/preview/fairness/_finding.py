@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from experiments.sizing.counts import Count
 from experiments.spec import RunSpec
-from experiments.sweep.parameters import Count
 
 LEVELS = ("problem", "warning", "note")
 TUNED = 3  # rates tried for each cell, from which on one can be chosen by validation
@@ -37,14 +37,6 @@ class Known:
 def compares(specs: Sequence[RunSpec]) -> bool:
     """Whether a sweep has anything to compare: cells that differ in more than the seed and the rate."""
     return len({(s.variant, s.r, s.targets, s.axes, s.options) for s in specs}) > 1
-
-
-def cell(spec: RunSpec) -> tuple[Any, ...]:
-    """All but seed and rate."""
-    return (
-        spec.variant, spec.r, spec.alpha, spec.targets, spec.axes, spec.options, spec.model,
-        spec.model_options, spec.dataset, spec.dataset_options, spec.train,
-    )  # fmt: skip
 
 
 def grouped(pairs: Iterable[tuple[str, Any]]) -> dict[Any, list[str]]:

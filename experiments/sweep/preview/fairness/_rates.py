@@ -4,19 +4,19 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from experiments.sizing.counts import effective_scale, rates
 from experiments.spec import RunSpec
-from experiments.sweep.parameters import Rates, effective_scale, rates
 from experiments.sweep.preview.fairness._finding import (
     TUNED,
     Finding,
     Known,
-    cell,
     compares,
     grouped,
     listed,
     plural,
     several,
 )
+from variants._core.costs import Rates
 
 _RECIPE = ("steps", "epochs", "batch_size", "schedule", "warmup", "weight_decay", "clip")
 _NAMES = {"in": "A", "out": "B", "diag": "singular values", "head_bias": "head bias"}
@@ -111,7 +111,7 @@ def selection(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
     tried: dict[Any, set[float]] = defaultdict(set)
     for spec in specs:
         if spec.phase == "run":
-            tried[cell(spec)].add(spec.lr)
+            tried[spec.cell_key("lr")].add(spec.lr)
     most = max((len(lrs) for lrs in tried.values()), default=0)
     if most > 1 and compares(specs):
         yield Finding(

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from experiments import models
-from experiments.sweep.parameters import adapter_roles, base_bytes, count, effective_scale, rates
+from experiments.sizing.counts import adapter_roles, base_bytes, count, effective_scale, rates
+from experiments.sizing.skeleton import skeleton as skeleton_of
 
 ADAPTERS = ["lora", "dora", "adalora", "rslora", "loraplus", "qlora"]
 VARIANTS = [*ADAPTERS, "full", "bitfit", "probe", "zero"]
@@ -49,7 +50,7 @@ def test_a_run_trains_what_was_counted(on, attached, variant, fixture):
     if variant == "bitfit" and fixture in ("tiny_llama", "tiny_modernbert"):
         return  # have no biases, and are refused
     (spec,) = on(f"variant={variant} r=5 targets=all", fixture)
-    found = count(spec, models.skeleton(spec), 3)
+    found = count(spec, skeleton_of(spec), 3)
     theirs, info = attached(spec)
     assert {role: n for role, n in found.roles.items() if n} == by_role(theirs)
     assert found.trained == theirs.count(0)
@@ -61,7 +62,7 @@ def test_a_run_trains_what_was_counted(on, attached, variant, fixture):
 def test_a_language_model_has_no_head_of_its_runs(on, attached, variant, fixture):
     (spec,) = on(f"variant={variant} r=3", fixture)
     theirs, info = attached(spec, None, "causal")
-    found = count(spec, models.skeleton(spec), 0)
+    found = count(spec, skeleton_of(spec), 0)
     assert (found.head, found.trained) == (0, theirs.count(0))
     assert found.total == info.parameters + (0 if variant == "full" else theirs.count(0))
 
@@ -71,17 +72,15 @@ def test_ranks_by_pattern_and_chosen_layers_are_counted(on, attached):
     options = {**spec.options, "rank_pattern": "query=7,layer.1.output.dense=3"}
     spec = dataclasses.replace(spec, options=options)
     theirs, _ = attached(spec)
-    assert count(spec, models.skeleton(spec), 3).trained == theirs.count(0)
+    assert count(spec, skeleton_of(spec), 3).trained == theirs.count(0)
 
 
 def test_blocks_that_learn_as_a_whole_are_unknown_not_counted_as_adapted(on, attached):
     (spec,) = on("variant=lora r=4 targets=all variant.unfreeze_top=1")
     (without,) = on("variant=lora r=4 targets=all")
-    counted = count(without, models.skeleton(spec), 3)
+    counted = count(without, skeleton_of(spec), 3)
     assert attached(spec)[0].count(0) != counted.trained  # what it would be taken for
-    assert (
-        count(spec, models.skeleton(spec), 3) is None and adapter_roles(spec, models.skeleton(spec)) is None
-    )
+    assert count(spec, skeleton_of(spec), 3) is None and adapter_roles(spec, skeleton_of(spec)) is None
 
 
 @pytest.mark.parametrize(
@@ -95,7 +94,7 @@ def test_blocks_that_learn_as_a_whole_are_unknown_not_counted_as_adapted(on, att
 )
 def test_minilm_by_hand(cells_of, variant, adapter):
     (spec,) = cells_of(f"variant={variant} r=8 targets=qv")
-    skeleton = models.skeleton(spec)
+    skeleton = skeleton_of(spec)
     if skeleton is None:
         pytest.skip("MiniLM is not installed")
     found = count(spec, skeleton, 13)
@@ -105,7 +104,7 @@ def test_minilm_by_hand(cells_of, variant, adapter):
 
 def test_all_maps_of_minilm_by_hand(cells_of):
     (spec,) = cells_of("variant=qlora r=2")
-    skeleton = models.skeleton(spec)
+    skeleton = skeleton_of(spec)
     if skeleton is None:
         pytest.skip("MiniLM is not installed")
     assert sum(adapter_roles(spec, skeleton).values()) == 2 * 6 * (4 * 768 + 2 * (384 + 1536))
@@ -119,7 +118,7 @@ def test_the_base_takes_the_bytes_that_were_counted(on, attached, storage, varia
         pytest.importorskip("bitsandbytes")
     (spec,) = on(f"variant={variant} variant.storage={storage}", fixture)
     theirs, _ = attached(spec)
-    assert base_bytes(spec, models.skeleton(spec), 3) == theirs.base_bytes()
+    assert base_bytes(spec, skeleton_of(spec), 3) == theirs.base_bytes()
 
 
 @pytest.mark.parametrize("double_quant", ["true", "false"])
@@ -128,7 +127,7 @@ def test_scales_of_scales_are_counted(on, attached, storage, double_quant):
     pytest.importorskip("bitsandbytes")
     (spec,) = on(f"variant=qlora variant.storage={storage} variant.double_quant={double_quant}")
     theirs, _ = attached(spec)
-    assert base_bytes(spec, models.skeleton(spec), 3) == theirs.base_bytes()
+    assert base_bytes(spec, skeleton_of(spec), 3) == theirs.base_bytes()
 
 
 @pytest.mark.parametrize("variant", ADAPTERS)
@@ -142,7 +141,7 @@ def test_rules_that_are_not_known_here_are_not_guessed(cells_of):
     strange = lambda **axes: dataclasses.replace(spec, axes={**spec.axes, **axes})  # noqa: E731
     assert effective_scale(strange(scaling="another")) is None
     assert rates(strange(grouping="another")) is None
-    skeleton = models.skeleton(spec)
+    skeleton = skeleton_of(spec)
     if skeleton is not None:
         assert count(strange(delta="another"), skeleton, 3) is None
 

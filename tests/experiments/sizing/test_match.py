@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from experiments import models
+from experiments.sizing.counts import adapter_roles, base_bytes
+from experiments.sizing.match import cost, matched, nearest_rank
+from experiments.sizing.skeleton import skeleton as skeleton_of
 from experiments.spec import from_record
-from experiments.sweep.match import cost, matched, nearest_rank
-from experiments.sweep.parameters import adapter_roles, base_bytes
 from experiments.sweep.plan import matching_notes
 
 
@@ -19,7 +19,7 @@ def tiny(cells_of, tiny_bert):
 
 
 def solved(specs, kind="parameters"):
-    result, problems = matched(specs, kind, skeletons=models.skeleton)
+    result, problems = matched(specs, kind, skeletons=skeleton_of)
     assert problems == []
     return result
 
@@ -29,7 +29,7 @@ def ranks(specs, variant):
 
 
 def size(spec):
-    return sum(adapter_roles(spec, models.skeleton(spec)).values())
+    return sum(adapter_roles(spec, skeleton_of(spec)).values())
 
 
 def test_closed_forms(tiny):
@@ -48,7 +48,7 @@ def test_no_rank_is_nearer(tiny, kind, targets, variant):
     for spec in solved(tiny(f"variant=lora,{variant} r=3,5,9,14 targets={targets}"), kind):
         if spec.matched is None:
             continue
-        skeleton = models.skeleton(spec)
+        skeleton = skeleton_of(spec)
         reference = dataclasses.replace(spec, options={}, axes={**spec.axes, "delta": "lora"})
         budget = cost(reference, spec.matched, skeleton, kind)
         gaps = {r: abs(cost(spec, r, skeleton, kind) - budget) for r in range(1, 17)}
@@ -57,7 +57,7 @@ def test_no_rank_is_nearer(tiny, kind, targets, variant):
 
 def test_blocks_that_learn_as_a_whole_cannot_be_matched(tiny):
     specs = tiny("variant=lora,dora r=4 variant.unfreeze_top=1")
-    _, problems = matched(specs, "parameters", skeletons=models.skeleton)
+    _, problems = matched(specs, "parameters", skeletons=skeleton_of)
     assert problems and all("with variant.unfreeze_top blocks learn as a whole" in p for p in problems)
 
 
@@ -74,7 +74,7 @@ def test_a_four_bit_base_leaves_room_for_a_larger_rank(tiny):
     specs = solved(tiny("variant=lora,qlora r=2 targets=qv"), "memory")
     (quantised,) = (spec for spec in specs if spec.variant == "qlora")
     (plain,) = (spec for spec in specs if spec.variant == "lora")
-    skeleton = models.skeleton(plain)
+    skeleton = skeleton_of(plain)
     saved = base_bytes(plain, skeleton) - base_bytes(quantised, skeleton)
     per_rank = 16 * 4 * 48  # 16 bytes of each of the 48 parameters of 4 maps
     assert quantised.r == 2 + round(saved / per_rank)
@@ -112,7 +112,7 @@ def test_it_is_said(tiny):
     assert matching_notes(specs) == ["match: dora has r=3 for r=4, r=7 for r=8 of the reference."]
 
 
-def refused(specs, kind="parameters", skeletons=models.skeleton):
+def refused(specs, kind="parameters", skeletons=skeleton_of):
     _, (problem,) = matched(specs, kind, skeletons=skeletons)
     return problem
 
@@ -139,7 +139,7 @@ def test_a_delta_of_ones_own_is_refused(tiny):
 )
 def test_the_nearest_rank(tiny, budget, rank):
     (spec,) = tiny("variant=lora targets=[query] variant.layers=0")  # 48 r
-    assert nearest_rank(spec, budget, models.skeleton(spec)) == (rank, 24)
+    assert nearest_rank(spec, budget, skeleton_of(spec)) == (rank, 24)
 
 
 def test_a_command_may_ask_for_it(tiny):

@@ -1,32 +1,24 @@
 """What a run trains, stores and decays, counted from its spec and its model's skeleton before it starts.
 
-The closed forms of the methods, by the axes of the spec. A part that is not known here (a delta of your own)
-is None everywhere, never a guess; the tests hold the forms against attached models.
+A delta is counted by what its own module declares. What cannot be told is None, never a guess; the tests hold
+the counts against attached models.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from experiments.models import Skeleton
+from experiments.sizing.skeleton import Skeleton
 from experiments.spec import RunSpec
+from variants._core import costs
 from variants._core.names import by_pattern, read_patterns
+from variants._core.registry import UnknownPart, get
 
 Roles = dict[str, int]  # role -> trained parameters
-Rates = dict[str, tuple[float, float]]  # role -> (learning rate, weight decay)
 
 STATE = 12  # bytes per trained parameter beside itself: gradient and AdamW's two averages, all in float32
-_ADAPTERS = {
-    "lora": lambda r, d_in, d_out: {"in": r * d_in, "out": r * d_out},
-    "dora": lambda r, d_in, d_out: {"in": r * d_in, "out": r * d_out, "magnitude": d_out},
-    "adalora": lambda r, d_in, d_out: {"in": r * d_in, "diag": r, "out": r * d_out},
-}
-_SCALES = {
-    "alpha_over_r": lambda alpha, r: alpha / r,
-    "alpha_over_sqrt_r": lambda alpha, r: alpha / math.sqrt(r),
-}
 
 
 @dataclass(frozen=True)
@@ -74,6 +66,8 @@ def count(spec: RunSpec, skeleton: Skeleton, classes: int) -> Count | None:
     Returns:
         None where a part of the method is not known here or its targets match nothing.
     """
+    if classes and skeleton.classifier is None:
+        return None
     weights, biases = skeleton.head(classes) if classes else (0, 0)
     body = skeleton.body(classes)
     model = body + (weights + biases if classes else skeleton.outside)
@@ -98,27 +92,33 @@ def count(spec: RunSpec, skeleton: Skeleton, classes: int) -> Count | None:
             return None
 
 
-def adapter_roles(spec: RunSpec, skeleton: Skeleton) -> Roles | None:
-    """Adapter parameters by role at the start of training; None where they cannot be told here."""
-    form = _ADAPTERS.get(spec.axes.get("delta") or "lora")
-    if form is None or spec.r is None or spec.targets is None or spec.options.get("unfreeze_top"):
+def adapter_roles(spec: RunSpec, skeleton: Skeleton, r: int | None = None) -> Roles | None:
+    """Adapter parameters by role at the start of training; None where they cannot be told here.
+
+    Args:
+        spec: The run.
+        skeleton: Of its model.
+        r: In the place of the spec's; 0 gives what does not depend on the rank.
+    """
+    if spec.r is None or spec.targets is None or spec.options.get("unfreeze_top"):
         return None  # the last: blocks that learn as a whole are not counted here
-    total: Roles = {}
-    for rank, d_in, d_out in _ranked(spec, skeleton):
-        for role, n in form(rank, d_in, d_out).items():
-            total[role] = total.get(role, 0) + n
-    return total or None
+    delta, total = spec.axes.get("delta") or "lora", Counter[str]()
+    try:
+        for (rank, d_in, d_out), n in Counter(_ranked(spec, skeleton, spec.r if r is None else r)).items():
+            for role, size in costs.delta_sizes(delta, rank, d_in, d_out, spec.options).items():
+                total[role] += n * size
+    except UnknownPart:
+        return None
+    return dict(total) or None
 
 
-def _ranked(spec: RunSpec, skeleton: Skeleton) -> Iterator[tuple[int, int, int]]:
+def _ranked(spec: RunSpec, skeleton: Skeleton, r: int) -> Iterator[tuple[int, int, int]]:
     """(rank at the start, d_in, d_out) of every adapted map."""
-    assert spec.targets is not None
-    assert spec.r is not None
+    delta, targets = spec.axes.get("delta") or "lora", spec.targets or ""
     patterns = read_patterns("rank_pattern", spec.options.get("rank_pattern"))
-    for name, d_in, d_out in skeleton.matches(spec.targets, spec.options.get("layers")):
-        rank = replace(spec, r=int(by_pattern(patterns, name, spec.r))).initial_rank
-        assert rank is not None
-        yield rank, d_in, d_out
+    for name, d_in, d_out in skeleton.matches(targets, spec.options.get("layers")):
+        own = int(by_pattern(patterns, name, r)) if patterns else r
+        yield costs.initial_rank(delta, own, spec.options), d_in, d_out
 
 
 def base_bytes(spec: RunSpec, skeleton: Skeleton, classes: int = 0) -> int:
@@ -130,43 +130,29 @@ def base_bytes(spec: RunSpec, skeleton: Skeleton, classes: int = 0) -> int:
     frozen -= skeleton.biases if spec.method == "bitfit" else 0
     if storage == "fp32" or spec.method == "full":
         return 4 * frozen
-    stored = sum(_stored(m.d_in * m.d_out, storage, spec.options) for m in skeleton.maps)
+    maps = skeleton.layout.maps.values()
+    stored = sum(costs.stored_bytes(storage, d_in * d_out, spec.options) for d_in, d_out in maps)
     return 4 * (frozen - skeleton.linear) + stored
-
-
-def _stored(n: int, storage: str, options: Mapping[str, Any]) -> int:
-    """Bytes of a matrix of n numbers."""
-    if storage == "bf16":
-        return 2 * n
-    blocks = math.ceil(n / 64)  # one scale each: a float32, or a byte and a share of the scales' own scales
-    scales = blocks + 4 * math.ceil(blocks / 256) + 4 if options.get("double_quant", True) else 4 * blocks
-    return math.ceil(n / 2) + scales
 
 
 def effective_scale(spec: RunSpec) -> float | None:
     """The s in s B A at the start of training; None where there is none or its rule is not known here."""
-    rank, rule = spec.initial_rank, _SCALES.get(spec.axes.get("scaling") or "")
-    if rank is None or spec.alpha is None or rule is None:
+    rank, rule = spec.initial_rank, spec.axes.get("scaling")
+    if rank is None or spec.alpha is None or not rule:
         return None
-    return rule(spec.alpha, rank)
+    try:
+        return float(get("scaling", rule)(spec.alpha, rank))
+    except UnknownPart:
+        return None
 
 
-def rates(spec: RunSpec) -> Rates | None:
+def rates(spec: RunSpec) -> costs.Rates | None:
     """Learning rate and weight decay of every role, as the optimiser gets them; None for other groupings."""
     lr, decay = spec.lr, spec.train.weight_decay
     head_lr = lr if spec.train.head_lr is None else spec.train.head_lr
-    ratio = {"uniform": 1.0, "lora_plus": float(spec.options.get("lr_ratio") or 8.0)}.get(
-        spec.axes.get("grouping") or "uniform"
-    )
-    if ratio is None:
+    try:
+        grouping = get("grouping", spec.axes.get("grouping") or "uniform")
+    except UnknownPart:
         return None
-    return {
-        "in": (lr, decay),
-        "out": (lr * ratio, decay),
-        "diag": (lr, decay),
-        "weight": (lr, decay),
-        "magnitude": (lr, 0.0),
-        "bias": (lr, 0.0),
-        "head": (head_lr, decay),
-        "head_bias": (head_lr, 0.0),
-    }
+    found: costs.Rates = grouping(spec, lr, head_lr, decay)
+    return found

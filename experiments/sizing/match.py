@@ -19,9 +19,10 @@ from dataclasses import replace
 from typing import Any
 
 from experiments.errors import UserError
-from experiments.models import Skeleton
+from experiments.sizing.counts import STATE, adapter_roles, base_bytes
+from experiments.sizing.skeleton import Skeleton
 from experiments.spec import RunSpec
-from experiments.sweep.parameters import STATE, adapter_roles, base_bytes
+from variants._core import costs
 
 KINDS = ("parameters", "memory")
 REFERENCE = "lora"
@@ -64,10 +65,10 @@ def cost(spec: RunSpec, r: int, skeleton: Skeleton, kind: str = "parameters") ->
 
     Rank 0 is one step below rank 1: what does not depend on the rank (DoRA's magnitudes) stays.
     """
-    roles = adapter_roles(replace(spec, r=max(r, 1)), skeleton)
+    roles = adapter_roles(spec, skeleton, r)
     if roles is None:
         return None
-    size = sum(n for role, n in roles.items() if r or role == "magnitude")
+    size = sum(roles.values())
     return size if kind == "parameters" else base_bytes(spec, skeleton) + (4 + STATE) * size
 
 
@@ -80,8 +81,8 @@ def nearest_rank(
     spec's adapter is one that `cost` can count.
     """
     shapes = skeleton.matches(spec.targets or "", spec.options.get("layers"))
-    ratio = float(spec.options.get("init_r_ratio") or 1)
-    limit = int(min(min(d_in, d_out) for _, d_in, d_out in shapes) / ratio)
+    most, delta = min(min(d_in, d_out) for _, d_in, d_out in shapes), spec.axes.get("delta") or "lora"
+    limit = costs.largest_rank(delta, most, spec.options)
     at = lambda r: cost(spec, r, skeleton, kind) or 0.0  # noqa: E731
     low, high = 0, limit + 1  # at(low) <= budget < at(high), as far as there are such ranks
     while high - low > 1:
@@ -153,7 +154,7 @@ class _Solver:
         )
 
     def _skeleton(self, spec: RunSpec) -> Skeleton:
-        key = (spec.model, spec.model_options)
+        key = spec.model_key()
         if key not in self._models:
             found = self._skeletons(spec)
             if found is None:
@@ -171,12 +172,12 @@ _UNITS = {"parameters": "parameters", "memory": "bytes"}
 
 def _place(spec: RunSpec) -> tuple[Any, ...]:
     """What a cell shares with the reference's that it is matched with."""
-    return spec.r, spec.targets, spec.model, spec.model_options, spec.options.get("layers")
+    return spec.r, spec.targets, spec.model_key(), spec.options.get("layers")
 
 
 def _rank_and_model(spec: RunSpec) -> tuple[Any, ...]:
     """The same where a variant's own targets are not the reference's."""
-    return spec.r, spec.model, spec.model_options
+    return spec.r, spec.model_key()
 
 
 def _text(targets: object) -> str:
