@@ -138,7 +138,14 @@ _AS_THEY_ARE = (
     "dataset_options", "lr", "seed", "tracker",
 )  # fmt: skip
 PACKABLE = ("adapters", "probe", "zero")  # methods that leave the base as it is
-PACK = ("batch_size", "micro_batch_size", "precision", "gradient_checkpointing", "threads", "eval_rows")  # of train
+PACK = (
+    "batch_size",
+    "micro_batch_size",
+    "precision",
+    "gradient_checkpointing",
+    "threads",
+    "eval_rows",
+)  # of train
 _WHERE_SET = ("phase", "signatures", "tuned", "repeat", "matched")
 
 
