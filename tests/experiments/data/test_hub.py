@@ -105,7 +105,7 @@ def test_any_table_of_the_hub_is_a_dataset_by_its_name(cached):
 
 def test_several_references_of_one_prompt_are_one_example_in_evaluation(tmp_path):
     table = ["mr,ref"]
-    table += [f"name[{i // 2}],words {i}" for i in rows(80)]
+    table += [f"name[{i // 2}],words {i}" for i in rows(240)]
     (tmp_path / "train.csv").write_text("\n".join(table) + "\n")
     (tmp_path / "test.csv").write_text("mr,ref\nname[x],one\nname[x],two\nname[y],three\n")
     raw = read("e2e_nlg", path=str(tmp_path))
