@@ -48,7 +48,7 @@ def evaluate(
             settings,
             runs=runs,
             precision=precision,
-            size=batch_size,
+            size=max(1, batch_size // runs),
         )
         for one, texts in zip(outputs, answers, strict=True):
             one.answers = texts

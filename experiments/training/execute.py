@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from experiments import models
+from experiments import models, tasks
 from experiments.console.progress import Progress
 from experiments.data import Task
 from experiments.files import Taken, replacing, replacing_folder
-from experiments.tasks import kind_of
 from experiments.training import checkpoint, diagnostics, memory
 from experiments.training.evaluate import Scores, evaluate, overall, prefixed, write_predictions
 from experiments.training.loader import Loader
@@ -87,7 +86,7 @@ def execute(
         if specs[0].train.gradient_checkpointing:
             attached.model.gradient_checkpointing_enable({"use_reentrant": False})
         seconds.load = time.perf_counter() - started
-        trainer = Trainer(specs, attached, task.splits["train"], kind_of(task.kind).loss)
+        trainer = Trainer(specs, attached, task.splits["train"], tasks.kind_of(task.kind).loss)
         for k, run in enumerate(runs):
             run.start = start_hashes(trainer, k)
         for text in resume(runs, trainer, state):
