@@ -40,7 +40,7 @@ def once(ask: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
                 answers[key] = error
         if isinstance(answers[key], UserError):
             raise UserError(str(answers[key])) from answers[key].__cause__
-        return answers[key]  # type: ignore[no-any-return]
+        return answers[key]
 
     return get
 
@@ -169,8 +169,8 @@ def _refusal(name: str, revision: str, error: Exception) -> str:
     if isinstance(error, GatedRepoError):
         return (
             f"model.name={name} is gated: its owners give it only to those who accept their terms. Accept "
-            f"them at https://huggingface.co/{name}, then log in here (hf auth login, or set HF_TOKEN), or give "
-            "model.path=<folder> with a copy"
+            f"them at https://huggingface.co/{name}, then log in here (hf auth login, or set HF_TOKEN), or "
+            "give model.path=<folder> with a copy"
         )
     if isinstance(error, RepositoryNotFoundError):
         return (

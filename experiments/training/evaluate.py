@@ -1,15 +1,21 @@
 """What a trained pack scores on a split: metrics, and one row per example."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from experiments import metrics
 from experiments.files import replacing
 from experiments.training.batch import Batch, by_length, gather
 from experiments.training.loop import autocast
-from experiments.training.losses import row_losses
+from experiments.training.losses import IGNORE, RowLosses, row_losses
+
+LOGITS = 1 << 24  # of a language model: the most that are held at a time (64 MiB)
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,7 @@ def evaluate(
     for rows, length in by_length(encoded, size=batch_size):
         batch = _repeat(gather(encoded, rows, length), runs).to(device)
         with autocast(precision, device):
-            logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        losses = row_losses(logits, batch.labels)
+            losses = _losses(model, batch, runs)
         for into, part in ((total, losses.total), (targets, losses.targets), (predicted, losses.predicted)):
             into[:, rows] = part.view(runs, -1).to("cpu", into.dtype)
     return [_scores(task, encoded, total[k], targets[k], predicted[k]) for k in range(runs)]
@@ -58,6 +63,50 @@ def _repeat(batch: Batch, runs: int) -> Batch:
         t.repeat(runs, *[1] * (t.dim() - 1)) for t in (batch.input_ids, batch.attention_mask, batch.labels)
     )
     return Batch(*repeated)
+
+
+def _losses(model: torch.nn.Module, batch: Batch, runs: int) -> RowLosses:
+    """The losses of each row; for text with logits where a target is and nowhere else, LOGITS at a time.
+
+    Whatever a model does to logits (caps, scales) it does to these: its own forward pass makes them, over one
+    token of each run, with the hidden states of targets put in before the map to the vocabulary.
+    """
+    head = model.get_output_embeddings() if batch.labels.dim() == 2 else None
+    found: list[Tensor] = []
+
+    def take(_: object, given: tuple[Tensor]) -> tuple[Tensor]:
+        found.append(given[0])
+        return (given[0][:, :1],)
+
+    with hooked(head, take):
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    if not found:
+        return row_losses(logits, batch.labels)
+    [hidden], ids, labels = found, batch.input_ids, batch.labels[:, 1:]
+    rows, wanted = len(ids) // runs, labels != IGNORE  # of each run the same
+    hidden = hidden[:, :-1][wanted].view(runs, -1, hidden.shape[-1])
+    targets, losses = labels[wanted].view(runs, -1), []
+    size = max(1, LOGITS // (runs * logits.shape[-1]))
+    for part, target in zip(hidden.split(size, dim=1), targets.split(size, dim=1), strict=True):
+        with hooked(head, lambda *_, part=part: (part,)):
+            logits = model(input_ids=ids[::rows, :1], attention_mask=batch.attention_mask[::rows, :1]).logits
+        each = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none")
+        losses.append(each.view(runs, -1))
+    counts = wanted.sum(1)
+    by_row = torch.cat(losses, dim=1).split(counts[:rows].tolist(), dim=1)
+    total = torch.stack([loss.sum(1) for loss in by_row], dim=1).flatten()
+    return RowLosses(total, counts, torch.full_like(counts, -1))
+
+
+@contextmanager
+def hooked(module: torch.nn.Module | None, hook: Callable[..., Any]) -> Iterator[None]:
+    """While open, a module's arguments pass through `hook`; nothing for None."""
+    handle = None if module is None else module.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def _scores(task, encoded, total, targets, predicted) -> Scores:

@@ -20,7 +20,7 @@ from experiments.spec import RunSpec
 from experiments.training import checkpoint, diagnostics, memory
 from experiments.training.evaluate import Scores, evaluate, prefixed, write_predictions
 from experiments.training.loop import Trainer, run_config, total_steps
-from experiments.training.result import Facts, Seconds, result, start_hashes
+from experiments.training.result import Facts, Seconds, is_out_of_memory, result, start_hashes
 from experiments.training.run_state import Checkpoints, Interrupted, Run, resume, save
 from variants import Attached, attach, loads_stored, peft_form
 
@@ -44,7 +44,9 @@ def prepare(spec: RunSpec):
     )
     if key not in _prepared:
         raw = data.read(spec)
-        model, tokenizer, info = models.load(spec, kind=raw.kind, n_labels=len(raw.labels), straight=straight)
+        model, tokenizer, info = models.load(
+            spec, kind=raw.kind, n_labels=len(raw.labels), labels=raw.labels, straight=straight
+        )
         _prepared.clear()  # one base at a time: a sweep over models must not hold them all
         _prepared[key] = model, info, data.encode(raw, tokenizer, spec.dataset_options.get("max_length"))
     return _prepared[key]
@@ -134,7 +136,7 @@ def _trainer(runs, attached: Attached, task, seconds: Seconds, display: Progress
 
     def on_validation(step: int) -> None:
         started = time.perf_counter()
-        for k, scores in enumerate(_evaluate(attached, task, "validation", specs)):
+        for k, scores in enumerate(_evaluate(runs, attached, task, "validation")):
             if trainer.diverged_at[k] is None:
                 runs[k].validated(scores, step=step, metric=task.metric, goal=task.goal)
         seconds.evaluate += time.perf_counter() - started
@@ -143,16 +145,25 @@ def _trainer(runs, attached: Attached, task, seconds: Seconds, display: Progress
     return trainer
 
 
-def _evaluate(attached: Attached, task, split: str, specs: Sequence[RunSpec]) -> list[Scores]:
-    train = specs[0].train
-    return evaluate(
-        attached.model,
-        task,
-        split,
-        runs=len(specs),
-        precision=train.precision,
-        batch_size=train.eval_batch_size,
-    )
+def _evaluate(runs: Sequence[Run], attached: Attached, task, split: str) -> list[Scores]:
+    """Score the pack; where memory runs out, with half as many rows at a time, down to one."""
+    while True:
+        train = runs[0].training.train
+        try:
+            return evaluate(
+                attached.model,
+                task,
+                split,
+                runs=len(runs),
+                precision=train.precision,
+                batch_size=train.eval_batch_size,
+            )
+        except Exception as error:
+            if not is_out_of_memory(error) or not all([run.halve_evaluation() for run in runs]):
+                raise
+        memory.release()  # not before the traceback is gone, which holds what the attempt did
+        for run in runs:
+            run.log(run.deviations[-1])
 
 
 def _threads(spec: RunSpec) -> None:
@@ -170,7 +181,7 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
     started = time.perf_counter()
     if any(run.validation is None for run in runs):  # resumed after the last validation: it is in the history
         for run, scores in zip(
-            runs, _evaluate(trainer.attached, facts.task, "validation", trainer.specs), strict=True
+            runs, _evaluate(runs, trainer.attached, facts.task, "validation"), strict=True
         ):
             run.validation = scores
     for run, record in zip(runs, records, strict=True):
@@ -178,7 +189,7 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
             run.check_mine()
             record["metrics"] |= prefixed("validation", run.validation.metrics)
     if any(run.spec.phase != "tune" for run in runs):
-        tested = _evaluate(trainer.attached, facts.task, "test", trainer.specs)
+        tested = _evaluate(runs, trainer.attached, facts.task, "test")
         for run, record, scores in zip(runs, records, tested, strict=True):
             if record["status"] == "completed" and run.spec.phase != "tune":
                 record["metrics"] |= prefixed("test", scores.metrics)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+IGNORE = -100  # the target at places where no loss is due
+
 
 class RowLosses(NamedTuple):
     """Per row: the summed loss, over how many targets it was summed, and the predicted class (-1: none)."""
@@ -20,7 +22,7 @@ def count_targets(labels: Tensor) -> Tensor:
 
     (rows,)
     """
-    return torch.ones_like(labels) if labels.dim() == 1 else (labels[:, 1:] != -100).sum(1)
+    return torch.ones_like(labels) if labels.dim() == 1 else (labels[:, 1:] != IGNORE).sum(1)
 
 
 def row_losses(logits: Tensor, labels: Tensor) -> RowLosses:
@@ -34,7 +36,7 @@ def row_losses(logits: Tensor, labels: Tensor) -> RowLosses:
     # one row at a time: the float32 logits of a whole batch can be larger than the model
     total = torch.stack(
         [
-            F.cross_entropy(row[:-1].float(), label[1:], ignore_index=-100, reduction="sum")
+            F.cross_entropy(row[:-1].float(), label[1:], ignore_index=IGNORE, reduction="sum")
             for row, label in zip(logits, labels, strict=True)
         ]
     )

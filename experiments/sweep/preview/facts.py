@@ -9,6 +9,7 @@ from experiments.models import Skeleton
 from experiments.spec import RunSpec
 from experiments.sweep.match import nearest_rank
 from experiments.sweep.parameters import Count, count
+from experiments.sweep.preview.past import SPLITS
 from experiments.sweep.ranks import dimensions, skeleton
 
 Made = TypeVar("Made")
@@ -23,6 +24,7 @@ class Task:
     train: int  # rows
     validation: int
     test: int
+    sha256: tuple[str | None, ...] = ()  # of the rows of each split
 
 
 class Facts:
@@ -77,5 +79,10 @@ def _task(spec: RunSpec) -> Task:
     raw = data.read(spec)
     rows = {split: len(part) for split, part in raw.splits.items()}
     return Task(
-        raw.kind, len(raw.labels), rows.get("train", 0), rows.get("validation", 0), rows.get("test", 0)
+        raw.kind,
+        len(raw.labels),
+        rows.get("train", 0),
+        rows.get("validation", 0),
+        rows.get("test", 0),
+        sha256=tuple(raw.sha256.get(split) for split in SPLITS),
     )

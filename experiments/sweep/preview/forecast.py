@@ -154,7 +154,7 @@ class _Estimate:
         return Row(spec, len(runs), done, count, seconds, peak, disk(spec, count, task, steps), source)
 
     def _measured(self, spec: RunSpec, steps: int) -> tuple[float, int | None, str] | None:
-        like = self.past.like(spec)
+        like = self.past.like(spec, self.facts.task(spec).sha256)
         if like is None:
             return None
         self._studies.update(dict.fromkeys(like.studies))
@@ -177,11 +177,12 @@ class _Estimate:
 
     def _own_speed(self, spec: RunSpec) -> float | None:
         """Operations per second that other methods reached on the same model, data and batch."""
-        key = frame(spec)
+        rows = self.facts.task(spec).sha256
+        key = frame(spec, rows)
         if key not in self._speeds:
             skeleton, task = self.facts.skeleton(spec), self.facts.task(spec)
             length, speeds = self.facts.length(spec), []
-            for other, seconds in self.past.frames(spec):
+            for other, seconds in self.past.frames(spec, rows):
                 count = self.facts.count_on(other, spec)
                 if skeleton is not None and count is not None and seconds > 0:
                     flops = step_flops(other, skeleton, count, length, causal=task.kind == "causal")

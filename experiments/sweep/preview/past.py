@@ -13,6 +13,9 @@ from experiments import record
 from experiments.errors import UserError
 from experiments.spec import RunSpec, from_record
 
+SPLITS = ("train", "validation", "test")
+Rows = tuple[str | None, ...]  # the SHA-256 of each split's rows
+
 MOST = 3000  # records that are read, those of the newest studies first
 
 
@@ -35,19 +38,20 @@ class Past:
         self._groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for found in _records(root):
             spec = from_record(found["spec"])
-            self._groups[shape(spec)].append(found)
-            self._groups[frame(spec)].append(found)
+            read = tuple(found.get("data", {}).get(f"{split}_sha256") for split in SPLITS)
+            self._groups[shape(spec, read)].append(found)
+            self._groups[frame(spec, read)].append(found)
         self._measured: dict[Any, Measured | None] = {}
 
-    def like(self, spec: RunSpec) -> Measured | None:
+    def like(self, spec: RunSpec, rows: Rows) -> Measured | None:
         """Of runs that differ from this one in seed, rates and number of steps at most."""
-        return self._of(shape(spec))
+        return self._of(shape(spec, rows))
 
-    def frames(self, spec: RunSpec) -> list[tuple[RunSpec, float]]:
+    def frames(self, spec: RunSpec, rows: Rows) -> list[tuple[RunSpec, float]]:
         """Specs of runs on the same model, data and batch, with their seconds per step."""
         return [
             (from_record(found["spec"]), found["cost"]["step_ms"] / 1000)
-            for found in self._groups.get(frame(spec), ())
+            for found in self._groups.get(frame(spec, rows), ())
         ]
 
     def _of(self, key: Any) -> Measured | None:
@@ -57,20 +61,20 @@ class Past:
         return self._measured[key]
 
 
-def frame(spec: RunSpec) -> tuple[Any, ...]:
-    """What sets the work of a step, whatever the method is."""
+def frame(spec: RunSpec, rows: Rows) -> tuple[Any, ...]:
+    """What sets the work of a step, whatever the method is. `rows` are the hashes of the data's splits."""
     train = spec.train
     return (
         "frame", spec.model, spec.model_options.get("name"), spec.model_options.get("content"), spec.dataset,
-        spec.dataset_options.get("max_length"), train.batch_size, train.micro_batch_size, train.precision,
-        train.gradient_checkpointing,
+        rows, spec.dataset_options.get("max_length"), train.batch_size, train.micro_batch_size,
+        train.precision, train.gradient_checkpointing,
     )  # fmt: skip
 
 
-def shape(spec: RunSpec) -> tuple[Any, ...]:
+def shape(spec: RunSpec, rows: Rows) -> tuple[Any, ...]:
     """The frame, the method, and the number of evaluations."""
     return (
-        *frame(spec), spec.train.evaluations, spec.phase == "tune", spec.method, spec.axes, spec.r,
+        *frame(spec, rows), spec.train.evaluations, spec.phase == "tune", spec.method, spec.axes, spec.r,
         spec.targets, spec.options,
     )  # fmt: skip
 
