@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import options, stats
-from analysis.cells import cells as cells_of
-from analysis.cells import missing_seeds
-from analysis.load import Study, read
-from analysis.rows import each
-from analysis.verdicts import Verdicts, verdicts
-from experiments.errors import told
+from analysis.compare.verdicts import Verdicts, verdicts
+from analysis.runs.cells import cells as cells_of
+from analysis.runs.cells import missing_seeds
+from analysis.runs.load import Study, read
+from analysis.runs.rows import each
+from experiments.errors import report_errors
 from experiments.record import verify
 
 ADVISED_SEEDS = 5
@@ -256,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options.compared(parser)
     given = parser.parse_args(arguments)
-    return told(lambda: _show(given))
+    return report_errors(lambda: _show(given))
 
 
 def _show(given: argparse.Namespace) -> None:

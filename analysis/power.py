@@ -24,12 +24,12 @@ from pathlib import Path
 import numpy as np
 
 from analysis import stats
-from analysis.cells import cells as cells_of
-from analysis.load import Study, read
-from analysis.pairs import Paired, check_baseline, paired, pairs
-from analysis.rows import each
+from analysis.compare.pairs import Paired, check_baseline, paired, pairs
+from analysis.runs.cells import cells as cells_of
+from analysis.runs.load import Study, read
+from analysis.runs.rows import each
 from analysis.stats import Spread
-from experiments.errors import UserError, told
+from experiments.errors import UserError, report_errors
 
 DEFAULT_SD = 0.01
 TARGETS = (0.005, 0.01, 0.02)  # differences that people ask for
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     options = parser.parse_args(arguments)
-    return told(lambda: _show(options))
+    return report_errors(lambda: _show(options))
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@
         figures/         every figure as SVG, PDF and PNG
 
 The report holds nothing but what the records say: equal records give equal bytes, whenever and wherever it is
-built.
+built (of a PDF, whose parts the converter writes in any order, an equal drawing).
 """
 
 import argparse
@@ -22,16 +22,16 @@ from pathlib import Path
 
 from altair.utils.schemapi import debug_mode
 
-from analysis import export, images, options, page
-from analysis.cells import cells as cells_of
-from analysis.content import collect
+from analysis import options
+from analysis.compare.verdicts import verdicts
 from analysis.figures import evidence_figures, overview_figures, paper_figures
 from analysis.figures.figure import Figure
-from analysis.guide import advise
-from analysis.histories import Histories
-from analysis.load import read
-from analysis.verdicts import verdicts
-from experiments.errors import told
+from analysis.page import images, render, tables
+from analysis.page.content import collect
+from analysis.runs.cells import cells as cells_of
+from analysis.runs.load import read
+from analysis.text.ranks import advise
+from experiments.errors import report_errors
 from experiments.files import explained
 
 
@@ -70,7 +70,6 @@ def build(
         study = read(Path(study_folder), pool=pool)
         cells = cells_of(study)
         found = verdicts(study, cells, baseline=baseline, margin=margin)
-        histories = Histories(study)
         look = images.look(set(cells["series"]))
         figures: list[Figure] = []
         whole = debug_mode(
@@ -79,19 +78,19 @@ def build(
         with explained(folder), whole:
             folder.mkdir(exist_ok=True)
             for figure in itertools.chain(
-                overview_figures(study, cells, histories),
+                overview_figures(study, cells),
                 evidence_figures(cells, found.table),
-                paper_figures(study, cells, histories, baseline=baseline),
+                paper_figures(study, cells, baseline=baseline),
             ):
                 figures.append(figure)
                 if drawing:  # meanwhile
                     drawing.add(figure, look)
             content = collect(study, cells, found, figures, pool=pool)
             content["images"] = images_too
-            content["ranks"] = advise(study, cells, histories, margin=margin)
-            export.tables(study, cells, found, folder)
-            export.write(folder / "report.md", page.markdown(content))
-            export.write(folder / "report.html", page.html(content))
+            content["ranks"] = advise(study, cells, margin=margin)
+            tables.tables(study, cells, found, folder)
+            tables.write(folder / "report.md", render.markdown(content))
+            tables.write(folder / "report.html", render.html(content))
     return folder / "report.html"
 
 
@@ -106,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     how = {"baseline": given.baseline, "margin": given.margin, "pool": given.pool}
-    return told(lambda: print(build(given.study, **how, images_too=not given.no_images)))
+    return report_errors(lambda: print(build(given.study, **how, images_too=not given.no_images)))
 
 
 if __name__ == "__main__":

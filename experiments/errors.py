@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
-    """A mistake in what was asked; the text says what was given, what is possible and what to do.
+    """A mistake in what was requested; the text says what was given, what is possible and what to do.
 
-    The command line prints the message alone; a traceback appears only where one was asked for.
+    The command line prints the message alone; a traceback appears only where one was requested.
     """
 
 
-def told(action: Callable[[], int | None]) -> int:
-    """Do what a command line asks for; its exit code: a UserError is told in one line and is 2, None is 0.
+def report_errors(action: Callable[[], int | None]) -> int:
+    """Run a command; its exit code: a UserError is printed in one line and is 2, None is 0.
 
     Ctrl-C is no error: 130, as shells have it.
     """

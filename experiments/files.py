@@ -44,16 +44,16 @@ def explained(path: Path, *, rest: str = "Finished runs are kept; it goes on fro
         number = _errno(error)
         if number is None:
             raise
-        cause = _CAUSES.get(number, f"{getattr(error, 'strerror', None) or error}. Look into that")
+        cause = _CAUSES.get(number, f"{getattr(error, 'strerror', None) or error}. Find out why")
         raise UserError(f"cannot write {path}: {cause}, then give the same command again. {rest}") from error
 
 
 def _errno(error: Exception) -> int | None:
-    """The number of a system error; safetensors tells it in the text of an error of its own."""
+    """The number of a system error; safetensors puts it into the text of an error of its own."""
     if isinstance(error, OSError):
         return error.errno or 0
-    told = re.search(r"\(os error (\d+)\)", str(error))
-    return int(told[1]) if told else None
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def check_writable(folder: Path, *, needed_bytes: int = 50_000_000) -> None:

@@ -55,7 +55,7 @@ class History:
                 self._file = None
 
     def mark(self) -> tuple[int, str]:
-        """The size of the file in bytes and its hash: what `cut` goes back to. Synced before it is told."""
+        """The size of the file in bytes and its hash: what `cut` goes back to. Synced first."""
         self.sync()
         content = self.path.read_bytes() if self.path.exists() else b""
         return len(content), hashlib.sha256(content).hexdigest()

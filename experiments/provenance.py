@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 STAMP = "provenance.json"  # in a copy of the code: where it was copied from, as `source` said there
 _SOURCES = ("variants", "experiments")
-_APART = ("bench", "sweep", "export", "predict", "opened", "trackers", "commands.py")  # of experiments/
+_APART = ("bench", "sweep", "export", "predict", "artifacts", "tracking", "console")  # of experiments/
 _PACKAGES = (
     "torch",
     "transformers",
@@ -73,9 +73,12 @@ def code_sha256(root: Path) -> str | None:
     try:
         found = (path for folder in _SOURCES for path in (root / folder).rglob("*.py"))
         apart = {root / "experiments" / name for name in _APART}
-        for path in sorted(path for path in found if not apart & {path, *path.parents}):
+        paths = {p.relative_to(root).as_posix(): p for p in found if not apart & {p, *p.parents}}
+        own = (folder for folder in os.environ.get("ABLORA_VARIANTS", "").split(os.pathsep) if folder)
+        paths |= {f"own/{path.name}": path for folder in own for path in Path(folder).glob("*.py")}
+        for name, path in sorted(paths.items(), key=lambda item: Path(item[0])):
             data = path.read_bytes()
-            digest.update(f"{path.relative_to(root).as_posix()}\0{len(data)}\0".encode())
+            digest.update(f"{name}\0{len(data)}\0".encode())
             digest.update(data)
     except OSError:
         return None

@@ -34,9 +34,8 @@ FINISHED = ("completed", "diverged")  # results; the others are to be run again
 PHASES = ("run", "tune", "confirm")
 
 _REQUIRED = ("run_id", "study", "spec")
-PLANNED = (
-    ".planned"  # of a study: one list of runs per distinct command; to forget a command, delete its list
-)
+_NO_RESULT = ("study", "tracker", "signatures", "matched")  # of a spec: decide nothing about the result
+PLANNED = ".planned"  # of a study: a list of runs per distinct command; to forget one, delete its list
 _NOT_RUNS = ("report", "wandb")
 
 
@@ -189,12 +188,59 @@ def verify(folder: Path, record: Mapping[str, Any] | None = None) -> list[str]:
     return problems
 
 
+def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a spec, as a record has it, decides the run's result beside the rows of its data."""
+    parts = {key: value for key, value in spec.items() if key not in _NO_RESULT}
+    if parts.get("phase") == "run":
+        del parts["phase"]
+    parts["train"] = {key: value for key, value in spec.get("train", {}).items() if key != "threads"}
+    parts["model_options"] = model_identity(spec.get("model_options", {}))
+    return parts
+
+
+def model_identity(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's options without where it lies: by its `content` if that is known, else by its name."""
+    places = ("path", "name") if "content" in options else ("path",)
+    return {key: value for key, value in options.items() if key not in places}
+
+
+def cell_key(spec: Mapping[str, Any], *without: str) -> str:
+    """A hash that is the same for runs that differ in nothing but the seed (and in being a repeat).
+
+    Args:
+        spec: The spec as a record has it.
+        without: Further keys in which they may differ, dotted: "lr", "variant_options.lr_ratio".
+    """
+    parts = identity(spec)
+    for name in ("seed", "repeat", *without):
+        part, _, key = name.rpartition(".")
+        if part:
+            parts[part] = {k: v for k, v in parts.get(part, {}).items() if k != key}
+        else:
+            parts.pop(key, None)
+    return digest(parts)
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, with one spelling for what is equal: 16 and 16.0, None and absent."""
+    text = json.dumps(_canonical(content), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, Mapping):
+        return {key: _canonical(v) for key, v in value.items() if v is not None}
+    return [_canonical(v) for v in value] if isinstance(value, list | tuple) else value
+
+
 def write_planned(study: Path, cells: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Leave word of what a command asked for, so that a report can name what is missing.
+    """Write down which runs a command requested, so that a report can name what is missing.
 
     Args:
         study: The study's folder.
-        cells: Per run_id the few values that tell a person which run it is.
+        cells: Per run_id the few values by which a person knows the run.
 
     Returns:
         The list's file; the same command again finds it there.
@@ -207,7 +253,7 @@ def write_planned(study: Path, cells: Mapping[str, Mapping[str, Any]]) -> Path:
 
 
 def planned(study: Path) -> dict[str, dict[str, Any]]:
-    """Every run that some command asked of a study, by run_id; a torn list is left out."""
+    """Every run that some command requested of a study, by run_id; a torn list is left out."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted((study / PLANNED).glob("*.json")):
         try:

@@ -6,8 +6,6 @@ a composed configuration by `experiments.config.resolve`.
 """
 
 import hashlib
-import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -15,9 +13,11 @@ from typing import Any, get_args
 
 from omegaconf import OmegaConf
 
-from experiments.config.settings import Config
+from experiments.config.settings import STORAGE_OPTIONS, Config
 from experiments.config.settings import Train as Train
 from experiments.frozen import FrozenDict, frozen
+from experiments.record import cell_key, digest, identity, model_identity
+from variants._core import costs
 
 Value = bool | int | float | str | None
 
@@ -61,8 +61,8 @@ class RunSpec:
     @property
     def initial_rank(self) -> int | None:
         """The largest rank at any time of the run; above `r` where ranks are pruned."""
-        ratio = float(self.options.get("init_r_ratio") or 1)
-        return None if self.r is None else math.ceil(round(self.r * ratio, 9))
+        delta = self.axes.get("delta") or "lora"
+        return None if self.r is None else costs.initial_rank(delta, self.r, self.options)
 
     def as_record(self) -> dict[str, Any]:
         """The spec as it stands in spec.json and record.json; what is None is absent."""
@@ -78,6 +78,38 @@ class RunSpec:
             "repeat": self.repeat or None,
         }
 
+    def model_key(self) -> tuple[Any, ...]:
+        """The same for runs on one model, wherever it lies."""
+        return self.model, FrozenDict(model_identity(self.model_options))
+
+    def data_key(self) -> tuple[Any, ...]:
+        """The same for runs that read one dataset in one way: one task, one length of its texts."""
+        return self.dataset, self.dataset_options
+
+    def base_key(self) -> tuple[Any, ...]:
+        """The same for runs that may share one loaded base: the frozen model as it is stored.
+
+        A base is loaded dense where it stays so or blocks of it learn; its head is the data's.
+        """
+        storage = self.axes.get("storage", "fp32")
+        dense = storage == "fp32" or self.options.get("unfreeze_top")
+        stored = None if dense else (storage, *(self.options.get(name) for name in STORAGE_OPTIONS))
+        return *self.model_key(), self.train.base_dropout, stored
+
+    def pack_key(self) -> tuple[Any, ...] | None:
+        """The same for runs that may train side by side in one pack; None for one that trains alone.
+
+        Free are variant, rank, scale, targets, rates, schedule, dropout, seed and steps.
+        """
+        if self.method not in PACKABLE or self.options.get("unfreeze_top") or self.train.base_dropout:
+            return None  # weights of the base learn, or its dropout draws from one stream
+        train = (getattr(self.train, name) for name in PACK)
+        return self.method, *self.base_key(), *self.data_key(), *train, self.options.get("paged")
+
+    def cell_key(self, *without: str) -> str:
+        """The same for runs that differ in nothing but the seed (`without`: further keys), see `record`."""
+        return cell_key(self._parts(), *without)
+
     def cell(self) -> str:
         """What the seeds of this run have in common, for people: dora-r8-qv-scipy_topics."""
         rank = f"r{self.r}" if self.r is not None else None
@@ -91,16 +123,9 @@ class RunSpec:
         is known by the hash of its rows; a model of the hub by its name and commit and, if one is pinned, its
         sha256; a model in a folder by all bytes that the folder holds (`content`, see `resolve`).
         """
-        parts = self._parts()
-        for name in (*_NO_RESULT, *(["phase"] if self.phase == "run" else [])):
-            del parts[name]
-        model = ("path", "name") if "content" in self.model_options else ("path",)
-        parts["train"] = _without(parts["train"], "threads")
-        parts["model_options"] = _without(self.model_options, *model)
-        parts["dataset_options"] = _without(self.dataset_options, "path")
-        parts["data_sha256"] = data_sha256
-        text = json.dumps(_canonical(parts), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        parts = identity(self._parts())
+        dataset = {key: value for key, value in self.dataset_options.items() if key != "path"}
+        return digest({**parts, "dataset_options": dataset, "data_sha256": data_sha256})
 
     def run_id(self, data_sha256: str) -> str:
         """A readable prefix and eight digits of the hash; [a-z0-9-_], at most 64 characters."""
@@ -112,7 +137,9 @@ _AS_THEY_ARE = (
     "study", "variant", "method", "r", "alpha", "targets", "model", "model_options", "dataset",
     "dataset_options", "lr", "seed", "tracker",
 )  # fmt: skip
-_NO_RESULT = ("study", "tracker", "signatures", "matched")  # decide nothing about it
+PACKABLE = ("adapters", "probe", "zero")  # methods that leave the base as it is
+# Of train: what the runs of a pack share.
+PACK = ("batch_size", "micro_batch_size", "precision", "gradient_checkpointing", "threads", "eval_rows")
 _WHERE_SET = ("phase", "signatures", "tuned", "repeat", "matched")
 
 
@@ -137,24 +164,11 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=schema)
 
 
-def _without(options: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key not in keys}
-
-
 def _plain(value: Any) -> Any:
     """As JSON reads it back, without what is None."""
     if isinstance(value, dict):
         return {key: _plain(v) for key, v in value.items() if v is not None}
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
-
-
-def _canonical(value: Any) -> Any:
-    """As `_plain`, with one spelling for numbers that are equal: 16 and 16.0."""
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else value
-    if isinstance(value, dict):
-        return {key: _canonical(v) for key, v in value.items() if v is not None}
-    return [_canonical(v) for v in value] if isinstance(value, tuple) else value
 
 
 def _slug(text: str) -> str:

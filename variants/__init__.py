@@ -1,18 +1,22 @@
-"""What each paper adds, as parts of one frame. Imports torch and itself, nothing else of this project.
+"""LoRA variants, one paper one module, in one frame. Imports torch and itself, nothing else of this project.
 
-`_doors.py` lists what other rooms take from here. It is imported when the first of it is asked for, so that
-what needs no torch (`variants._patterns`) is had without loading it.
+What other packages take from here is listed in `_public.py`. It is imported when the first of it is used, so
+that `variants._core.names` and `costs`, which need no torch, are had without loading it. Folders named in the
+environment variable ABLORA_VARIANTS are searched for modules after this one.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
+__path__ += [path for path in os.environ.get("ABLORA_VARIANTS", "").split(os.pathsep) if path]
+
 if TYPE_CHECKING:
-    from variants._doors import *  # noqa: F403
+    from variants._public import *  # noqa: F403
 else:
 
     def __getattr__(name: str) -> Any:
         if name.startswith("_"):  # a module of this folder, or nothing
             raise AttributeError(f"module 'variants' has no attribute {name!r}")
-        from variants import _doors
+        import importlib
 
-        return getattr(_doors, name)
+        return getattr(importlib.import_module("variants._public"), name)

@@ -20,15 +20,17 @@ Deviations: a row of V that is zero has g = m instead of a division by zero, so 
 zero.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from variants._base import Base, Clock, Delta, Held, Slot
-from variants._lowrank import EVERYWHERE, Factors
-from variants._registry import register
+from variants._core.base import Base
+from variants._core.delta import Clock, Delta, Held
+from variants._core.lowrank import EVERYWHERE, Factors
+from variants._core.registry import register
+from variants._core.run import Slot
 from variants.lora import initial_a
 
 CANCELS = 1e-4  # of ||W||^2: below this the Gram form has lost too many digits
@@ -38,7 +40,9 @@ CANCELS = 1e-4  # of ||W||^2: below this the Gram form has lost too many digits
 class DoRA(Delta):
     """W' = m (W + s B A) / ||W + s B A||, by rows."""
 
-    roles: ClassVar[Mapping[str, str]] = {"A": "in", "B": "out", "m": "magnitude"}
+    roles: ClassVar = {"A": "in", "B": "out", "m": "magnitude"}
+    shapes: ClassVar = {"A": "r d_in", "B": "d_out r", "m": "d_out"}
+    peft: ClassVar = {"A": "A", "B": "B", "m": "m"}
     defaults: ClassVar = {"init": "kaiming", "reuse_base_with_dropout": False}
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:

@@ -9,11 +9,10 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
-from variants._heads import pack_heads
-from variants._inject import freeze, head_parameters
-from variants._method import Attached, RunConfig
-from variants._plain import only_one, unfreeze
-from variants._registry import register
+from variants._core.attach import Attached
+from variants._core.own import freeze, head_parameters, only_one, pack_heads, unfreeze
+from variants._core.registry import register
+from variants._core.run import RunConfig
 
 
 @register("method", "full")

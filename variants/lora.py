@@ -19,17 +19,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from variants._base import Base, Clock, Delta, Slot
-from variants._lowrank import Factors
-from variants._method import Rates, RunConfig
-from variants._registry import register
-from variants._seeds import generator, normal, uniform
-
-
-@register("scaling", "alpha_over_r")
-def alpha_over_r(alpha: float, r: int) -> float:
-    """s = alpha / r."""
-    return alpha / r
+from variants._core.base import Base
+from variants._core.delta import Clock, Delta
+from variants._core.lowrank import Factors
+from variants._core.registry import register
+from variants._core.run import Slot
+from variants._core.seeds import generator, normal, uniform
 
 
 def initial_a(slot: Slot, d_in: int, kind: str) -> Tensor:
@@ -47,6 +42,8 @@ class LoRA(Delta):
     """W' = W + s B A."""
 
     roles: ClassVar = {"A": "in", "B": "out"}
+    shapes: ClassVar = {"A": "r d_in", "B": "d_out r"}
+    peft: ClassVar = {"A": "A", "B": "B"}
     defaults: ClassVar = {"init": "kaiming"}
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
@@ -59,18 +56,3 @@ class LoRA(Delta):
     def factors(self, base: Base) -> Factors:
         """c is the scale."""
         return Factors(self.A, self.B, self.scale if self.number is None else self.number)
-
-
-@register("grouping", "uniform")
-def uniform_rates(run: RunConfig, lr: float, head_lr: float, weight_decay: float) -> Rates:
-    """One learning rate for all that is adapted and one for the head. Matrices decay, vectors do not."""
-    return {
-        "in": (lr, weight_decay),
-        "out": (lr, weight_decay),
-        "diag": (lr, weight_decay),
-        "weight": (lr, weight_decay),
-        "magnitude": (lr, 0.0),
-        "bias": (lr, 0.0),
-        "head": (head_lr, weight_decay),
-        "head_bias": (head_lr, 0.0),
-    }

@@ -11,14 +11,16 @@ DoRA magnitude). Here it goes by role: B alone. Weight decay is the same coeffic
 a step decays B lambda times as much.
 """
 
-from variants._method import Rates, RunConfig
-from variants._registry import get, register
+from typing import Any
+
+from variants._core.costs import Rates
+from variants._core.registry import get, register
 
 defaults = {"lr_ratio": 8.0}
 
 
 @register("grouping", "lora_plus")
-def lora_plus_rates(run: RunConfig, lr: float, head_lr: float, weight_decay: float) -> Rates:
+def lora_plus_rates(run: Any, lr: float, head_lr: float, weight_decay: float) -> Rates:
     """As `uniform`, with lr_ratio times the rate for B."""
     ratio = float(run.options.get("lr_ratio", defaults["lr_ratio"]))
     if ratio <= 0:

@@ -11,7 +11,7 @@ Deviations: none.
 
 import math
 
-from variants._registry import register
+from variants._core.registry import register
 
 
 @register("scaling", "alpha_over_sqrt_r")

@@ -8,11 +8,11 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
-from variants._heads import pack_heads
-from variants._inject import freeze
-from variants._method import Attached, RunConfig
-from variants._registry import register
-from variants._stored import store_backbone
+from variants._core.attach import Attached
+from variants._core.own import freeze, pack_heads
+from variants._core.registry import register
+from variants._core.run import RunConfig
+from variants._core.storage import store_backbone
 
 
 @register("method", "zero")

@@ -4,17 +4,16 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.cells import SETTING, order_of
 from analysis.figures import curves, evidence, overview
 from analysis.figures.figure import Figure, figure, slug
 from analysis.figures.overview import setting_name
 from analysis.figures.papers import paper_figures as paper_figures
-from analysis.histories import Histories
-from analysis.load import Study
-from analysis.rows import each
+from analysis.runs.cells import SETTING, order_of
+from analysis.runs.load import Study
+from analysis.runs.rows import each
 
 
-def overview_figures(study: Study, cells: pd.DataFrame, histories: Histories) -> Iterator[Figure]:
+def overview_figures(study: Study, cells: pd.DataFrame) -> Iterator[Figure]:
     """All figures of the first part of the report, setting by setting."""
     final = cells[cells["final"] & (cells["n"] > 0)]
     domain = sorted(final["series"].unique(), key=order_of)
@@ -27,7 +26,7 @@ def overview_figures(study: Study, cells: pd.DataFrame, histories: Histories) ->
         names = ", ".join(f"{cell['series']} ({cell['mean']:.3f})" for cell in each(barred[far]))
         aside = f" Too far off to be drawn here: {names}." if names else ""
         yield from _setting_figures(study, barred[~far], domain, tag, setting_name(row), aside)
-        yield from _curve_figures(histories, barred, domain, tag, setting_name(row))
+        yield from _curve_figures(study, barred, domain, tag, setting_name(row))
 
 
 def _setting_figures(
@@ -58,10 +57,10 @@ def _setting_figures(
 
 
 def _curve_figures(
-    histories: Histories, cells: pd.DataFrame, domain: list[str], tag: str, setting: str
+    study: Study, cells: pd.DataFrame, domain: list[str], tag: str, setting: str
 ) -> Iterator[Figure]:
     for targets, group in by_targets(cells):
-        table = curves.frame(group, histories)
+        table = curves.frame(group, study)
         if len(table):
             text = "Lines: training loss, on batches, before each step; marks: validation loss."
             text += " Bands run from the lowest to the highest seed." if (table["size"] > 1).any() else ""

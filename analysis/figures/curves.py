@@ -4,15 +4,16 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.histories import Histories
+from analysis.figures.figure import tooltips
+from analysis.runs.load import Study
 
 
-def frame(cells: pd.DataFrame, histories: Histories) -> pd.DataFrame:
+def frame(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
     """One row per cell, split and step: the mean over seeds with the lowest and highest seed."""
     numbers, names = [np.empty((0, 5))], []
     for cell in cells.itertuples():
         for split in ("training", "validation"):
-            runs = [getattr(histories.of(run_id), split) for run_id in cell.by_seed.values()]
+            runs = [getattr(study.curves(run_id), split) for run_id in cell.by_seed.values()]
             if any(map(len, runs)):
                 numbers.append(by_step(np.concatenate(runs)))
                 names += [(split, cell.series, rank_name(cell.r))] * len(numbers[-1])
@@ -54,14 +55,7 @@ def loss_curves(table: pd.DataFrame, domain: list[str]) -> alt.FacetChart:
         x=alt.X("step:Q", title="Step", axis=alt.Axis(tickCount=4, format="~s")), color=color
     )
     y = alt.Y("mean:Q", title="Loss", scale=alt.Scale(zero=False))
-    tips = [
-        alt.Tooltip("series:N"),
-        alt.Tooltip("rank:N"),
-        alt.Tooltip("split:N"),
-        alt.Tooltip("step:Q"),
-        alt.Tooltip("mean:Q", title="loss", format=".4f"),
-        alt.Tooltip("size:Q", title="seeds"),
-    ]
+    tips = tooltips("series:N", "rank:N", "split:N", "step:Q", ("mean:Q", "loss", ".4f"), ("size:Q", "seeds"))
     train, valid = "datum.split == 'training'", "datum.split == 'validation'"
     layers = [
         base.mark_line(strokeWidth=1.5, strokeOpacity=0.8).encode(y=y).transform_filter(train),

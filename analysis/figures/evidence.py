@@ -5,10 +5,11 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from analysis.cells import chosen
 from analysis.figures.curves import rank_name
+from analysis.figures.figure import tooltips
 from analysis.figures.overview import Chart
-from analysis.rows import Row, each
+from analysis.runs.cells import chosen
+from analysis.runs.rows import Row, each
 
 STATES = {
     "all seeds": "#2f78b0",
@@ -64,18 +65,17 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
         opacity=0.13, color="#8a94a3"
     )
     zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(strokeWidth=1.2).encode(x=alt.X("at:Q"))
-    tips: list[Any] = [
+    tips: list[Any] = tooltips(
         "series:N",
         "rank:N",
-        alt.Tooltip("said:N", title="verdict"),
-        alt.Tooltip("difference:Q", format="+.4f"),
-    ]
-    tips += [
-        alt.Tooltip("ci_low:Q", title="from", format="+.4f"),
-        alt.Tooltip("ci_high:Q", title="to", format="+.4f"),
-    ]
-    tips += [alt.Tooltip("p_adjusted:Q", title="adjusted p", format=".3g")]
-    tips += [alt.Tooltip("n_seeds:Q", title="seeds"), alt.Tooltip("n_examples:Q", title="examples")]
+        ("said:N", "verdict"),
+        ("difference:Q", "", "+.4f"),
+        ("ci_low:Q", "from", "+.4f"),
+        ("ci_high:Q", "to", "+.4f"),
+        ("p_adjusted:Q", "adjusted p", ".3g"),
+        ("n_seeds:Q", "seeds"),
+        ("n_examples:Q", "examples"),
+    )
     point = base.encode(x=alt.X("difference:Q"), tooltip=tips)
     return alt.layer(
         band.encode(x=alt.X("low:Q", title=title), x2=alt.X2("high:Q")),
@@ -156,14 +156,7 @@ def rate_curves(points: pd.DataFrame, domain: list[str]) -> alt.FacetChart:
         y=alt.Y("validation:Q", title=title, scale=alt.Scale(zero=False)),
         color=alt.Color("series:N", scale=scale, sort=domain),
     )
-    tips = [
-        alt.Tooltip("series:N"),
-        alt.Tooltip("rank:N"),
-        alt.Tooltip("lr:Q"),
-        alt.Tooltip("validation:Q", format=".4f"),
-        alt.Tooltip("n:Q", title="seeds"),
-        alt.Tooltip("edge:N"),
-    ]
+    tips = tooltips("series:N", "rank:N", "lr:Q", ("validation:Q", "", ".4f"), ("n:Q", "seeds"), "edge:N")
     layers = alt.layer(
         base.mark_line(strokeOpacity=0.6),
         base.mark_point(filled=True, size=40, opacity=1).encode(
@@ -207,14 +200,7 @@ def coverage(cells: pd.DataFrame) -> Chart:
         y=alt.Y("series:N", sort=series, title=None, axis=alt.Axis(grid=False, labelLimit=260)),
     )
     colour = alt.Color("state:N", scale=alt.Scale(domain=list(STATES), range=list(STATES.values())))
-    tips = [
-        alt.Tooltip("series:N"),
-        alt.Tooltip("rank:N"),
-        alt.Tooltip("state:N"),
-        alt.Tooltip("completed:Q"),
-        alt.Tooltip("diverged:Q"),
-        alt.Tooltip("failed:Q"),
-    ]
+    tips = tooltips("series:N", "rank:N", "state:N", "completed:Q", "diverged:Q", "failed:Q")
     return alt.layer(
         base.mark_rect(cornerRadius=4, stroke="#ffffff00", strokeWidth=4, opacity=0.92).encode(
             color=colour, tooltip=tips

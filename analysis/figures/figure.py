@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from analysis.rows import each
+from analysis.runs.rows import each
 
 WIDTH, HEIGHT = 560, 340  # of an exported single panel
 
@@ -42,6 +42,16 @@ def _plain(value: Any) -> Any:
 
 
 alt.data_transformers.register("inline", _inline)
+
+
+def tooltips(*fields: str | tuple[str, ...]) -> list[alt.Tooltip]:
+    """Tooltips: each a field, (field, title) or (field, title, format), an empty title being the field."""
+    return [_tip(*([field] if isinstance(field, str) else field)) for field in fields]
+
+
+def _tip(field: str, title: str = "", form: str = "") -> alt.Tooltip:
+    given = {name: value for name, value in (("title", title), ("format", form)) if value}
+    return alt.Tooltip(field, **given)
 
 
 def slug(*parts: str) -> str:

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.rows import Row
+from analysis.figures.figure import tooltips
+from analysis.runs.rows import Row
 
 Chart = alt.LayerChart | alt.FacetChart
 
@@ -52,17 +53,17 @@ def _shape(domain: list[str]) -> alt.Shape:
 
 
 def _tooltip(metric: str) -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip("series:N", title="variant"),
-        alt.Tooltip("r:Q", title="rank"),
-        alt.Tooltip("lr:Q", title="lr"),
-        alt.Tooltip("mean:Q", title=metric, format=".4f"),
-        alt.Tooltip("n:Q", title="seeds"),
-        alt.Tooltip("bar_low:Q", title="bar from", format=".4f"),
-        alt.Tooltip("bar_high:Q", title="bar to", format=".4f"),
-        alt.Tooltip("trainable_parameters:Q", title="trained parameters", format=",.0f"),
-        alt.Tooltip("share:Q", title="share of the model", format=".3%"),
-    ]
+    return tooltips(
+        ("series:N", "variant"),
+        ("r:Q", "rank"),
+        ("lr:Q", "lr"),
+        ("mean:Q", metric, ".4f"),
+        ("n:Q", "seeds"),
+        ("bar_low:Q", "bar from", ".4f"),
+        ("bar_high:Q", "bar to", ".4f"),
+        ("trainable_parameters:Q", "trained parameters", ",.0f"),
+        ("share:Q", "share of the model", ".3%"),
+    )
 
 
 _KEPT = ("series", "r", "lr", "mean", "n", "bar_low", "bar_high", "trainable_parameters", "share")
@@ -105,12 +106,7 @@ def by_rank(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str]) -> Chart
                     xOffset=dodge,
                     y=alt.Y("score:Q", title=title),
                     color=_color(domain),
-                    tooltip=[
-                        alt.Tooltip("series:N"),
-                        alt.Tooltip("rank:O"),
-                        alt.Tooltip("seed:Q"),
-                        alt.Tooltip("score:Q", format=".4f"),
-                    ],
+                    tooltip=tooltips("series:N", "rank:O", "seed:Q", ("score:Q", "", ".4f")),
                 )
             )
         layers.append(
@@ -175,7 +171,7 @@ def by_cost(cells: pd.DataFrame, domain: list[str], axis: str) -> Chart:
         base.mark_point(filled=True, size=85, opacity=1).encode(
             y=y,
             shape=_shape(domain),
-            tooltip=[*_tooltip(title), alt.Tooltip("cost:Q", title=name, format=",.4~g")],
+            tooltip=[*_tooltip(title), *tooltips(("cost:Q", name, ",.4~g"))],
         ),
         base.mark_text(dx=8, dy=-8, align="left", fontSize=10.5).encode(y=y, text=alt.Text("rank:N")),
         data=frame[[*_KEPT, "cost", "rank", "best"]],

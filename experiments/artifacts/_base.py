@@ -47,7 +47,7 @@ def load_base(source: Source) -> Base:
     model, tokenizer, info = models.load(
         source.loading,
         kind=source.kind,
-        n_labels=len(source.labels) or None,
+        n_labels=source.outputs,
         labels=source.labels if source.spec is not None else (),  # an adapter brings its head
         base_dropout=0.0,
     )
@@ -124,7 +124,6 @@ def _tops(heads: Mapping[str, Any]) -> set[str]:
 
 def _by_name(base: Base, model: Any, source: Source, options: Mapping[str, Any]) -> "Attached":
     """A run that PEFT has no format for: what it trained is kept by name."""
-    import torch
     from safetensors.torch import load_file
 
     from experiments.training.loop import run_config
@@ -135,16 +134,10 @@ def _by_name(base: Base, model: Any, source: Source, options: Mapping[str, Any])
     run = replace(run, options={**run.options, **options})
     attached = attach(model, [run], device=base.device, fresh=base.info.fresh)
     tensors = load_file(source.trained) if source.trained else {}
-    expected = {t.name: t.parameter if t.plain else t.parameter[0] for t in attached.trained}
-    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-    if shapes != {name: tuple(t.shape) for name, t in expected.items()}:
-        odd = sorted(shapes.keys() ^ expected.keys()) or ["of other shapes"]
+    try:
+        attached.put_back(0, tensors)
+    except ValueError as error:
         raise UserError(
-            f"{source.trained or source.path} does not hold what {source.name} trained: expected "
-            f"{len(expected)} tensors, found {len(shapes)} ({', '.join(odd[:3])})"
-        )
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            expected[name].copy_(tensor)
-    attached.after_load()
+            f"{source.trained or source.path} does not hold what {source.name} trained: {error}"
+        ) from error
     return attached

@@ -5,9 +5,11 @@ from typing import Any
 
 from experiments import data
 from experiments.artifacts._source import Source
+from experiments.data._tasks import SETTINGS
 from experiments.errors import UserError, did_you_mean
 from experiments.record import RunFolder, read, run_folders, verify
 from experiments.spec import RunSpec, from_record
+from experiments.tasks import kind_of
 
 
 def open_run(path: Path) -> Source:
@@ -28,7 +30,7 @@ def open_run(path: Path) -> Source:
     if record is None or problems:
         again = f"python -m experiments.sweep retry {path.parent} {path.name}"
         raise UserError(f"{path} cannot be used: {'; '.join(problems)}. Make it again: {again}")
-    spec = from_record(record["spec"])
+    spec, task = from_record(record["spec"]), record.get("task", {})
     in_peft = (folder.adapter / "adapter_config.json").is_file()
     by_name = folder.adapter / "trained.safetensors"
     return Source(
@@ -36,6 +38,8 @@ def open_run(path: Path) -> Source:
         path=path,
         loading=spec,
         labels=_labels(record, spec),
+        task=task.get("kind", ""),
+        settings={key: value for key, value in task.items() if key in SETTINGS},
         spec=spec,
         adapter=folder.adapter if in_peft else None,
         trained=by_name if by_name.is_file() else None,
@@ -83,8 +87,9 @@ def _labels(record: dict[str, Any], spec: RunSpec) -> tuple[str, ...]:
     facts = record["data"]
     if "labels" in facts:
         return tuple(facts["labels"])
-    if record["primary"]["metric"] == "loss":  # text generation
-        return ()
+    kind = kind_of(record["task"]["kind"]) if "task" in record else None
+    if record["primary"]["metric"] == "loss" or (kind and kind.room not in ("classes", "sets")):
+        return ()  # there are no classes
     raw = data.read(spec)
     if raw.sha256["train"] != facts["train_sha256"]:
         raise UserError(

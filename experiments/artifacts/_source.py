@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.errors import UserError
+from experiments.tasks import kind_of
 
 if TYPE_CHECKING:
     from experiments.spec import RunSpec
@@ -19,6 +20,8 @@ class Source:
     path: Path
     loading: Any  # what `models.load` reads of a spec
     labels: tuple[str, ...]  # by class number; empty for text generation
+    task: str = ""  # the kind of task, of `experiments.tasks`; "": told by whether there are labels
+    settings: Mapping[str, Any] = field(default_factory=dict)  # how its answers are made
     spec: "RunSpec | None" = None  # None for an adapter that no run here made
     adapter: Path | None = None  # the folder in PEFT's format; None where PEFT has no format for it
     trained: Path | None = None  # the file of tensors by name; None if there is none
@@ -30,9 +33,21 @@ class Source:
     notes: tuple[str, ...] = ()  # what to tell people about it
 
     @property
+    def dataset_options(self) -> Mapping[str, Any]:
+        """How its data was read; nothing is known of an adapter from elsewhere."""
+        return self.spec.dataset_options if self.spec else {}
+
+    @property
     def kind(self) -> str:
-        """The kind of task."""
+        """The class of model that the task needs: "classification" or "causal"."""
+        if self.task:
+            return kind_of(self.task).head
         return "classification" if self.labels else "causal"
+
+    @property
+    def outputs(self) -> int | None:
+        """How many numbers the head gives; None for language models."""
+        return len(self.labels) or (1 if self.kind == "classification" else None)
 
     @property
     def trained_blocks(self) -> int:
@@ -51,7 +66,7 @@ def check_one_base(sources: Sequence[Source]) -> None:
     first = sources[0]
     facts = {
         "stand on different bases": lambda source: source.base_name,
-        "are of different kinds": lambda source: source.kind,
+        "are of different kinds": lambda source: source.task or source.kind,
         "know different classes": lambda source: ", ".join(source.labels),
     }
     for other in sources[1:]:

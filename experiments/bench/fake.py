@@ -3,31 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from experiments.config.grid import Plain, expand
-from experiments.config.groups import Conf
-from experiments.config.overrides import parse
+from experiments.config.command import read
 from experiments.record import RunFolder
 from experiments.spec import RunSpec
-from experiments.sweep.ranks import dimensions
 
 CONF = Path(__file__).parents[2] / "conf"
 _HISTORY = '{"step": 5, "loss": 1.25, "grad_norm": 0.5, "lr": 0.001}\n'
 
 
 def specs_of(*words: str) -> list[RunSpec]:
-    """The cells of a command, expanded and checked as the command line does it."""
-    conf = Conf(CONF)
-    parsed = [parse(word, choices=conf.choices) for word in words]
-    specs, problems = expand(
-        parsed,
-        conf,
-        choices=conf.defaults(),
-        compose=lambda files: Plain(conf.compose(files)),
-        dimensions=dimensions,
-    )
-    if problems:
-        raise ValueError("; ".join(problems))
-    return specs
+    """The runs of a command, read as the command line does it."""
+    return read(words, CONF).runs
 
 
 def finish(spec: RunSpec, folder: Path, *, adapter_bytes: int = 300_000, rows: int = 60) -> None:

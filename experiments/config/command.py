@@ -1,142 +1,248 @@
-"""The pass over a command before Hydra sees it: tidied, read, and every mistake told at once.
+"""A command line, read in one pass: its words, every mistake in them at once, and the runs that it asks for.
 
-Nothing heavy is imported here. What passes is composed by Hydra and checked again, by the same code, in the
-form that Hydra gave it.
+Hydra reads it a second time to choose launcher and sweeper; the runs are those that were made here.
 """
 
-import os
-import shutil
-import signal
-import sys
-import textwrap
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields, replace
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.utils import get_args_parser
-from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config import help
-from experiments.config.grid import Plain, expand
+from experiments.config.grid import Composed, Interpolated, Plain, expand
 from experiments.config.groups import Conf, leaves
-from experiments.config.messages import no_choice, no_key, no_launcher_key, no_plugin, no_whole_group
+from experiments.config.messages import (
+    mistakes,
+    no_choice,
+    no_key,
+    no_launcher_key,
+    no_plugin,
+    no_whole_group,
+)
 from experiments.config.overrides import Word, effective, key_of, parse, tidied
+from experiments.config.schema import Key
 from experiments.config.settings import Terms
 from experiments.errors import UserError
-from experiments.sweep.ranks import Dimensions, dimensions
+from experiments.sizing.ranks import Dimensions, dimensions
+from experiments.spec import RunSpec
 from experiments.sweep.tuning.settings import check as check_sweeper
 
-USAGE = 2
-CELLS = 2000  # so many are checked before Hydra starts, those of a larger sweep once it has composed them
+CELLS = 2000  # so many are expanded although something is wrong, to name what else is
 ONCE = ("study", "workers", "match", "tracker", "experiment", "repeat", *(f.name for f in fields(Terms)))
-_HELP = {"--help", "-h"}
-_ANSWERED_BY_HYDRA = {"--hydra-help", "--version", "--shell-completion", "-sc", "--experimental-rerun"}
-_ANOTHER_CONFIG = {"--config-path", "-cp", "--config-name", "-cn"}
-_MODES = {"--cfg", "-c", "--info", "-i", "--run", "-r", "--multirun", "-m"}
+SWEEPERS = ("grid", "fair")  # that take the runs from here; others get the words
+_SHOWN = ("--cfg", "-c", "--info", "-i")
+_MODES = (*_SHOWN, "--run", "-r")
+_MULTIRUN = ("--multirun", "-m")
 
 
-def prepare(
-    arguments: Sequence[str], folder: Path, *, dimensions: Dimensions | None = dimensions
-) -> list[str]:
-    """The arguments as Hydra is to get them, once nothing is wrong with them.
+@dataclass(frozen=True)
+class Command:
+    """One command without mistakes."""
+
+    typed: tuple[str, ...]  # behind the name of the program
+    flags: Mapping[str, str | None]
+    texts: tuple[str, ...]  # its words in Hydra's spelling
+    conf: Conf
+    given: tuple[Word, ...]  # all of them, those of an experiment under those that were typed
+    words: tuple[Word, ...]  # of these what the runs are made of: none of Hydra's
+    files: Mapping[str, str]  # of each group that no word chooses
+    values: Mapping[str, Any]  # what an experiment sets
+    params: Mapping[str, Any]  # what it sweeps
+    sweeper: str
+
+    @cached_property
+    def runs(self) -> list[RunSpec]:
+        """All of them, equal ones included, in the order of the words."""
+        return self.specs()
+
+    def specs(
+        self,
+        *,
+        without: Sequence[str] = (),
+        axes: Sequence[Word] = (),
+        rows: Iterable[tuple[int, tuple[int, ...]]] | None = None,
+    ) -> list[RunSpec]:
+        """The runs, or some of them; UserError if anything is wrong with any.
+
+        Args:
+            without: Keys whose words are left out.
+            axes: Words laid over the runs.
+            rows: Which of them: the number of a run of the command, and of each axis' value; None for all.
+        """
+        words = [word for word in self.words if word.key not in without]
+        shape = [len(word.values) for word in words]
+        at = None if rows is None else [(*_place(number, shape), *row) for number, row in rows]
+        specs, problems = self._expand([*words, *axes], rows=at, dimensions=dimensions)
+        if problems:
+            raise UserError(mistakes(problems))
+        return specs
+
+    def _expand(
+        self,
+        words: Sequence[Word],
+        *,
+        rows: Iterable[tuple[int, ...]] | None = None,
+        dimensions: Dimensions | None,
+    ) -> tuple[list[RunSpec], list[str]]:
+        follows = any("${" in str(value) for word in words for value in word.values)
+
+        def compose(files: Mapping[str, str]) -> Composed:
+            config = self.conf.compose(files, values=self.values)
+            if follows or any("${" in str(value) for _, value in leaves(config)):
+                return Interpolated(config)
+            return Plain(config)
+
+        try:
+            return expand(
+                words, self.conf, choices=self.files, compose=compose, dimensions=dimensions, rows=rows
+            )
+        except OmegaConfBaseException as error:  # a reference to what is not there
+            return [], [str(error).splitlines()[0]]
+
+    def spellings(self) -> list[list[str]]:
+        """The words that make each run for Hydra, in the order of `runs`."""
+        rest = [text for text in self.texts if key_of(text) == "experiment"]
+        each = ([f"{word.prefix}{word.key}={s}" for s in word.spellings] for word in self.words)
+        return [[*rest, *row] for row in itertools.product(*each)]
+
+    def value(self, name: str) -> Any:
+        """The value of a key that has one for all runs."""
+        word = next((word for word in self.words if word.key == name), None)
+        return self.conf.compose(self.files, values=self.values)[name] if word is None else word.values[0]
+
+    def key(self, name: str, spec: RunSpec) -> Key:
+        """What may stand at a key in a run; UserError where there is no such key."""
+        group = name.partition(".")[0]
+        choice = {"variant": spec.variant}.get(group, self.files.get(group, ""))
+        known = self.conf.keys(group, choice) if "." in name else self.conf.short_keys()
+        if name not in known:
+            raise UserError(no_key(name, self.conf, {group: [choice]} if "." in name else {}))
+        return known[name]
+
+    def for_hydra(self) -> list[str]:
+        """The arguments from which Hydra composes what it needs: launcher, sweeper, and the first run.
+
+        The other runs are none of its business, unless it is to sweep by itself.
+        """
+        flags = dict(self.flags)
+        if not any(mode in flags for mode in (*_MODES, *_MULTIRUN)) and "hydra.mode=RUN" not in self.texts:
+            flags = {"--multirun": None} | flags
+        texts = list(self.texts)
+        ours = any(mode in flags for mode in _MULTIRUN) and self.sweeper in SWEEPERS
+        if ours or any(mode in flags for mode in _SHOWN):
+            first = {word.key: f"{word.prefix}{word.key}={word.spellings[0]}" for word in self.words}
+            texts = [text for text in texts if key_of(text) not in first]
+            texts += first.values()
+        return [*(part for item in flags.items() for part in item if part), *texts]
+
+
+def _place(number: int, shape: Sequence[int]) -> list[int]:
+    """The index of each word's value in run `number` of their product, the last one changing fastest."""
+    place = []
+    for size in reversed(shape):
+        number, at = divmod(number, size)
+        place.append(at)
+    return place[::-1]
+
+
+def read(arguments: Sequence[str], folder: Path, *, dimensions: Dimensions | None = dimensions) -> Command:
+    """What a command asks for.
 
     Args:
         arguments: What was typed behind the name of the program.
-        folder: The configuration.
+        folder: The configuration, unless the command names another one.
         dimensions: Facts on the model of a spec, see `experiments.config.grid.expand`.
 
     Raises:
         UserError: Naming every mistake.
     """
-    flags, words, problems = _split(arguments)
-    if flags.keys() & _HELP:
-        print(help.page(folder))  # Hydra would list its own groups first, which takes it a second
-        raise SystemExit(0)
-    if flags.keys() & _ANSWERED_BY_HYDRA:
-        return list(arguments)
-    if not flags.keys() & _ANOTHER_CONFIG and not any(key_of(word) == "hydra.searchpath" for word in words):
-        added = [Path(value) for flag, value in flags.items() if flag in ("--config-dir", "-cd") and value]
-        conf = Conf(folder, *(path for path in added if path.is_dir()))
-        words = tidied(words)
-        problems += check(words, conf, dimensions=dimensions)
-    if problems:
-        raise UserError(page(problems))
-    mode = [] if flags.keys() & _MODES or "hydra.mode=RUN" in words else ["--multirun"]
-    return [*mode, *(part for item in flags.items() for part in item if part), *words]
+    flags, texts, wrong = split(arguments)
+    conf = _conf(flags, texts, folder)
+    command, problems = understood(texts, conf, dimensions=dimensions, typed=arguments, flags=flags)
+    if wrong or problems:
+        raise UserError(mistakes([*wrong, *problems]))
+    return command
 
 
-def check(texts: Sequence[str], conf: Conf, *, dimensions: Dimensions | None = None) -> list[str]:
-    """What is wrong with the words of a command, a sentence per mistake."""
+def understood(
+    texts: Sequence[str],
+    conf: Conf,
+    *,
+    dimensions: Dimensions | None = dimensions,
+    typed: Sequence[str] = (),
+    flags: Mapping[str, str | None] | None = None,
+) -> tuple[Command, list[str]]:
+    """The words of a command with its runs, and what is wrong with it, a sentence per mistake."""
     problems: list[str] = []
+    texts = tidied(texts, takes_text=lambda key: _takes_text(key, conf))
     given = _read(texts, conf, problems)
     files, values, params = _experiment(given, conf, problems)
     swept = _read([f"{key}={value}" for key, value in params.items()], conf, problems)
-    problems += check_sweeper(effective(swept, given), conf)
-    chosen, words = _chosen(effective(swept, given), {**conf.defaults(), **files}, conf, problems)
+    everything = effective(swept, given)
+    problems += check_sweeper(everything, conf)
+    chosen, words = _chosen(everything, {**conf.defaults(), **files}, conf, problems)
     words = [word for word in words if word.key in chosen or _fits(word, chosen, conf, problems)]
     for key, value in leaves(values):
         _fits(Word(f"{key}={value}", key, (value,), ()), chosen, conf, problems)
-    choices = {group: names[0] for group, names in chosen.items()}
-    composed = [value for _, value in leaves(conf.compose(choices, values=values))]
-    if any("${" in str(value) for value in [*composed, *(v for word in words for v in word.values)]):
-        return problems  # what they stand for is known once Hydra has composed
-    if problems or prod(len(word.values) for word in words) <= CELLS:
-        problems += expand(
-            words,
-            conf,
-            choices=choices,
-            compose=lambda files: Plain(conf.compose(files, values=values)),
-            dimensions=dimensions,
-        )[1]
-    return list(dict.fromkeys(problems))
+    command = Command(
+        typed=tuple(typed),
+        flags=flags or {},
+        texts=tuple(texts),
+        conf=conf,
+        given=tuple(everything),
+        words=tuple(words),
+        files={**conf.defaults(), **files},
+        values=values,
+        params=params,
+        sweeper=_sweeper(given, conf),
+    )
+    if not problems or prod(len(word.values) for word in words) <= CELLS:
+        runs, wrong = command._expand(words, dimensions=dimensions)
+        problems += wrong
+        command.__dict__["runs"] = runs
+    return command, list(dict.fromkeys(problems))
 
 
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Tell a UserError without a traceback and exit with 2.
-
-    ABLORA_TRACEBACK=1 or HYDRA_FULL_ERROR=1 shows the traceback. What Hydra refuses to compose is a mistake
-    of the command too: its exit code 1 becomes 2.
-    """
-    try:
-        yield
-    except UserError as error:
-        if "1" in (os.environ.get("ABLORA_TRACEBACK"), os.environ.get("HYDRA_FULL_ERROR")):
-            traceback.print_exc()
-        else:
-            print(error, file=sys.stderr)
-        raise SystemExit(USAGE) from None
-    except SystemExit as end:
-        refused = end.code == 1 and isinstance(end.__context__, HydraException)
-        raise SystemExit(USAGE if refused else end.code) from None
-    except KeyboardInterrupt:
-        raise SystemExit(128 + signal.SIGINT) from None
+def _conf(flags: Mapping[str, str | None], texts: Sequence[str], folder: Path) -> Conf:
+    """The configuration that a command reads, in Hydra's order: its own folder, then those it adds."""
+    path = next((value for flag in ("--config-path", "-cp") if (value := flags.get(flag))), None)
+    name = next((value for flag in ("--config-name", "-cn") if (value := flags.get(flag))), None)
+    added = [value for flag in ("--config-dir", "-cd") if (value := flags.get(flag))]
+    for text in texts:
+        if key_of(text) == "hydra.searchpath":
+            added = [str(value) for value in parse(text).values[0]] + added
+    folders = [folder if path is None else Path(path), *(Path(a.removeprefix("file://")) for a in added)]
+    missing = next((place for place in folders if not place.is_dir()), None)
+    if missing is not None:
+        raise UserError(f"There is no folder {missing}, where more of the configuration should be.")
+    return Conf(*folders, name=(name or "config").removesuffix(".yaml"))
 
 
-def page(problems: Sequence[str]) -> str:
-    """The mistakes as one text for a terminal."""
-    width = min(100, shutil.get_terminal_size((100, 24)).columns)
-    lines = [
-        textwrap.fill(
-            _sentence(problem), width, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False
-        )
-        for problem in problems[:20]
-    ]
-    if len(problems) > 20:
-        lines.append(f"  ... and {len(problems) - 20} more")
-    count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-    foot = "`python run.py --help` shows the keys, variants, datasets and models."
-    return "\n".join([f"Nothing was started: {count} in this command.", *lines, foot])
+def _takes_text(key: str, conf: Conf) -> bool:
+    """Whether what is typed for a key is a text, also if it looks like a number."""
+    if key in conf.groups():
+        return True
+    if key.startswith("hydra.launcher."):
+        from experiments.sweep.slurm.settings import JOB, SHAPE
+
+        last = key.rpartition(".")[2]
+        return any(last in keys and keys[last].kind in ("text", "texts") for keys in (SHAPE, JOB))
+    return conf.takes_text(key)
 
 
-def _sentence(text: str) -> str:
-    return text if text[-1:] in ".?!" else f"{text}."
+def _sweeper(given: Sequence[Word], conf: Conf) -> str:
+    named = {word.key: word.values[0] for word in given}
+    experiment = named.get("experiment")
+    known = experiment if experiment in conf.choices("experiment") else None
+    return str(named.get("hydra/sweeper") or conf.sweeper(known)[0])
 
 
-def _split(arguments: Sequence[str]) -> tuple[dict[str, str | None], list[str], list[str]]:
+def split(arguments: Sequence[str]) -> tuple[dict[str, str | None], list[str], list[str]]:
     """Options with their values, words, and what is wrong with the options. Hydra wants the options first."""
     options = {name: a for a in get_args_parser()._actions for name in a.option_strings}
     flags: dict[str, str | None] = {}

@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from omegaconf import OmegaConf
+
 from experiments.config.groups import Conf
 from experiments.config.overrides import Word
 from experiments.config.resolve import check_composition, resolve
 from experiments.config.schema import Key
+from experiments.sizing.match import matched
+from experiments.sizing.ranks import Dimensions, check_ranks
+from experiments.sizing.skeleton import skeleton
 from experiments.spec import RunSpec
-from experiments.sweep.match import matched
-from experiments.sweep.ranks import Dimensions, check_ranks, skeleton
 
 
 class Composed(Protocol):
@@ -27,6 +30,18 @@ class Composed(Protocol):
 
 
 Compose = Callable[[Mapping[str, str]], Composed]
+
+
+class Interpolated:
+    """A configuration in which values follow others, as alpha=${r}: each cell is resolved by itself."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        self._plain = Plain(config)
+
+    def cell(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration resolved with these values in it."""
+        config = OmegaConf.create(self._plain.cell(values))
+        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
 class Plain:

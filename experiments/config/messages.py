@@ -1,12 +1,23 @@
-"""Sentences for what is not there: a key, or a file of a group; with what was probably meant."""
+"""What a person reads of mistakes: a sentence for each, with what was probably meant."""
 
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+import signal
+import sys
+import textwrap
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from hydra.errors import HydraException
 
 from experiments.config.groups import Conf
 from experiments.config.overrides import Word
 from experiments.config.settings import DEFAULTS, FACTS
-from experiments.errors import did_you_mean, nearest
+from experiments.errors import UserError, did_you_mean, nearest
+
+USAGE = 2
 
 # What other tools call our keys.
 _ELSEWHERE = {
@@ -139,3 +150,45 @@ def _meant(name: str, known: Sequence[str]) -> str:
     lasts = {key.rpartition(".")[2]: key for key in reversed(known)}
     meant = nearest(name, known) or lasts.get(nearest(last, lasts) or "")
     return f" Did you mean {meant!r}?" if meant else ""
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Tell a UserError without a traceback and exit with 2.
+
+    ABLORA_TRACEBACK=1 or HYDRA_FULL_ERROR=1 shows the traceback. What Hydra refuses to compose is a mistake
+    of the command too: its exit code 1 becomes 2.
+    """
+    try:
+        yield
+    except UserError as error:
+        if "1" in (os.environ.get("ABLORA_TRACEBACK"), os.environ.get("HYDRA_FULL_ERROR")):
+            traceback.print_exc()
+        else:
+            print(error, file=sys.stderr)
+        raise SystemExit(USAGE) from None
+    except SystemExit as end:
+        refused = end.code == 1 and isinstance(end.__context__, HydraException)
+        raise SystemExit(USAGE if refused else end.code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def mistakes(problems: Sequence[str]) -> str:
+    """The mistakes as one text for a terminal."""
+    width = min(100, shutil.get_terminal_size((100, 24)).columns)
+    lines = [
+        textwrap.fill(
+            _sentence(problem), width, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False
+        )
+        for problem in problems[:20]
+    ]
+    if len(problems) > 20:
+        lines.append(f"  ... and {len(problems) - 20} more")
+    count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+    foot = "`python run.py --help` shows the keys, variants, datasets and models."
+    return "\n".join([f"Nothing was started: {count} in this command.", *lines, foot])
+
+
+def _sentence(text: str) -> str:
+    return text if text[-1:] in ".?!" else f"{text}."

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString, Transformer
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 _WORD = re.compile(r"[+~]*([A-Za-z_][\w./@:-]*)=(.*)", re.DOTALL)
@@ -47,12 +47,14 @@ def parse(text: str, *, choices: Callable[[str], Sequence[str]] = lambda group: 
     if override.is_interval_sweep():
         raise ValueError("is no list of values: write them out, or use range(from,to,step).")
     elements = _elements(override, choices)
+    swept = override.is_sweep_override()
+    spellings = [Override._get_value_element_as_str(element) for element in elements]
     return Word(
         text=text,
         key=override.key_or_group + (f"@{override.package}" if override.package else ""),
-        values=tuple(_plain(element) for element in elements),
-        spellings=tuple(Transformer.str(element) for element in elements),
-        swept=override.is_sweep_override(),
+        values=tuple(Override._convert_value(element) for element in elements),
+        spellings=tuple(spellings) if swept else (text.partition("=")[2],),
+        swept=swept,
         prefix="+" * (override.is_add() + 2 * override.is_force_add()),
     )
 
@@ -82,18 +84,10 @@ def _override(text: str) -> Override | None:
 
 
 def _elements(override: Override, choices: Callable[[str], Sequence[str]]) -> list[Any]:
-    value = override.value()
+    value = override._value  # with its quotes, where there are any
     if isinstance(value, Glob):
         return list(value.filter(list(choices(override.key_or_group))))
     return list(override.sweep_iterator()) if override.is_sweep_override() else [value]
-
-
-def _plain(element: Any) -> Any:
-    if isinstance(element, QuotedString):
-        return element.text
-    if isinstance(element, list):
-        return [_plain(e) for e in element]
-    return element
 
 
 def effective(below: Sequence[Word], above: Sequence[Word]) -> list[Word]:
@@ -101,8 +95,52 @@ def effective(below: Sequence[Word], above: Sequence[Word]) -> list[Word]:
     return list(({word.key: word for word in below} | {word.key: word for word in above}).values())
 
 
-def tidied(words: Sequence[str]) -> list[str]:
-    """The same words in the spelling that Hydra wants."""
+def as_text(word: str) -> str:
+    """The word with quotes around what Hydra's grammar takes for numbers and truth values: 007, 1e3, true."""
+    key, _, value = word.partition("=")
+    return f"{key}={_quoted(value)}"
+
+
+def _quoted(value: str) -> str:
+    return ",".join(_quoted_part(part.strip()) for part in _parts(value))
+
+
+def _quoted_part(part: str) -> str:
+    if part[:1] == "[" and part[-1:] == "]":
+        return f"[{_quoted(part[1:-1])}]"
+    if part[:1] == "{" and part[-1:] == "}":
+        pairs = (pair.partition(":") for pair in _parts(part[1:-1]))
+        texts = (f"{name}{colon}{_quoted_part(text.strip())}" for name, colon, text in pairs)
+        return "{" + ",".join(texts) + "}"
+    if part.startswith("choice(") and part.endswith(")"):
+        return f"choice({_quoted(part[7:-1])})"
+    override = _override(f"key={part}")
+    bare = override is not None and isinstance(override.value(), int | float)
+    return QuotedString(part, quote=Quote.double).with_quotes() if bare else part
+
+
+def _parts(value: str) -> list[str]:
+    """A value cut at its commas, but not at those inside quotes and brackets."""
+    parts, depth, quote, start = [], 0, "", 0
+    for i, sign in enumerate(value):
+        if quote:
+            quote = "" if sign == quote and value[i - 1] != "\\" else quote
+        elif sign in "\"'":
+            quote = sign
+        elif sign == "," and not depth:
+            parts.append(value[start:i])
+            start = i + 1
+        depth += (sign in "([{") - (sign in ")]}") if not quote else 0
+    return [*parts, value[start:]]
+
+
+def tidied(words: Sequence[str], *, takes_text: Callable[[str], bool] = lambda key: False) -> list[str]:
+    """The same words in the spelling that Hydra wants.
+
+    Args:
+        words: What was typed.
+        takes_text: Whether what is typed for a key is a text, also if it looks like a number.
+    """
     result = []
     for text in words:
         bare = text.lstrip("+")
@@ -110,6 +148,8 @@ def tidied(words: Sequence[str]) -> list[str]:
         text = f"{prefix}{bare}"
         if _WORD.fullmatch(text) and _override(text) is None:
             text = literal(text)  # a regex, or a file name with brackets: meant as it stands
+        elif takes_text(key_of(bare)):
+            text = as_text(text)
         result.append(text)
     given = {key_of(text): text for text in result}
     for key, other in (("train.epochs", "train.steps"), ("train.steps", "train.epochs")):

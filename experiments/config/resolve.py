@@ -9,7 +9,7 @@ from experiments.errors import UserError, did_you_mean
 from experiments.frozen import FrozenDict
 from experiments.models import commit_of, content_of
 from experiments.spec import RunSpec, Train
-from variants._patterns import read_patterns
+from variants._core.names import read_patterns
 
 Made = TypeVar("Made")
 
@@ -135,7 +135,9 @@ def _check_places(config: Mapping[str, Any], choices: Mapping[str, str]) -> list
         _identified(model)
     except UserError as error:
         found.append(str(error))
-    if "path" in dataset and not dataset["path"]:
+    if not dataset["name"]:
+        found.append(f"dataset={choices['dataset']} needs to know which table: dataset.name=owner/name")
+    elif "path" in dataset and not dataset["path"] and "hub" not in dataset:
         found.append(f"dataset={choices['dataset']} needs to know where the data is: dataset.path=<file>")
     for path in _texts(dataset.get("path")):
         place = Path(path).expanduser()

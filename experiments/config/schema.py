@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from experiments.config.settings import PRESETS
 from experiments.errors import did_you_mean
+from variants._core.names import PRESETS
 
 _NOUNS = {
     "int": "a whole number",
@@ -17,6 +17,7 @@ _NOUNS = {
     "texts": "a text, or a list of texts",
     "study": "the name of a folder: letters, digits, dots, dashes and underscores",
     "workers": "auto or a whole number of at least 1",
+    "pack": "auto, off or a whole number of at least 1",
     "targets": f"one of {', '.join(PRESETS)}, a list of module names such as [query,value], or re:<regex>",
 }
 
@@ -41,6 +42,8 @@ class Key:
         kind = kinds.get(type(default), "text")
         if default is None and _is_interval(bounds):
             kind = "int" if all(type(b) in (int, type(None)) for b in bounds or ()) else "float"
+        elif default is None and bounds and "auto" in bounds:
+            kind = "switch"
         return cls(name, kind, default is None, bounds)
 
     @classmethod
@@ -53,7 +56,7 @@ class Key:
     def describe(self) -> str:
         """What may stand here, as the object of "takes"."""
         if self.allowed is not None and not _is_interval(self.allowed):
-            noun = "one of " + ", ".join(map(str, self.allowed))
+            noun = "one of " + ", ".join(str(a) if isinstance(a, str) else _shown(a) for a in self.allowed)
         else:
             noun = _NOUNS[self.kind] + _limits(self.allowed)
         return noun + (", or null" if self.optional else "")
@@ -66,7 +69,7 @@ class Key:
             converted = _CONVERSIONS[self.kind](value)
         except (TypeError, ValueError, re.error) as error:
             raise ValueError(self._refusal(value, error)) from None
-        if self.allowed is not None and not _within(converted, self.allowed):
+        if self.allowed is not None and converted is not None and not _within(converted, self.allowed):
             raise ValueError(self._refusal(value))
         return converted
 
@@ -98,6 +101,11 @@ def _bool(value: Any) -> bool:
     return value
 
 
+def _switch(value: Any) -> bool | None:
+    """True or false; auto is null, so that a command that says it asks for the same run."""
+    return None if value == "auto" else _bool(value)
+
+
 def _texts(value: Any) -> Any:
     """A text, or several: the files of a dataset."""
     if isinstance(value, list | tuple):
@@ -126,6 +134,14 @@ def _workers(value: Any) -> int | str:
     return value
 
 
+def _pack(value: Any) -> int | str:
+    if value is False:  # YAML's word for it
+        return "off"
+    if value not in ("auto", "off") and (type(value) is not int or value < 1):
+        raise ValueError
+    return value
+
+
 def _targets(value: Any) -> str | tuple[str, ...]:
     """A preset or re:<regex> as it is; a list in one order, so that equal sets are equal."""
     if isinstance(value, list | tuple):
@@ -142,11 +158,13 @@ _CONVERSIONS = {
     "int": _int,
     "float": _float,
     "bool": _bool,
+    "switch": _switch,
     "text": _text,
     "texts": _texts,
     "study": _study,
     "workers": _workers,
     "targets": _targets,
+    "pack": _pack,
 }
 
 

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-AXES = ("delta", "scaling", "storage", "grouping", "controller")
+from variants._core import registry
+
+AXES = tuple(axis for axis in registry.AXES if axis != "method")
+STORAGE_OPTIONS = ("double_quant", "compute")  # options of a variant that decide how its base is stored
 SHORT = ("r", "alpha", "targets", "lr")  # the short keys that a variant's `uses` may name
-PRESETS = ("qv", "qkv", "attention", "mlp", "all")
 FACTS = ("name", "paper", "method", "uses", "ranges")  # of a variant's file: what it is, not to be set
 DEFAULTS = ("lr", "head_lr", "targets")  # of a variant's file: what the keys outside mean when they are null
 
@@ -39,6 +41,7 @@ class Train:
     head_lr: float | None = _key(None, [">0", None])
     evaluations: int = _key(3, [1, None])
     eval_batch_size: int = _key(64, [1, None])
+    eval_rows: int | None = _key(None, [1, None])
     log_every: int = _key(5, [1, None])
     base_dropout: float = _key(0.0, [0, "<1"])
     gradient_checkpointing: bool = _key(False)
@@ -70,6 +73,7 @@ class Config:
     repeat: bool = _key(False)
     study: str = "default"
     workers: Any = "auto"
+    pack: Any = "auto"
     signatures: bool = _key(True)
     time_limit: float | None = _key(None, [">0", None])
     keep_going: bool = _key(False)
@@ -85,6 +89,7 @@ class Terms:
     keep_going: bool = False
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int | None = None
+    pack: int | str = "auto"  # the most runs that train together on one base; "off" or 1: each alone
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Terms":

@@ -1,7 +1,7 @@
 """Command lines made of the files of a folder: each file is a subcommand and carries its name.
 
 A file's docstring is its help. `arguments(parser)` adds what it takes, `main(options)` does it and returns
-the exit code (None is 0). Only the file that was asked for is imported, so that help is quick.
+the exit code (None is 0). Only the file that was named is imported, so that help is quick.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.errors import told
+from experiments.errors import report_errors
 
 
 def run(package: str, about: str, arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def run(package: str, about: str, arguments: Sequence[str] | None = None) -> int
     module = importlib.import_module(f"{package}.commands.{chosen}")
     module.arguments(parsers[chosen])
     options = parsers[chosen].parse_intermixed_args(words[1:])
-    return told(lambda: module.main(options))
+    return report_errors(lambda: module.main(options))
 
 
 def files(package: str) -> list[Path]:

@@ -1,16 +1,24 @@
 """Tasks: from dataset=<name> to tensors. One module per family of tasks, found because its file is here.
 
-To add a dataset, write two files:
+To add a dataset, write one file:
+
+    conf/dataset/<name>.yaml     reader: hub, for a table whose form that module knows (see `hub`)
+
+or two files:
 
     experiments/data/<name>.py   source(options) -> str     a cheap hash of what is read (files, versions)
                                  read(options) -> RawTask   the rows as text, checked, in their three splits
     conf/dataset/<name>.yaml     name: <name>, and every option with its default; max_length among them
 
-Both functions get the options of the yaml as the user set them. `read` is called once per content: what it
-returns is cached under the hash that `source` gives. Its rows go through `Rows`, which orders and hashes
-them, and `carve`, which splits by a hash of the text what comes in one piece. Mistakes are raised as
-`experiments.errors.UserError`. The kinds of task are "classification" and "causal"; how each becomes
-tensors stands in `_encode`. Modules whose names begin with "_" are parts, not datasets.
+Both functions get the options of the yaml as the user set them, and `name`. `read` is called once per
+content: what it returns is cached under the hash that `source` gives. Its rows go through `Rows`, which
+orders and hashes them, and `carve`, which splits by a hash of the text what comes in one piece. Mistakes are
+raised as `experiments.errors.UserError`. The kind of a task is one of `experiments.tasks`, which says how its
+rows become tensors. Modules whose names begin with "_" are parts, not datasets.
+
+Options of any dataset: `limit`, at most so many examples of each split, and those in `_tasks.SETTINGS`, which
+say how answers are made and scored; `metric` puts one metric first. Of tables of the hub also `test`, the
+datasets to test on instead of a split of its own, and `also`, those to measure on before and after.
 
 `python -m experiments.data <name> [key=value ...]` shows a dataset: its sizes, classes, some examples and
 its hash.
@@ -22,37 +30,57 @@ import json
 import pkgutil
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments import cache
-from experiments.data._tasks import Encoded, RawTask, Rows, Task, Turn, canonical
+from experiments.data._tasks import (
+    SETTINGS,
+    Conversation,
+    Encoded,
+    RawTask,
+    Rows,
+    Task,
+    Turn,
+    canonical,
+    digest,
+)
 from experiments.errors import UserError, did_you_mean
+from experiments.frozen import FrozenDict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
+    "Conversation",
     "Encoded",
+    "Inputs",
     "RawTask",
     "Rows",
     "Task",
     "Turn",
+    "as_prompt",
     "encode",
     "encode_prompts",
     "encode_texts",
     "fingerprint",
+    "form_of",
     "names",
     "read",
+    "read_inputs",
     "read_options",
 ]
 
-_VERSION = "1"  # of what is cached; a change of how rows are read or tokenised needs a new one
+_VERSION = "2"  # of what is cached; a change of how rows are read or tokenised needs a new one
+CONF = Path(__file__).resolve().parents[2] / "conf"
+BESIDE = ("test", "also")
+_NOT_ROWS = ("also", "max_length", "limit", "metric", *SETTINGS)
 DEFAULT_LENGTH = 128  # tokens
 _KEEP = 4  # encoded tasks held in memory
-_encoded: OrderedDict[tuple[str, int, tuple[str, ...]], Task] = OrderedDict()
+_encoded: OrderedDict[tuple[Any, ...], Task] = OrderedDict()
 
 
 class Spec(Protocol):
@@ -76,15 +104,72 @@ def read(spec: Spec) -> RawTask:
 
 def read_options(name: str, options: Mapping[str, Any]) -> RawTask:
     """As `read`, for a dataset by its name and options."""
-    return _read(name, _frozen(options))
+    raw = _read(name, _frozen(options))
+    if limit := options.get("limit"):
+        splits = {split: rows.first(int(limit)) for split, rows in raw.splits.items()}
+        raw = replace(raw, splits=splits, notes=(*raw.notes, f"dataset.limit={limit} examples of each split"))
+    return replace(raw, settings=_settings(raw.settings, options))
+
+
+def _settings(own: Mapping[str, Any], options: Mapping[str, Any]) -> FrozenDict:
+    """How a task is scored: what its reader says, the options over it, the metric that is to be first."""
+    chosen = {**own, **{key: options[key] for key in SETTINGS if options.get(key) is not None}}
+    names = chosen.get("metrics") or ()
+    names = (names,) if isinstance(names, str) else tuple(names)
+    if first := options.get("metric"):
+        names = (str(first), *(name for name in names if name != first))
+    return FrozenDict({**chosen, "metrics": names or None})
 
 
 def fingerprint(spec: Spec) -> str:
     """The SHA-256 of the rows that a run uses. Cheap: rows that were read once before are not read again."""
-    return _fingerprint(spec.dataset, _frozen(spec.dataset_options))
+    own = _fingerprint(spec.dataset, _frozen(spec.dataset_options))
+    beside = [
+        (role, name, _fingerprint(name, _frozen(options)), options.get("max_length"))
+        for role in BESIDE
+        for name, options in _beside(spec, role)
+    ]
+    return digest(canonical([own, beside])) if beside else own
 
 
-def encode(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", max_length: int | None) -> Task:
+def beside(spec: Spec, role: str) -> dict[str, tuple[RawTask, int | None]]:
+    """The datasets that a run is measured on beside its own, with their max_length.
+
+    Args:
+        spec: Its option of the name of `role` lists them, or gives each one's path by its name.
+        role: "test": instead of a test split of its own; "also": before and after, to see what was lost.
+    """
+    return {
+        name: (read_options(name, options), options.get("max_length"))
+        for name, options in _beside(spec, role)
+    }
+
+
+def _beside(spec: Spec, role: str) -> list[tuple[str, dict[str, Any]]]:
+    from experiments.config.groups import Conf
+
+    given = spec.dataset_options.get(role) or ()
+    paths = (
+        dict(given)
+        if isinstance(given, Mapping)
+        else dict.fromkeys([given] if isinstance(given, str) else given)
+    )
+    conf, found = Conf(CONF), []
+    for choice, path in paths.items():
+        if choice not in conf.choices("dataset"):
+            known = conf.choices("dataset")
+            raise UserError(f"dataset.{role}={choice} is no dataset.{did_you_mean(choice, known)}")
+        options = {key: v for key, v in conf.read("dataset", choice).items() if key != "ranges"}
+        found.append((str(options.pop("name")), options | ({"path": path} if path else {})))
+    return found
+
+
+def encode(
+    raw: RawTask,
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int | None,
+    decoder_start: int | None = None,
+) -> Task:
     """The task as tensors, tokenised once per content and then recalled.
 
     Args:
@@ -92,14 +177,15 @@ def encode(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", max_length: int |
         tokenizer: Its `model_max_length` is taken as the model's own limit.
         max_length: The longest text in tokens, 128 if None. The tensors are as long as that, or as the data's
             longest text.
+        decoder_start: The token that an encoder-decoder begins to write with; None for other models.
     """
     from experiments.data import _encode
 
     length = max_length or DEFAULT_LENGTH
-    entry = _encode.identity(raw, tokenizer, length, _VERSION)
-    key = (entry, length, raw.notes)
+    entry = _encode.identity(raw, tokenizer, length, _VERSION, decoder_start)
+    key = (entry, length, raw.notes, raw.settings)
     if key not in _encoded:
-        _encoded[key] = _encode.encode(raw, tokenizer, length, key=entry)
+        _encoded[key] = _encode.encode(raw, tokenizer, length, key=entry, decoder_start=decoder_start)
         if len(_encoded) > _KEEP:
             _encoded.popitem(last=False)
     _encoded.move_to_end(key)
@@ -109,15 +195,16 @@ def encode(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", max_length: int |
 def encode_texts(
     texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int | None
 ) -> Encoded:
-    """Texts without classes as tensors, cut as `encode` cuts them and as long as their longest."""
+    """Texts without classes as tensors, stripped and cut as those of a task and as long as their longest."""
     from experiments.data import _encode
 
-    rows = Rows(tuple(str(i) for i in range(len(texts))), tuple(texts), labels=(0,) * len(texts))
+    stripped = tuple(text.strip() for text in texts)
+    rows = Rows(tuple(str(i) for i in range(len(texts))), stripped, labels=(0,) * len(texts))
     return _encode.encode_rows(rows, tokenizer, max_length or DEFAULT_LENGTH)
 
 
 def encode_prompts(
-    conversations: Sequence[tuple[Turn, ...]], tokenizer: "PreTrainedTokenizerBase"
+    conversations: Sequence[Conversation], tokenizer: "PreTrainedTokenizerBase"
 ) -> list[list[int]]:
     """Token ids of prompts, each ending where its completion would begin.
 
@@ -130,7 +217,69 @@ def encode_prompts(
     return [prompt for prompt, _ in render(open_ended, tokenizer)]
 
 
-def _module(name: str) -> ModuleType:
+@dataclass(frozen=True)
+class Inputs:
+    """Texts or prompts without their answers, one per row of a file."""
+
+    texts: tuple[str | Conversation, ...]  # "" or () in rows that have none
+    others: dict[str, list[Any]]  # the columns that the texts were not made of
+    notes: tuple[str, ...]
+
+
+def read_inputs(
+    file: Path, options: Mapping[str, Any], *, kind: str, form: str | None = None, column: str | None = None
+) -> Inputs:
+    """A file of texts or prompts, read as training reads its rows.
+
+    Args:
+        file: Lines of text, or a table.
+        options: The dataset's. Columns that are named there and not in the file are guessed anew.
+        kind: "classification" or "causal".
+        form: "lines", "table" or "objects"; None: by the file's ending, lines where that says nothing.
+        column: The column of the texts, whatever the options say.
+    """
+    from experiments.data import _classification, _conversations, _reading
+
+    role = "text" if kind == "classification" else "prompt"
+    options = {**options, role: column} if column else options
+    form = form or form_of(file)
+    if form == "lines":
+        lines, notes = _reading.lines(file, options)
+        table = _reading.Table({role: lines}, notes=tuple(notes))
+    else:
+        table = _reading.read([file], options, form=form)
+    known = {name: value for name, value in options.items() if name not in _reading.ROLES}
+    for name in _reading.ROLES:
+        columns = [given] if isinstance(given := options.get(name), str) else given or ()
+        if all(one in table.columns for one in columns) or given == column:
+            known[name] = given
+    make = _classification.texts if kind == "classification" else _conversations.open_ended
+    texts, used = make(table, known, key="--text ")
+    others = {name: cells for name, cells in table.columns.items() if name not in used}
+    return Inputs(tuple(texts), others, table.notes)
+
+
+def form_of(file: Path) -> str:
+    """What a file's ending says of its form: "table", "objects", else "lines"."""
+    from experiments.data import _reading
+
+    return _reading.form_of(file)
+
+
+def as_prompt(text: str, options: Mapping[str, Any]) -> Conversation:
+    """A text as the turns before its completion, by the dataset's options."""
+    from experiments.data._conversations import asked
+
+    return asked(text, options)
+
+
+def _with_name(name: str, options: str) -> dict[str, Any]:
+    """The options for a module that reads several datasets, the name among them."""
+    return {**json.loads(options), "name": name}
+
+
+def _module(name: str, options: str = "{}") -> ModuleType:
+    name = json.loads(options).get("reader") or name
     if name not in names():
         raise UserError(
             f"there is no dataset {name!r}.{did_you_mean(name, names())} Known: {', '.join(names())}. "
@@ -140,8 +289,9 @@ def _module(name: str) -> ModuleType:
 
 
 def _frozen(options: Mapping[str, Any]) -> str:
-    """Options as a text that can be a key. Rows know no max_length, and None is the same as absent."""
-    return canonical({k: options[k] for k in sorted(options) if k != "max_length" and options[k] is not None})
+    """Options as a text that can be a key: those that decide the rows. None is the same as absent."""
+    reading = [key for key in sorted(options) if key not in _NOT_ROWS and options[key] is not None]
+    return canonical({key: options[key] for key in reading})
 
 
 @lru_cache(maxsize=8)
@@ -150,8 +300,8 @@ def _read(name: str, options: str) -> RawTask:
     stored = cache.recall_json("raw", key)
     if stored is not None:
         return RawTask.from_plain(stored)
-    raw = _module(name).read(json.loads(options))
-    cache.store_json("raw", key, asdict(raw), head={"fingerprint": raw.fingerprint})
+    raw = _module(name, options).read(_with_name(name, options))
+    cache.store_json("raw", key, raw.as_plain(), head={"fingerprint": raw.fingerprint})
     problem = cache.problem()
     return replace(raw, notes=(*raw.notes, problem)) if problem else raw
 
@@ -165,6 +315,6 @@ def _fingerprint(name: str, options: str) -> str:
 def _key(name: str, options: str) -> str:
     """The name of the cache entry: where the files lie is no part of it, what they hold is."""
     chosen = json.loads(options)
-    source = _module(name).source(chosen)
+    source = _module(name, options).source(_with_name(name, options))
     chosen.pop("path", None)
     return hashlib.sha256(canonical([_VERSION, name, chosen, source]).encode()).hexdigest()[:32]

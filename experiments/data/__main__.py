@@ -13,11 +13,12 @@ from typing import Any
 
 import yaml
 
+from experiments.config.groups import Conf
 from experiments.data import names, read_options
 from experiments.data._tasks import RawTask
 from experiments.errors import UserError, did_you_mean
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "dataset"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,17 +40,25 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _options(name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The options of the dataset's yaml with the given ones in their places."""
-    path = CONF / f"{name}.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    options = {key: value for key, value in content.items() if key not in ("name", "ranges")}
+    """The options of the dataset's yaml with the given ones in their places, read as a command reads them."""
+    conf = Conf(CONF)
+    keys = conf.keys("dataset", name) if name in conf.choices("dataset") else {}
+    known = {key.removeprefix("dataset."): kind for key, kind in keys.items()}
+    options = {key: conf.read("dataset", name)[key] for key in known}
     for override in overrides:
-        key, _, value = override.removeprefix("dataset.").partition("=")
-        if options and key not in options:
+        key, _, text = override.removeprefix("dataset.").partition("=")
+        if known and key not in known:
             raise UserError(
                 f"{name} has no option {key!r}.{did_you_mean(key, options)} Known: {', '.join(options)}"
             )
-        options[key] = yaml.safe_load(value)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:  # a sign such as | or a text with a colon
+            value = text
+        try:
+            options[key] = known[key].convert(value) if known else value
+        except ValueError as error:
+            raise UserError(str(error)) from error
     return options
 
 

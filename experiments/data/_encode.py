@@ -2,31 +2,37 @@
 
 import hashlib
 import json
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from experiments import cache
-from experiments.data._chat import render
+from experiments import cache, metrics
 from experiments.data._tasks import SPLITS, Encoded, RawTask, Rows, Task, canonical
 from experiments.errors import UserError
+from experiments.tasks import Tokens, kind_of
+from experiments.tasks._answers import check as check_rule
+from experiments.tasks._base import IGNORE, encoded_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IGNORE = -100  # the target at places where no loss is due
-_TENSORS = ("input_ids", "attention_mask", "labels")
 MULTIPLE = 8  # lengths are rounded up to this
 
 Columns = dict[str, Tensor]
-Tokens = tuple[list[int], Any]  # input ids; their targets (a list) or the class number
-Part = tuple[tuple[str, ...], list[Tokens], int]  # ids of a split, its tokens, how many texts were cut
 
 
-def identity(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", max_length: int, version: str) -> str:
-    """The hash of all that decides the tensors: rows, tokenizer, template, length."""
+def identity(
+    raw: RawTask,
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    version: str,
+    decoder_start: int | None = None,
+) -> str:
+    """The hash of all that decides the tensors: rows, tokenizer, template, length, encoder-decoder or not."""
     if getattr(tokenizer, "is_fast", False):
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         vocabulary = {name: part for name, part in state.items() if name not in ("truncation", "padding")}
@@ -38,41 +44,54 @@ def identity(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", max_length: int
         type(tokenizer).__name__,
         vocabulary,
         str(sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())),
-        str(tokenizer.chat_template) if raw.kind == "causal" else "",
+        kind_of(raw.kind).reads(tokenizer),
         min(max_length, tokenizer.model_max_length),
+        decoder_start,
     ]
     return hashlib.sha256(canonical(facts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def encode(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", max_length: int, *, key: str) -> Task:
+def encode(
+    raw: RawTask,
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    *,
+    key: str,
+    decoder_start: int | None = None,
+) -> Task:
     """Tokenise a task, or recall what was made under `key`."""
-    limit = min(max_length, tokenizer.model_max_length)
+    limit, kind = min(max_length, tokenizer.model_max_length), kind_of(raw.kind)
+    measured = kind.measured(raw.settings.get("metrics"))
+    check_rule(raw.settings.get("answer"))
     splits = _recall(key)
     if splits is None:
-        splits = _tokenised(raw, tokenizer, limit)
+        splits = _tokenised(raw, tokenizer, limit, decoder_start)
         cache.store(_entry(key), lambda path: _save(splits, path))
     longest = next(iter(splits.values())).input_ids.shape[1]
-    causal = raw.kind == "causal"
+    notes = [*kind.remarks(raw, tokenizer), *_notes(raw, splits, max_length, limit, longest)]
     return Task(
         name=raw.name,
         kind=raw.kind,
         labels=raw.labels,
         splits=splits,
         sha256=raw.sha256,
-        rows={split: len(encoded.ids) for split, encoded in splits.items()},
+        rows={split: len(encoded.examples) for split, encoded in splits.items()},
         max_length=longest,
-        metric="loss" if causal else "accuracy",
-        goal="min" if causal else "max",
-        metrics=() if causal else ("accuracy", "macro_f1", "matthews"),
-        notes=(*raw.notes, *_notes(raw, splits, max_length, limit, longest)),
+        metric=measured[0],
+        goal=metrics.goal(measured[0]),
+        metrics=tuple(name for name in measured if name != "loss"),
+        notes=(*raw.notes, *notes),
+        settings=raw.settings,
+        tokenizer=tokenizer,
     )
 
 
 def encode_rows(rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Encoded:
     """Rows for classification, as long as the longest of them."""
-    ids, tokens, truncated = _classified(rows, tokenizer, min(max_length, tokenizer.model_max_length))
-    longest = max(len(text) for text, _ in tokens)
-    return _padded(ids, tokens, truncated, length=longest, pad=tokenizer.pad_token_id or 0)
+    tokens = encoded_texts(
+        rows, torch.tensor(rows.labels), tokenizer, min(max_length, tokenizer.model_max_length)
+    )
+    return _padded(tokens, length=max(map(len, tokens.input_ids)), pad=tokenizer.pad_token_id or 0)
 
 
 def _notes(raw: RawTask, splits: dict[str, Encoded], asked: int, limit: int, longest: int) -> list[str]:
@@ -81,63 +100,59 @@ def _notes(raw: RawTask, splits: dict[str, Encoded], asked: int, limit: int, lon
     notes = []
     if cut := sum(part.truncated for part in splits.values()):
         notes.append(f"{cut} of {total} texts are longer than {longest} tokens and were cut there ({why})")
-    if lost := sum(len(rows) for rows in raw.splits.values()) - total:
+    lost = sum(len(raw.splits[name]) - len(part.examples) for name, part in splits.items() if name != "train")
+    if "position_ids" not in splits["train"].extra:
+        lost += len(raw.splits["train"]) - len(splits["train"].ids)
+    else:
+        notes.append(f"train: {len(raw.splits['train'])} texts packed into {len(splits['train'].ids)} rows")
+    if lost:
         notes.append(f"{lost} examples were dropped: their prompt alone fills the {limit} tokens ({why})")
     problem = cache.problem()
     return notes + ([problem] if problem and problem not in raw.notes else [])
 
 
-def _tokenised(raw: RawTask, tokenizer: "PreTrainedTokenizerBase", limit: int) -> dict[str, Encoded]:
-    tokenise = _classified if raw.kind == "classification" else _completed
-    parts = {split: tokenise(rows, tokenizer, limit) for split, rows in raw.splits.items()}
-    for split, (_, tokens, _) in parts.items():
-        if not tokens:
+def _tokenised(
+    raw: RawTask, tokenizer: "PreTrainedTokenizerBase", limit: int, decoder_start: int | None
+) -> dict[str, Encoded]:
+    kind = kind_of(raw.kind)
+    parts = {
+        split: kind.tokens(raw, split, tokenizer, limit, decoder_start=decoder_start) for split in raw.splits
+    }
+    for split, part in parts.items():
+        if not part.input_ids:
             raise UserError(
                 f"dataset.max_length={limit} leaves nothing to learn in {split}: every prompt alone is as "
                 "long. Give a larger dataset.max_length, or a model that takes more"
             )
-    longest = max(len(ids) for _, tokens, _ in parts.values() for ids, _ in tokens)
+    longest = max(len(ids) for part in parts.values() for ids in part.input_ids)
     length = min(limit, -(-longest // MULTIPLE) * MULTIPLE)
     pad = tokenizer.pad_token_id or 0
-    return {split: _padded(*part, length=length, pad=pad) for split, part in parts.items()}
+    return {split: _padded(part, length=length, pad=pad) for split, part in parts.items()}
 
 
-def _classified(rows: Rows, tokenizer: "PreTrainedTokenizerBase", limit: int) -> Part:
-    """Input ids and class number of every text."""
-    encoded = tokenizer(list(rows.texts), truncation=False, verbose=False)["input_ids"]
-    long = [index for index, ids in enumerate(encoded) if len(ids) > limit]
-    if long:  # cut by the tokenizer itself, which keeps its closing token
-        texts = [rows.texts[index] for index in long]
-        cut = tokenizer(texts, truncation=True, max_length=limit, verbose=False)["input_ids"]
-        for index, ids in zip(long, cut, strict=True):
-            encoded[index] = ids
-    return rows.ids, list(zip(encoded, rows.labels, strict=True)), len(long)
+def _padded(tokens: Tokens, *, length: int, pad: int) -> Encoded:
+    """Right-padded tensors of (N, length); what a decoder writes has a length of its own."""
+    writes = "decoder_input_ids" in tokens.extra
+    written = max(map(len, tokens.extra["decoder_input_ids"])) if writes else length
+    labels = tokens.labels
+    if not isinstance(labels, Tensor):
+        labels = _filled(labels, written, IGNORE)
+    fills = {"decoder_input_ids": pad}
+    extra = {
+        name: _filled(rows, written if name.startswith("decoder") else length, fills.get(name, 0))
+        for name, rows in tokens.extra.items()
+    }
+    mask = (torch.arange(length) < torch.tensor([len(row) for row in tokens.input_ids])[:, None]).long()
+    inputs = _filled(tokens.input_ids, length, pad)
+    return Encoded(tokens.ids, inputs, mask, labels, tokens.truncated, extra, tokens.meta)
 
 
-def _completed(rows: Rows, tokenizer: "PreTrainedTokenizerBase", limit: int) -> Part:
-    """Input ids and targets of every conversation that keeps some of its completion."""
-    kept: list[str] = []
-    tokens: list[Tokens] = []
-    for name, (prompt, completion) in zip(rows.ids, render(rows.turns, tokenizer), strict=True):
-        if len(prompt) < limit:
-            kept.append(name)
-            tokens.append((prompt + completion, [IGNORE] * len(prompt) + completion))
-    cut: list[Tokens] = [(ids[:limit], targets[:limit]) for ids, targets in tokens]
-    return tuple(kept), cut, sum(len(ids) > limit for ids, _ in tokens)
-
-
-def _padded(ids: tuple[str, ...], tokens: list[Tokens], truncated: int, *, length: int, pad: int) -> Encoded:
-    """Right-padded tensors of (N, length)."""
-    inputs = torch.full((len(tokens), length), pad)
-    mask = torch.zeros_like(inputs)
-    causal = isinstance(tokens[0][1], list)
-    labels = torch.full_like(inputs, IGNORE) if causal else torch.tensor([target for _, target in tokens])
-    for row, (text, target) in enumerate(tokens):
-        inputs[row, : len(text)] = torch.tensor(text)
-        mask[row, : len(text)] = 1
-        if causal:
-            labels[row, : len(text)] = torch.tensor(target)
-    return Encoded(ids, inputs, mask, labels, truncated)
+def _filled(rows: list[list[int]], length: int, fill: int) -> Tensor:
+    """(N, length) int64 with `fill` behind each row."""
+    sizes = np.fromiter(map(len, rows), np.int64, len(rows))
+    out = np.full((len(rows), length), fill)
+    out[np.arange(length) < sizes[:, None]] = np.fromiter(chain.from_iterable(rows), np.int64, sizes.sum())
+    return torch.from_numpy(out)
 
 
 def _entry(key: str) -> Path:
@@ -149,9 +164,10 @@ def _save(splits: dict[str, Encoded], path: Path) -> None:
 
     columns, head = {}, {}
     for split, part in splits.items():
-        for name in _TENSORS:
-            columns[f"{split}/{name}"] = getattr(part, name).to(torch.int32)
-        head[split] = json.dumps({"ids": part.ids, "truncated": part.truncated})
+        tensors = {"input_ids": part.input_ids, "attention_mask": part.attention_mask, "labels": part.labels}
+        for name, tensor in {**tensors, **{f"extra/{k}": t for k, t in part.extra.items()}}.items():
+            columns[f"{split}/{name}"] = tensor if tensor.is_floating_point() else tensor.to(torch.int32)
+        head[split] = json.dumps({"ids": part.ids, "truncated": part.truncated, "meta": part.meta})
     save_file(columns, path, metadata={**head, "sha256": _checksum(columns, head)})
 
 
@@ -170,8 +186,16 @@ def _recall(key: str) -> dict[str, Encoded] | None:
     splits = {}
     for split in (split for split in SPLITS if split in head):
         known = json.loads(head[split])
-        inputs, mask, labels = (columns[f"{split}/{name}"].long() for name in _TENSORS)
-        splits[split] = Encoded(tuple(known["ids"]), inputs, mask, labels, known["truncated"])
+        own = {
+            name.removeprefix(f"{split}/"): tensor if tensor.is_floating_point() else tensor.long()
+            for name, tensor in columns.items()
+            if name.startswith(f"{split}/")
+        }
+        extra = {name.removeprefix("extra/"): t for name, t in own.items() if name.startswith("extra/")}
+        splits[split] = Encoded(
+            tuple(known["ids"]), own["input_ids"], own["attention_mask"], own["labels"], known["truncated"],
+            extra, known["meta"],
+        )  # fmt: skip
     return splits
 
 

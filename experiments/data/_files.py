@@ -1,18 +1,21 @@
 """From dataset.path to files per split.
 
 A path is a file, a folder, a glob or a list of files, whose names tell the splits apart, or files by split:
-dataset.path={train: a.csv, test: b.csv}.
+dataset.path={train: a.csv, test: b.csv}. Files that hold a text a line stand for classes where they end in
+.pos and .neg, or where they are given by class: dataset.path={objective: a.txt, subjective: b.txt}.
 """
 
 import glob
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from experiments.data._reading import PACKED
 from experiments.data._tasks import canonical
-from experiments.errors import UserError, did_you_mean
+from experiments.errors import UserError, did_you_mean, nearest
 from experiments.files import sha256
 
 _NAMES = {
@@ -20,9 +23,20 @@ _NAMES = {
     "validation": {"validation", "valid", "val", "dev", "validset", "valset", "devset"},
     "test": {"test", "testing", "testset", "eval"},
 }
+_CLASSES = (".pos", ".neg")  # endings that name the class of every line
+_TEXTS = (".txt", ".label", ".data")  # searched for in a folder without any usual ending
 
 
-def locate(options: Mapping[str, Any], *, dataset: str, endings: Sequence[str]) -> dict[str, list[Path]]:
+@dataclass(frozen=True)
+class Located:
+    """Which files are read, as what."""
+
+    splits: Mapping[str, Sequence[Path]]
+    classes: Mapping[Path, str] = field(default_factory=dict)  # of all lines of a file
+    passed_over: Sequence[str] = ()  # names of other files in the folder that was given
+
+
+def locate(options: Mapping[str, Any], *, dataset: str, endings: Sequence[str]) -> Located:
     """The files of each split; a single file, or files whose names tell no split, are all "train".
 
     Args:
@@ -37,30 +51,55 @@ def locate(options: Mapping[str, Any], *, dataset: str, endings: Sequence[str]) 
             f"train, validation and test files ({' or '.join(endings)}), or a glob or a list of files"
         )
     if isinstance(given, Mapping):
+        if dataset == "csv" and len(given) > 1 and not any(nearest(name, _all_names()) for name in given):
+            classes = {
+                file: name for name, part in given.items() for file in _expand_all(part, dataset, endings)
+            }
+            return Located({"train": list(classes)}, classes)
         splits = {_split_named(name): _expand_all(part, dataset, endings) for name, part in given.items()}
-        return _with_train(splits)
+        return Located(_with_train(splits))
     files = _expand_all(given, dataset, endings)
-    if len(files) == 1:
-        return {"train": files}
-    folder = isinstance(given, str) and Path(given).expanduser().is_dir()
-    return _by_name(files, optional=folder)
+    if dataset == "csv" and len(files) > 1 and all(file.suffix in _CLASSES for file in files):
+        splits, classes = {"train": files}, {file: file.suffix[1:] for file in files}
+    else:
+        splits, classes = _by_name(files, optional=isinstance(given, str) and _is_folder(given)), {}
+    known = {file for group in splits.values() for file in group}
+    others = Path(given).expanduser().iterdir() if isinstance(given, str) and _is_folder(given) else ()
+    passed_over = sorted(file.name for file in others if file.is_file() and file not in known)
+    return Located(splits, classes, [name for name in passed_over if not name.startswith(".")])
 
 
-def content(files: Mapping[str, Sequence[Path]], options: Mapping[str, Any]) -> str:
+def _is_folder(path: str) -> bool:
+    return Path(path).expanduser().is_dir()
+
+
+def _all_names() -> set[str]:
+    return {name for names in _NAMES.values() for name in names}
+
+
+def content(located: Located, options: Mapping[str, Any]) -> str:
     """A hash of the files' names and bytes, their splits, and the options that say how to read them."""
     reading = sorted((name, value) for name, value in options.items() if name not in ("path", "max_length"))
     key = hashlib.sha256(canonical(reading).encode())
-    for split in sorted(files):
-        digests = sorted(f"{sha256(file)} {file.name}" for file in files[split])
+    for split, files in sorted(located.splits.items()):
+        digests = sorted(f"{sha256(file)} {file.name} {located.classes.get(file, '')}" for file in files)
         key.update(canonical([split, digests]).encode())
+    key.update(canonical(located.passed_over).encode())
     return key.hexdigest()
 
 
-def used(files: Mapping[str, Sequence[Path]]) -> str:
-    """Which file was read as what, for the notes."""
-    return "read " + "; ".join(
-        f"{', '.join(file.name for file in files[split])} as {split}" for split in files
+def used(located: Located) -> list[str]:
+    """Which file was read as what, and which was not, for the notes."""
+    read = "; ".join(
+        f"{', '.join(file.name for file in files)} as {split}" for split, files in located.splits.items()
     )
+    classes = ", ".join(f"{file.name} as class {name}" for file, name in located.classes.items())
+    notes = [f"read {classes or read}"]
+    if located.passed_over:
+        shown = ", ".join(located.passed_over[:6])
+        more = f" and {len(located.passed_over) - 6} more" if len(located.passed_over) > 6 else ""
+        notes.append(f"passed over in the folder: {shown}{more}")
+    return notes
 
 
 def _split_named(name: str) -> str:
@@ -90,7 +129,10 @@ def _expand(part: str, dataset: str, endings: Sequence[str]) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = sorted(file for ending in endings for file in path.glob(f"*{ending}"))
+        usual = _ending_in(path, (*endings, *(e + packed for e in endings for packed in PACKED)))
+        classes = _ending_in(path, _CLASSES) if dataset == "csv" else []
+        named = [file for file in _ending_in(path, _TEXTS) if _splits_of(file)]
+        found = usual or (classes if len(classes) > 1 else named if dataset != "jsonl" else [])
         if not found:
             raise UserError(
                 f"dataset={dataset} found no {' or '.join(endings)} file in the folder {path}. It holds: "
@@ -110,6 +152,17 @@ def _expand(part: str, dataset: str, endings: Sequence[str]) -> list[Path]:
     )
 
 
+def _ending_in(folder: Path, endings: Sequence[str]) -> list[Path]:
+    return sorted(file for ending in endings for file in folder.glob(f"*{ending}"))
+
+
+def _splits_of(file: Path) -> list[str]:
+    """The splits that the words of a file's name tell."""
+    stem = Path(file.stem).stem if file.suffix in PACKED else file.stem
+    words = set(re.split(r"[^a-z]+", stem.lower()))
+    return [split for split, names in _NAMES.items() if words & names]
+
+
 def _listing(folder: Path) -> str:
     names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
     shown = ", ".join(names[:8]) or "nothing"
@@ -117,17 +170,18 @@ def _listing(folder: Path) -> str:
 
 
 def _by_name(files: Sequence[Path], *, optional: bool) -> dict[str, list[Path]]:
-    """Sort files into splits by the words of their names.
+    """Sort files into splits by the words of their names; a single file is all "train".
 
     Args:
-        files: At least two files.
+        files: At least one file.
         optional: Whether files of no split may stand by (in a folder) or are a mistake (in a list).
     """
     splits: dict[str, list[Path]] = {}
     other = []
+    if len(files) == 1:
+        return {"train": list(files)}
     for file in files:
-        words = set(re.split(r"[^a-z]+", file.stem.lower()))
-        found = [split for split, names in _NAMES.items() if words & names]
+        found = _splits_of(file)
         if len(found) == 1:
             splits.setdefault(found[0], []).append(file)
         else:

@@ -9,21 +9,28 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from experiments.errors import UserError
+from experiments.frozen import FrozenDict, frozen
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
 SPLITS = ("train", "validation", "test")
 SHARES = {"train": 70, "validation": 13, "test": 17}  # per cent; verdicts rest on the test part
+
+# Options of any dataset that say how answers are made and scored. They are no part of the rows.
+SETTINGS = ("metrics", "answer", "max_new_tokens", "beams", "length_penalty", "no_repeat_ngram", "stop")
+_HASHED_AS = {"completion": "causal"}  # the kind's name when ids of runs were first made from it
 
 FEW = 50  # a split of fewer examples is remarked on
 
 T = TypeVar("T")
 Turn = tuple[str, str]  # role, text: "prompt" and "completion" are plain text, any other role is a chat
+Conversation = tuple[Turn, ...]
 
 
 def digest(text: str) -> str:
@@ -42,15 +49,36 @@ def split_of(text: str) -> str:
 
 @dataclass(frozen=True)
 class Rows:
-    """One split as read, sorted by id: `texts` and `labels` for classification, `turns` for causal tasks."""
+    """One split as read, sorted by id. The kind of task says which columns are there, the others are ().
+
+    All columns have one entry per example.
+    """
 
     ids: tuple[str, ...]
     texts: tuple[str, ...] = ()
-    labels: tuple[int, ...] = ()
-    turns: tuple[tuple[Turn, ...], ...] = ()
+    labels: tuple[Any, ...] = ()  # class numbers, sets of them, values, or numbers of right options
+    turns: tuple[tuple[Turn, ...], ...] = ()  # a prompt and a completion, or a chat
+    seconds: tuple[str, ...] = ()  # the second text of a pair
+    options: tuple[tuple[str, ...], ...] = ()  # what there is to choose from
+    references: tuple[tuple[str, ...], ...] = ()  # all right answers, where there are several
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @classmethod
+    def of(cls, **columns: Sequence[Any]) -> "Rows":
+        """Rows from columns by their names, in any order; what is asked decides an id, not the answer."""
+        given = {name: column for name, column in columns.items() if column}
+        inputs = [given[name] for name in ("texts", "seconds", "turns", "options") if name in given]
+        keys = [digest(canonical(row))[:12] for row in zip(*inputs, strict=True)]
+        spelled = [canonical(row) for row in zip(*given.values(), strict=True)]
+        order = sorted(range(len(keys)), key=lambda i: (keys[i], spelled[i]))
+        ordered = {name: tuple(frozen(column[i]) for i in order) for name, column in given.items()}
+        return cls(_distinct(keys[i] for i in order), **ordered)
+
+    def first(self, count: int) -> "Rows":
+        """The first examples in the order of their hashes: a choice that favours none."""
+        return Rows(*(getattr(self, f.name)[:count] for f in fields(self)))
 
     @classmethod
     def classification(cls, examples: Iterable[tuple[str, int]]) -> "Rows":
@@ -69,8 +97,9 @@ class Rows:
     @property
     def sha256(self) -> str:
         """Hash of the rows, whatever order they are held in."""
-        columns = (self.texts, self.labels) if self.texts else (self.turns,)
-        rows = sorted(canonical(row) for row in zip(self.ids, *columns, strict=True))
+        columns = (self.texts, self.labels, self.seconds, self.turns, self.options, self.references)
+        given = [column for column in columns if column]
+        rows = sorted(canonical(row) for row in zip(self.ids, *given, strict=True))
         return digest("\n".join(rows))
 
 
@@ -79,45 +108,70 @@ class RawTask:
     """A task as read: its rows as text, nothing tokenised."""
 
     name: str
-    kind: str  # "classification" | "causal"
-    labels: tuple[str, ...]  # names of the classes, by class number; empty for text generation
+    kind: str  # one of `experiments.tasks.names()`
+    labels: tuple[str, ...]  # names of the classes, by class number; empty for tasks without classes
     splits: dict[str, Rows]
     notes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=FrozenDict)  # how it is scored, see SETTINGS
 
     @property
     def sha256(self) -> dict[str, str]:
         """One hash per split."""
         return {split: rows.sha256 for split, rows in self.splits.items()}
 
+    def as_plain(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {**vars(self), "splits": {split: vars(rows) for split, rows in self.splits.items()}}
+
     @classmethod
     def from_plain(cls, value: dict[str, Any]) -> "RawTask":
-        """The inverse of `dataclasses.asdict`, after a way through JSON."""
+        """The inverse of `as_plain`, after a way through JSON."""
         splits = {
-            split: Rows(
-                tuple(rows["ids"]),
-                tuple(rows["texts"]),
-                tuple(rows["labels"]),
-                tuple(tuple((role, text) for role, text in turns) for turns in rows["turns"]),
-            )
+            split: Rows(**{name: frozen(column) for name, column in rows.items()})
             for split, rows in value["splits"].items()
         }
-        return cls(value["name"], value["kind"], tuple(value["labels"]), splits, tuple(value["notes"]))
+        settings = FrozenDict(value["settings"])
+        return cls(
+            value["name"], value["kind"], tuple(value["labels"]), splits, tuple(value["notes"]), settings
+        )
 
     @property
     def fingerprint(self) -> str:
         """One hash for the whole: every split and the names of the classes."""
-        return digest(canonical([self.kind, self.labels, sorted(self.sha256.items())]))
+        kind = _HASHED_AS.get(self.kind, self.kind)
+        return digest(canonical([kind, self.labels, sorted(self.sha256.items())]))
 
 
 @dataclass
 class Encoded:
-    """One split as tensors, right-padded to the task's length."""
+    """One split as tensors, right-padded to one length. Mostly a row is an example; else `meta` says more."""
 
     ids: tuple[str, ...]
     input_ids: "torch.Tensor"  # (N, T) int64
     attention_mask: "torch.Tensor"  # (N, T) int64, 1 on text
-    labels: "torch.Tensor"  # (N,) class numbers, or (N, T) token ids with -100 where no loss is due
+    labels: "torch.Tensor"  # see `experiments.training.losses`
     truncated: int  # examples that were longer than T and were cut
+    extra: "dict[str, torch.Tensor]" = field(default_factory=dict)  # more inputs of the model, (N, ...) int64
+    meta: dict[str, list[Any]] = field(default_factory=dict)  # what scoring needs beside tensors, by example
+    # In `meta`, "example" holds each row's example where an example has several rows, "id" the examples' ids.
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """The ids of the examples."""
+        return tuple(self.meta["id"]) if "id" in self.meta else self.ids
+
+    def first(self, count: int) -> "Encoded":
+        """The rows of the first `count` examples."""
+        rows = sum(e < count for e in self.meta["example"]) if "example" in self.meta else count
+        return Encoded(
+            self.ids[:rows],
+            self.input_ids[:rows],
+            self.attention_mask[:rows],
+            self.labels[:rows],
+            self.truncated,
+            {name: tensor[:rows] for name, tensor in self.extra.items()},
+            {name: part[: rows if name == "example" else count] for name, part in self.meta.items()},
+        )
 
 
 @dataclass
@@ -125,16 +179,32 @@ class Task:
     """What a run trains on and is measured by."""
 
     name: str
-    kind: str
+    kind: str  # one of `experiments.tasks.names()`
     labels: tuple[str, ...]
     splits: dict[str, Encoded]
     sha256: dict[str, str]  # of the raw rows, per split
     rows: dict[str, int]  # encoded examples, per split
     max_length: int  # T, the same for every batch
-    metric: str  # the primary metric: "accuracy" or "loss"
+    metric: str  # the primary metric
     goal: str  # "max" | "min"
     metrics: tuple[str, ...]  # computed beside the loss, see experiments.metrics
     notes: tuple[str, ...] = field(default_factory=tuple)
+    settings: Mapping[str, Any] = field(default_factory=FrozenDict)  # see SETTINGS
+    tokenizer: "PreTrainedTokenizerBase | None" = field(default=None, repr=False)
+    tests: "dict[str, Task]" = field(default_factory=dict)  # tested on instead of an own test split
+    also: "dict[str, Task]" = field(default_factory=dict)  # measured on before and after training
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What the record says of the task."""
+        beside = {"tests": list(self.tests), "also": list(self.also)}
+        named = {role: names for role, names in beside.items() if names}
+        return {"kind": self.kind, "metrics": list(self.metrics), **self.settings, **named}
+
+    @property
+    def tested(self) -> "dict[str, Task]":
+        """The tasks whose test splits a run is tested on."""
+        return self.tests or {self.name: self}
 
 
 def canonical(value: object) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.artifacts import check_flags, open_source
-from experiments.errors import UserError, told
+from experiments.errors import UserError, report_errors
 from experiments.export import DTYPES, FIDELITY, FORMS, FOUR_BIT, Options, export
 
 
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export; the exit code."""
     options = parser().parse_args(arguments)
-    return told(lambda: _export(options))
+    return report_errors(lambda: _export(options))
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from variants import Attached, merge
 if TYPE_CHECKING:
     from experiments.export import Options
 
+_PROBLEMS = {"multilabel": "multi_label_classification", "regression": "regression"}
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -54,17 +55,15 @@ def _dress(model: Any, base: Base, source: Source) -> list[str]:
     from experiments.models import find
 
     config = AutoConfig.from_pretrained(find(source.loading).folder, local_files_only=True)
+    if source.kind == "classification":
+        config.num_labels = source.outputs
+        config.problem_type = _PROBLEMS.get(source.task, "single_label_classification")  # not as the base's
+        for name in ("function_to_apply", "sentence_transformers"):  # how pipelines read the base's answers
+            if hasattr(config, name):
+                delattr(config, name)
     if source.labels:
-        config.num_labels = len(source.labels)
         config.id2label = dict(enumerate(source.labels))
         config.label2id = {label: number for number, label in enumerate(source.labels)}
-        config.problem_type = "single_label_classification"  # whatever the base answered
-        for setting in (
-            "function_to_apply",
-            "sentence_transformers",
-        ):  # how pipelines read the base's answers
-            if hasattr(config, setting):
-                delattr(config, setting)
     config.pad_token_id = base.tokenizer.pad_token_id
     config.name_or_path = source.base_name
     model.config = config
@@ -103,7 +102,8 @@ def _valid(given: Any) -> tuple[Any, list[str]]:
 def _load(folder: Path, source: Source, **settings: Any) -> Any:
     import transformers
 
-    kind = "AutoModelForSequenceClassification" if source.labels else "AutoModelForCausalLM"
+    classifies = source.kind == "classification"
+    kind = "AutoModelForSequenceClassification" if classifies else "AutoModelForCausalLM"
     auto = getattr(transformers, kind)
     return auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **settings)
 

@@ -12,7 +12,7 @@ from experiments.artifacts import Base, Source, dense_base
 from experiments.errors import UserError
 from experiments.export import FOUR_BIT
 from experiments.export._fidelity import Reference, installed
-from variants import Attached, merge
+from variants import Attached, merge, write_peft
 
 if TYPE_CHECKING:
     from experiments.export import Options
@@ -46,7 +46,7 @@ def _as_lora(source: Source, attached: Attached, folder: Path) -> None:
     """Write the ranks that are left. The folder is there already, so by way of one inside it."""
     inner = folder / "adapter"
     try:
-        attached.export_peft(0, inner, form="lora")
+        write_peft(attached, 0, inner, form="lora")
     except ValueError as error:
         raise UserError(f"{source.name} cannot become a LoRA adapter: {error}") from error
     for file in inner.iterdir():

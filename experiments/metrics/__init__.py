@@ -1,9 +1,10 @@
-"""Metrics: modules of `evaluate` beside this file, which load with no network.
+"""Metrics: modules of `evaluate` in the folders beside this file, which load with no network.
 
+A folder holds what can be measured of one kind of prediction: class numbers, sets of them, values, answers.
 `evaluate` is imported at first use, since that costs seconds.
 
-To add one, write experiments/metrics/<name>.py with a class derived from `evaluate.Metric` whose result has
-the key <name>, and name it in the `metrics` of a task.
+To add one, write experiments/metrics/<folder>/<name>.py with a class derived from one in `_base` whose result
+has the key <name>. Its class says whether more is better (`goal`) and whether it is a mean over examples.
 """
 
 import os
@@ -11,52 +12,95 @@ import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    import evaluate
+    from experiments.metrics._base import Metric
 
 FOLDER = Path(__file__).parent
+ROOMS = ("classes", "sets", "values", "answers")
+# Metrics that a kind of task takes from likelihoods itself: the goal, and whether it is a mean over examples.
+LIKELIHOODS = {
+    "loss": ("min", True),
+    "perplexity": ("min", False),
+    "bits_per_byte": ("min", True),
+    "accuracy": ("max", True),
+    "accuracy_per_token": ("max", True),
+    "accuracy_per_character": ("max", True),
+}
 
 
-def names() -> list[str]:
-    """Every metric there is, by the files of this folder."""
-    return sorted(file.stem for file in FOLDER.glob("*.py") if not file.stem.startswith("_"))
+def names(room: str | None = None) -> list[str]:
+    """Every metric there is, or those of one folder, by their files."""
+    rooms = ROOMS if room is None else (room,)
+    files = {file.stem for part in rooms for file in (FOLDER / part).glob("*.py")}
+    return sorted(name for name in files if not name.startswith("_"))
+
+
+def goal(name: str) -> str:
+    """Whether more of a metric is better: "max", or "min"."""
+    return LIKELIHOODS[name][0] if name in LIKELIHOODS else _module(name, None).goal
+
+
+def is_mean(name: str) -> bool:
+    """Whether a metric is a mean over examples."""
+    return LIKELIHOODS[name][1] if name in LIKELIHOODS else _module(name, None).is_mean
 
 
 def compute(
-    metric: str | Sequence[str], predictions: Sequence[int], references: Sequence[int]
+    metric: str | Sequence[str],
+    predictions: Sequence[Any],
+    references: Sequence[Any],
+    room: str | None = None,
 ) -> dict[str, float]:
     """The values of one metric, or of several, by name.
 
     Args:
         metric: A name or names; `names()` lists them.
-        predictions: Class numbers.
-        references: The true class numbers, in the same order.
+        predictions: Class numbers, sets of them, values or texts, as the metric takes them.
+        references: What is right, in the same order; of answers a list of right ones each.
+        room: The folder of the metrics, for a name that several have; None: the first that has it.
     """
     values: dict[str, float] = {}
     for name in [metric] if isinstance(metric, str) else metric:
-        result = _module(name).compute(predictions=list(predictions), references=list(references))
+        result = _module(name, room).compute(predictions=list(predictions), references=list(references))
         values |= {key: float(value) for key, value in result.items()}
     return values
 
 
+def per_example(
+    name: str, predictions: Sequence[Any], references: Sequence[Any], room: str | None = None
+) -> list[float]:
+    """Each example's part in a metric that is a mean over examples."""
+    module = _module(name, room)
+    return [module.one(p, r) for p, r in zip(predictions, references, strict=True)]
+
+
+def unfit(name: str, kind: str, allowed: Sequence[str]) -> str:
+    """Why a kind of task cannot have a metric, for an error."""
+    known = name in names() or name in LIKELIHOODS
+    what = f"is not for a task of {kind}" if known else "is no metric"
+    return f"dataset.metrics: {name} {what}.{did_you_mean(name, allowed)} Take some of {', '.join(allowed)}"
+
+
 @lru_cache
-def _module(name: str) -> "evaluate.EvaluationModule":
+def _module(name: str, room: str | None) -> "Metric":
     """An instance of a metric's class.
 
     It asks for a folder, which nothing is written to as its inputs stay in memory.
     """
-    if name not in names():
+    found = next((r for r in ROOMS if room in (None, r) and name in names(r)), None)
+    if found is None:
+        known = names(room)
         raise UserError(
-            f"there is no metric {name!r}.{did_you_mean(name, names())} Known: {', '.join(names())}. "
-            f"To add one, write experiments/metrics/{name}.py"
+            f"there is no metric {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}. "
+            f"To add one, write experiments/metrics/{room or ROOMS[0]}/{name}.py"
         )
     os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")
     from evaluate.loading import import_main_class
 
-    metric = import_main_class(f"{__name__}.{name}")
+    metric = import_main_class(f"{__name__}.{found}.{name}")
     with tempfile.TemporaryDirectory(prefix="ablora-metrics-") as folder:
         return metric(cache_dir=folder, keep_in_memory=True)

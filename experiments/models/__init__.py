@@ -1,4 +1,4 @@
-"""Base models: loaded once per process, frozen, on the CPU in fp32; runs train copies that share them.
+"""Base models: frozen, on the CPU in fp32; runs train copies that share them.
 
 Nothing here draws from the global random generator: what a checkpoint lacks is initialised under a fixed
 seed and named in `Info.fresh`; heads get their own start per run when a method is attached. `dimensions`
@@ -18,7 +18,6 @@ from experiments.models._check import config as read_config
 from experiments.models._content import content_of
 from experiments.models._dimensions import dimensions
 from experiments.models._find import COMMIT, Source, commit_of, find
-from experiments.models._skeleton import Skeleton, skeleton
 from experiments.models._weights import weights
 
 if TYPE_CHECKING:
@@ -30,19 +29,15 @@ if TYPE_CHECKING:
 __all__ = [
     "COMMIT",
     "Info",
-    "Skeleton",
     "clone",
     "commit_of",
     "content_of",
     "dimensions",
     "find",
     "load",
-    "skeleton",
     "stored_as",
     "weights",
 ]
-
-_loaded: dict[tuple[Any, ...], tuple[Any, Any, "Info"]] = {}  # one at a time: bases are large
 
 
 class Spec(Protocol):
@@ -78,7 +73,7 @@ def load(
     base_dropout: float | None = None,
     straight: "RunConfig | None" = None,
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase", Info]:
-    """The frozen base of a spec, with a head for its kind of task. A second call returns the same objects.
+    """The frozen base of a spec, with a head for its kind of task.
 
     Args:
         spec: Its model, model_options and train.base_dropout are read.
@@ -97,26 +92,19 @@ def load(
     if base_dropout is None:
         base_dropout = float(spec.train.base_dropout)
     classes = n_labels if kind == "classification" else None
-    key = (
-        spec.model, str(sorted(spec.model_options.items())), kind, classes, tuple(labels),
-        base_dropout, stored_as(straight),
-    )  # fmt: skip
-    if key not in _loaded:
-        source = find(spec)
-        sha256 = check(source.folder, spec.model_options, name=spec.model)
-        _quiet()
-        _loaded.clear()
-        _loaded[key] = _load(
-            spec,
-            source,
-            sha256,
-            kind=kind,
-            n_labels=classes,
-            labels=labels,
-            dropout=base_dropout,
-            straight=straight,
-        )
-    return _loaded[key]
+    source = find(spec)
+    sha256 = check(source.folder, spec.model_options, name=spec.model)
+    _quiet()
+    return _load(
+        spec,
+        source,
+        sha256,
+        kind=kind,
+        n_labels=classes,
+        labels=labels,
+        dropout=base_dropout,
+        straight=straight,
+    )
 
 
 def stored_as(straight: "RunConfig | None") -> tuple[Any, ...] | None:
@@ -157,7 +145,7 @@ def _load(
     tokenizer, notes = _pretrained.tokenizer(source.folder, spec.model)
     config = _pretrained.config(source.folder, spec.model, n_labels=n_labels, dropout=dropout)
     if kind == "causal":
-        _pretrained.check_causal(config, spec.model)
+        kind = _pretrained.writer(config, spec.model)
     if len(tokenizer) > getattr(config, "vocab_size", len(tokenizer)):
         raise UserError(
             f"model={spec.model}: the tokenizer in {source.folder} knows {len(tokenizer)} tokens, the model "

@@ -22,7 +22,7 @@ def dimensions(spec: Spec) -> dict[str, Any] | None:
     def first(*names: str) -> Any:
         return next((facts[name] for name in names if facts.get(name) is not None), None)
 
-    hidden = first("hidden_size", "n_embd", "d_model", "dim")
+    hidden = first("hidden_size", "n_embd", "d_model", "dim", "emb_dim")
     heads = first("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads")
     if not hidden or not heads:
         return None

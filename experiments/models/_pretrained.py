@@ -61,10 +61,15 @@ def config(folder: Path, name: str, *, n_labels: int | None, dropout: float) -> 
     return config
 
 
-def check_causal(config: "PreTrainedConfig", name: str) -> None:
-    """Refuse encoders: they have a language-model head too, but see the token they are to predict."""
+def writer(config: "PreTrainedConfig", name: str) -> str:
+    """Which class of model writes text: "causal", or "seq2seq" for encoder-decoders.
+
+    Refuses encoders: they have a language-model head too, but see the token they are to predict.
+    """
     from transformers.models.auto import modeling_auto
 
+    if config.model_type in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        return "seq2seq"
     causal = config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     masked = config.model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if not causal or (masked and not getattr(config, "is_decoder", False)):
@@ -73,6 +78,7 @@ def check_causal(config: "PreTrainedConfig", name: str) -> None:
             "trains on completions. Give a decoder, such as model=hf model.name=gpt2, or a classification "
             "dataset"
         )
+    return "causal"
 
 
 def pretrained(
@@ -83,9 +89,10 @@ def pretrained(
     With `straight` given, the linear maps of the backbone go into that run's storage as they are read.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
-    auto = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
+    writers = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
+    auto: Any = writers.get(kind, AutoModelForSequenceClassification)
     storing = {}
     if straight is not None:
         from experiments.models._straight import Straight

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from experiments import data
 from experiments.artifacts import Source, check_one_base, load_base, put_back
-from experiments.data import Turn
+from experiments.data import Conversation
 from experiments.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
-Conversation = tuple[Turn, ...]
 BATCH = 32  # texts in a forward pass
 
 
@@ -123,7 +123,8 @@ class Predictor:
         if self.kind == "causal":
             from experiments.predict._generate import generate
 
-            conversations = [(("prompt", t),) if isinstance(t, str) else t for t in texts]
+            options = pack[0].dataset_options
+            conversations = [data.as_prompt(t, options) if isinstance(t, str) else t for t in texts]
             return generate(model, self.base, pack, conversations, size=size, longest=longest)
         from experiments.predict._classify import classify
 

@@ -4,9 +4,9 @@ python -m experiments.predict runs/demo/RUN_ID --input texts.txt
 python -m experiments.predict runs/demo/* --input reviews.csv --text review --output answers.csv
 python -m experiments.predict path/to/peft_adapter --model roberta-base --labels no,yes --input -
 
-The input is a text per line (.txt, or - for the standard input) or a table (.csv, .tsv, .jsonl). For text
-generation the text is a prompt, joined to its completion as dataset=instruct joins them: by a line break,
-where the prompt does not end in white space; a .jsonl may hold chats in a field `messages`.
+The input is a text per line (.txt, or - for the standard input) or a table (.csv, .tsv, .parquet, .jsonl). It
+is read as training read its data: the same columns, the same options, the same prompts. The other columns are
+kept in the output. Text is generated greedily, whatever the model's generation config says.
 """
 
 import argparse
@@ -14,13 +14,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from experiments.artifacts import Source, open_sources
-from experiments.errors import UserError, told
+from experiments.artifacts import open_sources
+from experiments.errors import UserError, report_errors
 from experiments.predict import BATCH, Predictor
 from experiments.predict._input import FORMATS as INPUTS
 from experiments.predict._input import read_input
 from experiments.predict._output import FORMATS, format_of, table, write
+
+_SWITCH = {"auto": None, "true": True, "false": False}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,6 +37,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--input", required=True, help="a file, or - for the standard input")
     made.add_argument("--input-format", choices=INPUTS, help="default: by the file's ending, else txt")
     made.add_argument("--text", help="column of the texts (default: as in training, else the usual names)")
+    for name in ("separator", "encoding"):
+        made.add_argument(
+            f"--{name}", help=f"of the input, as dataset.{name}; auto finds it out (default: as in training)"
+        )
+    for name in ("header", "quoting"):
+        made.add_argument(
+            f"--{name}", choices=_SWITCH, help=f"of the input, as dataset.{name} (default: as in training)"
+        )
     made.add_argument("--output", help="a .csv or .jsonl file (default: CSV on the standard output)")
     made.add_argument("--output-format", choices=FORMATS)
     made.add_argument(
@@ -53,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answer; the exit code."""
     options = parser().parse_args(arguments)
-    return told(lambda: _predict(options))
+    return report_errors(lambda: _predict(options))
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -67,10 +78,12 @@ def _predict(options: argparse.Namespace) -> None:
         print(f"note: {path} is no run and is passed over", file=sys.stderr)
     for note in (note for source in sources for note in source.notes):
         print(f"note: {note}", file=sys.stderr)
-    asked, empty = read_input(
+    asked, empty, notes = read_input(
         options.input, kind=sources[0].kind, form=options.input_format, column=options.text,
-        options=_dataset_options(sources),
+        options={**sources[0].dataset_options, **_reading(options)},
     )  # fmt: skip
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     started = time.perf_counter()
     predictor = Predictor(sources, merged=options.merged)
     loaded = time.perf_counter()
@@ -88,8 +101,10 @@ def _predict(options: argparse.Namespace) -> None:
     )
 
 
-def _dataset_options(sources: Sequence[Source]) -> dict:
-    return next((dict(s.spec.dataset_options) for s in sources if s.spec), {})
+def _reading(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command says of the input's form."""
+    given = {name: getattr(options, name) for name in ("separator", "encoding", "header", "quoting")}
+    return {name: _SWITCH.get(value, value) for name, value in given.items() if value is not None}
 
 
 def _summary(predictor: Predictor, texts: int, empty: int, loading: float, answering: float) -> str:

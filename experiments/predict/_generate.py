@@ -1,20 +1,18 @@
-"""Greedy completions by every run of a pack at once: the same prompts once per run, padded on the left."""
+"""Completions by every run of a pack at once, written as the task's evaluation writes them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from experiments import data
 from experiments.artifacts import Base, Source
 from experiments.data import Turn
 from experiments.errors import UserError
 from experiments.predict import Answer
-from experiments.training.loop import autocast
+from experiments.training import generation
+from experiments.training.generation import Settings
 
 
-@torch.no_grad()
 def generate(
     model: Any,
     base: Base,
@@ -47,34 +45,13 @@ def generate(
                 f"least 1, and at most {limit} together, which is what the model takes. Shorten it, "
                 "or give a smaller --max-new-tokens"
             )
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # like lengths together
-    found: list[list[Answer]] = [[Answer("")] * len(prompts) for _ in pack]
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
-        ids, mask = _left_padded([prompts[i] for i in rows], tokenizer.pad_token_id or 0)
-        with autocast(pack[0].precision, base.device):
-            out = model.generate(
-                input_ids=ids.repeat(len(pack), 1).to(base.device),
-                attention_mask=mask.repeat(len(pack), 1).to(base.device),
-                max_new_tokens=longest,
-                do_sample=False,
-                use_cache=True,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        texts = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
-        for k in range(len(pack)):
-            for i, text in zip(rows, texts[k * len(rows) : (k + 1) * len(rows)], strict=True):
-                found[k][i] = Answer(text)
-    return found
-
-
-def _left_padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask, (n, T): every prompt ends where the completions begin."""
-    length = max(map(len, prompts))
-    ids = torch.full((len(prompts), length), pad)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, length - len(prompt) :] = torch.tensor(prompt)
-        mask[row, length - len(prompt) :] = 1
-    return ids, mask
+    answers = generation.generate(
+        model,
+        prompts,
+        tokenizer,
+        replace(Settings.of(pack[0].settings), max_new_tokens=longest),
+        runs=len(pack),
+        precision=pack[0].precision,
+        size=size,
+    )
+    return [[Answer(text) for text in run] for run in answers]

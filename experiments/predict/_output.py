@@ -25,25 +25,39 @@ def format_of(path: str | None, form: str | None) -> str:
 def table(asked: Sequence[Asked], answers: Mapping[str, Sequence[Answer]], form: str) -> str:
     """All answers in the order of the texts, the runs of a text side by side.
 
-    Columns: row, run, text, prediction, and for classes one `score <class>` each; in jsonl these are one
-    object `scores`.
+    Columns: row, run, the input's other columns, text, prediction, and for classes one `score <class>` each;
+    in jsonl these are one object `scores`. A column of the input with one of these names is called
+    "input <name>".
     """
-    pairs = [(one, run, answers[run][i]) for i, one in enumerate(asked) for run in answers]
+    labels = list(next(iter(answers.values()))[0].scores or ())
+    scores = ["scores"] if form == "jsonl" else [f"score {label}" for label in labels]
+    own = {"row", "run", "text", "prediction", *scores}
+    others = {name: f"input {name}" if name in own else name for name in asked[0].others}
+    rows = []
+    for i, one in enumerate(asked):
+        for run, said in answers.items():
+            found = said[i].scores or {}
+            rows.append(
+                {"row": one.row, "run": run}
+                | {others[name]: cell for name, cell in one.others.items()}
+                | {"text": one.shown, "prediction": said[i].prediction}
+                | ({"scores": found} if form == "jsonl" and found else {})
+                | ({f"score {label}": f"{found[label]:.7g}" for label in labels} if form == "csv" else {})
+            )
     if form == "jsonl":
-        rows = (
-            {"row": one.row, "run": run, "text": one.shown, "prediction": answer.prediction}
-            | ({"scores": answer.scores} if answer.scores else {})
-            for one, run, answer in pairs
-        )
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    labels = list(pairs[0][2].scores or ())
+        return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", "run", "text", "prediction", *(f"score {label}" for label in labels)])
-    for one, run, answer in pairs:
-        scores = (f"{(answer.scores or {})[label]:.7g}" for label in labels)
-        writer.writerow([one.row, run, one.shown, answer.prediction, *scores])
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        cells = {name: _written(cell) for name, cell in row.items()}
+        writer.writerow(cells)
     return out.getvalue()
+
+
+def _written(cell: object) -> object:
+    """A cell for CSV; what JSON alone can hold is written as JSON."""
+    return json.dumps(cell, ensure_ascii=False, default=str) if isinstance(cell, dict | list) else cell
 
 
 def write(text: str, path: Path) -> None:

@@ -21,15 +21,14 @@ from experiments.errors import UserError
 from experiments.files import check_writable
 from experiments.record import RunFolder
 from experiments.spec import RunSpec
-from experiments.sweep import requested
-from experiments.sweep.alike import ENOUGH, likeness
-from experiments.sweep.at_work import at_work
-from experiments.sweep.ended import settle
-from experiments.sweep.environment import environment
-from experiments.sweep.integrity import set_apart
+from experiments.sweep.failures import ENOUGH, fingerprint, settle
+from experiments.sweep.integrity import quarantine_damaged
+from experiments.sweep.lease import registered
+from experiments.sweep.packs import Pack, form, largest, sizes, summary, tidy
 from experiments.sweep.plan import Plan, kinds, plan
-from experiments.sweep.pool import Cell, Pool
-from experiments.sweep.resources import resources
+from experiments.sweep.pool import PlannedPack, PlannedRun, Pool
+from experiments.sweep.resources import environment, resources
+from experiments.sweep.study import write_requested
 from experiments.sweep.worker import STOP_SIGNALS
 
 DONE, SOME_FAILED, USAGE = 0, 1, 2
@@ -47,10 +46,10 @@ def run(
     """Run what is missing of a study, then what `at_end` says.
 
     Args:
-        specs: All cells of the command, of one study.
+        specs: All runs of the command, of one study.
         workers: How many processes; "auto" takes one per GPU, or what suits the cores.
         root: The folder of all studies.
-        again: Run finished cells anew; their records are set aside first.
+        again: Run finished runs anew; their records are set aside first.
         terms: How runs are treated on the way; the defaults if None.
         at_end: The table of results and the report, or less: see `settings.AtEnd`.
 
@@ -62,18 +61,18 @@ def run(
     """
     study = root / specs[0].study
     check_writable(study)
-    with at_work(study):
+    with registered(study):
         todo = plan(specs, fingerprints=data.fingerprint, root=root, again=again)
         if again:
             set_aside(study, todo)
         with Display() as display:
             display.sweep(total=len(todo.todo) + len(todo.done), skipped=len(todo.done))
-            for note in (*todo.notes, *set_apart(study, todo.damaged)):
+            for note in (*todo.notes, *quarantine_damaged(study, todo.damaged)):
                 display.note(note)
             code = DONE
             if todo.todo:
-                whole = at_end != "table"  # a part's cells were noted when the whole was asked for
-                code = _train(todo, study, workers, terms or Terms(), display, note=whole)
+                first = at_end != "table"  # a task's runs were written down when they were submitted
+                code = _train(todo, study, workers, terms or Terms(), display, write_down=first)
             if code == USAGE:
                 return code
             page = _report(study, anew=bool(todo.todo)) if at_end == "report" else None
@@ -81,29 +80,40 @@ def run(
                 display.results(_results(study, todo), report=str(page) if page else None)
     if code not in (DONE, SOME_FAILED):
         left = sum(1 for _, run_id in todo.todo if not finished(study / run_id))
-        runs, stand = ("run is", "it stands") if left == 1 else ("runs are", "they stand")
-        print(f"\nStopped. {left} {runs} left; give the same command again to go on from where {stand}.")
+        runs = "1 run is" if left == 1 else f"{left} runs are"
+        print(f"\nStopped. {runs} left; give the same command again to resume.")
     return code
 
 
-def _train(todo: Plan, study: Path, workers: int | str, terms: Terms, display: Display, *, note: bool) -> int:
+def _train(
+    todo: Plan, study: Path, workers: int | str, terms: Terms, display: Display, *, write_down: bool
+) -> int:
     size, threads, gpus = resources(workers, len(todo.todo))
-    pool = Pool(size, threads=threads, gpus=gpus, logs=study / ".logs", on_event=_Teller(display))
+    pool = Pool(size, threads=threads, gpus=gpus, logs=study / ".logs", on_event=_EventPrinter(display))
     with pool, _signals(pool) as received:
-        if refused(pool, todo, study, display):
+        if refused(pool, todo, study, display, together=largest(terms.pack, len(todo.todo), pool.size)):
             return USAGE
-        if note:
-            requested.note(study, (*todo.done, *todo.todo))
-        failed = _collect(pool, todo, study, terms, display)
+        if write_down:
+            write_requested(study, (*todo.done, *todo.todo))
+        measure = lambda *what: _measure(pool, *what)  # noqa: E731
+        most = sizes(todo.todo, terms.pack, workers=pool.size, measure=measure)
+        packs = form(todo.todo, study, size=most, workers=pool.size)
+        if packed := summary(packs):
+            display.note(f"{packed}.")
+        failed = _collect(pool, packs, study, terms, display)
+        tidy(study)
         if received:
             return 128 + received[0]
     return SOME_FAILED if failed else DONE
 
 
-def refused(pool: Pool, todo: Plan, study: Path, display: Display) -> bool:
-    """Have a worker try the cells on the model; whether something, which is then told, is against them."""
+def refused(pool: Pool, todo: Plan, study: Path, display: Display, *, together: int = 1) -> bool:
+    """Have a worker try the runs on the model; whether something, which is then printed, is against them.
+
+    `together` is how many runs a worker may have unfinished at a time.
+    """
     cells = [[spec.as_record(), count] for spec, count in kinds(spec for spec, _ in todo.todo).items()]
-    answer = pool.check({"check": cells, "folder": str(study), "workers": pool.size})
+    answer = pool.check({"check": cells, "folder": str(study), "workers": pool.size * together})
     if answer["event"] == "died" and not pool.stopping:
         how = "memory ran out" if answer.get("oom") else f"exit code {answer['code']}"
         raise UserError(f"the worker died while loading the model ({how}); see {study}/.logs")
@@ -114,20 +124,20 @@ def refused(pool: Pool, todo: Plan, study: Path, display: Display) -> bool:
     return bool(answer.get("problems"))
 
 
-def _collect(pool: Pool, todo: Plan, study: Path, terms: Terms, display: Display) -> int:
-    """Run the cells and say how each ended; how many failed."""
+def _collect(pool: Pool, packs: Sequence[Pack], study: Path, terms: Terms, display: Display) -> int:
+    """Execute the runs and say how each ended; how many failed."""
     failures: Counter[str] = Counter()
     ended = 0
-    cells = (Cell(run_id, spec, record.written(study / run_id)) for spec, run_id in todo.todo)
-    for outcome in pool.run(list(cells), root=study.parent, terms=terms):
-        run_id = outcome.cell.run_id
+    planned = [_planned(pack, study) for pack in packs]
+    for outcome in pool.run(planned, root=study.parent, terms=terms):
+        run_id = outcome.run.run_id
         if outcome.event.get("oom"):
             display.note(f"{run_id}: the kernel ended its process because memory ran out.")
-            pool.with_less(outcome.cell)
+            pool.with_less(outcome.run)
             continue
         settled = settle(outcome, study, terms)
         if settled is None:
-            pool.wait_for(outcome.cell)
+            pool.wait_for(outcome.run)
             continue
         ended += 1
         status, reason = settled
@@ -135,16 +145,30 @@ def _collect(pool: Pool, todo: Plan, study: Path, terms: Terms, display: Display
         if status not in ("failed", "oom"):
             continue
         display.note(f"{run_id} {status}: {reason}")
-        alike = likeness(run_id, status, reason)
-        failures[alike] += 1
-        more = len(todo.todo) > ENOUGH
-        if failures[alike] == ended == ENOUGH and more and not terms.keep_going:
+        kind = fingerprint(run_id, status, reason)
+        failures[kind] += 1
+        more = sum(len(pack.runs) for pack in packs) > ENOUGH
+        if failures[kind] == ended == ENOUGH and more and not terms.keep_going:
             display.note(
-                f"The first {ENOUGH} runs failed alike, so the sweep stops here: {reason}. "
+                f"The first {ENOUGH} runs failed in the same way, so the sweep stops here: {reason}. "
                 f"keep_going=true goes on all the same."
             )
             pool.stop()
     return failures.total()
+
+
+def _measure(pool: Pool, specs: Sequence[RunSpec], wanted: Sequence[int], runs: int) -> Mapping[int, float]:
+    """Seconds of a step by the size of a pack, as a worker measures them; nothing if it died of it."""
+    if pool.stopping:
+        return {}
+    order = {"measure": [spec.as_record() for spec in specs], "sizes": list(wanted), "runs": runs}
+    answer = pool.check(order)
+    return {int(size): seconds for size, seconds in answer.get("seconds", {}).items()}
+
+
+def _planned(pack: Pack, study: Path) -> PlannedPack:
+    runs = (PlannedRun(run_id, spec, record.written(study / run_id)) for spec, run_id in pack.runs)
+    return PlannedPack(tuple(runs), pack.members)
 
 
 @contextmanager
@@ -169,7 +193,7 @@ def _signals(pool: Pool) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-class _Teller:
+class _EventPrinter:
     """Passes on to the display what workers say on the way."""
 
     def __init__(self, display: Display):
@@ -216,7 +240,7 @@ def _words(metrics: Mapping[str, float]) -> str:
 
 
 def _results(study: Path, todo: Plan) -> list[dict]:
-    """The records of this command's cells, finished before or now."""
+    """The records of this command's runs, finished before or now."""
     ids = [run_id for _, run_id in (*todo.done, *todo.todo)]
     return [found for run_id in ids if (found := record.read(study / run_id)) is not None]
 
@@ -241,7 +265,7 @@ def _report(study: Path, *, anew: bool) -> Path | None:
 
 
 def _is_newest(report: Path, study: Path) -> bool:
-    """Whether no record and no list of what was asked for is younger than the report."""
+    """Whether no record and no list of requested runs is younger than the report."""
     if not report.exists():
         return False
     lists = (path.stat().st_mtime_ns for path in (study / record.PLANNED).glob("*.json"))

@@ -1,8 +1,8 @@
-"""Which finished runs are whole, told in milliseconds; those that are not are moved out of the way.
+"""The integrity check: are the files of finished runs what their records say? Damaged runs are quarantined.
 
 A run is checked against the checksums of its record once. After that its files' sizes and times are compared
-with those noted then (`.verified.json`), and only what differs is hashed again. The notes are no more than a
-memory: without them everything is hashed.
+with those noted then (`.verified.json`), and only what differs is hashed again. The notes are only a
+cache: without them everything is hashed. Checking a run again takes milliseconds.
 """
 
 import contextlib
@@ -14,14 +14,14 @@ from pathlib import Path
 from experiments import record
 from experiments.errors import UserError
 from experiments.files import explained, write_json
-from experiments.sweep.lease import claim
+from experiments.sweep.lease import acquire, leases
 
 NOTES = ".verified.json"
 QUARANTINE = ".quarantine"
 REASON = "reason.txt"
 
 
-class Whole:
+class IntegrityCheck:
     """The finished runs of a study."""
 
     def __init__(self, study: Path):
@@ -57,21 +57,21 @@ class Whole:
             self._changed = False
 
 
-def set_apart(study: Path, damaged: Mapping[str, Sequence[str]]) -> list[str]:
-    """Quarantine these runs, each under a claim, but for those that another holds: what to tell a person."""
-    told = []
+def quarantine_damaged(study: Path, damaged: Mapping[str, Sequence[str]]) -> list[str]:
+    """Quarantine these runs under their leases, but for those that others hold; notes for a person."""
+    notes = []
     for run_id in damaged:
-        held = claim(study / ".claims", run_id)
-        if held is None:
+        lease = acquire(leases(study), run_id)
+        if lease is None:
             continue
-        with held:
-            if problems := Whole(study).status(run_id)[1]:  # unless somebody was faster
+        with lease:
+            if problems := IntegrityCheck(study).status(run_id)[1]:  # unless somebody was faster
                 place = quarantine(study, run_id, problems)
-                told.append(
+                notes.append(
                     f"{run_id} is damaged ({'; '.join(problems)}). It is in {place} now and done again."
                 )
-            held.remove()
-    return told
+            lease.remove()
+    return notes
 
 
 def quarantine(study: Path, run_id: str, problems: Iterable[str]) -> Path:

@@ -1,16 +1,19 @@
-"""Who may run a cell: one holder at a time, through nothing but the shared folder.
+"""Leases: one process at a time works on a run, through nothing but the shared folder.
 
-A claim is a file `<run_id>.<generation>`, made by linking a finished temporary file to that name, which
+A lease is a file `<run_id>.<generation>`, made by linking a finished temporary file to that name, which
 succeeds for exactly one process, on NFS too. The holder touches it every few seconds. When the touches stop,
 whoever comes first makes the next generation and so takes over; a generation is never given out twice, so no
 two can take over from each other. A holder that was only slow sees the newer generation and stands down.
-Each claim bears a token of its own, so that nobody takes another's claim of the same generation for theirs.
-Finished cells are known by their record, not by claims.
+Each lease bears a token of its own, so that nobody takes another's lease of the same generation for theirs.
+Finished runs are known by their record, not by leases.
 
-Giving a cell back sets the file's time to 0, which needs no space: it works on a full disk.
+Giving a run back sets the file's time to 0, which needs no space: it works on a full disk.
 
-Ages are read off the file server's clock alone (a file just touched against the claim), so hosts may disagree
-about the time. Only in a folder that takes no file, where nothing can be claimed either, the host's is taken.
+Ages are read off the file server's clock alone (a file just touched against the lease), so hosts may disagree
+about the time. Only in a folder that takes no file, where nothing can be leased either, the host's is taken.
+
+Commands hold leases, too, each on a name of its own from before it plans to its end: so others see it before
+its first run begins and between two runs. Killed, it is forgotten as any holder is.
 """
 
 import contextlib
@@ -21,20 +24,24 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from experiments.files import explained
 
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
+_PREFIX = ".engine-"  # no run's name begins with a dot
 
 
 @dataclass
-class Claim:
-    """A cell that this process holds.
+class Lease:
+    """A run that this process holds.
 
-    Use it as a context: it beats while open, and gives the cell back at the end.
+    Use it as a context: it beats while open, and gives the run back at the end.
     """
 
     folder: Path
@@ -47,17 +54,17 @@ class Claim:
 
     @property
     def path(self) -> Path:
-        """The file that stands for this claim."""
+        """The file that stands for this lease."""
         return self.folder / f"{self.run_id}.{self.generation}"
 
-    def held(self) -> bool:
-        """Whether the claim is still ours: nobody took over while we were slow."""
+    def valid(self) -> bool:
+        """Whether the lease is still ours: nobody took over while we were slow."""
         content = _content(self.path)
         if content is None or content.get("token") != self.token:
             return False
         return not (self.folder / f"{self.run_id}.{self.generation + 1}").exists()
 
-    def __enter__(self) -> "Claim":
+    def __enter__(self) -> "Lease":
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
         return self
@@ -66,12 +73,12 @@ class Claim:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        if self.held():  # marked, not removed: a slow earlier holder must never find itself the newest again
+        if self.valid():  # marked, not removed: a slow earlier holder must never find itself the newest again
             with contextlib.suppress(OSError):  # else it grows stale
                 os.utime(self.path, (0, 0))
 
     def remove(self) -> None:
-        """Forget all generations of the cell.
+        """Forget all generations of the run.
 
         Only once its record is written, which is what others look at first.
         """
@@ -85,14 +92,19 @@ class Claim:
                 os.utime(self.path)
 
 
-def claim(
+def leases(study: Path) -> Path:
+    """The folder of a study's leases."""
+    return study / ".claims"  # the name on the disk: processes of older versions look there, too
+
+
+def acquire(
     folder: Path,
     run_id: str,
     *,
     stale_seconds: float = STALE_SECONDS,
     beat_seconds: float = HEARTBEAT_SECONDS,
-) -> Claim | None:
-    """The claim on a cell, or None when somebody alive holds it.
+) -> Lease | None:
+    """A lease on a run, or None when somebody alive holds one.
 
     The caller checks for a record again once it has it.
     """
@@ -102,12 +114,12 @@ def claim(
     if generations and _alive(folder / f"{run_id}.{generations[-1]}", stale_seconds):
         return None
     generation = generations[-1] + 1 if generations else 0
-    wanted = Claim(folder, run_id, generation, beat_seconds)
+    wanted = Lease(folder, run_id, generation, beat_seconds)
     return wanted if _create(wanted.path, wanted.token) else None
 
 
 def holder(folder: Path, run_id: str) -> dict | None:
-    """Who holds a cell (host, pid, since), whether alive or not; None when nobody does.
+    """Who holds a run (host, pid, since), whether alive or not; None when nobody does.
 
     `released` is true once it was given back.
     """
@@ -118,13 +130,32 @@ def holder(folder: Path, run_id: str) -> dict | None:
 
 
 def is_held(folder: Path, run_id: str, *, stale_seconds: float = STALE_SECONDS) -> bool:
-    """Whether somebody alive holds a cell."""
+    """Whether somebody alive holds a run."""
     generations = _generations(folder, run_id)
     return bool(generations) and _alive(folder / f"{run_id}.{generations[-1]}", stale_seconds)
 
 
+@contextmanager
+def registered(study: Path) -> Iterator[None]:
+    """While open, others see that this process works on the study."""
+    lease = acquire(leases(study), f"{_PREFIX}{secrets.token_hex(8)}")
+    assert lease is not None, "a name that nobody had before"
+    with lease:
+        try:
+            yield
+        finally:
+            lease.remove()
+
+
+def running_commands(study: Path) -> list[dict[str, Any]]:
+    """The commands that work on a study, as `holder` describes them: host, pid, since."""
+    folder = leases(study)
+    names = sorted({path.name.rpartition(".")[0] for path in folder.glob(f"{_PREFIX}*.*")})
+    return [held for name in names if is_held(folder, name) and (held := holder(folder, name))]
+
+
 def is_here(held: dict) -> bool:
-    """Whether a holder, as `holder` tells it, is a process of this machine that still exists."""
+    """Whether a holder, as `holder` describes it, is a process of this machine that still exists."""
     return _of_this_machine(held) and _process_start(held["pid"]) == held["started"]
 
 
@@ -155,7 +186,7 @@ def _create(path: Path, token: str) -> bool:
 
 
 def _generations(folder: Path, run_id: str) -> list[int]:
-    """The generations of a claim, oldest first.
+    """The generations of a lease, oldest first.
 
     Probed by name, so that the cost does not grow with the study.
     """
@@ -182,7 +213,7 @@ def _alive(path: Path, stale_seconds: float) -> bool:
 
 
 def _released(path: Path) -> bool:
-    """Whether the holder gave the cell back."""
+    """Whether the holder gave the run back."""
     try:
         return path.stat().st_mtime == 0
     except FileNotFoundError:
@@ -203,7 +234,7 @@ def _machine() -> str | None:
 
 
 def _server_now(folder: Path) -> float:
-    """The file server's time; this host's where the folder takes no file, because only looking must work."""
+    """The file server's time; this host's where the folder takes no file, because reading alone must work."""
     probe = folder / f".{secrets.token_hex(8)}"
     try:
         probe.touch()
@@ -218,7 +249,7 @@ def _server_now(folder: Path) -> float:
 def _process_start(pid: int) -> int | None:
     """When a process of this host began, in clock ticks since boot.
 
-    None if there is none (so a reused pid is not taken for it), or if it has ended and nobody asked how.
+    None if there is none (so a reused pid is not taken for it), or if it is a zombie.
     """
     try:
         state, *facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

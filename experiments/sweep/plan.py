@@ -10,19 +10,19 @@ from experiments import record
 from experiments.errors import UserError
 from experiments.models import COMMIT
 from experiments.spec import RunSpec, from_record
-from experiments.sweep.integrity import Whole
-from experiments.sweep.notes import on_comparing
+from experiments.sweep.integrity import IntegrityCheck
+from experiments.sweep.preview.fairness import findings
 
-Cells = tuple[tuple[RunSpec, str], ...]  # each with its run_id
+Runs = tuple[tuple[RunSpec, str], ...]  # each with its run_id
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a command."""
+    """The runs of a command."""
 
-    todo: Cells
-    done: Cells  # completed or diverged: results either way
-    duplicates: int  # cells that are the same run as an earlier one
+    todo: Runs
+    done: Runs  # completed or diverged: results either way
+    duplicates: int  # specs that are the same run as an earlier one
     notes: tuple[str, ...]
     damaged: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what is wrong with files of `todo`
 
@@ -30,36 +30,36 @@ class Plan:
 def plan(
     specs: Sequence[RunSpec], *, fingerprints: Callable[[RunSpec], str], root: Path, again: bool = False
 ) -> Plan:
-    """Tell what is to be run. A finished run whose files are not what its record says is not finished.
+    """What is to be run. A finished run whose files are not what its record says is not finished.
 
     Args:
-        specs: All cells, equal ones included, in the order in which they are to run.
-        fingerprints: The hash of a spec's data, `experiments.data.fingerprint`; asked once per dataset.
+        specs: All runs, equal ones included, in the order in which they are to run.
+        fingerprints: The hash of a spec's data, `experiments.data.fingerprint`; called once per dataset.
         root: The folder of all studies.
         again: Whether finished runs are to be run anew.
     """
-    cells = _named(specs, fingerprints)
+    named = _named(specs, fingerprints)
     begun = {study: _folders(root / study) for study in {spec.study for spec in specs}}
     for study, folders in begun.items():
-        _check_names({i: s for i, s in cells.items() if s.study == study}, root / study, folders)
-    whole = {study: Whole(root / study) for study in begun}
+        _check_names({i: s for i, s in named.items() if s.study == study}, root / study, folders)
+    checks = {study: IntegrityCheck(root / study) for study in begun}
     todo: list[tuple[RunSpec, str]] = []
     done: list[tuple[RunSpec, str]] = []
     damaged: dict[str, Sequence[str]] = {}
     diverged = 0
-    for run_id, spec in cells.items():
+    for run_id, spec in named.items():
         begin_anew = again or run_id not in begun[spec.study]
-        status, problems = (None, []) if begin_anew else whole[spec.study].status(run_id)
+        status, problems = (None, []) if begin_anew else checks[spec.study].status(run_id)
         if problems:
             damaged[run_id] = problems
         ended = status in record.FINISHED and not problems
         diverged += ended and status == "diverged"
         (done if ended else todo).append((spec, run_id))
-    for known in whole.values():
-        known.save()
-    duplicates = len(specs) - len(cells)
-    untuned = [spec for spec in cells.values() if spec.phase == "run"]
-    notes = [*_on_repeats(specs, duplicates), *on_comparing(untuned)]
+    for check in checks.values():
+        check.save()
+    duplicates = len(specs) - len(named)
+    untuned = [spec for spec in named.values() if spec.phase == "run"]
+    notes = [*_on_repeats(specs, duplicates), *comparison_notes(untuned)]
     if diverged:
         notes.append(
             f"{diverged} of the finished runs diverged. That is their result; they are not run again."
@@ -75,10 +75,7 @@ def kinds(specs: Iterable[RunSpec]) -> dict[RunSpec, int]:
     first: dict[tuple[object, ...], RunSpec] = {}
     counts: Counter[RunSpec] = Counter()
     for s in specs:
-        key = (
-            s.model, s.model_options, s.dataset, s.dataset_options, s.train.base_dropout, s.method, s.axes,
-            s.r, s.targets, s.options,
-        )  # fmt: skip
+        key = (s.base_key(), s.data_key(), s.method, s.axes, s.r, s.targets, s.options)
         counts[first.setdefault(key, s)] += 1
     return dict(counts)
 
@@ -86,18 +83,18 @@ def kinds(specs: Iterable[RunSpec]) -> dict[RunSpec, int]:
 def _named(specs: Sequence[RunSpec], fingerprints: Callable[[RunSpec], str]) -> dict[str, RunSpec]:
     """Each run once, by its run_id."""
     data: dict[object, str] = {}
-    cells: dict[str, RunSpec] = {}
+    named: dict[str, RunSpec] = {}
     for spec in dict.fromkeys(specs):
-        key = (spec.dataset, spec.dataset_options)
+        key = spec.data_key()
         if key not in data:
             data[key] = fingerprints(spec)
-        first = cells.setdefault(run_id := spec.run_id(data[key]), spec)
+        first = named.setdefault(run_id := spec.run_id(data[key]), spec)
         if first != spec and first.hash(data[key]) != spec.hash(data[key]):
             raise UserError(
                 f"Two different runs got the same name, {run_id}, by a rare chance. Give one of them in a "
                 f"command of its own with another study=..."
             )
-    return cells
+    return named
 
 
 def check_data(spec: RunSpec, run_id: str, fingerprint: str) -> None:
@@ -164,7 +161,7 @@ def _spec_of(folder: Path) -> RunSpec | None:
 
 
 def _folders(study: Path) -> set[str]:
-    """The runs that were begun; one look at the folder instead of one per cell."""
+    """The runs that were begun; one scan of the folder instead of one per run."""
     return {path.name for path in study.iterdir()} if study.is_dir() else set()
 
 
@@ -173,4 +170,23 @@ def _on_repeats(specs: Sequence[RunSpec], duplicates: int) -> list[str]:
         return []
     repeated = dict.fromkeys(spec.variant for spec, times in Counter(specs).items() if times > 1)
     names = f" (variant={','.join(repeated)})" if repeated else ""
-    return [f"{duplicates} of {len(specs)} cells are the same run as another one{names} and are run once."]
+    return [f"{duplicates} of {len(specs)} runs are the same run as another one{names} and are run once."]
+
+
+def comparison_notes(specs: Sequence[RunSpec]) -> list[str]:
+    """Plain sentences, most weighty first; `python -m experiments.sweep plan` says more, and why."""
+    unfair = [str(finding) for finding in findings(specs) if finding.level != "note"]
+    return [*unfair, *matching_notes(specs)]
+
+
+def matching_notes(specs: Sequence[RunSpec]) -> list[str]:
+    """The ranks that match=... chose, a sentence for each variant."""
+    ranks: dict[str, dict[int, int]] = {}
+    for spec in specs:
+        if spec.matched is not None and spec.r is not None:
+            ranks.setdefault(spec.variant, {})[spec.matched] = spec.r
+    return [
+        f"match: {variant} has {', '.join(f'r={own} for r={r}' for r, own in sorted(found.items()))} of the "
+        "reference."
+        for variant, found in ranks.items()
+    ]

@@ -1,7 +1,8 @@
-"""Worker processes of one machine: start them, hand out cells, notice deaths, pass on what they say.
+"""Worker processes of one machine: start them, hand out runs, notice deaths, pass on what they say.
 
 A worker that dies, whatever killed it, costs the run that it had and nothing else: the run is recorded, a new
-worker starts.
+worker starts. Of a pack the worker's death says nothing about a single run: its runs are tried again in two
+halves, down to runs that train alone.
 """
 
 import contextlib
@@ -20,16 +21,15 @@ from typing import IO
 
 from experiments.config.settings import Terms
 from experiments.spec import RunSpec
-from experiments.sweep import oom
-from experiments.sweep.environment import environment
+from experiments.sweep.resources import OomWatch, environment, oom_kills
 
 WORKER = (sys.executable, "-m", "experiments.sweep.worker")
 GRACE_SECONDS = 60.0  # to reach a step boundary and write a checkpoint
-BUSY_SECONDS = 2.0  # until a run that another process holds is asked for again
+BUSY_SECONDS = 2.0  # until a run that another process holds is tried again
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedRun:
     """A run to be done.
 
     `seen` is when the record that it is to replace was written, None without one. `kills` counts how often
@@ -42,14 +42,36 @@ class Cell:
     kills: int = 0
 
 
+@dataclass(frozen=True)
+class PlannedPack:
+    """Runs to be trained together; a solo run is a pack of one. `members` as in `experiments.sweep.packs`."""
+
+    runs: tuple[PlannedRun, ...]
+    members: tuple[str, ...]
+
+    @classmethod
+    def of(cls, *runs: PlannedRun) -> "PlannedPack":
+        """A pack that begins anew."""
+        return cls(runs, tuple(run.run_id for run in runs))
+
+    def order(self) -> dict:
+        """What a worker is told of it."""
+        runs = [
+            {"run": r.spec.as_record(), "run_id": r.run_id, "seen": r.seen, "kills": r.kills}
+            for r in self.runs
+        ]
+        return runs[0] if len(self.members) == 1 else {"pack": runs, "members": list(self.members)}
+
+
 @dataclass
 class _Process:
-    """A worker process and what it is at."""
+    """A worker process and what it works on."""
 
     number: int
     process: subprocess.Popen[str]
     orders: IO[str]  # its standard input
-    cell: Cell | None = None
+    pack: PlannedPack | None = None
+    left: dict[str, PlannedRun] = field(default_factory=dict)  # those of its runs that have not ended
     since: float = field(default_factory=time.monotonic)
     kills: int | None = None  # the kernel's for want of memory, when its work began
     ending: float | None = None  # since when it is being stopped for a run that took too long
@@ -63,12 +85,12 @@ class _Process:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended: an event of the worker, its death with the exit code, or "late" (it was stopped).
+    """How a run ended: an event of the worker, its death with the exit code, or "late" (it was stopped).
 
     A death by SIGKILL also says as `oom` whether it was the kernel's doing, None where nothing tells.
     """
 
-    cell: Cell
+    run: PlannedRun
     event: dict
     seconds: float
 
@@ -89,15 +111,15 @@ class Pool:
         on_event: Callable[[dict], None],
         worker: Sequence[str] = WORKER,
         grace: float = GRACE_SECONDS,
-        kills: Callable[[], int | None] = oom.kills,
+        kills: Callable[[], int | None] = oom_kills,
     ):
         self.size, self.threads, self.gpus, self.logs, self.on_event = size, threads, gpus, logs, on_event
         self.command, self.grace = worker, grace
         self._events: queue.Queue[tuple[_Process, dict]] = queue.Queue()
         self._workers: list[_Process] = []
-        self._waiting: deque[Cell] = deque()
-        self._later: deque[tuple[float, Cell]] = deque()  # held by others: from when to ask again
-        self._kills = oom.Watch(kills)
+        self._waiting: deque[PlannedPack] = deque()
+        self._later: deque[tuple[float, PlannedPack]] = deque()  # held by others: from when to try again
+        self._kills = OomWatch(kills)
         self.stopping = False
 
     def __enter__(self) -> "Pool":
@@ -118,28 +140,32 @@ class Pool:
                 worker.process.wait()
 
     def check(self, order: dict) -> dict:
-        """Have the first worker check the cells against the model; its answer, or how it died."""
+        """Have the first worker check or measure runs on the model; its answer, or how it died."""
+        if self._workers[0].dead:
+            self._workers[0] = self._start(0)
         worker = self._workers[0]
         worker.send(order)
         while True:
             origin, event = self._events.get()
-            if event["event"] == "checked" or (event["event"] == "died" and origin is worker):
+            died = event["event"] == "died" and origin is worker
+            worker.dead |= died
+            if died or event["event"] in ("checked", "measured"):
                 return self._explained(worker, event)
             if event["event"] == "died":
                 origin.dead = True
             else:
                 self.on_event(event)
 
-    def run(self, cells: Iterable[Cell], *, root: Path, terms: Terms) -> Iterator[Outcome]:
-        """Run the cells, in order, as workers become free; outcomes come as they happen.
+    def run(self, runs: Iterable[PlannedRun | PlannedPack], *, root: Path, terms: Terms) -> Iterator[Outcome]:
+        """Execute the runs and packs, in order, as workers become free; outcomes come as they happen, by run.
 
         A run that another process holds is waited for: it ends there, or is taken over from there. After
         `stop()` nothing new is handed out, and the outcomes of what was under way still come.
         """
-        self._waiting.extend(cells)
+        self._waiting.extend(r if isinstance(r, PlannedPack) else PlannedPack.of(r) for r in runs)
         while True:
             self._hand_out(root, terms)
-            busy = [worker for worker in self._workers if worker.cell is not None]
+            busy = [worker for worker in self._workers if worker.pack is not None]
             if not busy and (self.stopping or not (self._waiting or self._later)):
                 return
             self._end_late(busy, terms.time_limit)
@@ -147,21 +173,22 @@ class Pool:
                 worker, event = self._events.get(timeout=1.0 if busy else 0.1)
             except queue.Empty:
                 continue
-            outcome = self._heard(worker, event)
-            if outcome is not None:
-                yield outcome
+            yield from self._heard(worker, event)
 
-    def wait_for(self, cell: Cell) -> None:
-        """Another process has this cell: ask for it again after a while."""
-        self._later.append((time.monotonic() + BUSY_SECONDS, cell))
-        self.on_event({"event": "waiting", "run_id": cell.run_id})
+    def wait_for(self, run: PlannedRun) -> None:
+        """Another process has this run: try it again after a while."""
+        self._wait_for(PlannedPack.of(run))
 
-    def with_less(self, cell: Cell) -> None:
-        """Memory ran out during this cell: have a new worker do it next, with half the rows at a time."""
-        self._waiting.appendleft(replace(cell, kills=cell.kills + 1))
+    def _wait_for(self, pack: PlannedPack) -> None:
+        self._later.append((time.monotonic() + BUSY_SECONDS, pack))
+        self.on_event({"event": "waiting", "run_id": pack.runs[0].run_id})
+
+    def with_less(self, run: PlannedRun) -> None:
+        """Memory ran out during this run: have a new worker do it next, with half the rows at a time."""
+        self._waiting.appendleft(PlannedPack.of(replace(run, kills=run.kills + 1)))
 
     def stop(self) -> None:
-        """Ask every worker to stop at its next step boundary; asked twice, kill them."""
+        """Ask every worker to stop at its next step boundary; the second time, kill them."""
         for worker in self._workers:
             worker.process.send_signal(signal.SIGKILL if self.stopping else signal.SIGTERM)
         self.stopping = True
@@ -174,38 +201,47 @@ class Pool:
                 return
             if worker.dead:  # only now: whoever dies when there is nothing left need not be replaced
                 worker = self._workers[place] = self._start(worker.number)
-            if worker.cell is None and worker.ending is None:
-                cell = worker.cell = self._waiting.popleft()
+            if worker.pack is None and worker.ending is None:
+                pack = worker.pack = self._waiting.popleft()
+                worker.left = {run.run_id: run for run in pack.runs}
                 worker.since, worker.kills = time.monotonic(), self._kills.count()
-                worker.send(
-                    {
-                        "run": cell.spec.as_record(),
-                        "run_id": cell.run_id,
-                        "root": str(root),
-                        "seen": cell.seen,
-                        "kills": cell.kills,
-                        "checkpoint": {"seconds": terms.checkpoint_seconds, "steps": terms.checkpoint_steps},
-                    }
-                )
+                often = {"seconds": terms.checkpoint_seconds, "steps": terms.checkpoint_steps}
+                worker.send({**pack.order(), "root": str(root), "checkpoint": often})
 
-    def _heard(self, worker: _Process, event: dict) -> Outcome | None:
-        """Take in what a worker said; the outcome of its cell, if it is that."""
+    def _heard(self, worker: _Process, event: dict) -> list[Outcome]:
+        """Take in what a worker said; the outcomes of its runs, if it is that.
+
+        "finished" is about one run, the others about all that are left of the pack.
+        """
         event = self._explained(worker, event)
-        kind, cell = event["event"], worker.cell
+        kind, pack = event["event"], worker.pack
         if kind not in ("finished", "busy", "interrupted", "died"):
             self.on_event(event)
-            return None
-        worker.cell, worker.dead = None, kind == "died"
-        if cell is None:
-            return None
+            return []
+        worker.dead = kind == "died"
+        if pack is None:
+            return []
+        ended = list(worker.left.values())
+        if kind == "finished" and len(ended) > 1:
+            ended = [worker.left[event["run_id"]]]
+        for run in ended:
+            del worker.left[run.run_id]
+        if not worker.left:
+            worker.pack = None
         if self.stopping and kind == "died":
-            event = {"event": "interrupted"}  # it was asked to end, at the second time with a kill
+            event = {"event": "interrupted"}  # at the second request with a kill
         elif kind in ("died", "interrupted") and worker.ending is not None:
             event = {"event": "late"}
         elif not self.stopping and (kind in ("busy", "interrupted") or event.get("code") == 0):
-            self.wait_for(cell)  # it is another's, or its worker was told by somebody to leave
-            return None
-        return Outcome(cell, event, time.monotonic() - worker.since)
+            self._wait_for(PlannedPack(tuple(ended), pack.members))  # another's, or its worker was stopped
+            return []
+        elif kind == "died" and not self.stopping and len(pack.runs) > 1:
+            halves = [part for part in (ended[: len(ended) // 2], ended[len(ended) // 2 :]) if part]
+            self._waiting.extendleft(PlannedPack.of(*part) for part in reversed(halves))
+            text = f"A worker died ({_how(event)}) with a pack of {len(pack.runs)} runs: they are tried again"
+            self.on_event({"event": "note", "text": f"{text} in smaller packs."})
+            return []
+        return [Outcome(run, event, time.monotonic() - worker.since) for run in ended]
 
     def _explained(self, worker: _Process, event: dict) -> dict:
         """The event; of a death by SIGKILL also whether the kernel did it."""
@@ -241,12 +277,16 @@ class Pool:
         self._events.put((worker, {"event": "died", "code": worker.process.wait()}))
 
     def _end_late(self, busy: list[_Process], minutes: float | None) -> None:
-        """Stop the workers whose run takes too long, kill those that do not stop."""
+        """Stop the workers whose runs take too long, kill those that do not stop."""
         now = time.monotonic()
         for worker in busy:
             if worker.ending is not None:
                 if now - worker.ending > self.grace:
                     worker.process.kill()
-            elif minutes is not None and now - worker.since > 60 * minutes:
+            elif worker.pack and minutes and now - worker.since > 60 * minutes * len(worker.pack.runs):
                 worker.ending = now
                 worker.process.send_signal(signal.SIGTERM)
+
+
+def _how(event: dict) -> str:
+    return "memory ran out" if event.get("oom") else f"exit code {event['code']}"

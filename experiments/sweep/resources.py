@@ -1,25 +1,36 @@
-"""How many worker processes suit this machine, and what each of them gets."""
+"""What a machine gives to worker processes: cores, memory, GPUs, an environment; and whom its kernel killed.
+
+SIGKILL does not say who sent it, but the kernel counts its own kills, in files that anybody may read: per
+cgroup (`oom_kill` of memory.events in v2, of memory.oom_control in v1), charged to the cgroup that the
+victim's memory belongs to, and for the whole machine in /proc/vmstat. Where the count rose while a process
+was at work that has been killed, it was the kernel.
+"""
 
 import os
 import re
+from collections.abc import Callable
 from itertools import takewhile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+HOME = Path(__file__).resolve().parents[2]
 DEVICES = Path("/dev")
+PROC = Path("/proc")
 _GPU = re.compile(r"\d+|(GPU|MIG)-\S+")
 BYTES_PER_WORKER = 3 << 30  # libraries, a small base model, activations
+_V2 = ("memory.events.local", "memory.events")
+_V1 = ("memory.oom_control",)
 
 
-def resources(workers: int | str, cells: int) -> tuple[int, int, list[str]]:
-    """Processes, threads of each, and the GPUs to share out; never more processes than cells.
+def resources(workers: int | str, runs: int) -> tuple[int, int, list[str]]:
+    """Processes, threads of each, and the GPUs to share out; never more processes than runs.
 
     On CPUs "auto" is a process per core: measured on 2 cores, two processes of one thread train 1.3 times as
     many steps of the default model as one process of two.
     """
-    cores, mine = _cores(), gpus()
-    wanted = (len(mine) or min(cores, _room())) if workers == "auto" else int(workers)
-    size = max(1, min(wanted, cells))
-    return size, max(1, cores // size), mine
+    cores, devices = _cores(), gpus()
+    wanted = (len(devices) or min(cores, _room())) if workers == "auto" else int(workers)
+    size = max(1, min(wanted, runs))
+    return size, max(1, cores // size), devices
 
 
 def _cores() -> int:
@@ -41,7 +52,7 @@ def _room() -> int:
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, asked of the driver: importing torch would cost seconds.
+    """The GPUs that this process may use, as the driver names them: importing torch would cost seconds.
 
     As CUDA_VISIBLE_DEVICES names them: by number, or where that variable does so by UUID (GPU-..., MIG-...).
     """
@@ -50,3 +61,73 @@ def gpus() -> list[str]:
         return list(takewhile(_GPU.fullmatch, (part.strip() for part in visible.split(","))))
     numbers = (path.name.removeprefix("nvidia") for path in DEVICES.glob("nvidia[0-9]*"))
     return sorted(filter(str.isdigit, numbers), key=int)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment, in which nothing need be installed; with some variables more."""
+    path = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), **more}
+
+
+def oom_kills(proc: Path = PROC) -> int | None:
+    """How often the kernel has killed where the memory of this process and its children is counted.
+
+    None where nothing tells (another system than Linux, or older than 4.13).
+    """
+    for path in (*_of_cgroup(proc), proc / "vmstat"):
+        try:
+            lines = path.read_text().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return None
+
+
+class OomWatch:
+    """Tells the kernel's kills among the deaths of this process's children.
+
+    A count that rises by one explains one death: a second process killed meanwhile was killed by somebody.
+    """
+
+    def __init__(self, count: Callable[[], int | None]):
+        self.count = count
+        self._explained = 0  # the count up to which kills have been attributed
+
+    def explains(self, since: int | None) -> bool | None:
+        """Whether the kernel killed a process that has died of SIGKILL; None if nothing tells.
+
+        Args:
+            since: The count when its work began.
+        """
+        now = self.count()
+        if now is None or since is None:
+            return None
+        known = max(since, self._explained)
+        if now <= known:
+            return False
+        self._explained = known + 1
+        return True
+
+
+def _of_cgroup(proc: Path) -> list[Path]:
+    """Where the count of this process's cgroup may be: in the nearest folder, upwards, that counts memory."""
+    try:
+        groups = [line.split(":", 2) for line in (proc / "self/cgroup").read_text().splitlines()]
+        mounts = [line.split() for line in (proc / "self/mountinfo").read_text().splitlines()]
+    except OSError:
+        return []
+    first = next((path for _, names, path in groups if "memory" in names.split(",")), None)
+    unified = next((path for number, _, path in groups if number == "0"), None)
+    path, kind, names = (first, "cgroup", _V1) if first is not None else (unified, "cgroup2", _V2)
+    for mount in mounts:
+        system, *_, options = mount[mount.index("-") + 1 :]
+        if path is None or system != kind or (kind == "cgroup" and "memory" not in options.split(",")):
+            continue
+        top, root = Path(mount[4]), mount[3]
+        below = PurePosixPath(os.path.relpath(path, root))
+        folder = top if ".." in below.parts else top / below
+        above = [folder, *folder.parents]
+        return [place / name for place in above[: above.index(top) + 1] for name in names]
+    return []

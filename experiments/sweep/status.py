@@ -1,4 +1,4 @@
-"""How each run of a study stands: from its files and Slurm's queue, whoever started it and whoever asks."""
+"""The status of each run of a study: from its files and Slurm's queue, whoever started it."""
 
 import json
 from collections import Counter
@@ -8,8 +8,7 @@ from pathlib import Path
 
 from experiments.errors import UserError
 from experiments.record import FINISHED, RunFolder, planned, read, run_folders
-from experiments.sweep.at_work import commands_at
-from experiments.sweep.lease import holder, is_held
+from experiments.sweep.lease import holder, is_held, leases, running_commands
 from experiments.sweep.slurm import client
 from experiments.sweep.slurm.client import Element
 from experiments.sweep.slurm.submission import Place, active, jobs_in, places
@@ -18,7 +17,7 @@ UNDER_WAY = ("running", "queued")
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """One run: its record's status, or else running, queued or unfinished; and what there is to say of it."""
 
     run_id: str
@@ -30,23 +29,23 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Look:
+class Snapshot:
     """A study at one moment."""
 
-    runs: list[Standing]
+    runs: list[RunStatus]
     jobs: list[str]  # what the queue has of it, a line per job
-    commands: list[str]  # processes that are at it
+    commands: list[str]  # processes that work on it
     unknown: bool  # whether it was submitted and squeue does not say what became of it
 
     def counts(self) -> str:
-        """How many runs stand how, in one line."""
+        """How many runs have which status, in one line."""
         if not self.runs:
             return "no runs yet: they are being checked"
         counted = Counter(run.kind for run in self.runs)
         return ", ".join(f"{number} {kind}" for kind, number in counted.most_common())
 
-    def at_it(self) -> list[str]:
-        """What is at the study, a line per job and one for the processes."""
+    def activity(self) -> list[str]:
+        """What works on the study, a line per job and one for the processes."""
         first, *others = self.commands or [""]
         more = f" and {len(others)} more" if others else ""
         return [*self.jobs, *([f"at work: {first}{more}"] if first else [])]
@@ -56,9 +55,9 @@ class Look:
         return bool(self.jobs or self.commands) or any(run.kind in UNDER_WAY for run in self.runs)
 
 
-def look(study: Path) -> Look:
-    """See how a study stands; UserError where there is none."""
-    commands = [f"process {held['pid']} on {held['host']}" for held in commands_at(study)]
+def snapshot(study: Path) -> Snapshot:
+    """The status of a study now; UserError where there is none."""
+    commands = [f"process {held['pid']} on {held['host']}" for held in running_commands(study)]
     submitted = places(study)
     queue = client.queue() if submitted else []
     queued = active(study, queue or [])
@@ -67,31 +66,29 @@ def look(study: Path) -> Look:
     if not names and not commands:
         raise UserError(f"there are no runs in {study}. Name the folder of a study, e.g. runs/demo.")
     ended = _ended(study, [name for name in names if name not in queued], submitted)
-    runs = [
-        _standing(RunFolder(study / name), queued.get(name), submitted.get(name), ended) for name in names
-    ]
-    return Look(runs, _jobs(study, queue or []), commands, unknown=queue is None)
+    runs = [_status(RunFolder(study / name), queued.get(name), submitted.get(name), ended) for name in names]
+    return Snapshot(runs, _jobs(study, queue or []), commands, unknown=queue is None)
 
 
-def _standing(
+def _status(
     folder: RunFolder, queued: Element | None, place: Place | None, ended: dict[str, str]
-) -> Standing:
-    name, claims = folder.path.name, folder.path.parent / ".claims"
+) -> RunStatus:
+    name, held = folder.path.name, leases(folder.path.parent)
     record = read(folder.path)
     if record is not None and (record["status"] in FINISHED or queued is None):
-        return Standing(name, record["status"], record.get("error", {}).get("message", ""))
-    if is_held(claims, name):
-        held = holder(claims, name) or {}
-        by = f"as job {queued.name}" if queued else f"by process {held.get('pid')} on {held.get('host')}"
-        return Standing(name, "running", f"{_step(folder)}{by}")
+        return RunStatus(name, record["status"], record.get("error", {}).get("message", ""))
+    if is_held(held, name):
+        owner = holder(held, name) or {}
+        by = f"as job {queued.name}" if queued else f"by process {owner.get('pid')} on {owner.get('host')}"
+        return RunStatus(name, "running", f"{_step(folder)}{by}")
     if queued is not None:
         why = f" ({queued.reason})" if queued.waits else ", which is running"
-        return Standing(name, "queued", f"as job {queued.name}{why}")
+        return RunStatus(name, "queued", f"as job {queued.name}{why}")
     if place is not None:
         how = f"ended, {ended[place.element]}" if place.element in ended else "is not in the queue any more"
-        return Standing(name, "unfinished", f"its job {place.element} {how}; see {place.log}")
+        return RunStatus(name, "unfinished", f"its job {place.element} {how}; see {place.log}")
     begun = "goes on" if folder.spec.exists() else "begins"
-    return Standing(name, "unfinished", f"{begun} when the command is given again")
+    return RunStatus(name, "unfinished", f"{begun} when the command is given again")
 
 
 def _ended(study: Path, names: Sequence[str], submitted: dict[str, Place]) -> dict[str, str]:
@@ -115,7 +112,7 @@ def _jobs(study: Path, queue: Sequence[Element]) -> list[str]:
 
 
 def _step(folder: RunFolder) -> str:
-    """How far a run is, by the last whole line of its history."""
+    """How far a run is, by the last complete line of its history."""
     try:
         with folder.history.open("rb") as file:
             file.seek(max(0, folder.history.stat().st_size - 4096))

@@ -1,4 +1,4 @@
-"""One worker: a process that loads the base once and runs the cells it is given, one after another.
+"""One worker: a process that loads the base once and executes the runs it is given, one after another.
 
     python -m experiments.sweep.worker        # started by the pool; not meant to be typed
 
@@ -7,9 +7,12 @@ whatever else prints goes to standard error. When the input ends, or SIGTERM, SI
 stops at the next step boundary with its state in a checkpoint.
 
 Orders:
-    {"check": [[spec, how many], ...], "folder": ..., "workers": n}   -> checked: may these cells run here?
+    {"check": [[spec, how many], ...], "folder": ..., "workers": n}   -> checked: may these runs run here?
+    {"measure": [spec, ...], "sizes": [1, ...], "runs": n}            -> measured: seconds by size of a pack
     {"run": spec, "run_id": ..., "root": folder}                      -> started, step, note ..., and at last
                                                                          finished | busy | interrupted
+    {"pack": [order of a run, ...], "members": [run_id, ...], "root": folder}      -> likewise: finished for
+                                                                         each run, the others for all left
 A run's order may also say `checkpoint` ({"seconds": ..., "steps": ...}) and `seen`: the time of the record
 that is to be replaced, as `record.written` gives it. Another record than that is taken as the answer. `kills`
 says how often the kernel has ended the run's process because memory ran out: so many times the rows at a time
@@ -20,18 +23,24 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from experiments.errors import UserError
 from experiments.record import FINISHED, RunFolder, read, written
 from experiments.spec import RunSpec, from_record
-from experiments.sweep.lease import Claim, claim
+from experiments.sweep import packs
+from experiments.sweep.lease import Lease, acquire, leases
 from experiments.sweep.plan import check_data
+
+if TYPE_CHECKING:
+    from experiments.training.loader import Loader
 
 _NO_LESS = "the kernel ended the process because memory ran out, with one row at a time, too"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -65,53 +74,77 @@ class Events:
 
 
 class Worker:
-    """Carries out orders until there are no more or it is asked to stop."""
+    """Carries out orders until there are no more or it is stopped."""
 
     def __init__(self, events: Events):
         self.events = events
+        self._loader: Loader | None = None
         self.stopping = False  # no Event: signals come in pairs, and one may interrupt another's set()
 
     def stop(self, *_: object) -> None:
         """Stop at the next step boundary; a signal's handler, too, while another is being handled."""
         self.stopping = True
 
+    @property
+    def loader(self) -> "Loader":
+        """Its bases and data. Importing what loads them takes seconds, so not before the first order."""
+        if self._loader is None:
+            from experiments.training.loader import Loader
+
+            self._loader = Loader()
+        return self._loader
+
     def carry_out(self, order: dict) -> None:
         """One order; anything that a run throws ends that run, not the worker."""
         if "check" in order:
-            cells = {from_record(spec): count for spec, count in order["check"]}
-            problems, notes = check(cells, Path(order["folder"]), order["workers"])
+            kinds = {from_record(spec): count for spec, count in order["check"]}
+            problems, notes = check(kinds, Path(order["folder"]), order["workers"], self.loader)
             self.events.emit("checked", problems=problems, notes=notes)
             return
-        folder = RunFolder(Path(order["root"]) / order["run"]["study"] / order["run_id"])
+        if "measure" in order:
+            self.events.emit("measured", seconds=self._measured(order))
+            return
+        runs = order.get("pack", [order])
+        study = Path(order["root"]) / runs[0]["run"]["study"]
         try:
-            self.run(order, folder)
-        except (UserError, OSError) as error:  # nothing can be written, not even a claim
-            self._tell(
-                order["run_id"], {"status": "failed", "error": {"kind": "disk", "message": str(error)}}
-            )
+            if "pack" in order:
+                _PackOrder(self, order, study).carry_out()
+            else:
+                self.run(order, RunFolder(study / order["run_id"]))
+        except (UserError, OSError) as error:  # nothing can be written, not even a lease
+            for run in runs:
+                self.report(
+                    run["run_id"], {"status": "failed", "error": {"kind": "disk", "message": str(error)}}
+                )
+
+    def _measured(self, order: dict) -> dict[int, float]:
+        """Seconds of a step by the size of a pack; what cannot be measured is not packed."""
+        from experiments.training.pace import curve
+
+        specs = [from_record(spec) for spec in order["measure"]]
+        try:
+            return curve(specs, order["sizes"], self.loader, runs=order["runs"], worth=packs.WORTH_SECONDS)
+        except Exception as error:
+            self.events.note(f"pack=auto: no step could be measured ({type(error).__name__}: {error})")
+            return {}
 
     def run(self, order: dict, folder: RunFolder) -> None:
-        """Claim a cell, run it, write its record, and say how it went."""
+        """Lease a cell, run it, write its record, and say how it went."""
         run_id = order["run_id"]
-        held = claim(folder.path.parent / ".claims", run_id)
-        if held is None:
+        lease = acquire(leases(folder.path.parent), run_id)
+        if lease is None:
             self.events.emit("busy", run_id=run_id)
             return
-        with held:
-            record: Mapping[str, Any] | None = read(folder.path)
-            new = "seen" in order and written(folder.path) != order["seen"]
-            if record is None or not (new or record["status"] in FINISHED):
-                record = self._execute(order, folder, held)
+        with lease:
+            record = answer(order, folder) or self.execute(order, folder, lease)
             if record is not None:
-                held.remove()
-                if record["status"] in FINISHED:
-                    folder.tidy()
+                conclude(record, folder, lease)
         if record is None:
             self.events.emit("interrupted", run_id=run_id)
         else:
-            self._tell(run_id, record)
+            self.report(run_id, record)
 
-    def _tell(self, run_id: str, record: Mapping[str, Any]) -> None:
+    def report(self, run_id: str, record: Mapping[str, Any]) -> None:
         error = record.get("error", {})
         self.events.emit(
             "finished",
@@ -121,7 +154,8 @@ class Worker:
             error={key: error[key] for key in ("kind", "message") if key in error},
         )
 
-    def _execute(self, order: dict, folder: RunFolder, held: Claim) -> Mapping[str, Any] | None:
+    def execute(self, order: dict, folder: RunFolder, lease: Lease) -> Mapping[str, Any] | None:
+        """Train a run alone; its record, or None if it was interrupted."""
         from experiments import data, tracking
         from experiments.training import memory
         from experiments.training.execute import Interrupted, execute
@@ -130,7 +164,7 @@ class Worker:
 
         spec, run_id = from_record(order["run"]), order["run_id"]
         often = order.get("checkpoint", {"seconds": 60.0, "steps": None})
-        run = Run(spec, run_id, folder, tracking.make(spec.tracker, tell=self.events.note), held.held)
+        run = Run(spec, run_id, folder, tracking.make(spec.tracker, notify=self.events.note), lease.valid)
         fits = all(run.halve() for _ in range(order.get("kills", 0)))
         for text in run.deviations:
             self.events.note(f"{run_id}: {text}")
@@ -139,41 +173,167 @@ class Worker:
                 if not fits:
                     run.begin()
                     raise MemoryError(_NO_LESS)
-                check_data(spec, run_id, data.read(spec).fingerprint)
+                check_data(spec, run_id, data.read(spec).fingerprint)  # of what is trained on
                 return execute(
                     [run],
                     display=self.events,
-                    should_stop=self._stop_for(held),
+                    should_stop=self.stop_for([lease]),
                     checkpoint_every=often["seconds"],
                     checkpoint_steps=often["steps"],
+                    loader=self.loader,
                 )[0]
             except Interrupted:
                 run.tracker.finish("preempted")
                 return None
             except Exception as error:
-                if not held.held():
+                if not lease.valid():
                     return None
                 if not (is_out_of_memory(error) and run.halve()):
                     return fail(run, error)
-            memory.release()  # what the failed attempt held, before the next one asks for as much
+            memory.release()  # what the failed attempt held, before the next one needs as much
             self.events.note(f"{run_id}: {run.deviations[-1]}")
 
-    def _stop_for(self, held: Claim) -> Callable[[], bool]:
-        return lambda: self.stopping or not held.held()
+    def stop_for(self, held: Collection[Lease]) -> Callable[[], bool]:
+        """Whether to stop at the next step boundary: told to, or some run is another's by now."""
+        return lambda: self.stopping or not all(lease.valid() for lease in held)
 
 
-def check(cells: Mapping[RunSpec, int], folder: Path, workers: int) -> tuple[list[str], list[str]]:
-    """What stands against running these cells, and what their targets resolve to; loads each model once.
+class _PackOrder:
+    """One order to train a pack: under the leases of all its runs, with a record for each."""
+
+    def __init__(self, worker: Worker, order: dict, study: Path):
+        self.worker, self.order, self.study = worker, order, study
+        self.leases: dict[str, Lease] = {}
+        self.often = order["checkpoint"]
+
+    def carry_out(self) -> None:
+        """Lease every run or none, leave out those that have ended, train the others together."""
+        with ExitStack() as stack:
+            for run in self.order["pack"]:
+                lease = acquire(leases(self.study), run["run_id"])
+                if lease is None:
+                    self.worker.events.emit("busy", run_id=run["run_id"])
+                    return
+                self.leases[run["run_id"]] = stack.enter_context(lease)
+            todo = []
+            for run in self.order["pack"]:
+                record = answer(run, self._folder(run["run_id"]))
+                if record is None:
+                    todo.append(run)
+                else:
+                    self._conclude(run["run_id"], record)
+            members = self.order["members"]
+            if not packs.has_state(packs.folder_of(self.study, members)):
+                members = [run["run_id"] for run in todo]
+            if todo and not self._train(todo, members):
+                self.worker.events.emit("interrupted", run_id=todo[0]["run_id"])
+
+    def _train(self, todo: Sequence[dict], members: Sequence[str]) -> bool:
+        """Train runs together; False if they were interrupted.
+
+        Whatever goes wrong with several runs, memory that runs out included, is tried again in two halves.
+        """
+        if len(members) == 1:
+            [run] = todo
+            alone = {**run, "checkpoint": self.often}
+            record = self.worker.execute(alone, self._folder(run["run_id"]), self.leases[run["run_id"]])
+            if record is not None:
+                self._conclude(run["run_id"], record)
+            return record is not None
+        from experiments.training import memory
+
+        folder = packs.folder_of(self.study, members)
+        try:
+            packs.write_down(folder, members)
+            records = self._execute(todo, members, folder)
+        except Exception as error:
+            if not all(lease.valid() for lease in self.leases.values()):
+                return False
+            text = f"a pack of {len(members)} runs ended with {type(error).__name__}: {error}".rstrip(": ")
+            self.worker.events.note(f"{text}. They are tried again in smaller packs.")
+        else:
+            for record in records or ():
+                self._conclude(record["run_id"], record)
+            return records is not None
+        memory.release()  # what the failed attempt held
+        shutil.rmtree(folder, ignore_errors=True)
+        left = [run for run in todo if answer(run, self._folder(run["run_id"])) is None]
+        halves = [part for part in (left[: len(left) // 2], left[len(left) // 2 :]) if part]
+        return all(self._train(half, [run["run_id"] for run in half]) for half in halves)
+
+    def _execute(
+        self, todo: Sequence[dict], members: Sequence[str], folder: Path
+    ) -> list[dict[str, Any]] | None:
+        from experiments import data, tracking
+        from experiments.training.execute import Interrupted, execute
+        from experiments.training.run_state import Run
+
+        orders = {run["run_id"]: run for run in todo}
+        runs = []
+        for run_id in members:
+            at = self._folder(run_id)
+            ended = run_id not in orders
+            spec = from_record(json.loads(at.spec.read_text()) if ended else orders[run_id]["run"])
+            tracker = tracking.make(
+                {"name": "none"} if ended else spec.tracker, notify=self.worker.events.note
+            )
+            owned = (lambda: True) if ended else self.leases[run_id].valid
+            runs.append(Run(spec, run_id, at, tracker, owned, ended))
+            check_data(spec, run_id, data.read(spec).fingerprint)
+        try:
+            return execute(
+                runs,
+                display=self.worker.events,
+                should_stop=self.worker.stop_for(self.leases.values()),
+                checkpoint_every=self.often["seconds"],
+                checkpoint_steps=self.often["steps"],
+                loader=self.worker.loader,
+                state=folder,
+            )
+        except Interrupted:
+            return None
+        finally:
+            for run in runs:  # nothing that has finished already hears it
+                if read(run.folder.path) is None:
+                    run.tracker.finish("preempted")
+
+    def _folder(self, run_id: str) -> RunFolder:
+        return RunFolder(self.study / run_id)
+
+    def _conclude(self, run_id: str, record: Mapping[str, Any]) -> None:
+        conclude(record, self._folder(run_id), self.leases[run_id])
+        self.worker.report(run_id, record)
+
+
+def answer(order: Mapping[str, Any], folder: RunFolder) -> Mapping[str, Any] | None:
+    """The record of a run that needs no more training: it has ended, or failed elsewhere since the plan."""
+    record = read(folder.path)
+    new = "seen" in order and written(folder.path) != order["seen"]
+    return record if record is not None and (new or record["status"] in FINISHED) else None
+
+
+def conclude(record: Mapping[str, Any], folder: RunFolder, lease: Lease) -> None:
+    """After the record of a run is written: forget its leases, and what is in its way."""
+    lease.remove()
+    if record["status"] in FINISHED:
+        folder.tidy()
+
+
+def check(
+    kinds: Mapping[RunSpec, int], folder: Path, workers: int, load: "Loader"
+) -> tuple[list[str], list[str]]:
+    """What stands against running these runs, and what their targets resolve to; loads each model once.
 
     Args:
-        cells: Specs, each with the number of runs like it (see `experiments.sweep.plan.kinds`).
+        kinds: Specs, each with the number of runs like it (see `experiments.sweep.plan.kinds`).
         folder: The study, whose disk must have room.
         workers: How many runs are unfinished at a time.
+        load: Where bases and data come from.
     """
-    from experiments.training.preflight import check_cells, check_room
+    from experiments.training.preflight import check_room, check_runs
 
     try:
-        found = check_cells(cells)
+        found = check_runs(kinds, load)
         return found.problems or check_room(found, folder, workers=workers), found.notes
     except UserError as error:
         return [str(error)], []
@@ -209,7 +369,7 @@ def listen(handler: Callable[[int, object], None] | signal.Handlers) -> None:
 
 
 def main() -> None:
-    """Serve until told to stop.
+    """Serve until stopped.
 
     What libraries print goes to standard error: the output belongs to the protocol.
     """

@@ -1,7 +1,7 @@
 """Where a run is shown beside its own files, which come first and are the truth.
 
-A tracker is a module of this folder with a function `make(options, tell) -> Tracker`; it is found because it
-exists. No tracker can fail a run: `make` here wraps each in BestEffort. Clients are imported when runs begin.
+A tracker is a module of this folder with a function `make(options, notify) -> Tracker`; it is found by its
+name. No tracker can fail a run: `make` here wraps each in BestEffort. Clients are imported when runs begin.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.errors import UserError, did_you_mean
-from experiments.tracking._base import BestEffort, Labels, Tell, Tracker, labels_of
+from experiments.tracking._base import BestEffort, Labels, Notify, Tracker, labels_of
 
 __all__ = ["Labels", "Tracker", "labels_of", "make", "names"]
 
@@ -20,10 +20,10 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def make(options: Mapping[str, Any], *, tell: Tell = print) -> Tracker:
-    """The tracker called options["name"], wrapped so that its failures are told once and end nothing.
+def make(options: Mapping[str, Any], *, notify: Notify = print) -> Tracker:
+    """The tracker called options["name"], wrapped so that its failures are reported once and end nothing.
 
-    One tracker serves one run. `tell` takes a line for the person watching.
+    One tracker serves one run. `notify` takes a line for the person watching.
     """
     name = str(options.get("name", "none"))
     if name not in names():
@@ -33,4 +33,4 @@ def make(options: Mapping[str, Any], *, tell: Tell = print) -> Tracker:
         )
     module = importlib.import_module(f"{__name__}.{name}")
     rest = {key: value for key, value in options.items() if key != "name"}
-    return BestEffort(module.make(rest, tell), name=name, tell=tell)
+    return BestEffort(module.make(rest, notify), name=name, notify=notify)

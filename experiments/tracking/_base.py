@@ -10,7 +10,7 @@ from experiments.errors import UserError
 from experiments.record import History, RunFolder
 from experiments.spec import RunSpec
 
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Tracker:
 
 
 class BestEffort(Tracker):
-    """Passes every call on; the first exception is told, noted in events.jsonl and ends the tracking."""
+    """Passes every call on; the first exception is reported, noted in events.jsonl and ends the tracking."""
 
-    def __init__(self, tracker: Tracker, *, name: str, tell: Tell):
+    def __init__(self, tracker: Tracker, *, name: str, notify: Notify):
         self._tracker = tracker
         self._name = name
-        self._tell = tell
+        self._notify = notify
         self._folder: Path | None = None
         self._given_up = False
 
@@ -84,9 +84,11 @@ class BestEffort(Tracker):
 
     def _report(self, error: Exception) -> None:
         detail = reason(error)
-        self._tell(f"tracker {self._name} stopped ({detail}). The run goes on; its own files stay complete.")
+        self._notify(
+            f"tracker {self._name} stopped ({detail}). The run goes on; its own files stay complete."
+        )
         if self._folder is not None:
-            note_event(self._folder, f"tracker {self._name} stopped", detail=detail, tell=self._tell)
+            note_event(self._folder, f"tracker {self._name} stopped", detail=detail, notify=self._notify)
 
 
 def reason(error: Exception) -> str:
@@ -95,11 +97,11 @@ def reason(error: Exception) -> str:
     return " ".join(text.split())[:300]
 
 
-def note_event(folder: Path, event: str, *, detail: str | None, tell: Tell) -> None:
+def note_event(folder: Path, event: str, *, detail: str | None, notify: Notify) -> None:
     """Add one row to the run's events.jsonl; where even that fails, say so and go on."""
     row = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, "detail": detail}
     try:
         with History(RunFolder(folder).events) as events:
             events.append(row)
     except Exception as error:
-        tell(f"events.jsonl was not written ({error})")
+        notify(f"events.jsonl was not written ({error})")

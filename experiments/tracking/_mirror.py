@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from experiments.record import RunFolder, read
 from experiments.spec import RunSpec
 from experiments.tracking import _log, _session
-from experiments.tracking._base import Tell, labels_of
-from experiments.tracking._rows import Difference, compare, equal_values
+from experiments.tracking._base import Notify, labels_of
+from experiments.tracking._rows import Difference, compare_rows, equal_values
 from experiments.tracking._server import Held, Server
 from experiments.tracking.wandb import project_of
 
@@ -21,11 +21,11 @@ PATIENCE = 10.0  # seconds that a server may take to show what it took
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How W&B's copy of a run stands beside the run's own files."""
+class Comparison:
+    """How W&B's copy of a run differs from the run's own files."""
 
     rows: Difference
-    faults: list[str] = field(default_factory=list)  # in plain words: what else differs and can be mended
+    faults: list[str] = field(default_factory=list)  # in plain words: what else differs and can be repaired
     doubt: str = ""  # why the copy could not be read in full
 
     @property
@@ -48,17 +48,17 @@ class Standing:
 class Copy(Protocol):
     """Where a second copy of a study's runs is."""
 
-    def standing(self, folder: RunFolder, spec: RunSpec) -> Standing:
-        """How the copy of a run stands."""
+    def compare(self, folder: RunFolder, spec: RunSpec) -> Comparison:
+        """How the copy of a run differs."""
 
 
 class Logs:
     """The copy in the logs that W&B's client keeps in the run folders, for runs that were never online."""
 
-    def standing(self, folder: RunFolder, spec: RunSpec) -> Standing:
-        """How the logs of a run stand beside its history; all of them together hold each row once."""
-        rows = compare(_session.local_rows(folder), _log.rows(folder.path))
-        return Standing(rows, [] if _log.logs(folder.path) else ["W&B kept no log"])
+    def compare(self, folder: RunFolder, spec: RunSpec) -> Comparison:
+        """How the logs of a run differ from its history; all of them together hold each row once."""
+        rows = compare_rows(_session.local_rows(folder), _log.rows(folder.path))
+        return Comparison(rows, [] if _log.logs(folder.path) else ["W&B kept no log"])
 
 
 class Mirror:
@@ -68,34 +68,36 @@ class Mirror:
         project: For all runs; None for each run's own, see `experiments.tracking.wandb`.
         entity: Likewise; None for the one that the run named, else the account's default.
         timeout: Seconds to wait for the server.
-        tell: Takes a line for the person watching.
+        notify: Takes a line for the person watching.
 
     Raises:
         UserError: There is no account, or the server does not answer.
     """
 
-    def __init__(self, *, project: str | None, entity: str | None, timeout: float, tell: Tell):
+    def __init__(self, *, project: str | None, entity: str | None, timeout: float, notify: Notify):
         self.project = project
         self.entity = entity
         self.timeout = timeout
-        self.tell = tell
+        self.notify = notify
         self._server = Server(timeout)
 
-    def standing(self, folder: RunFolder, spec: RunSpec) -> Standing:
-        """How the server's copy of a run stands, after a wait for what it is still taking in."""
+    def compare(self, folder: RunFolder, spec: RunSpec) -> Comparison:
+        """How the server's copy of a run differs, after a wait for what it is still taking in."""
         local = _session.local_rows(folder)
         held = self._server.held(*self._place(spec), folder.path.name, patience=PATIENCE)
         if held is None:
-            return Standing(compare(local, []), ["W&B has no such run"])
+            return Comparison(compare_rows(local, []), ["W&B has no such run"])
         doubt = ""
-        if not held.whole:
-            doubt = f"W&B took {held.lines} rows and shows {len(held.rows)} of them so far: look again later"
-        return Standing(compare(local, held.rows), _faults(folder, held), doubt)
+        if not held.complete:
+            doubt = (
+                f"W&B took {held.lines} rows and shows {len(held.rows)} of them so far: compare again later"
+            )
+        return Comparison(compare_rows(local, held.rows), _faults(folder, held), doubt)
 
-    def bring_up(self, folder: RunFolder, spec: RunSpec) -> Standing:
-        """Add what the server lacks of a run; how the two stand afterwards.
+    def bring_up(self, folder: RunFolder, spec: RunSpec) -> Comparison:
+        """Add what the server lacks of a run; how the two differ afterwards.
 
-        Rows that somebody else added since its standing was asked for are seen when the run is opened. The
+        Rows that somebody else added since the comparison are seen when the run is opened. The
         caller sees to it that nobody logs the run from then on.
         """
         entity, project = self._place(spec)
@@ -107,11 +109,11 @@ class Mirror:
             project=project,
             entity=entity,
         )
-        session = _session.begin(arguments, mode="online", timeout=self.timeout, tell=self.tell)
+        session = _session.begin(arguments, mode="online", timeout=self.timeout, notify=self.notify)
         session.end(status_of(folder))
         _log.mark(_log.logs(folder.path))
         deadline = time.monotonic() + PATIENCE
-        while (after := self.standing(folder, spec)).lacks and time.monotonic() < deadline:
+        while (after := self.compare(folder, spec)).lacks and time.monotonic() < deadline:
             time.sleep(PATIENCE / 8)  # a server may take a moment to show a new summary or state
         return after
 

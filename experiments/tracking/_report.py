@@ -18,7 +18,7 @@ from typing import Any
 from experiments.errors import UserError
 from experiments.record import records
 from experiments.tracking import _log, _session
-from experiments.tracking._base import Tell, reason
+from experiments.tracking._base import Notify, reason
 from experiments.tracking._server import Server, log_in
 from experiments.tracking.wandb import project_of
 
@@ -27,7 +27,7 @@ _HEADLINE = ("difference", "ci_low", "ci_high", "p_adjusted", "n_seeds", "verdic
 
 
 def publish(
-    study: Path, *, project: str | None, entity: str | None, mode: str, timeout: float, tell: Tell
+    study: Path, *, project: str | None, entity: str | None, mode: str, timeout: float, notify: Notify
 ) -> None:
     """Log the report of a study, unless W&B has this very report.
 
@@ -37,7 +37,7 @@ def publish(
         entity: Whose project; None for the account's default.
         mode: online or offline.
         timeout: Seconds to wait for the server.
-        tell: Takes a line for the person watching.
+        notify: Takes a line for the person watching.
 
     Raises:
         UserError: There is no report, no account, or the server does not answer.
@@ -51,10 +51,10 @@ def publish(
     if mode == "online":
         held = Server(timeout).held(entity, project, run_id)
         if held is not None and held.state == "finished":
-            tell(f"W&B has this report: {held.url}")
+            notify(f"W&B has this report: {held.url}")
             return
     elif logs := _logs(study, run_id):
-        tell(
+        notify(
             f"This report is logged in {logs[-1].parent}. Publish it online, or: wandb sync {logs[-1].parent}"
         )
         return
@@ -73,9 +73,9 @@ def publish(
     logs = _logs(study, run_id)
     if mode == "online":
         _log.mark(logs)
-        tell(f"Published: {run.url}")
+        notify(f"Published: {run.url}")
     else:
-        tell(
+        notify(
             f"Logged offline in {logs[-1].parent}. Publish it online later, or: wandb sync {logs[-1].parent}"
         )
 

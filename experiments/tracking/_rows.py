@@ -71,7 +71,7 @@ class Difference:
         return ", ".join(f"{_rows(found)} {what}{_steps(found)}" for found, what in parts if found)
 
 
-def compare(local: Iterable[Row], copy: Iterable[Row]) -> Difference:
+def compare_rows(local: Iterable[Row], copy: Iterable[Row]) -> Difference:
     """In what `copy` differs from `local`, row by row; both as they are logged."""
     expected = {identity(row): row for row in local}
     held = [row for row in copy if STEP in row]

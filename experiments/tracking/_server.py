@@ -1,4 +1,4 @@
-"""The W&B server, asked what it has of a run. That is the truth here: no ledger of ours stands beside it.
+"""The W&B server, and what it has of a run. That is the truth here: no ledger of ours stands beside it.
 
 A history is read back row by row, and the count of lines that the server took says whether that was all: a
 server that is still digesting shows fewer rows than it took, and nothing is added on such a view.
@@ -26,7 +26,7 @@ class Held:
     url: str
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         """Whether the rows are all that the server took."""
         return len(self.rows) >= self.lines
 
@@ -75,7 +75,7 @@ class Server:
         deadline = time.monotonic() + patience
         while True:
             found = self._held(f"{entity or self._api.default_entity}/{project}/{run_id}")
-            if found is None or found.whole or time.monotonic() > deadline:
+            if found is None or found.complete or time.monotonic() > deadline:
                 return found
             time.sleep(min(1.0, patience / 4))
 

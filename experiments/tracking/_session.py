@@ -19,7 +19,7 @@ from typing import Any
 
 from experiments.record import RunFolder, read, read_history
 from experiments.tracking import _log
-from experiments.tracking._base import Labels, Tell, note_event, reason
+from experiments.tracking._base import Labels, Notify, note_event, reason
 from experiments.tracking._rows import STEP, Identity, Row, identities, identity, last_values, shown
 from experiments.tracking._server import Server
 
@@ -60,14 +60,14 @@ class Session:
             self.run.finish(exit_code=exit_code(status))
 
 
-def begin(arguments: Mapping[str, Any], *, mode: str, timeout: float, tell: Tell) -> Session:
+def begin(arguments: Mapping[str, Any], *, mode: str, timeout: float, notify: Notify) -> Session:
     """Open a run, new or going on.
 
     Args:
         arguments: For wandb.init, as `arguments_of` makes them.
         mode: online or offline.
         timeout: Seconds to wait for the server, here and at the end.
-        tell: Takes a line for the person watching.
+        notify: Takes a line for the person watching.
     """
     folder = RunFolder(Path(arguments["dir"]))
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def begin(arguments: Mapping[str, Any], *, mode: str, timeout: float, tell: Tell
     session = Session(open_run(arguments, mode=mode, timeout=timeout), folder, known)
     session.run.define_metric("*", step_metric=STEP)
     if mode == "online" and session.run.resumed:
-        _learn(session, timeout, tell)
+        _learn(session, timeout, notify)
     return session
 
 
@@ -147,7 +147,7 @@ def exit_code(status: str) -> int:
     return _EXIT_CODES.get(status, 1)
 
 
-def _learn(session: Session, timeout: float, tell: Tell) -> None:
+def _learn(session: Session, timeout: float, notify: Notify) -> None:
     """Ask the server which rows it has; where it does not say all, trust the last step that it knows."""
     run, why = session.run, "the server shows fewer rows than it took"
     try:
@@ -156,6 +156,6 @@ def _learn(session: Session, timeout: float, tell: Tell) -> None:
         held, why = None, reason(error)
     if held is not None:
         session.known = identities(held.rows)
-    if held is None or not held.whole:
+    if held is None or not held.complete:
         session.floor = run.summary.get(STEP, -1)
-        note_event(session.folder.path, "tracker wandb trusts the last step", detail=why, tell=tell)
+        note_event(session.folder.path, "tracker wandb trusts the last step", detail=why, notify=notify)

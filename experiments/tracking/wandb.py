@@ -23,7 +23,7 @@ from typing import Any
 
 from experiments.errors import UserError, did_you_mean
 from experiments.tracking import _session
-from experiments.tracking._base import Labels, Tell, Tracker, note_event, reason
+from experiments.tracking._base import Labels, Notify, Tracker, note_event, reason
 from experiments.tracking._rows import shown
 from experiments.tracking._server import log_in
 
@@ -42,7 +42,7 @@ class _Server:
 class Wandb(Tracker):
     """One W&B run."""
 
-    tell: Tell
+    notify: Notify
     mode: str | None = None
     project: str | None = None
     entity: str | None = None
@@ -95,7 +95,7 @@ class Wandb(Tracker):
             ) from error
 
     def _begin(self, arguments: Mapping[str, Any], mode: str) -> _session.Session:
-        return _session.begin(arguments, mode=mode, timeout=self.timeout, tell=self.tell)
+        return _session.begin(arguments, mode=mode, timeout=self.timeout, notify=self.notify)
 
     def _begin_online(self, arguments: Mapping[str, Any], folder: Path) -> _session.Session:
         if _Server.unreachable is None:
@@ -103,12 +103,12 @@ class Wandb(Tracker):
                 return self._log_in_and_begin(arguments)
             except Exception as error:  # CommError, UsageError, and what else a client finds
                 _Server.unreachable = reason(error)
-                self.tell(
+                self.notify(
                     f"W&B cannot be used online ({_Server.unreachable}). Runs are logged offline; "
                     f"bring W&B up to them later with: python -m experiments.sweep sync {folder.parent}"
                 )
                 self._forget_failed_run()
-        note_event(folder, "tracker wandb went offline", detail=_Server.unreachable, tell=self.tell)
+        note_event(folder, "tracker wandb went offline", detail=_Server.unreachable, notify=self.notify)
         return self._begin(arguments, "offline")
 
     def _forget_failed_run(self) -> None:
@@ -123,7 +123,7 @@ class Wandb(Tracker):
         session = self._begin(arguments, "online")
         if not _Server.announced:
             _Server.announced = True
-            self.tell(f"W&B: {session.run.project_url}")
+            self.notify(f"W&B: {session.run.project_url}")
         return session
 
 
@@ -132,9 +132,9 @@ def project_of(spec: Mapping[str, Any]) -> str:
     return os.environ.get("WANDB_PROJECT") or str(spec["study"])
 
 
-def make(options: Mapping[str, Any], tell: Tell) -> Wandb:
+def make(options: Mapping[str, Any], notify: Notify) -> Wandb:
     """A tracker from the options in this module's docstring; null means the default."""
-    known = [option.name for option in fields(Wandb) if option.init and option.name != "tell"]
+    known = [option.name for option in fields(Wandb) if option.init and option.name != "notify"]
     for key in options:
         if key not in known:
             raise UserError(
@@ -144,4 +144,4 @@ def make(options: Mapping[str, Any], tell: Tell) -> Wandb:
     mode = str(given.get("mode", "online"))
     if mode not in MODES:
         raise UserError(f"tracker.mode={mode} is none of {', '.join(MODES)}.{did_you_mean(mode, MODES)}")
-    return Wandb(tell, **given)
+    return Wandb(notify, **given)

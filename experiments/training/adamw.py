@@ -186,7 +186,7 @@ class PackedAdamW:
         scheduled = torch.where(alive, factor, torch.zeros_like(factor)).unsqueeze(1)
         for flat in self._flats:
             at = flat.runs
-            if not bool(alive[at].all()):
+            if alive.device.type != "cpu" or not bool(alive[at].all()):  # a GPU is not waited for to know
                 flat.grad.copy_(torch.where(alive[at].unsqueeze(1), flat.grad, torch.zeros_like(flat.grad)))
             flat.exp_avg.lerp_(flat.grad, 1 - self._beta1[at])
             flat.exp_avg_sq.mul_(self._beta2[at]).add_(flat.grad.square().mul_(1 - self._beta2[at]))

@@ -3,12 +3,15 @@
 A function of (seed, step), so it never depends on the variant or on a resume.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from variants import generator
+
+ROUNDED = 4  # columns are read in multiples of this: fewer shapes
 
 
 @dataclass
@@ -38,22 +41,65 @@ class Batch:
 
     input_ids: Tensor  # (K*n, T)
     attention_mask: Tensor  # (K*n, T)
-    labels: Tensor  # (K*n,) classes, or (K*n, T) token ids with -100 where no loss is due
+    labels: Tensor  # (K*n, ...), see `experiments.training.losses`
+    extra: dict[str, Tensor] = field(default_factory=dict)  # more inputs of the model, (K*n, ...)
+
+    def inputs(self) -> dict[str, Tensor]:
+        """What the model is called with. Packed texts have no mask: positions tell them apart."""
+        mask = {} if "position_ids" in self.extra else {"attention_mask": self.attention_mask}
+        return {"input_ids": self.input_ids, **mask, **self.extra}
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with each of its tensors changed."""
+        extra = {name: change(tensor) for name, tensor in self.extra.items()}
+        return Batch(change(self.input_ids), change(self.attention_mask), change(self.labels), extra)
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(
-            *(t.to(device, non_blocking=True) for t in (self.input_ids, self.attention_mask, self.labels))
-        )
+        """The batch on a device."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def gather(encoded, rows: Tensor, length: int | None = None) -> Batch:
     """The given rows of an encoded split, cut to `length` columns if one is stated (padding only is cut)."""
-    labels = encoded.labels[rows]
+    writes = "decoder_input_ids" in encoded.extra  # then the labels are as long as what is written
+
+    def part(tensor: Tensor, aligned: bool = True) -> Tensor:
+        return tensor[rows][:, :length] if aligned and tensor.dim() == 2 else tensor[rows]
+
+    tokens = encoded.labels.dim() == 2 and not encoded.labels.is_floating_point()
     return Batch(
-        encoded.input_ids[rows][:, :length],
-        encoded.attention_mask[rows][:, :length],
-        labels[:, :length] if labels.dim() == 2 else labels,
+        part(encoded.input_ids),
+        part(encoded.attention_mask),
+        part(encoded.labels, tokens and not writes),
+        {name: part(t, not name.startswith("decoder")) for name, t in encoded.extra.items()},
     )
+
+
+def length_groups(encoded, rows: Sequence[Tensor], *, tokens: int) -> list[tuple[list[Tensor], int]]:
+    """Rows of K runs in groups of about equal length, so that little padding is computed.
+
+    Each run's rows are sorted by length and shared out: every group has equally many of each run, as packs
+    need them. Padding has no part in a result, so neither has the grouping, but for rounding.
+
+    Args:
+        encoded: The split.
+        rows: For each run its row numbers, equally many.
+        tokens: A group has about so many at least: smaller products are slower than the padding.
+
+    Returns:
+        Groups: for each run its row numbers; and the columns to read.
+    """
+    lengths = encoded.attention_mask.sum(1)
+    sizes = [n for n in range(1, len(rows[0]) + 1) if len(rows[0]) % n == 0]
+    mean = float(torch.stack([lengths[r] for r in rows]).float().mean())
+    size = next((n for n in sizes if n * len(rows) * mean >= tokens), sizes[-1])
+    parts = [r[lengths[r].argsort(stable=True)].split(size) for r in rows]
+    groups = []
+    for group in zip(*parts, strict=True):
+        longest = int(torch.stack([lengths[r].max() for r in group]).max())
+        columns = min(-(-longest // ROUNDED) * ROUNDED, encoded.input_ids.shape[1])
+        groups.append((list(group), max(columns, 1)))
+    return groups
 
 
 def by_length(encoded, *, size: int, step: int = 16) -> list[tuple[Tensor, int]]:

@@ -13,43 +13,19 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from experiments import data, models
+from experiments import models
 from experiments.console.progress import Progress
+from experiments.data import Task
 from experiments.files import Taken, replacing
 from experiments.spec import RunSpec
+from experiments.tasks import kind_of
 from experiments.training import checkpoint, diagnostics, memory
-from experiments.training.evaluate import Scores, evaluate, prefixed, write_predictions
-from experiments.training.loop import Trainer, run_config, total_steps
-from experiments.training.result import Facts, Seconds, is_out_of_memory, result, start_hashes
+from experiments.training.evaluate import Scores, evaluate, overall, prefixed, write_predictions
+from experiments.training.loader import Loader
+from experiments.training.loop import Callback, Trainer, run_config, total_steps
+from experiments.training.result import Facts, Seconds, error_kind, is_out_of_memory, result, start_hashes
 from experiments.training.run_state import Checkpoints, Interrupted, Run, resume, save
-from variants import Attached, attach, loads_stored, peft_form
-
-_prepared: dict[tuple, tuple] = {}
-
-
-def prepare(spec: RunSpec):
-    """The frozen model (shared, not to be changed), its facts, and the encoded task of a spec.
-
-    Kept for the next run. The base is loaded straight into the storage that the run asks for.
-    """
-    run = run_config(spec, steps=1)
-    straight = run if loads_stored(run) else None
-    key = (
-        spec.model,
-        *sorted(spec.model_options.items()),
-        spec.dataset,
-        *sorted(spec.dataset_options.items()),
-        spec.train.base_dropout,
-        models.stored_as(straight),
-    )
-    if key not in _prepared:
-        raw = data.read(spec)
-        model, tokenizer, info = models.load(
-            spec, kind=raw.kind, n_labels=len(raw.labels), labels=raw.labels, straight=straight
-        )
-        _prepared.clear()  # one base at a time: a sweep over models must not hold them all
-        _prepared[key] = model, info, data.encode(raw, tokenizer, spec.dataset_options.get("max_length"))
-    return _prepared[key]
+from variants import Attached, attach, peft_form, write_peft
 
 
 def device() -> torch.device:
@@ -64,19 +40,24 @@ def execute(
     should_stop: Callable[[], bool] = lambda: False,
     checkpoint_every: float = 60.0,
     checkpoint_steps: int | None = None,
+    state: Path | None = None,
+    loader: Loader | None = None,
 ) -> list[dict[str, Any]]:
     """Train a pack to its end and write each run's record.
 
     Args:
-        runs: The pack; the specs must agree on what a pack shares (model, data, steps, batch, precision).
+        runs: The pack; the specs must agree on what a pack shares (`RunSpec.pack_key`). Those that have a
+            record already train along, so that the others' numbers stay what they were, and write nothing.
         display: Shown what happens.
-        should_stop: Asked at each step boundary.
+        should_stop: Called at each step boundary.
         checkpoint_every: Seconds between checkpoints.
         checkpoint_steps: Steps between them, if that comes first. They are written with the rows of the
             history, so at the first multiple of train.log_every from there on.
+        state: The folder of the pack's checkpoints; None: in that of its first run.
+        loader: Where bases and data come from; one of its own if None.
 
     Returns:
-        The records as written.
+        The records as written, of all runs that had none.
 
     Raises:
         Interrupted: `should_stop` said so and the state is in the checkpoint; or the run is another process's
@@ -84,79 +65,98 @@ def execute(
     """
     started = time.perf_counter()
     seconds = Seconds()
+    state = state or runs[0].folder.checkpoint
     with ExitStack() as stack:
         for run in runs:
             stack.callback(run.history.close)
             run.begin()
         specs = [run.training for run in runs]
         _threads(specs[0])
-        model, info, task = prepare(specs[0])
+        model, info, task = (loader or Loader())(specs[0])
         place = device()
-        steps = total_steps(specs[0].train, task.rows["train"])
         attached = attach(
             models.clone(model),
-            [run_config(s, steps=steps) for s in specs],
+            [run_config(s, steps=total_steps(s.train, task.rows["train"])) for s in specs],
             device=place,
             fresh=info.fresh,
         )
         if specs[0].train.gradient_checkpointing:
             attached.model.gradient_checkpointing_enable({"use_reentrant": False})
         seconds.load = time.perf_counter() - started
-        trainer = _trainer(runs, attached, task, seconds, display, should_stop)
+        trainer = Trainer(specs, attached, task.splits["train"], kind_of(task.kind).loss)
         for k, run in enumerate(runs):
             run.start = start_hashes(trainer, k)
-        resume(runs, trainer)
-        diagnostics.watch(runs, trainer, seconds)
-        for run in runs:
-            display.run_started(run.run_id, trainer.steps, done=trainer.progress.step)
-        trainer.on_boundary = saving = Checkpoints(runs, trainer, checkpoint_every, checkpoint_steps)
+        resume(runs, trainer, state)
+        if task.also and trainer.progress.step == 0:
+            with seconds.of("evaluate"):
+                for run, before in zip(runs, _beside(runs, trainer, task, "before"), strict=True):
+                    run.before = before
+        for run, steps in zip(runs, trainer.ends, strict=True):
+            display.run_started(run.run_id, steps, done=min(steps, trainer.progress.step))
+        saving = Checkpoints(runs, trainer, state, checkpoint_every, checkpoint_steps)
+        callbacks = [
+            _Recorder(runs, trainer, task, seconds, display),
+            diagnostics.Signatures(runs, trainer, seconds),
+            saving,
+        ]
         memory.reset_peak(place)
-        trainer.run()
-        if trainer.progress.step < trainer.steps and trainer.progress.alive.any():
-            save(runs, trainer)
+        trainer.run(callbacks, should_stop=should_stop)
+        if trainer.under_way().any():
+            save(runs, trainer, state)
             raise Interrupted
         seconds.checkpoint = saving.spent
-        facts = Facts(task, info, seconds, peak=memory.peak(place))
+        facts = Facts(task, info, seconds, memory.peak(place), [run.run_id for run in runs])
         records = [result(run, k, trainer, facts) for k, run in enumerate(runs)]
-        _test(runs, trainer, facts, records)
+        with seconds.of("evaluate"):
+            _test(runs, trainer, facts, records)
         for k, note in diagnostics.write(runs, trainer, seconds).items():
             records[k]["notes"].append(note)
+        wall = time.perf_counter() - started
         for k, (run, record) in enumerate(zip(runs, records, strict=True)):
-            record["cost"] |= facts.seconds.as_cost(time.perf_counter() - started, trainer.progress.seconds)
-            _conclude(run, k, trainer, record)
-        return records
+            record["cost"] |= facts.seconds.as_cost(wall, trainer.progress.seconds, runs=len(runs))
+            if not run.ended:
+                _conclude(run, k, trainer, record)
+        checkpoint.clear(state)  # last, when nothing needs it any more
+        return [record for run, record in zip(runs, records, strict=True) if not run.ended]
 
 
-def _trainer(runs, attached: Attached, task, seconds: Seconds, display: Progress, should_stop) -> Trainer:
-    specs = [run.training for run in runs]
+class _Recorder(Callback):
+    """Puts the rows and the validations of a pack into its run folders, and shows them."""
 
-    def on_rows(k: int, rows: list[dict]) -> None:
-        runs[k].add_rows(rows)
-        display.step(runs[k].run_id, rows[-1]["step"], rows[-1]["loss"])
+    def __init__(
+        self, runs: Sequence[Run], trainer: Trainer, task: Task, seconds: Seconds, display: Progress
+    ):
+        self._runs, self._trainer, self._task = runs, trainer, task
+        self._seconds, self._display = seconds, display
 
-    def on_validation(step: int) -> None:
-        started = time.perf_counter()
-        for k, scores in enumerate(_evaluate(runs, attached, task, "validation")):
-            if trainer.diverged_at[k] is None:
-                runs[k].validated(scores, step=step, metric=task.metric, goal=task.goal)
-        seconds.evaluate += time.perf_counter() - started
+    def on_rows(self, k: int, rows: list[dict]) -> None:
+        """History first, then the display."""
+        self._runs[k].add_rows(rows)
+        self._display.step(self._runs[k].run_id, rows[-1]["step"], rows[-1]["loss"])
 
-    trainer = Trainer(specs, attached, task.splits["train"], on_rows, on_validation, should_stop)
-    return trainer
+    def on_validation(self, step: int) -> None:
+        """Score the validation split."""
+        with self._seconds.of("evaluate"):
+            scores = _evaluate(self._runs, self._trainer, self._task, "validation")
+            for k in self._trainer.validated(step):
+                self._runs[k].validated(
+                    scores[k].metrics, step=step, metric=self._task.metric, goal=self._task.goal
+                )
 
 
-def _evaluate(runs: Sequence[Run], attached: Attached, task, split: str) -> list[Scores]:
+def _evaluate(runs: Sequence[Run], trainer: Trainer, task: Task, split: str) -> list[Scores]:
     """Score the pack; where memory runs out, with half as many rows at a time, down to one."""
     while True:
         train = runs[0].training.train
         try:
             return evaluate(
-                attached.model,
+                trainer.attached.model,
                 task,
                 split,
-                runs=len(runs),
+                runs=trainer.K,
                 precision=train.precision,
                 batch_size=train.eval_batch_size,
+                examples=train.eval_rows if split == "validation" else None,
             )
         except Exception as error:
             if not is_out_of_memory(error) or not all([run.halve_evaluation() for run in runs]):
@@ -176,36 +176,46 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
 
     A run that tunes is never tested: what it leaves behind is its validation.
     """
-    if not trainer.progress.alive.any():
+    completed = [k for k, run in enumerate(runs) if records[k]["status"] == "completed" and not run.ended]
+    if any(not runs[k].validation for k in completed):  # an older checkpoint, after the last validation
+        scores = _evaluate(runs, trainer, facts.task, "validation")
+        for k in completed:
+            runs[k].validation = scores[k].metrics
+    for k in completed:
+        runs[k].check_owned()
+        records[k]["metrics"] |= prefixed("validation", runs[k].validation)
+    to_test = [k for k in completed if runs[k].spec.phase != "tune"]
+    if not to_test:
         return
-    started = time.perf_counter()
-    if any(run.validation is None for run in runs):  # resumed after the last validation: it is in the history
-        for run, scores in zip(
-            runs, _evaluate(runs, trainer.attached, facts.task, "validation"), strict=True
-        ):
-            run.validation = scores
-    for run, record in zip(runs, records, strict=True):
-        if record["status"] == "completed" and run.validation is not None:
-            run.check_mine()
-            record["metrics"] |= prefixed("validation", run.validation.metrics)
-    if any(run.spec.phase != "tune" for run in runs):
-        tested = _evaluate(runs, trainer.attached, facts.task, "test")
-        for run, record, scores in zip(runs, records, tested, strict=True):
-            if record["status"] == "completed" and run.spec.phase != "tune":
-                record["metrics"] |= prefixed("test", scores.metrics)
-                write_predictions(run.folder.predictions, facts.task, "test", scores)
-    facts.seconds.evaluate += time.perf_counter() - started
+    tested = {name: _evaluate(runs, trainer, task, "test") for name, task in facts.task.tested.items()}
+    ids = {name: task.splits["test"].examples for name, task in facts.task.tested.items()}
+    after = _beside(runs, trainer, facts.task, "after")
+    for k in to_test:
+        own = {name: scores[k] for name, scores in tested.items()}
+        records[k]["metrics"] |= prefixed("test", overall(own)) | runs[k].before | after[k]
+        write_predictions(
+            runs[k].folder.predictions, {name: (ids[name], scores) for name, scores in own.items()}
+        )
+
+
+def _beside(runs: Sequence[Run], trainer: Trainer, task: Task, when: str) -> list[dict[str, float]]:
+    """What each run scores on the tasks that it is not trained on: "before/wikitext/perplexity" and so on."""
+    found: list[dict[str, float]] = [{} for _ in range(trainer.K)]
+    for name, other in task.also.items():
+        for values, scores in zip(found, _evaluate(runs, trainer, other, "test"), strict=True):
+            values |= prefixed(f"{when}/{name}", scores.metrics)
+    return found
 
 
 def _conclude(run: Run, k: int, trainer: Trainer, record: dict[str, Any]) -> None:
-    """Adapter, then history, then the record; the checkpoint goes last, when nothing needs it any more."""
-    run.check_mine()
+    """Adapter, then history, then the record."""
+    run.check_owned()
     if record["status"] == "completed":
-        save_trained(trainer.attached, k, run.folder.adapter)
+        _keep(run, k, trainer.attached, record)
         files = [path for path in run.folder.adapter.rglob("*") if path.is_file()]
         record["cost"]["adapter_bytes"] = sum(path.stat().st_size for path in files)
     run.history.close()
-    run.check_mine()
+    run.check_owned()
     try:
         run.folder.write_record(record, first=True)
     except Taken:
@@ -213,20 +223,46 @@ def _conclude(run: Run, k: int, trainer: Trainer, record: dict[str, Any]) -> Non
     run.log(f"ended, {record['status']}")
     run.tracker.summary(record["metrics"] | record["cost"])
     run.tracker.finish(record["status"])
-    checkpoint.clear(run.folder.checkpoint)
 
 
-def save_trained(attached: Attached, k: int, folder: Path) -> None:
-    """What run k learned: in PEFT's format if that knows it, else its tensors by name.
+def _keep(run: Run, k: int, attached: Attached, record: dict[str, Any]) -> None:
+    """Save what was learned, and say in the record how. What goes wrong costs no metrics: it is a deviation.
 
-    Nothing if nothing learned.
+    A disk that takes no more is the exception: the run ends as failed, and once there is room the same
+    command goes on from its checkpoint.
+    """
+    try:
+        record["adapter"]["kept_as"] = save_trained(attached, k, run.folder.adapter)
+        return
+    except Exception as error:
+        if error_kind(error) == "disk" or is_out_of_memory(error):
+            raise
+        run.deviate(f"the adapter could not be written in PEFT's format: {type(error).__name__}: {error}")
+    try:
+        record["adapter"]["kept_as"] = _save_tensors(attached, k, run.folder.adapter)
+    except Exception as error:
+        if error_kind(error) == "disk" or is_out_of_memory(error):
+            raise
+        run.deviate(f"what was learned could not be saved: {type(error).__name__}: {error}")
+
+
+def save_trained(attached: Attached, k: int, folder: Path) -> str | None:
+    """Save what run k learned: in PEFT's format if that knows it, else its tensors by name.
+
+    Returns:
+        How: "peft lora", "peft adalora" or "tensors"; None if nothing was learned.
     """
     form = peft_form(attached, k)
-    if form is not None:
-        attached.export_peft(k, folder, form=form, replace=True)
-        return
-    mine = [t for t in attached.trained if t.runs.start <= k < t.runs.stop]
-    tensors = {t.name: (t.parameter if t.plain else t.parameter[k - t.runs.start]).detach() for t in mine}
-    if tensors:
-        with replacing(folder / "trained.safetensors") as temporary:
-            save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+    if form is None:
+        return _save_tensors(attached, k, folder)
+    write_peft(attached, k, folder, form=form, replace=True)
+    return f"peft {form}"
+
+
+def _save_tensors(attached: Attached, k: int, folder: Path) -> str | None:
+    tensors = attached.kept(k)
+    if not tensors:
+        return None
+    with replacing(folder / "trained.safetensors") as temporary:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+    return "tensors"

@@ -17,21 +17,13 @@ from torch import Tensor
 
 from experiments.config.settings import total_steps as total_steps
 from experiments.data import Encoded
-from experiments.spec import RunSpec, Train
+from experiments.spec import PACK, RunSpec, Train
 from experiments.training.adamw import AdamSettings, PackedAdamW
-from experiments.training.batch import Batch, Order, gather
-from experiments.training.losses import count_targets, row_losses
+from experiments.training.batch import Batch, Order, gather, length_groups
+from experiments.training.losses import RowLosses, count_targets, row_losses
 from variants import Attached, RunConfig, rates
 
-SHARED = (
-    "steps",
-    "batch_size",
-    "micro_batch_size",
-    "precision",
-    "evaluations",
-    "gradient_checkpointing",
-    "base_dropout",
-)
+LEAST_TOKENS = {"cpu": 192, "cuda": 16_384}  # of a forward pass: below, its fixed costs show
 
 
 def run_config(spec: RunSpec, *, steps: int) -> RunConfig:
@@ -70,14 +62,14 @@ def evaluation_steps(train: Train, steps: int) -> frozenset[int]:
 
 
 @dataclass
-class Standing:
-    """Where each run of the pack stands, and what it cost so far."""
+class Progress:
+    """How far each run of the pack is, and what it cost so far."""
 
-    alive: Tensor  # (K,) bool: neither finished nor diverged
+    alive: Tensor  # (K,) bool: not diverged
     step: int = 0
     interval_ms: list[float] = field(default_factory=list)  # mean step time between two flushes
     seconds: float = 0.0  # training alone: no evaluation, no logging
-    tokens: int = 0  # real tokens of one run, without padding
+    tokens: int = 0  # real tokens of all runs, without padding
 
     @property
     def step_ms(self) -> float | None:
@@ -86,26 +78,34 @@ class Standing:
         return statistics.median(rest) if rest else None
 
 
+class Callback:
+    """What else happens during training; each method does nothing unless a subclass says otherwise."""
+
+    def on_gradient(self, step: int) -> None:
+        """At each step (from 0), before clipping."""
+
+    def on_rows(self, k: int, rows: list[dict]) -> None:
+        """The history rows of run k, as they are flushed."""
+
+    def on_validation(self, step: int) -> None:
+        """Validation is due after `step` steps; the model is in evaluation mode."""
+
+    def on_boundary(self) -> None:
+        """After a flush and its validation: the state can be saved here."""
+
+
 @dataclass
 class Trainer:
-    """Trains one pack.
-
-    `on_rows(k, rows)` receives the history rows of run k as they are flushed, `on_validation(step)` is called
-    when validation is due, and `should_stop()` is asked at every step boundary.
-    """
+    """Trains one pack. Each run has its own number of steps; one that has taken them stays as it is."""
 
     specs: Sequence[RunSpec]
     attached: Attached
     train_split: Encoded
-    on_rows: Callable[[int, list[dict]], None]
-    on_validation: Callable[[int], None]
-    should_stop: Callable[[], bool] = lambda: False
-    on_gradient: Callable[[int], None] = lambda step: None  # at each step (from 0), before clipping
-    on_boundary: Callable[[], None] = lambda: None  # after a flush and its validation: for checkpoints
+    losses: Callable[[Tensor, Tensor], RowLosses] = row_losses  # of logits and labels: the kind of task's
 
     def __post_init__(self):
         first = self.specs[0].train
-        for key in SHARED:
+        for key in (*PACK, "base_dropout"):
             values = {getattr(s.train, key) for s in self.specs}
             if len(values) > 1:
                 raise ValueError(
@@ -113,66 +113,93 @@ class Trainer:
                 )
         self.train, self.K = first, len(self.specs)
         self.rows = len(self.train_split.ids)
-        self.steps = total_steps(first, self.rows)
-        self.due = evaluation_steps(first, self.steps)
+        self.ends = [total_steps(s.train, self.rows) for s in self.specs]  # the number of steps of each run
+        self.steps = max(self.ends)
+        self.due = [evaluation_steps(s.train, end) for s, end in zip(self.specs, self.ends, strict=True)]
+        self.log_every = min(s.train.log_every for s in self.specs)
         self.device = next(self.attached.model.parameters()).device
         self.orders = [Order(s.seed, self.rows) for s in self.specs]
         self.optimiser = PackedAdamW(
             self.attached.trained,
             rates=[
-                rates(run_config(s, steps=self.steps), s.lr, s.train.head_lr, s.train.weight_decay)
-                for s in self.specs
+                rates(run_config(s, steps=end), s.lr, s.train.head_lr, s.train.weight_decay)
+                for s, end in zip(self.specs, self.ends, strict=True)
             ],
             settings=[
                 AdamSettings(s.train.beta1, s.train.beta2, s.train.eps, s.train.clip) for s in self.specs
             ],
             paged=any(s.options.get("paged") for s in self.specs),
         )
-        self.progress = Standing(torch.ones(self.K, dtype=torch.bool, device=self.device))
+        self.progress = Progress(torch.ones(self.K, dtype=torch.bool, device=self.device))
+        self._ends = torch.tensor(self.ends, device=self.device)
+        self._drops = first.base_dropout > 0 or any(s.options.get("dropout") for s in self.specs)
+        self._least = LEAST_TOKENS.get(self.device.type, LEAST_TOKENS["cuda"])
         self._pending: list[tuple[int, Tensor, Tensor, list[float]]] = []
         self.diverged_at: list[int | None] = [None] * self.K  # the step whose loss or gradient was not finite
 
-    def run(self) -> None:
-        """From `progress.step` to the end, or until every run has diverged, or until asked to stop."""
+    def validated(self, step: int) -> list[int]:
+        """The runs that are validated after `step` steps; a run that has diverged never is again."""
+        return [k for k in range(self.K) if step in self.due[k] and self.diverged_at[k] is None]
+
+    def under_way(self) -> Tensor:
+        """Which runs have steps left and have not diverged: (K,) bool."""
+        return self.progress.alive & (self.progress.step < self._ends)
+
+    def run(
+        self, callbacks: Sequence[Callback] = (), *, should_stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        """From `progress.step` to the end, or until every run has ended or diverged, or until it is to stop.
+
+        Args:
+            callbacks: Called in this order.
+            should_stop: Called at every step boundary.
+        """
         progress, attached, optimiser = self.progress, self.attached, self.optimiser
         if not attached.trained:  # a baseline that trains nothing is at its end
             progress.step = self.steps
-            self.on_validation(self.steps)
+            for end in sorted(set(self.ends)):
+                for callback in callbacks:
+                    callback.on_validation(end)
             return
         attached.model.train()
         started, since = time.perf_counter(), progress.step
-        while progress.step < self.steps and not self.should_stop():
+        while progress.step < self.steps and not should_stop():
             step = progress.step
             optimiser.zero_grad()
             attached.clock.step = step
             attached.before_step()
             loss = self._forward_backward(step)  # (K,), the gradient is in place
             norm = optimiser.grad_norm()  # (K,), before clipping
-            self.on_gradient(step)
-            progress.alive &= torch.isfinite(loss) & torch.isfinite(norm)
+            for callback in callbacks:
+                callback.on_gradient(step)
+            progress.alive &= (torch.isfinite(loss) & torch.isfinite(norm)) | (step >= self._ends)
             optimiser.clip(norm)
-            factors = [schedule(s.train, step=step, steps=self.steps) for s in self.specs]
-            optimiser.step(torch.tensor(factors, device=self.device), progress.alive)
-            attached.after_step(step)
+            ends = zip(self.specs, self.ends, strict=True)
+            factors = [schedule(s.train, step=step, steps=end) for s, end in ends]
+            optimiser.step(torch.tensor(factors, device=self.device), self.under_way())
+            attached.after_step(step, [k for k, end in enumerate(self.ends) if step < end])
             progress.step += 1
             self._pending.append((progress.step, loss, norm, factors))
 
-            validate = progress.step in self.due
-            if validate or progress.step % self.train.log_every == 0:
+            validate = any(progress.step in due for due in self.due)
+            if validate or progress.step % self.log_every == 0:
                 self._synchronise()
                 elapsed = time.perf_counter() - started
                 progress.seconds += elapsed
                 progress.interval_ms.append(1000 * elapsed / (progress.step - since))
-                self._flush()
-                if not progress.alive.any():
-                    return
-                if validate:
+                self._flush(callbacks)
+                if validate and self.validated(progress.step):
                     attached.model.eval()
-                    self.on_validation(progress.step)
+                    for callback in callbacks:
+                        callback.on_validation(progress.step)
                     attached.model.train()
-                self.on_boundary()
+                if progress.alive.any():
+                    for callback in callbacks:
+                        callback.on_boundary()
+                if not self.under_way().any():
+                    return
                 started, since = time.perf_counter(), progress.step
-        self._flush()
+        self._flush(callbacks)
 
     def state_dict(self) -> dict:
         """Everything that a resumed pack needs.
@@ -210,16 +237,15 @@ class Trainer:
         rows = [order.take(step, self.train.batch_size) for order in self.orders]
         micro = self.train.micro_batch_size or self.train.batch_size
         targets = torch.stack([count_targets(self.train_split.labels[r]).sum() for r in rows])  # (K,)
-        self.progress.tokens += int(self.train_split.attention_mask[rows[0]].sum())
+        taken = torch.cat([r for r, end in zip(rows, self.ends, strict=True) if step < end])
+        self.progress.tokens += int(self.train_split.attention_mask[taken].sum())
         scale = targets.clamp_min(1).to(self.device)
         loss = torch.zeros(self.K, device=self.device)
         for i, batch in enumerate(self._micro_batches(rows, micro)):
             self.attached.clock.micro = i
             with self._precision():
-                logits = self.attached.model(
-                    input_ids=batch.input_ids, attention_mask=batch.attention_mask
-                ).logits
-            part = row_losses(logits, batch.labels).total.view(self.K, -1).sum(1) / scale
+                logits = self.attached.model(**batch.inputs()).logits
+            part = self.losses(logits, batch.labels).total.view(self.K, -1).sum(1) / scale
             loss += part.detach()
             if i == 0:
                 part = part + self.attached.penalty()
@@ -227,8 +253,13 @@ class Trainer:
         return loss
 
     def _micro_batches(self, rows: Sequence[Tensor], size: int) -> Iterator[Batch]:
+        """`size` rows of each run at a time; without their padding where no dropout mask has its shape."""
+        split, whole = self.train_split, self.train_split.input_ids.shape[1]
         for start in range(0, self.train.batch_size, size):
-            yield gather(self.train_split, torch.cat([r[start : start + size] for r in rows])).to(self.device)
+            part = [r[start : start + size] for r in rows]
+            groups = [(part, whole)] if self._drops else length_groups(split, part, tokens=self._least)
+            for group, columns in groups:
+                yield gather(split, torch.cat(group), columns).to(self.device)
 
     def _precision(self) -> AbstractContextManager:
         return autocast(self.train.precision, self.device)
@@ -237,26 +268,26 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _flush(self) -> None:
+    def _flush(self, callbacks: Sequence[Callback]) -> None:
         """Hand the rows since the last flush to each run; only here the device is waited for."""
         if not self._pending:
             return
         losses = torch.stack([p[1] for p in self._pending]).tolist()
         norms = torch.stack([p[2] for p in self._pending]).tolist()
         for k, spec in enumerate(self.specs):
-            extra = self.attached.step_log(k) or [{}] * len(self._pending)
-            if self.diverged_at[k] is not None:
+            own = [p for p in self._pending if p[0] <= self.ends[k]]
+            extra = self.attached.step_log(k) or [{}] * len(own)
+            if self.diverged_at[k] is not None or not own:
                 continue
             rows: list[dict] = []
-            for (step, _, _, factors), loss, norm, more in zip(
-                self._pending, losses, norms, extra, strict=True
-            ):
+            for (step, _, _, factors), loss, norm, more in zip(own, losses, norms, extra, strict=True):
                 row = {"step": step, "loss": loss[k], "grad_norm": norm[k], "lr": spec.lr * factors[k]}
                 rows.append(row | more)
                 if not (math.isfinite(loss[k]) and math.isfinite(norm[k])):
                     self.diverged_at[k] = step
                     break  # the run ended here: later steps of the pack are not its own
-            self.on_rows(k, rows)
+            for callback in callbacks:
+                callback.on_rows(k, rows)
         self._pending.clear()
 
 

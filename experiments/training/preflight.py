@@ -1,6 +1,6 @@
 """The last check before a sweep starts, with the model at hand.
 
-Does every cell fit it, and what do its targets mean?
+Does every run fit it, and what do its targets mean?
 """
 
 import shutil
@@ -13,7 +13,7 @@ from experiments import models
 from experiments.errors import UserError
 from experiments.spec import RunSpec
 from experiments.training import checkpoint
-from experiments.training.execute import prepare
+from experiments.training.loader import Loader
 from experiments.training.loop import run_config, total_steps
 from experiments.training.trial import check_model
 from variants import Attached, attach
@@ -23,25 +23,26 @@ _PREDICTION, _ROW, _REST = 120, 150, 40_000  # bytes: a test example, a step of 
 
 @dataclass
 class Checked:
-    """What trying the cells on the model showed."""
+    """What trying the runs on the model showed."""
 
     problems: list[str]  # one text each
-    notes: list[str]  # what the targets of each kind of cell matched, and the like
+    notes: list[str]  # what the targets of each kind of run matched, and the like
     results: int = 0  # bytes that all runs leave behind
     states: int = 0  # bytes of the checkpoints of the largest run while it is under way
 
 
-def check_cells(cells: Mapping[RunSpec, int]) -> Checked:
-    """Try each kind of cell on the real model, once.
+def check_runs(kinds: Mapping[RunSpec, int], load: Loader) -> Checked:
+    """Try each kind of run on the real model, once.
 
     Args:
-        cells: Specs, each with the number of runs like it.
+        kinds: Specs, each with the number of runs like it.
+        load: Where bases and data come from.
     """
     found = Checked([], [])
     tried: Any = None
-    for spec in _grouped(cells):
+    for spec in _grouped(kinds):
         try:
-            model, info, task = prepare(spec)
+            model, info, task = load(spec)
             if model is not tried:
                 tried, (problems, notes) = model, check_model(model, task)
             if problems:
@@ -54,7 +55,7 @@ def check_cells(cells: Mapping[RunSpec, int]) -> Checked:
             continue
         found.notes += [*_coverage(attached), *attached.notes(0), *notes, *info.notes, *task.notes]
         trained = attached.count(0)
-        found.results += cells[spec] * (4 * trained + _PREDICTION * task.rows["test"] + _ROW * steps + _REST)
+        found.results += kinds[spec] * (4 * trained + _PREDICTION * task.rows["test"] + _ROW * steps + _REST)
         # a parameter and AdamW's two moments
         found.states = max(found.states, 12 * trained * (checkpoint.KEEP + 1))
     found.problems = list(dict.fromkeys(found.problems))
@@ -82,19 +83,7 @@ def check_room(checked: Checked, folder: Path, *, workers: int) -> list[str]:
 
 def _grouped(specs: Iterable[RunSpec]) -> list[RunSpec]:
     """A spec of each kind, those of one base and dataset together."""
-    return sorted(
-        specs,
-        key=lambda s: str(
-            (
-                s.model,
-                s.model_options,
-                s.dataset,
-                s.dataset_options,
-                s.train.base_dropout,
-                s.axes.get("storage"),
-            )
-        ),
-    )
+    return sorted(specs, key=lambda spec: str((spec.base_key(), spec.data_key())))
 
 
 def _coverage(attached: Attached) -> list[str]:

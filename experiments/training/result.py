@@ -36,10 +36,10 @@ class Seconds:
         yield
         setattr(self, part, getattr(self, part) + time.perf_counter() - started)
 
-    def as_cost(self, wall: float, train: float) -> dict[str, float]:
-        """The record's figures; what is left over is the harness's own."""
+    def as_cost(self, wall: float, train: float, *, runs: int = 1) -> dict[str, float]:
+        """The figures of one of `runs` runs, its share; what is left over is the harness's own."""
         other = max(0.0, wall - train - self.load - self.evaluate - self.signatures - self.checkpoint)
-        return {
+        seconds = {
             "load_seconds": self.load,
             "evaluate_seconds": self.evaluate,
             "signatures_seconds": self.signatures,
@@ -47,6 +47,7 @@ class Seconds:
             "harness_seconds": other,
             "wall_seconds": wall,
         }
+        return {name: value / runs for name, value in seconds.items()}
 
 
 @dataclass
@@ -57,20 +58,27 @@ class Facts:
     info: Info
     seconds: Seconds
     peak: int | None  # bytes
+    pack: list[str]  # the run_ids, in the order of the run axis
 
 
 def result(run: Run, k: int, trainer: Trainer, facts: Facts) -> dict[str, Any]:
-    """The record of run k, but for its test metrics and the last of its costs."""
+    """The record of run k, but for its test metrics and the last of its costs.
+
+    Seconds are a run's share of its pack's. What cannot be shared out, the speed and the peak of memory, is
+    the pack's and stands there: it says nothing of a single run.
+    """
     task, attached, progress = facts.task, trainer.attached, trainer.progress
     trainable = attached.count(k)
     heads = [t for t in attached.trained if t.role.startswith("head") and t.runs.start <= k < t.runs.stop]
-    cost = {
-        "train_seconds": progress.seconds,
+    size = len(trainer.specs)
+    measured = {
         "step_ms": progress.step_ms,
-        "tokens_per_second": progress.tokens * len(trainer.specs) / progress.seconds
-        if progress.seconds
-        else None,
+        "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else None,
         "peak_bytes": facts.peak,
+    }
+    cost = {
+        "train_seconds": progress.seconds / size,
+        **(measured if size == 1 else {}),
         "trainable_parameters": trainable,
         "adapter_parameters": trainable
         - sum(t.parameter.numel() if t.plain else t.parameter[0].numel() for t in heads),
@@ -84,6 +92,7 @@ def result(run: Run, k: int, trainer: Trainer, facts: Facts) -> dict[str, Any]:
         "status": "completed" if diverged is None else "diverged",
         "spec": run.spec.as_record(),
         "primary": {"metric": task.metric, "goal": task.goal},
+        "task": task.described,
         "metrics": dict(run.best),
         "cost": cost,
         "data": {f"{split}_sha256": value for split, value in task.sha256.items()}
@@ -97,6 +106,8 @@ def result(run: Run, k: int, trainer: Trainer, facts: Facts) -> dict[str, Any]:
         "deviations": run.deviations,
         "start": run.start,
     }
+    if size > 1:
+        record["pack"] = {"runs": facts.pack, **measured}
     if diverged is not None:
         record["error"] = {
             "kind": "diverged",
@@ -111,11 +122,8 @@ def start_hashes(trainer: Trainer, k: int) -> dict[str, str]:
     Hashes of the adapter before the first step and of the first batch.
     """
     adapter = hashlib.sha256()
-    for t in sorted(trainer.attached.trained, key=lambda t: t.name):
-        if t.runs.start <= k < t.runs.stop:
-            rows = t.parameter.detach()
-            own = rows if t.plain else rows[k - t.runs.start]
-            adapter.update(own.contiguous().cpu().numpy().tobytes())
+    for _, own in sorted(trainer.attached.tensors(k).items()):
+        adapter.update(own.contiguous().cpu().numpy().tobytes())
     order = trainer.orders[k].take(0, trainer.train.batch_size)
     ids = "\n".join(trainer.train_split.ids[i] for i in order.tolist())
     return {
@@ -134,7 +142,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def kind_of(error: Exception) -> str:
+def error_kind(error: Exception) -> str:
     """What ended a run, in a word: disk, user, or the exception's own name."""
     cause = error.__cause__ if isinstance(error, UserError) else error
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -156,7 +164,7 @@ def fail(run: Run, error: Exception) -> dict[str, Any]:
         "env": provenance.collect(),
         "deviations": run.deviations,
         "error": {
-            "kind": kind_of(error),
+            "kind": error_kind(error),
             "message": str(error) or type(error).__name__,
             "traceback": "".join(traceback.format_exception(error)),
             "repeat": run.folder.repeat,

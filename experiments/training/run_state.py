@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from torch import Tensor
 
@@ -12,8 +13,8 @@ from experiments.history import History
 from experiments.record import RunFolder
 from experiments.spec import RunSpec
 from experiments.training import checkpoint
-from experiments.training.evaluate import Scores, prefixed
-from experiments.training.loop import Trainer
+from experiments.training.evaluate import prefixed
+from experiments.training.loop import Callback, Trainer
 
 
 class Interrupted(Exception):
@@ -22,19 +23,24 @@ class Interrupted(Exception):
 
 @dataclass
 class Run:
-    """One run of the pack while it is under way. `mine` tells whether no other process has taken it over."""
+    """One run of the pack while it is under way. `owned` is false once another process has taken it over.
+
+    `ended` is a run that has its record already and trains along with its pack: it writes nothing.
+    """
 
     spec: RunSpec
     run_id: str
     folder: RunFolder
     tracker: tracking.Tracker
-    mine: Callable[[], bool] = lambda: True
+    owned: Callable[[], bool] = lambda: True
+    ended: bool = False
     history: History = field(init=False)
     micro_batch_size: int | None = None  # smaller than the spec's after the memory ran out; the batch stays
     eval_batch_size: int | None = None  # smaller than the spec's after an evaluation ran out of memory
     deviations: list[str] = field(default_factory=list)  # where the run departs from its spec, for its record
     start: dict[str, str] = field(default_factory=dict)  # hashes of the seed's first adapter and batch
-    validation: Scores | None = None
+    validation: dict[str, float] = field(default_factory=dict)  # the metrics of the last one
+    before: dict[str, float] = field(default_factory=dict)  # on the tasks beside its own, before training
     best: dict[str, float] = field(default_factory=dict)  # the best validation so far, and at which step
     signatures: dict[str, Tensor] = field(default_factory=dict)  # see experiments.training.diagnostics
 
@@ -89,18 +95,20 @@ class Run:
         """Note where the run departs from its spec, each departure once."""
         self.deviations += [text for text in texts if text not in self.deviations]
 
-    def check_mine(self) -> None:
+    def check_owned(self) -> None:
         """Before anything is written: Interrupted if another process has taken the run over.
 
         Also if one that had it before woke up late and replaced the history: the run is then done again from
         its last checkpoint that fits.
         """
-        if not self.mine() or self.history.is_replaced():
+        if not self.owned() or (self.history.is_replaced() and not self.ended):
             raise Interrupted
 
     def begin(self) -> None:
         """The spec on the disk, without the remains of a kill or a failure; then the tracker."""
-        self.check_mine()
+        self.check_owned()
+        if self.ended:
+            return
         spec, record = self.spec, self.spec.as_record()
         remove_temporaries(self.folder.path)
         self.folder.write_spec(record)
@@ -109,48 +117,54 @@ class Run:
 
     def log(self, text: str) -> None:
         """A line for people, with the time."""
+        if self.ended:
+            return
         with self.folder.log.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def cut_history(self, size: int) -> None:
         """Drop the rows that the state which the run goes on from does not know."""
-        self.check_mine()
-        self.history.cut(size)
+        self.check_owned()
+        if not self.ended:
+            self.history.cut(size)
 
     def add_rows(self, rows: Sequence[dict]) -> None:
         """History first, then whoever else listens."""
-        self.check_mine()
-        for row in rows:
+        self.check_owned()
+        for row in rows if not self.ended else ():
             self.history.append(row)
             self.tracker.log(row, row["step"])
 
-    def validated(self, scores: Scores, *, step: int, metric: str, goal: str) -> None:
+    def validated(self, metrics: dict[str, float], *, step: int, metric: str, goal: str) -> None:
         """Note what validation gave after `step`, and whether it is the best so far."""
-        self.validation = scores
-        values = prefixed("validation", scores.metrics)
+        self.validation = metrics
+        values = prefixed("validation", metrics)
         sign = 1 if goal == "max" else -1
-        value = scores.metrics[metric]
+        value = metrics[metric]
         if not self.best or sign * value > sign * self.best[f"best/validation/{metric}"]:
             self.best = {f"best/validation/{metric}": value, "best/step": step}
         self.add_rows([{"step": step, **values}])
 
 
-def save(runs: Sequence[Run], trainer: Trainer) -> None:
-    """One checkpoint for the pack, in the folder of its first run, once all histories are on the disk."""
+def save(runs: Sequence[Run], trainer: Trainer, folder: Path) -> None:
+    """One checkpoint for the pack, once all histories are on the disk."""
     for run in runs:
-        run.check_mine()
+        run.check_owned()
     state = {
+        "runs": [run.run_id for run in runs],
         "trainer": trainer.state_dict(),
+        "validation": [run.validation for run in runs],
         "best": [run.best for run in runs],
+        "before": [run.before for run in runs],
         "histories": [run.history.mark() for run in runs],
         "signatures": [run.signatures for run in runs],
         "deviations": [run.deviations for run in runs],
         "code_sha256": _code(),
     }
-    checkpoint.save(runs[0].folder.checkpoint, step=trainer.progress.step, state=state)
+    checkpoint.save(folder, step=trainer.progress.step, state=state)
 
 
-def resume(runs: Sequence[Run], trainer: Trainer) -> None:
+def resume(runs: Sequence[Run], trainer: Trainer, folder: Path) -> None:
     """Go on from the newest whole checkpoint whose histories are still there, or start afresh.
 
     Histories are cut back to where the state is.
@@ -158,25 +172,29 @@ def resume(runs: Sequence[Run], trainer: Trainer) -> None:
 
     def fits(state: dict) -> bool:
         marks = state.get("histories", [])
-        return len(marks) == len(runs) and all(r.history.holds(*m) for r, m in zip(runs, marks, strict=True))
+        same = state.get("runs", ids[:1]) == ids  # older checkpoints are those of solo runs
+        return same and all(r.history.holds(*m) for r, m in zip(runs, marks, strict=True))
 
+    ids = [run.run_id for run in runs]
     for run in runs:  # the model took a while to load
-        run.check_mine()
-    state = checkpoint.load(runs[0].folder.checkpoint, fits=fits)
+        run.check_owned()
+    state = checkpoint.load(folder, fits=fits)
     if state is None:
         for run in runs:  # of an attempt that left no checkpoint
-            run.best, run.signatures = {}, {}
+            run.best, run.validation, run.signatures = {}, {}, {}
             run.cut_history(0)
     else:
         trainer.load_state_dict(state["trainer"])
         for k, run in enumerate(runs):
             run.best, run.signatures = state["best"][k], state["signatures"][k]
+            run.validation = state["validation"][k] if "validation" in state else {}
+            run.before = state.get("before", [{}] * len(runs))[k]
             run.cut_history(state["histories"][k][0])
             run.deviate(*state["deviations"][k])
             if state["code_sha256"] != _code():
                 run.deviate(f"went on after step {trainer.progress.step} with other code than it began with")
-    for run in runs:
-        run.log(f"starts at step {trainer.progress.step} of {trainer.steps}")
+    for run, steps in zip(runs, trainer.ends, strict=True):
+        run.log(f"starts at step {min(steps, trainer.progress.step)} of {steps}")
 
 
 def _code() -> str:
@@ -184,7 +202,7 @@ def _code() -> str:
 
 
 @dataclass
-class Checkpoints:
+class Checkpoints(Callback):
     """Saves the pack whenever `seconds` have passed, or `steps` (None: by the time alone).
 
     `spent` is how many seconds that took.
@@ -192,6 +210,7 @@ class Checkpoints:
 
     runs: Sequence[Run]
     trainer: Trainer
+    folder: Path
     seconds: float
     steps: int | None = None
 
@@ -199,11 +218,12 @@ class Checkpoints:
         self._last, self._step = time.monotonic(), self.trainer.progress.step
         self.spent = 0.0
 
-    def __call__(self) -> None:
+    def on_boundary(self) -> None:
+        """Save, if it is time."""
         step = self.trainer.progress.step
         many = self.steps is not None and step - self._step >= self.steps
         if many or time.monotonic() - self._last >= self.seconds:
             started = time.monotonic()
-            save(self.runs, self.trainer)
+            save(self.runs, self.trainer, self.folder)
             self._last, self._step = time.monotonic(), step
             self.spent += self._last - started

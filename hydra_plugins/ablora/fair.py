@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra_plugins.ablora._sweeper import OwnSweeper
+from experiments.config.launch import OwnSweeper
 
 
 class Fair(OwnSweeper):
@@ -33,11 +33,7 @@ class Fair(OwnSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run round after round; the process ends here unless all went well."""
-        from experiments.config.command import plain_errors
-        from experiments.config.composed import Command
         from experiments.sweep.tuning import rounds
 
-        with plain_errors():
-            command = Command(arguments, self.params, master=self.master, loader=self.loader)
-            code = rounds.run(command, self.settings, self.launcher, typed=sys.argv)
-            return sys.exit(code) if code else code
+        code = rounds.run(self.command, self.settings, self.launcher)
+        return sys.exit(code) if code else code

@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from hydra_plugins.ablora._sweeper import OwnSweeper
+from experiments.config.launch import OwnSweeper
 
 
 @dataclass
@@ -29,14 +29,11 @@ class Grid(OwnSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run every cell; the process ends here unless all went well."""
-        from experiments.config.command import plain_errors
-        from experiments.config.composed import cells
         from experiments.sweep.jobs import values_of
 
-        with plain_errors():
-            specs, words = cells(arguments, self.params, master=self.master, loader=self.loader)
-            if hasattr(self.launcher, "launch_specs"):
-                code = self.launcher.launch_specs(specs)
-                return sys.exit(code) if code else code
-            distinct = dict(zip(specs, words, strict=True))
-            return values_of(self.launcher.launch(list(distinct.values()), initial_job_idx=0))
+        runs = self.command.runs
+        if hasattr(self.launcher, "launch_specs"):
+            code = self.launcher.launch_specs(runs)
+            return sys.exit(code) if code else code
+        distinct = dict(zip(runs, self.command.spellings(), strict=True))
+        return values_of(self.launcher.launch(list(distinct.values()), initial_job_idx=0))

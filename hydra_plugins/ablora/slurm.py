@@ -37,7 +37,7 @@ class Slurm(Launcher):
         """Submit a small job that runs `command` once everything that was submitted has ended.
 
         The job works in the folder in which this command was given, with the code as it was then: the running
-        interpreter and this tree's run.py stand for the job's own.
+        interpreter stands for the job's own.
         """
         self._submitter.submit_after(command)
 

@@ -242,7 +242,8 @@ def demo(tmp_path_factory):
 @pytest.fixture
 def judged():
     """A function that reads a study and judges it: rows of the comparisons by (variant, r)."""
-    from analysis import cells, load, verdicts
+    from analysis.compare import verdicts
+    from analysis.runs import cells, load
 
     def judge(w, *, pool=False, **options):
         study = load.read(w.root, pool=pool)

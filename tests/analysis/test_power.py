@@ -7,10 +7,10 @@ import pytest
 from scipy import stats as sp
 
 from analysis import power
-from analysis.cells import cells
-from analysis.load import read
+from analysis.compare.verdicts import verdicts
+from analysis.runs.cells import cells
+from analysis.runs.load import read
 from analysis.stats import Spread
-from analysis.verdicts import verdicts
 
 
 def told(capsys, *words):

@@ -221,21 +221,31 @@ def tiny_llama(tmp_path_factory):
         return _saved(tmp_path_factory.mktemp("tiny_llama"), LlamaForCausalLM(config), tokenizer)
 
 
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory):
+    """The folder of a random T5: 2 layers, width 24, a token per byte."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer = _bytes(end="</s>")
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=24, d_kv=6, d_ff=40, num_layers=2, num_heads=4,
+        decoder_start_token_id=0, pad_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return _saved(tmp_path_factory.mktemp("tiny_t5"), T5ForConditionalGeneration(config), tokenizer)
+
+
 @pytest.fixture
 def cells_of():
-    """The specs of a command's words, composed without Hydra; nothing may be wrong with them."""
-    from experiments.config.grid import Plain, expand
-    from experiments.config.groups import Conf
-    from experiments.config.overrides import parse
+    """The specs of a command's words; nothing may be wrong with them."""
+    from experiments.config.command import read
 
-    conf = Conf(Path(__file__).resolve().parents[2] / "conf")
+    folder = Path(__file__).resolve().parents[2] / "conf"
 
     def cells(command):
-        words = [parse(text, choices=conf.choices) for text in command.split()]
-        compose = lambda choices: Plain(conf.compose(choices))  # noqa: E731
-        specs, problems = expand(words, conf, choices=conf.defaults(), compose=compose)
-        assert problems == []
-        return specs
+        return read(command.split(), folder, dimensions=None).runs
 
     return cells
 

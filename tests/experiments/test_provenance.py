@@ -45,11 +45,17 @@ def test_the_codes_hash_follows_sources_and_nothing_else(clone):
     before = provenance.code_sha256(clone)
     (clone / "README.md").write_text("longer")
     (clone / "variants" / "notes.txt").write_text("x")
-    for name in ("bench/step.py", "sweep/fair/grids.py", "export/x.py", "trackers/w.py", "commands.py"):
+    for name in (
+        "bench/step.py",
+        "sweep/tuning/grids.py",
+        "export/x.py",
+        "tracking/w.py",
+        "console/commands.py",
+    ):
         (clone / "experiments" / name).parent.mkdir(parents=True, exist_ok=True)
         (clone / "experiments" / name).write_text("plans, or looks back")
     assert provenance.code_sha256(clone) == before
-    (clone / "experiments/training/loop.py").write_text("trains")
+    (clone / "experiments/data/loop.py").write_text("trains")
     assert provenance.code_sha256(clone) != before
     before = provenance.code_sha256(clone)
     (clone / "experiments/data/csv.py").rename(clone / "experiments/data/tsv.py")

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.config.resolve import check_composition, resolve
+from experiments.config.settings import STORAGE_OPTIONS
+from experiments.record import cell_key
 from experiments.spec import RunSpec, Train, from_record
 
 SPEC = RunSpec(
@@ -69,6 +71,88 @@ def config(variant=None, train=None, **values):
         "signatures": True,
         **values,
     }
+
+
+# --- which runs belong together
+
+
+@pytest.mark.parametrize(
+    ("change", "base", "pack", "cell"),
+    [
+        ({"seed": 3}, True, True, True),
+        ({"repeat": 2}, True, True, True),
+        ({"study": "another", "tracker": {"name": "wandb"}, "signatures": False}, True, True, True),
+        ({"train": Train(head_lr=0.005, threads=3)}, True, False, True),
+        ({"alpha": 16, "lr": float("5e-3")}, True, True, True),
+        ({"model_options": {**SPEC.model_options, "path": "elsewhere"}}, True, True, True),
+        ({"matched": 4}, True, True, True),
+        ({"phase": "tune"}, True, True, False),
+        ({"r": 5}, True, True, False),
+        ({"lr": 0.007}, True, True, False),
+        ({"targets": ("key", "value")}, True, True, False),
+        ({"variant": "lora", "axes": {**SPEC.axes, "delta": "lora"}}, True, True, False),
+        ({"options": {"dropout": 0.25}}, True, True, False),
+        ({"train": Train(head_lr=0.005, schedule="cosine", weight_decay=0.1)}, True, True, False),
+        ({"train": Train(head_lr=0.005, steps=151)}, True, True, False),
+        ({"train": Train(head_lr=0.005, batch_size=12)}, True, False, False),
+        ({"train": Train(head_lr=0.005, micro_batch_size=4)}, True, False, False),
+        ({"train": Train(head_lr=0.005, precision="bf16")}, True, False, False),
+        ({"train": Train(head_lr=0.005, gradient_checkpointing=True)}, True, False, False),
+        ({"dataset_options": {"max_length": 64}}, True, False, False),
+        ({"dataset_options": {"max_length": 48, "path": "other.csv"}}, True, False, False),
+        ({"method": "probe"}, True, False, False),
+        ({"train": Train(head_lr=0.005, base_dropout=0.1)}, False, False, False),
+        ({"axes": {**SPEC.axes, "storage": "nf4"}}, False, False, False),
+        ({"model_options": {"name": "org/model", "revision": "def"}}, False, False, False),
+        ({"model": "hf"}, False, False, False),
+    ],
+    ids=str,
+)
+def test_what_two_runs_may_share(change, base, pack, cell):
+    other = changed(**change)
+    assert (other.base_key() == SPEC.base_key()) is base
+    assert (other.pack_key() == SPEC.pack_key()) is pack
+    assert (other.cell_key() == SPEC.cell_key()) is cell
+    assert hash(other.pack_key()) == hash(SPEC.pack_key()) or not pack
+
+
+def test_a_base_in_four_bits_is_known_by_how_it_is_quantised():
+    nf4 = changed(axes={**SPEC.axes, "storage": "nf4"}, options={"double_quant": True})
+    single = dataclasses.replace(nf4, options={"double_quant": False})
+    assert nf4.base_key() != single.base_key()
+    assert nf4.base_key() == dataclasses.replace(nf4, options={"double_quant": True, "init": "x"}).base_key()
+    top = dataclasses.replace(nf4, options={"unfreeze_top": 2})
+    assert top.base_key() == changed(r=3).base_key()  # both are loaded dense
+
+
+def test_every_option_of_a_storage_is_in_the_key_of_the_base():
+    variants = pytest.importorskip("variants")
+    named = {option for name in variants.names("storage") for option in variants.reads("storage", name)}
+    assert named == set(STORAGE_OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "full"},
+        {"method": "bitfit"},
+        {"options": {"unfreeze_top": 1}},
+        {"train": Train(head_lr=0.005, base_dropout=0.1)},
+    ],
+)
+def test_a_run_whose_base_learns_trains_alone(change):
+    assert changed(**change).pack_key() is None
+
+
+def test_a_record_has_the_cell_key_of_its_spec():
+    spec = changed(targets=("query", "value"), train=Train(head_lr=0.005, epochs=1.5, steps=None), seed=4)
+    assert cell_key(json.loads(json.dumps(spec.as_record()))) == spec.cell_key()
+
+
+def test_a_cell_key_may_leave_out_what_was_tuned():
+    other = changed(lr=0.01, options={"dropout": 0.5})
+    assert other.cell_key("lr", "variant_options.dropout") == SPEC.cell_key("lr", "variant_options.dropout")
+    assert other.cell_key("lr") != SPEC.cell_key("lr")
 
 
 # --- identity
@@ -264,8 +348,10 @@ def test_a_model_in_a_folder_is_known_by_what_it_holds(tmp_path):
 
 def test_a_pruned_rank_starts_above_its_target():
     assert SPEC.initial_rank == 8
-    assert changed(options={"init_r_ratio": 1.5}).initial_rank == 12
-    assert changed(options={"init_r_ratio": 1.5}, r=3).initial_rank == 5
+    adalora = {"axes": {**SPEC.axes, "delta": "adalora"}, "options": {"init_r_ratio": 1.5}}
+    assert changed(**adalora).initial_rank == 12
+    assert changed(**adalora, r=3).initial_rank == 5
+    assert changed(options={"init_r_ratio": 1.5}).initial_rank == 8  # of no other delta
     assert changed(r=None).initial_rank is None
 
 

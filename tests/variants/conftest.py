@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from variants import AdaptedLinear, Clock, Slot, get
-from variants._dense import DenseBase
+from variants._core.base import DenseBase
 
 D_IN, D_OUT, RANK = 7, 5, 3
 

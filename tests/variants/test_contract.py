@@ -24,18 +24,16 @@ def case(request, layer_of, rows):
 def dense(layer, x):
     """The layer by its definition: multiply by W' and add the bias, all of it differentiable."""
     held = layer.held[0]
-    W = layer.base.weight(x.dtype)
-    weights = held.delta.factors(layer.base).weight(W)
+    weights = held.delta.weight(layer.base)
     bias = 0 if layer.bias is None else layer.bias.to(x.dtype)
     split = x.view(layer.runs, -1, *x.shape[1:])
     return torch.cat([part @ weight.mT + bias for part, weight in zip(split, weights, strict=True)])
 
 
 def in_double(layer):
-    """Trained parameters of a quantised base are float32; float64 here, for a sharp comparison."""
-    for p in layer.parameters():
-        if p.requires_grad:
-            p.data = p.data.double()
+    """Parameters of deltas on a quantised base are float32; float64 here, for a sharp comparison."""
+    for p in layer.deltas.parameters():
+        p.data = p.data.double()
     for delta in layer.deltas:
         delta.scale = delta.scale.double()
     return layer

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from variants import RunConfig, attach, names
-from variants._targets import find
+from variants._core.targets import find
 
 
 def meta(config, kind="AutoModelForSequenceClassification"):

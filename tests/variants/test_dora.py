@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from variants import AdaptedLinear, Clock, Slot, _lowrank, get
-from variants._dense import DenseBase
+from variants import AdaptedLinear, Clock, Slot, get
+from variants._core import lowrank as _lowrank
+from variants._core.base import DenseBase
 from variants.dora import CANCELS
 
 EXACT = {"rtol": 1e-10, "atol": 1e-11}

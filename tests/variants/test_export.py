@@ -17,6 +17,7 @@ from variants import (
     peft_form,
     read_peft,
     store_backbone,
+    write_peft,
 )
 
 ADALORA = {"delta": "adalora", "controller": "adalora_budget"}
@@ -60,7 +61,7 @@ def trained(model, *runs, seed=3):
 def test_peft_loads_it_and_says_the_same(name, kind, tiny_model, tokens, tmp_path):
     peft = pytest.importorskip("peft")
     attached = trained(tiny_model(kind), RUNS[name])
-    attached.export_peft(0, tmp_path / "adapter")
+    write_peft(attached, 0, tmp_path / "adapter")
     model = peft.PeftModel.from_pretrained(tiny_model(kind), tmp_path / "adapter").eval()
     assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [
         "adapter_config.json",
@@ -73,7 +74,7 @@ def test_peft_loads_it_and_says_the_same(name, kind, tiny_model, tokens, tmp_pat
 def test_peft_loads_its_own_adalora(kind, tiny_model, tokens, tmp_path):
     peft = pytest.importorskip("peft")
     attached = trained(tiny_model(kind), RUNS["adalora"])
-    attached.export_peft(0, tmp_path / "adapter", form="adalora")
+    write_peft(attached, 0, tmp_path / "adapter", form="adalora")
     model = peft.PeftModel.from_pretrained(tiny_model(kind), tmp_path / "adapter").eval()
     near(attached.model(input_ids=tokens()).logits, model(input_ids=tokens()).logits)
     assert json.loads((tmp_path / "adapter/adapter_config.json").read_text())["peft_type"] == "ADALORA"
@@ -94,7 +95,7 @@ def test_the_merged_model_says_the_same(name, kind, tiny_model, tokens):
 @pytest.mark.parametrize("name", RUNS)
 def test_what_we_write_we_read(name, tiny_model, tokens, tmp_path):
     attached = trained(tiny_model("bert"), RUNS[name])
-    attached.export_peft(0, tmp_path / "adapter", form="adalora" if name == "adalora" else "lora")
+    write_peft(attached, 0, tmp_path / "adapter", form="adalora" if name == "adalora" else "lora")
     again = attach_peft(tiny_model("bert"), [read_peft(tmp_path / "adapter")])
     near(attached.model(input_ids=tokens()).logits, again.model(input_ids=tokens()).logits)
 
@@ -102,7 +103,7 @@ def test_what_we_write_we_read(name, tiny_model, tokens, tmp_path):
 def test_adapters_of_several_runs_answer_side_by_side(tiny_model, tokens, tmp_path):
     pack = trained(tiny_model("bert"), *(RUNS[name] for name in ("lora", "rslora", "dora")))
     for k in range(3):
-        pack.export_peft(k, tmp_path / str(k))
+        write_peft(pack, k, tmp_path / str(k))
     back = attach_peft(tiny_model("bert"), [read_peft(tmp_path / str(k)) for k in range(3)])
     ids = tokens().repeat(3, 1)
     near(pack.model(input_ids=ids).logits, back.model(input_ids=ids).logits)
@@ -110,7 +111,7 @@ def test_adapters_of_several_runs_answer_side_by_side(tiny_model, tokens, tmp_pa
 
 def test_blocks_of_gpt2_become_one_adapter_of_the_fused_map(tiny_model, tokens, tmp_path):
     attached = trained(tiny_model("gpt2"), RunConfig(0, r=2, targets="qv"))
-    attached.export_peft(0, tmp_path / "adapter")
+    write_peft(attached, 0, tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert config["r"] == 4 and config["fan_in_fan_out"] and len(config["target_modules"]) == 2
     again = attach_peft(tiny_model("gpt2"), [read_peft(tmp_path / "adapter")])
@@ -121,7 +122,7 @@ def test_a_compacted_adalora_keeps_the_ranks_that_are_left(tiny_model, tmp_path)
     attached = trained(tiny_model("bert"), RUNS["adalora"])
     dead = attached.layers["bert.encoder.layer.0.attention.self.key"].held[0].delta
     dead.L.data.zero_()
-    attached.export_peft(0, tmp_path / "adapter")
+    write_peft(attached, 0, tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert config["peft_type"] == "LORA" and config["r"] == 2  # three singular values, one of them dead
     assert "bert.encoder.layer.0.attention.self.key" not in config["target_modules"]
@@ -147,7 +148,7 @@ def test_baselines_merge_and_have_no_adapter(method, tiny_model, tokens, tmp_pat
     attached = attach(tiny_model("bert"), [RunConfig(0, method=method)])
     near(attached.model(input_ids=tokens()).logits, merge(attached, 0)(input_ids=tokens()).logits)
     with pytest.raises(ValueError, match="no low-rank adapter to export"):
-        attached.export_peft(0, tmp_path / "adapter")
+        write_peft(attached, 0, tmp_path / "adapter")
 
 
 def test_merging_to_sixteen_bits_leaves_rotary_frequencies_exact(tiny_model):
@@ -169,10 +170,10 @@ def test_merging_keeps_tied_weights_tied(tiny_model):
 
 def test_nothing_is_overwritten_unasked_and_nothing_left_half_written(tiny_model, tmp_path, monkeypatch):
     adapter = tmp_path / "adapter"
-    trained(tiny_model("bert"), RunConfig(0, r=2)).export_peft(0, adapter)
+    write_peft(trained(tiny_model("bert"), RunConfig(0, r=2)), 0, adapter)
     attached = trained(tiny_model("bert"), RunConfig(0, r=3))
     with pytest.raises(FileExistsError, match="is there already and not empty"):
-        attached.export_peft(0, adapter)
+        write_peft(attached, 0, adapter)
     before = (adapter / "adapter_model.safetensors").read_bytes()
 
     def full_disk(*args, **kwargs):
@@ -180,22 +181,22 @@ def test_nothing_is_overwritten_unasked_and_nothing_left_half_written(tiny_model
 
     monkeypatch.setattr("safetensors.torch.save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        attached.export_peft(0, adapter, replace=True)
+        write_peft(attached, 0, adapter, replace=True)
     assert (adapter / "adapter_model.safetensors").read_bytes() == before
     assert [p.name for p in adapter.parent.iterdir()] == ["adapter"]
     monkeypatch.undo()
-    attached.export_peft(0, adapter, replace=True)
+    write_peft(attached, 0, adapter, replace=True)
     assert (adapter / "adapter_model.safetensors").read_bytes() != before
     shutil.rmtree(adapter)
     adapter.mkdir()
-    attached.export_peft(0, adapter)
+    write_peft(attached, 0, adapter)
 
 
 @pytest.mark.parametrize("delta", names("delta"))
 def test_a_quantised_run_exports_what_it_trained(delta, tiny_model, tmp_path):
     run = RunConfig(0, r=2, axes={"delta": delta, "storage": "nf4"})
     attached = trained(tiny_model("bert"), run)
-    attached.export_peft(0, tmp_path / "adapter")
+    write_peft(attached, 0, tmp_path / "adapter")
     assert read_peft(tmp_path / "adapter").delta == ("dora" if delta == "dora" else "lora")
 
 
@@ -226,7 +227,7 @@ def test_a_module_whose_ranks_are_all_pruned_goes_to_peft_and_back(tiny_model, t
     attached = trained(tiny_model("bert"), RUNS["adalora"])
     name = "bert.encoder.layer.0.attention.self.key"
     attached.layers[name].held[0].delta.L.data.zero_()
-    attached.export_peft(0, tmp_path / "adapter", form="adalora")
+    write_peft(attached, 0, tmp_path / "adapter", form="adalora")
     adapter = read_peft(tmp_path / "adapter")
     assert adapter.emptied == {name} and name not in adapter.modules
     ours = attached.model(input_ids=tokens()).logits

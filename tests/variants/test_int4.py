@@ -10,8 +10,7 @@ from scipy import integrate, stats
 from torch.testing import assert_close
 
 from variants import RunConfig, attach, get, merge, names, reads
-from variants._codebook import BOOKS
-from variants._fourbit import FORMATS, FourBitBase
+from variants.qlora import BOOKS, FORMATS, FourBitBase
 
 functional = pytest.importorskip("bitsandbytes").functional
 

@@ -8,8 +8,8 @@ import torch
 from torch.testing import assert_close
 
 from variants import RunConfig, attach, get, merge, names
-from variants._dense import DenseBase
-from variants._fourbit import FORMATS, FourBitBase
+from variants._core.base import DenseBase
+from variants.qlora import FORMATS, FourBitBase
 
 CODES = [
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from variants import AdapterError, RunConfig, attach, attach_peft, read_peft
+from variants import AdapterError, RunConfig, attach, attach_peft, read_peft, write_peft
 
 
 def near(ours, theirs):
@@ -84,7 +84,7 @@ def test_an_adapter_is_read_right_or_refused_however_it_began(start, tiny_model,
 @pytest.fixture
 def adapter(tiny_model, tmp_path):
     """A folder that is in order, to be spoiled."""
-    attach(tiny_model("bert"), [RunConfig(0, r=2)]).export_peft(0, tmp_path / "adapter")
+    write_peft(attach(tiny_model("bert"), [RunConfig(0, r=2)]), 0, tmp_path / "adapter")
     return tmp_path / "adapter"
 
 

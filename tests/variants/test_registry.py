@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 import variants
-from variants import UnknownPart, _registry, get, names, register
+from variants import UnknownPart, get, names, register
+from variants._core import registry as _registry
 
 FOLDER = Path(variants.__file__).parent
 CONF = FOLDER.parent / "conf" / "variant"
@@ -33,7 +34,8 @@ def test_an_unknown_name_says_what_there_is():
         get("delta", "dorra")
     assert str(error.value) == (
         "no delta named 'dorra'. Did you mean 'dora'? Known: adalora, dora, lora. "
-        "To add one, write variants/<file>.py with @register('delta', 'dorra')."
+        "To add one, write variants/<file>.py with @register('delta', 'dorra'), or put the file into a "
+        "folder of your own and name that in ABLORA_VARIANTS."
     )
     with pytest.raises(ValueError, match="no axis named 'detla'"):
         names("detla")
@@ -50,18 +52,19 @@ def test_a_new_file_is_found_because_it_exists(tmp_path, monkeypatch):
         "@register('scaling', 'newcomer')\ndef newcomer(alpha, r):\n    return alpha\n"
     )
     monkeypatch.setattr(variants, "__path__", [*variants.__path__, str(tmp_path)])
-    _registry._discover.cache_clear()
+    caches = (_registry._sources, _registry._index, _registry._discover)
+    for cache in caches:
+        cache.cache_clear()
     try:
         assert "newcomer" in names("scaling") and get("scaling", "newcomer")(3.0, 2) == 3.0
     finally:
         _registry._parts.pop(("scaling", "newcomer"), None)
-        _registry._discover.cache_clear()
+        for cache in caches:
+            cache.cache_clear()
 
 
 @pytest.mark.parametrize("name", public())
-def test_a_public_module_is_short_and_says_what_it_is(name):
-    source = (FOLDER / f"{name}.py").read_text()
-    assert source.count("\n") <= 150
+def test_a_paper_says_what_it_is(name):
     assert importlib.import_module(f"variants.{name}").__doc__
 
 

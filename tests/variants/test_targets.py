@@ -155,7 +155,7 @@ def test_a_fused_map_is_adapted_as_a_whole_or_in_blocks_not_both(tiny_model):
 
 def test_heads_that_lie_interleaved_cannot_be_adapted_apart(tiny_model):
     model = tiny_model("gpt_neox")
-    with pytest.raises(TargetError, match="side by side, so targets 'qv' cannot adapt some of them alone"):
+    with pytest.raises(TargetError, match="not one after another as far as is known, so targets 'qv' cannot"):
         resolve(model, "qv")
     assert resolve(model, "qkv")["qkv"] == [f"gpt_neox.layers.{i}.attention.query_key_value" for i in (0, 1)]
     assert len(resolve(model, "all")["all"]) == 8

@@ -1,37 +1,32 @@
 """What each paper showed, drawn from this study's records: a module per paper.
 
 Each figure is shown only when the runs of a setting hold what it needs, with one sentence on what it shows
-here. The analyses themselves are in analysis/signatures/.
+here. The analyses are pure functions on arrays, at the end of each module.
 """
 
 from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.arrays import Arrays
-from analysis.cells import order_of
 from analysis.figures.figure import Figure, slug
 from analysis.figures.overview import setting_name, with_bars
-from analysis.figures.papers import across, adalora, dora, lora, loraplus, qlora, rslora
+from analysis.figures.papers import across, adalora, budget, dora, lora, loraplus, qlora, recovery, rslora
 from analysis.figures.papers.view import View
-from analysis.histories import Histories
-from analysis.load import Study
+from analysis.runs.cells import order_of
+from analysis.runs.load import Study
 
-PAPERS = (lora, rslora, loraplus, dora, adalora, qlora, across)
+PAPERS = (budget, lora, rslora, loraplus, dora, adalora, qlora, recovery, across)
 
 
 def paper_figures(
     study: Study,
     cells: pd.DataFrame,
-    histories: Histories,
-    arrays: Arrays | None = None,
     *,
     baseline: str = "lora",
 ) -> Iterator[Figure]:
     """The figures of all papers, setting by setting."""
     if cells.empty:
         return
-    arrays = arrays or Arrays(study)
     results = cells[(cells["n"] > 0) & ~cells["tuning"].astype(bool)]
     domain = sorted(results["series"].unique(), key=order_of)
     keys = ["dataset", "model", "metric", "stack", "split"]
@@ -43,7 +38,7 @@ def paper_figures(
         tag += f"-{stack}" if _several_stacks(results, dataset, model) else ""
         tag += f"-{split}" if results["split"].nunique() > 1 else ""
         name = setting_name(group.iloc[0])
-        view = View(study, with_bars(group), every, histories, arrays, domain, tag, name, baseline)
+        view = View(study, with_bars(group), every, domain, tag, name, baseline)
         for paper in PAPERS:
             yield from paper.figures(view)
 

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.figures.figure import Figure
+from analysis.figures.figure import Figure, tooltips
+from analysis.figures.papers.lora import entropy_rank, stable_rank
 from analysis.figures.papers.view import View, interval_text, runs_text
-from analysis.rows import each
-from analysis.signatures.subspaces import entropy_rank, stable_rank
+from analysis.runs.rows import each
 
 PAPER = "Across papers"
 
@@ -68,13 +68,7 @@ def _effective_rank(view: View) -> Iterator[Figure]:
         base.mark_point(filled=True, size=80, opacity=1).encode(
             y=y,
             shape=view.shape(),
-            tooltip=[
-                alt.Tooltip("series:N"),
-                alt.Tooltip("rank:O"),
-                alt.Tooltip("effective:Q"),
-                alt.Tooltip("stable:Q"),
-                alt.Tooltip("matrices:Q"),
-            ],
+            tooltip=tooltips("series:N", "rank:O", "effective:Q", "stable:Q", "matrices:Q"),
         ),
     )
     low, high = flat.loc[flat["effective"].idxmin()], flat.loc[flat["effective"].idxmax()]
@@ -140,8 +134,7 @@ def _by_rank(view: View, table: pd.DataFrame, title: str) -> alt.TopLevelMixin:
     present = [name for name in view.domain if name in set(table["series"])]
     x = alt.X("rank:O", sort=order, title="Rank r", axis=alt.Axis(labelAngle=0))
     base = alt.Chart().encode(x=x, xOffset=alt.XOffset("series:N", sort=present), color=view.color())
-    tips = [alt.Tooltip("series:N"), alt.Tooltip("rank:O"), alt.Tooltip("mean:Q", format="+.4f")]
-    tips += [alt.Tooltip("size:Q", title="paired seeds")]
+    tips = tooltips("series:N", "rank:O", ("mean:Q", "", "+.4f"), ("size:Q", "paired seeds"))
     zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(strokeWidth=1.2).encode(y=alt.Y("at:Q"))
     lines = base.mark_line(strokeOpacity=0.4).encode(y=alt.Y("mean:Q", title=title))
     intervals = base.mark_rule(strokeWidth=1.6, strokeOpacity=0.6).encode(

@@ -1,16 +1,19 @@
-"""AdaLoRA's figures: where the rank goes. Zhang et al. 2023, arXiv:2303.10512, figure 3."""
+"""AdaLoRA's figures: where the rank goes. Zhang et al. 2023, arXiv:2303.10512, figure 3.
 
-from collections.abc import Iterator
+A triplet is alive while its singular value is not zero; the final rank of a matrix is the number of its
+living triplets.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.figures.figure import Figure
+from analysis.figures.figure import Figure, tooltips
 from analysis.figures.papers.view import View, layer, row_name, runs_text, short
-from analysis.histories import picked
-from analysis.rows import Row
-from analysis.signatures.ranks import agreement, grid
+from analysis.runs.histories import picked
+from analysis.runs.rows import Row
 
 PAPER = "AdaLoRA"
 Pattern = tuple[Row, int, str, dict[str, int]]  # cell, seed, run and ranks by matrix
@@ -62,12 +65,7 @@ def _ranks(view: View, patterns: list[Pattern]) -> Iterator[Figure]:
     chart = alt.layer(
         base.mark_rect().encode(
             color=alt.Color("rank:Q", title="final rank", scale=alt.Scale(scheme="viridis")),
-            tooltip=[
-                alt.Tooltip("panel:N"),
-                alt.Tooltip("kind:N"),
-                alt.Tooltip("layer:O"),
-                alt.Tooltip("rank:Q"),
-            ],
+            tooltip=tooltips("panel:N", "kind:N", "layer:O", "rank:Q"),
         ),
         base.mark_text(fontSize=11).encode(
             text=alt.Text("rank:Q", format="~g"),
@@ -118,7 +116,7 @@ def _budget(view: View, patterns: list[Pattern]) -> Iterator[Figure]:
     parts, said = [], []
     for name in dict.fromkeys(row_name(cell) for cell, *_ in patterns):
         run_id = next(run_id for cell, _, run_id, _ in patterns if row_name(cell) == name)
-        columns = view.histories.columns(run_id, ("budget", "budget_realised", "reactivations"))
+        columns = view.study.history(run_id, ("budget", "budget_realised", "reactivations"))
         if not len(columns["budget"]) or not len(columns["budget_realised"]):
             continue
         for what, key in (("planned", "budget"), ("realised", "budget_realised")):
@@ -151,14 +149,7 @@ def _budget(view: View, patterns: list[Pattern]) -> Iterator[Figure]:
             "datum.budget == 'planned'"
         ),
         base.mark_point(filled=True, size=28, opacity=0.8)
-        .encode(
-            tooltip=[
-                alt.Tooltip("series:N"),
-                alt.Tooltip("budget:N"),
-                alt.Tooltip("step:Q"),
-                alt.Tooltip("triplets:Q"),
-            ]
-        )
+        .encode(tooltip=tooltips("series:N", "budget:N", "step:Q", "triplets:Q"))
         .transform_filter("datum.budget == 'realised'"),
     )
     yield view.figure(
@@ -170,3 +161,32 @@ def _budget(view: View, patterns: list[Pattern]) -> Iterator[Figure]:
         "not zero after a step.",
         chart=chart,
     )
+
+
+# --- the analysis, on arrays
+
+
+def grid(
+    ranks: Mapping[str, float], place: Mapping[str, tuple[str, int]]
+) -> tuple[list[str], list[int], np.ndarray]:
+    """Final ranks as (kinds, layers, table (kinds, layers)); NaN where there is no such matrix.
+
+    Args:
+        ranks: final rank by matrix.
+        place: kind of module and layer of each matrix.
+    """
+    kinds = list(dict.fromkeys(place[name][0] for name in ranks))
+    layers = sorted({place[name][1] for name in ranks})
+    table = np.full((len(kinds), len(layers)), np.nan)
+    for name, rank in ranks.items():
+        kind, layer = place[name]
+        table[kinds.index(kind), layers.index(layer)] = rank
+    return kinds, layers, table
+
+
+def agreement(first: Mapping[str, float], second: Mapping[str, float]) -> float:
+    """Spearman's correlation of two rank patterns over the matrices that both have, e.g. at two budgets."""
+    from scipy.stats import spearmanr  # half a second, which few reports need
+
+    names: Sequence[str] = sorted(set(first) & set(second))
+    return float(spearmanr([first[n] for n in names], [second[n] for n in names]).statistic)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.figures.figure import Figure
+from analysis.figures.figure import Figure, tooltips
 from analysis.figures.papers.view import View, panels, runs_text
 
 EQUAL = 0.05  # relative difference of trained parameters that counts as none
@@ -33,13 +33,13 @@ def figures(view: View) -> Iterator[Figure]:
     y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(grid=False, labelLimit=150, domain=False))
     base = alt.Chart().encode(y=y, color=view.color(None))
     x = alt.X("mean:Q", title=view.metric, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True, tickCount=4))
-    tips = [alt.Tooltip("row:N"), alt.Tooltip("mean:Q", format=".4f"), alt.Tooltip("n:Q")]
+    tips = tooltips("row:N", ("mean:Q", "", ".4f"), "n:Q")
     chart = alt.layer(
         base.mark_rule(strokeWidth=2, strokeOpacity=0.6).encode(
             x=alt.X("bar_low:Q", title=view.metric), x2=alt.X2("bar_high:Q")
         ),
         base.mark_point(filled=True, size=90, opacity=1).encode(
-            x=x, tooltip=[*tips, alt.Tooltip("trainable_parameters:Q")]
+            x=x, tooltip=[*tips, *tooltips("trainable_parameters:Q")]
         ),
         data=bars[keep],
     )

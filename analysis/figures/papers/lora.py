@@ -1,4 +1,12 @@
-"""LoRA's figures: subspaces and amplification. Hu et al. 2021, arXiv:2106.09685."""
+"""LoRA's figures: subspaces and amplification. Hu et al. 2021, arXiv:2106.09685.
+
+    phi(U, V, i, j) = ||U_i^T V_j||_F^2 / min(i, j)     in [0, 1]; U_i: the first i columns of U    (eq. 4)
+    1 - phi = d^2 / p, with d the projection metric and p = min(i, j) (appendix G prints it inverted)
+
+For a factor A (r, d_in) the d-dimensional singular vectors are the right ones. A starts at random and keeps
+its initial part under a small learning rate, so two runs are better compared by the right singular vectors of
+the change D = W' - W.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -6,10 +14,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.figures.figure import Figure
-from analysis.figures.papers import budget
+from analysis.figures.figure import Figure, tooltips
 from analysis.figures.papers.view import View, panels, row_name, runs_text, short
-from analysis.signatures.subspaces import similarity, similarity_by_chance, similarity_of
 
 PAPER = "LoRA"
 GRID = 16  # dimensions of a subspace that are drawn along each side
@@ -18,7 +24,7 @@ ROWS = 12  # cells in the figure on amplification
 
 def figures(view: View) -> list[Figure]:
     """What the setting's runs can show of the paper."""
-    return [*budget.figures(view), *_subspaces(view), *_amplification(view)]
+    return [*_subspaces(view), *_amplification(view)]
 
 
 # --- subspace similarity between ranks, between seeds, and with W (figures 3, 4 and 8)
@@ -51,13 +57,7 @@ def _subspaces(view: View) -> Iterator[Figure]:
         y=alt.Y("i:O", title="first i", axis=alt.Axis(labelOverlap=True)),
     )
     fill = alt.Color("phi:Q", title="similarity", scale=alt.Scale(scheme="viridis", domain=[0, 1]))
-    tips = [
-        alt.Tooltip("panel:N"),
-        alt.Tooltip("i:O"),
-        alt.Tooltip("j:O"),
-        alt.Tooltip("phi:Q", format=".3f"),
-    ]
-    tips += [alt.Tooltip("chance:Q", title="by chance", format=".3f")]
+    tips = tooltips("panel:N", "i:O", "j:O", ("phi:Q", "", ".3f"), ("chance:Q", "by chance", ".3f"))
     yield view.figure(
         "subspace_similarity",
         PAPER,
@@ -156,13 +156,7 @@ def _amplification(view: View) -> Iterator[Figure]:
         scale=alt.Scale(type="log"),
         axis=alt.Axis(grid=True, format="~g", tickCount=6),
     )
-    tips = [
-        alt.Tooltip("row:N"),
-        alt.Tooltip("directions:N"),
-        alt.Tooltip("matrix:N"),
-        alt.Tooltip("seed:Q"),
-        alt.Tooltip("factor:Q"),
-    ]
+    tips = tooltips("row:N", "directions:N", "matrix:N", "seed:Q", "factor:Q")
     chart = alt.layer(
         base.mark_point(filled=True, size=28, opacity=0.55).encode(
             x=x, tooltip=tips, shape=alt.Shape("directions:N", scale=scale, sort=names)
@@ -208,3 +202,34 @@ def _amplified(table: pd.DataFrame, row: str) -> str:
         f"{here['matrix'].nunique()} "
         f"matrices in {runs_text(here['seed'].nunique())}, quartiles {low:.2g} to {high:.2g}){against}."
     )
+
+
+# --- the analysis, on arrays
+
+
+def similarity(U: np.ndarray, V: np.ndarray) -> np.ndarray:
+    """phi (i, j) for all i, j from 1 on, of two sets of orthonormal columns (d, i), (d, j)."""
+    return similarity_of(U.T @ V)
+
+
+def similarity_of(products: np.ndarray) -> np.ndarray:
+    """The same from the products U^T V (i, j) of the columns."""
+    shared = np.square(products).cumsum(axis=0).cumsum(axis=1)
+    i, j = np.indices(shared.shape) + 1
+    return np.asarray(shared / np.minimum(i, j))
+
+
+def similarity_by_chance(i: int, j: int, d: int) -> float:
+    """The expected phi of two random subspaces of dimensions i and j in d dimensions."""
+    return max(i, j) / d
+
+
+def entropy_rank(sigma: np.ndarray) -> float:
+    """The effective rank exp(H(sigma / sum sigma)) of a matrix with singular values sigma (k,)."""
+    p = sigma[sigma > 0] / sigma.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def stable_rank(sigma: np.ndarray) -> float:
+    """||D||_F^2 / ||D||_2^2 from the singular values (k,)."""
+    return float(np.square(sigma).sum() / np.square(sigma.max()))

@@ -1,16 +1,19 @@
-"""LoRA+'s figures: the map over two rates, the speed-up. Hayou et al. 2024, arXiv:2402.12354, figures 2-4."""
+"""LoRA+'s figures: the map over two rates, the speed-up. Hayou et al. 2024, arXiv:2402.12354, figures 2-4.
+
+On the grid of (lr_A, lr_B) the diagonal is plain LoRA; the paper finds the best cells above it, at lr_B >>
+lr_A.
+"""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.figures.figure import Figure
+from analysis.figures.figure import Figure, tooltips
 from analysis.figures.papers.view import View, runs_text
-from analysis.rows import Row, each
-from analysis.signatures.rates import heat_map, speed_up
+from analysis.runs.rows import Row, each
 from analysis.stats import FEWEST_SEEDS
 
 PAPER = "LoRA+"
@@ -92,12 +95,7 @@ def _map_figure(
     fill = alt.Color(
         "value:Q", scale=alt.Scale(scheme="viridis"), title=metric, legend=alt.Legend(title=metric)
     )
-    tips = [
-        alt.Tooltip("a:O"),
-        alt.Tooltip("b:O"),
-        alt.Tooltip("value:Q", title=metric, format=".4f"),
-        alt.Tooltip("runs:Q"),
-    ]
+    tips = tooltips("a:O", "b:O", ("value:Q", metric, ".4f"), "runs:Q")
     middle = float((table["value"].min() + table["value"].max()) / 2)
     chart = alt.layer(
         base.mark_rect().encode(color=fill, tooltip=tips),
@@ -146,7 +144,7 @@ def _speed(view: View) -> Iterator[Figure]:
     drawn: set[str] = set()
     for _, _, one, two in sorted(pairs, key=lambda pair: pair[:2]):
         seeds = sorted(set(one["by_seed"]) & set(two["by_seed"]))
-        curves = [[view.histories.of(c["by_seed"][s]).training for s in seeds] for c in (one, two)]
+        curves = [[view.study.curves(c["by_seed"][s]).training for s in seeds] for c in (one, two)]
         short = any(len(curve) < 2 * SMOOTH for group in curves for curve in group)
         if one["targets"] not in drawn and seeds and not short:
             drawn.add(one["targets"])
@@ -168,7 +166,7 @@ def _speed_figure(view: View, one: Row, two: Row, curves: list[list[np.ndarray]]
     chart = alt.layer(
         base.mark_line().encode(
             y=alt.Y("loss:Q", title="Training loss, smoothed", scale=alt.Scale(zero=False)),
-            tooltip=[alt.Tooltip("series:N"), alt.Tooltip("step:Q"), alt.Tooltip("loss:Q")],
+            tooltip=tooltips("series:N", "step:Q", "loss:Q"),
         ),
         alt.Chart(pd.DataFrame({"goal": [float(np.round(plain[-1], 5))]}))
         .mark_rule(strokeDash=[4, 3])
@@ -207,3 +205,52 @@ def smooth(values: np.ndarray, points: int = SMOOTH) -> np.ndarray:
     """A running mean (n,) over `points` that shortens at the ends."""
     weight = np.ones(points)
     return np.convolve(values, weight, "same") / np.convolve(np.ones(len(values)), weight, "same")
+
+
+# --- the analysis, on arrays
+
+
+class HeatMap(NamedTuple):
+    """The best cell of a grid of two rates, the best on its diagonal, and the gap.
+
+    `ratios` are those of the top cells.
+    """
+
+    best: tuple[float, float]
+    best_value: float
+    diagonal: tuple[float, float]
+    diagonal_value: float
+    gap: float
+    ratios: np.ndarray
+
+
+def heat_map(lr_A: np.ndarray, lr_B: np.ndarray, value: np.ndarray, *, top: int = 4) -> HeatMap:
+    """What a grid says: value (len(lr_A), len(lr_B)), more is better, NaN where a cell diverged."""
+    filled = np.where(np.isnan(value), -np.inf, value)
+    a, b = np.unravel_index(np.argmax(filled), filled.shape)
+    same = [(i, j) for i in range(len(lr_A)) for j in range(len(lr_B)) if np.isclose(lr_A[i], lr_B[j])]
+    if not same:
+        raise ValueError("the grid has no cell with lr_A = lr_B, so it holds no plain LoRA to compare with")
+    i, j = max(same, key=lambda cell: filled[cell])
+    order = np.argsort(-filled, axis=None)[:top]
+    rows, columns = np.unravel_index(order, filled.shape)
+    return HeatMap(
+        (float(lr_A[a]), float(lr_B[b])),
+        float(filled[a, b]),
+        (float(lr_A[i]), float(lr_B[j])),
+        float(filled[i, j]),
+        float(filled[a, b] - filled[i, j]),
+        lr_B[columns] / lr_A[rows],
+    )
+
+
+def speed_up(steps: np.ndarray, plain: np.ndarray, variant: np.ndarray) -> float | None:
+    """Steps of plain LoRA to its own final loss over the variant's to the same; None if it never gets there.
+
+    The curves (steps,) are losses at `steps`, both at tuned rates; a value counts as reached when it stays
+    reached on average from there on, so that one lucky batch is no arrival.
+    """
+    goal = plain[-1]
+    arrived = [s for k, s in enumerate(steps) if variant[k] <= goal and variant[k:].mean() <= goal]
+    reached = [s for k, s in enumerate(steps) if plain[k] <= goal and plain[k:].mean() <= goal]
+    return float((reached[0] if reached else steps[-1]) / arrived[0]) if arrived else None

@@ -1,4 +1,10 @@
-"""QLoRA's figures: bits, memory and error of a 4-bit base. Dettmers et al. 2023, arXiv:2305.14314."""
+"""QLoRA's figures: bits, memory and error of a 4-bit base. Dettmers et al. 2023, arXiv:2305.14314.
+
+    bits per weight = 4 + 32/64                        absmax in fp32 per block of 64
+    with double quantisation: 4 + 8/64 + 32/(64 256)   absmax in 8 bits, its own absmax per 256 blocks
+
+and, with double quantisation (DQ), one fp32 offset per tensor.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,11 +13,9 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.figures.figure import Figure
-from analysis.figures.papers import recovery
+from analysis.figures.figure import Figure, tooltips
 from analysis.figures.papers.view import View, row_name
-from analysis.rows import Row
-from analysis.signatures.storage import DOUBLE, bits_per_weight, memory, storage_name
+from analysis.runs.rows import Row
 
 PAPER = "QLoRA"
 BARS = 12  # cells in the figure on memory
@@ -28,7 +32,7 @@ PARTS = [
 
 def figures(view: View) -> list[Figure]:
     """What the setting's runs can show of the paper."""
-    return [*_bits(view), *_errors(view), *_memory(view), *recovery.figures(view)]
+    return [*_bits(view), *_errors(view), *_memory(view)]
 
 
 def _bits(view: View) -> Iterator[Figure]:
@@ -55,7 +59,7 @@ def _bits(view: View) -> Iterator[Figure]:
             y=alt.Y("storage:N", title=None, sort=None, axis=alt.Axis(labelLimit=260, domain=False)),
             color=alt.Color("component:N", sort=list(dict.fromkeys(table["component"]))),
             order=alt.Order("place:Q"),
-            tooltip=[alt.Tooltip("storage:N"), alt.Tooltip("component:N"), alt.Tooltip("bits:Q")],
+            tooltip=tooltips("storage:N", "component:N", "bits:Q"),
         )
         .properties(height=110)
     )
@@ -110,7 +114,7 @@ def _errors(view: View) -> Iterator[Figure]:
                 x=alt.X(
                     "error:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True, format="~g")
                 ),
-                tooltip=[alt.Tooltip("format:N"), alt.Tooltip("matrix:N"), alt.Tooltip("error:Q")],
+                tooltip=tooltips("format:N", "matrix:N", "error:Q"),
             ),
             base.mark_tick(thickness=2.5, size=16).encode(x=alt.X("median(error):Q", title=title)),
         ).properties(height=170)
@@ -144,7 +148,7 @@ def _memory(view: View) -> Iterator[Figure]:
             y=alt.Y("row:N", sort=order, title=None, axis=alt.Axis(labelLimit=260, domain=False, grid=False)),
             color=alt.Color("part:N", sort=PARTS, scale=alt.Scale(domain=PARTS[: -1 if drowned else None])),
             order=alt.Order("place:Q"),
-            tooltip=[alt.Tooltip("row:N"), alt.Tooltip("part:N"), alt.Tooltip("mb:Q", format=".4~g")],
+            tooltip=tooltips("row:N", "part:N", ("mb:Q", "", ".4~g")),
         )
         .properties(height=max(80, 30 * len(order)))
     )
@@ -170,7 +174,7 @@ def _parts(view: View, cell: Row) -> Iterator[dict[str, Any]]:
     if not cell["base_bytes"] > 0 or not cell["trainable_parameters"] >= 0:
         return
     run = next(iter(cell["by_seed"].values()))
-    found: Mapping[str, np.ndarray] = view.arrays.of(run)
+    found: Mapping[str, np.ndarray] = view.study.arrays(run)
     quantised = float(found["storage/codes"] + found["storage/scales"]) if "storage/codes" in found else 0.0
     parts = memory(
         base=int(quantised),
@@ -183,3 +187,48 @@ def _parts(view: View, cell: Row) -> Iterator[dict[str, Any]]:
     for place, (name, value) in enumerate(zip(PARTS, values, strict=True)):
         if value > 0:
             yield {"row": row_name(cell), "part": name, "mb": float(f"{value / 1e6:.4g}"), "place": place}
+
+
+# --- the analysis, on arrays
+
+
+BLOCK, OUTER = 64, 256
+DENSE = ("fp32", "bf16")
+DOUBLE = " + DQ"
+
+
+def storage_name(spec: Mapping[str, Any]) -> str:
+    """How a run kept its base: "fp32", "nf4 + DQ", "nf4"; "" where its spec does not say."""
+    kind = str((spec.get("variant_axes") or {}).get("storage") or "")
+    doubled = kind not in ("", *DENSE) and (spec.get("variant_options") or {}).get("double_quant", True)
+    return kind + DOUBLE * bool(doubled)
+
+
+def bits_per_weight(*, double: bool, block: int = BLOCK, outer: int = OUTER) -> dict[str, float]:
+    """Bits per weight by component, without the offset of the tensor."""
+    if not double:
+        return {"codes": 4.0, "absmax": 32 / block}
+    return {"codes": 4.0, "absmax": 8 / block, "absmax of absmax": 32 / (block * outer)}
+
+
+def memory(
+    *,
+    base: int,
+    unquantised: int,
+    trained: int,
+    activations: int,
+    trained_bytes: int = 4,
+    optimiser_bytes: int = 8,
+) -> dict[str, int]:
+    """Bytes by part while training.
+
+    Base, unquantised and activations in bytes, `trained` in parameters (Adam keeps two).
+    """
+    return {
+        "base": base,
+        "unquantised": unquantised,
+        "adapters": trained_bytes * trained,
+        "gradients": trained_bytes * trained,
+        "optimiser": optimiser_bytes * trained,
+        "activations": activations,
+    }

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.figures.figure import Figure
+from analysis.figures.figure import Figure, tooltips
+from analysis.figures.papers.qlora import DENSE, storage_name
 from analysis.figures.papers.view import View, interval_text, row_name, runs_text
-from analysis.rows import Row
-from analysis.signatures.storage import DENSE, recovery, storage_name
+from analysis.runs.rows import Row
 
 WITHOUT = {"probe": "the head alone", "zero": "no training"}  # method -> what it is called
 KINDS = (
@@ -81,7 +81,7 @@ def figures(view: View) -> Iterator[Figure]:
             yOffset=alt.YOffset("what:N", sort=kinds, scale=scale),
             color=alt.Color("what:N", sort=kinds, scale=scale),
             shape=alt.Shape("what:N", sort=kinds, scale=scale),
-            tooltip=[alt.Tooltip("row:N"), alt.Tooltip("what:N"), alt.Tooltip("value:Q", format=".4f")],
+            tooltip=tooltips("row:N", "what:N", ("value:Q", "", ".4f")),
         )
         .properties(height=max(80, 60 * table["row"].nunique()))
     )
@@ -167,3 +167,16 @@ def _distance(view: View, case: Case) -> str:
     return (
         f" ({np.mean(found):+.4f} from the dense base, {interval_text(stats.t_interval(np.array(found)), 4)})"
     )
+
+
+def recovery(sixteen_bit: float, quantised: float, adapted: float) -> float:
+    """How much of what adaptation gives a dense base it gives a quantised one: 1 is all of it.
+
+    Args:
+        sixteen_bit: The metric after adaptation of a dense base.
+        quantised: That of the quantised base before adaptation.
+        adapted: And after it.
+    """
+    if sixteen_bit == quantised:
+        raise ValueError("adaptation of a dense base brings nothing, so there is nothing to recover")
+    return (adapted - quantised) / (sixteen_bit - quantised)

@@ -1,15 +1,22 @@
-"""rsLoRA's figures: gradient and loss against rank. Kalajdzievski 2023, arXiv:2312.03732, figures 1 and 2."""
+"""rsLoRA's figures: gradient and loss against rank. Kalajdzievski 2023, arXiv:2312.03732, figures 1 and 2.
+
+With s = alpha / r^beta the gradient of B at the start has entries of order s sqrt(r), so its Frobenius norm
+grows like s sqrt(r) too (B is (d_out, r) and the entries shrink alike): the slope of log ||grad_B|| against
+log r is 1/2 - beta: -1/2 for alpha / r, 0 for alpha / sqrt(r).
+"""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
-from analysis.figures.figure import Figure
+from analysis.figures.figure import Figure, tooltips
 from analysis.figures.papers.view import View, panels, runs_text
-from analysis.format import signed
-from analysis.rows import Row, each
-from analysis.signatures.scaling import expected_exponent, exponent
+from analysis.runs.rows import Row, each
+from analysis.stats import quantile
+from analysis.text.format import signed
 
 PAPER = "rsLoRA"
 BETA = {"alpha_over_r": 1.0, "alpha_over_sqrt_r": 0.5}  # s = alpha / r^beta
@@ -54,12 +61,7 @@ def _against_rank(view: View) -> Iterator[Figure]:
         axis=alt.Axis(grid=True, format="~g", tickCount=5),
     )
     base = alt.Chart(table).encode(x=x, color=view.color())
-    tips = [
-        alt.Tooltip("series:N"),
-        alt.Tooltip("r:Q"),
-        alt.Tooltip("mean:Q", format=".4g"),
-        alt.Tooltip("size:Q", title="runs"),
-    ]
+    tips = tooltips("series:N", "r:Q", ("mean:Q", "", ".4g"), ("size:Q", "runs"))
     chart = alt.layer(
         base.mark_line(strokeOpacity=0.6).encode(y=y),
         base.mark_rule(strokeOpacity=0.5).encode(y=alt.Y("min:Q", title=None), y2=alt.Y2("max:Q")),
@@ -117,7 +119,7 @@ def _losses(view: View, cells: pd.DataFrame) -> Iterator[dict[str, object]]:
                 continue
             for cell in each(chosen):
                 for seed, run_id in cell["by_seed"].items():
-                    curve = view.histories.of(run_id).training
+                    curve = view.study.curves(run_id).training
                     if len(curve):
                         last = curve[curve[:, 0] >= (1 - LAST) * curve[-1, 0], 1].mean()
                         yield _point(panel, cell, seed, last)
@@ -157,3 +159,33 @@ def _fitted(view: View, points: pd.DataFrame) -> str:
     if not told:
         return f"No exponent is fitted: that takes {FEWEST} runs of one series at a constant alpha."
     return f"The first gradient of B goes {', and '.join(told)}."
+
+
+# --- the analysis, on arrays
+
+
+class Exponent(NamedTuple):
+    """A fitted slope on log-log axes with its 95% interval."""
+
+    slope: float
+    low: float
+    high: float
+
+
+def exponent(ranks: np.ndarray, values: np.ndarray) -> Exponent:
+    """The slope of log values against log ranks.
+
+    Values (runs, ranks) or (ranks,), at least three points in all.
+    """
+    from scipy.stats import linregress  # half a second, which few reports need
+
+    values = np.atleast_2d(values)
+    x = np.tile(np.log(ranks), len(values))
+    fit = linregress(x, np.log(values).ravel())
+    half = quantile(0.05, len(x) - 2) * fit.stderr
+    return Exponent(float(fit.slope), float(fit.slope - half), float(fit.slope + half))
+
+
+def expected_exponent(beta: float) -> float:
+    """The slope that s = alpha / r^beta should show at the start."""
+    return 0.5 - beta

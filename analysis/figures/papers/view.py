@@ -10,12 +10,10 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.arrays import Arrays
 from analysis.figures.figure import Figure, figure, slug
 from analysis.figures.overview import metric_title
-from analysis.histories import Histories
-from analysis.load import Study
-from analysis.rows import Row, each
+from analysis.runs.load import Study
+from analysis.runs.rows import Row, each
 
 SEEDS = 5  # of a cell whose arrays are read
 CELLS = 40  # whose arrays are read
@@ -28,8 +26,6 @@ class View:
     study: Study
     cells: pd.DataFrame
     every: pd.DataFrame
-    histories: Histories
-    arrays: Arrays
     domain: list[str]
     tag: str
     setting: str
@@ -60,7 +56,7 @@ class View:
         """(cell, seed, arrays) of the runs that left an array of this name."""
         for cell in self.rows[:CELLS]:
             for seed, run_id in list(cell["by_seed"].items())[:SEEDS]:
-                found = self.arrays.of(run_id)
+                found = self.study.arrays(run_id)
                 if name in found:
                     yield cell, seed, found
 

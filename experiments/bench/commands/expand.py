@@ -16,9 +16,9 @@ from pathlib import Path
 from experiments import data
 from experiments.bench.fake import finish, specs_of
 from experiments.bench.output import write_csv
-from experiments.sweep import requested
-from experiments.sweep.lease import claim
+from experiments.sweep.lease import acquire
 from experiments.sweep.plan import kinds, plan
+from experiments.sweep.study import write_requested
 
 SECONDS, GIGABYTES = 60.0, 2.0
 
@@ -47,7 +47,7 @@ def main(options: argparse.Namespace) -> None:
         watch.start()
         found = plan([*specs, *specs[:7]], fingerprints=data.fingerprint, root=root)
         watch.note("named, told apart, compared")
-        requested.note(root / "bench", (*found.done, *found.todo))
+        write_requested(root / "bench", (*found.done, *found.todo))
         alike = kinds(spec for spec, _ in found.todo)
         watch.note("list and specs left behind")
         rows += [(f"sum, target {SECONDS:g} s", watch.wall), ("sum, s of CPU", watch.cpu)]
@@ -83,7 +83,7 @@ def _claims(folder: Path, run_ids: list[str]) -> list[tuple[str, float]]:
     times = []
     for run_id in run_ids:
         started = time.perf_counter()
-        claim(folder, run_id)
+        acquire(folder, run_id)
         times.append(1000 * (time.perf_counter() - started))
     few = min(1000, len(times) // 2)
     return [

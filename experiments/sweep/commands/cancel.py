@@ -16,11 +16,10 @@ from pathlib import Path
 
 from experiments.errors import UserError
 from experiments.record import run_folders
-from experiments.sweep.at_work import commands_at
-from experiments.sweep.lease import holder, is_held, is_here
+from experiments.sweep.lease import holder, is_held, is_here, leases, running_commands
 from experiments.sweep.slurm import client
 from experiments.sweep.slurm.submission import jobs_in, submissions
-from experiments.sweep.status import look
+from experiments.sweep.status import snapshot
 from experiments.sweep.study import study_argument
 
 SECONDS = 120.0  # for what runs to save its state
@@ -32,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     study = options.study
-    before = look(study)
+    before = snapshot(study)
     queue = client.queue() if submissions(study) else []
     try:
         jobs = _cancel_jobs(study, queue or [])
@@ -48,7 +47,7 @@ def main(options: argparse.Namespace) -> int:
     for name, held in left.items():
         print(f"Still running: {name}, process {held['pid']} on {held['host']}. End that process there.")
     begun = before.runs or any(run_folders(study))
-    print(f"{look(study).counts() if begun else 'no run had begun'}. The same command goes on from here.")
+    print(f"{snapshot(study).counts() if begun else 'no run had begun'}. The same command goes on from here.")
     return 1 if left else 0
 
 
@@ -72,7 +71,7 @@ def _wait_for_jobs(study: Path, jobs: Sequence[str]) -> None:
 
 
 def _wait_for_holders(study: Path, *, here_alone: bool) -> dict[str, dict]:
-    """Wait until nobody is at the study, or nobody of this machine; who still is."""
+    """Wait until nobody works on the study, or nobody of this machine; who still is."""
 
     def left() -> dict[str, dict]:
         return {name: held for name, held in _held(study).items() if is_here(held) or not here_alone}
@@ -82,10 +81,10 @@ def _wait_for_holders(study: Path, *, here_alone: bool) -> dict[str, dict]:
 
 
 def _end_processes(study: Path) -> list[int]:
-    """Ask the commands of this machine that are at the study to stop; also workers that outlived theirs."""
-    commands = [held["pid"] for held in commands_at(study) if is_here(held)]
+    """Ask the commands of this machine that work on the study to stop; also workers that outlived theirs."""
+    commands = [held["pid"] for held in running_commands(study) if is_here(held)]
     holders = {held["pid"] for held in _runs_held(study).values() if is_here(held)}
-    asked = []
+    stopped = []
     for process in [*commands, *sorted(pid for pid in holders if _parent(pid) not in commands)]:
         with contextlib.suppress(ProcessLookupError):  # it ended by itself a moment ago
             try:
@@ -94,26 +93,26 @@ def _end_processes(study: Path) -> list[int]:
                 print(f"Process {process} is another user's.")
                 continue
             print(f"Asked process {process} to stop.")
-            asked.append(process)
-    return asked
+            stopped.append(process)
+    return stopped
 
 
 def _parent(process: int) -> int | None:
-    asked = subprocess.run(["ps", "-o", "ppid=", "-p", str(process)], capture_output=True, text=True)
-    return int(asked.stdout) if asked.stdout.strip() else None
+    found = subprocess.run(["ps", "-o", "ppid=", "-p", str(process)], capture_output=True, text=True)
+    return int(found.stdout) if found.stdout.strip() else None
 
 
 def _held(study: Path) -> dict[str, dict]:
-    """Who is at the study, by the run or as a whole."""
-    commands = {f"a command ({held['pid']})": held for held in commands_at(study)}
+    """Who works on the study, by run; commands by their process."""
+    commands = {f"a command ({held['pid']})": held for held in running_commands(study)}
     return _runs_held(study) | commands
 
 
 def _runs_held(study: Path) -> dict[str, dict]:
     """Who holds which run, of those alive."""
-    claims = study / ".claims"
-    names = {path.name.rpartition(".")[0] for path in claims.glob("[!.]*.*")} if claims.is_dir() else set()
-    return {name: held for name in sorted(names) if is_held(claims, name) and (held := holder(claims, name))}
+    folder = leases(study)
+    names = {path.name.rpartition(".")[0] for path in folder.glob("[!.]*.*")} if folder.is_dir() else set()
+    return {name: held for name in sorted(names) if is_held(folder, name) and (held := holder(folder, name))}
 
 
 def _until(true: Callable[[], bool]) -> None:

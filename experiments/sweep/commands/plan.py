@@ -17,7 +17,7 @@ from typing import Any
 
 from experiments.errors import UserError
 from experiments.files import replacing
-from experiments.sweep.environment import HOME, environment
+from experiments.sweep.resources import HOME, environment
 
 ROOT = Path("runs")
 
@@ -42,11 +42,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from experiments.config.command import plain_errors
     from experiments.config.groups import Conf
-    from experiments.sweep.fairness import findings
+    from experiments.config.messages import plain_errors
+    from experiments.sweep import packs
     from experiments.sweep.preview.expected import expected
     from experiments.sweep.preview.facts import Facts
+    from experiments.sweep.preview.fairness import findings
     from experiments.sweep.preview.forecast import forecast
     from experiments.sweep.preview.table import page
 
@@ -56,10 +57,11 @@ def main(options: argparse.Namespace) -> None:
         raise UserError(f"--csv {options.csv}: there is no folder {options.csv.parent}; make it first")
     folder = ["--config-dir", str(options.config_dir)] if options.config_dir else []
     with plain_errors():
-        asked = expected([*folder, *options.words], conf=HOME / "conf", root=ROOT)
+        requested = expected([*folder, *options.words], conf=HOME / "conf", root=ROOT)
     facts = Facts()
     speed = None if options.speed is None else options.speed * 1e9
-    found = forecast(asked.specs, facts, root=ROOT, workers=asked.workers, speed=speed)
+    found = forecast(requested.specs, facts, root=ROOT, workers=requested.workers, speed=speed)
+    notes = (*requested.notes, *packs.foreseen(found.plan.todo, ROOT, requested.pack, found.workers))
     compared = [row for row in found.rows if row.spec.phase != "tune"]
     seeds = sorted({row.seeds for row in compared})
     power = _power(options, seeds, _comparisons([row.spec for row in compared]))
@@ -82,7 +84,7 @@ def main(options: argparse.Namespace) -> None:
                         "disk_bytes": found.disk,
                     },
                     "estimated_from": found.sources,
-                    "notes": asked.notes,
+                    "notes": notes,
                     "smallest_effect": power,
                     "findings": [asdict(finding) for finding in unfair],
                     "cells": [row.as_dict() for row in found.rows],
@@ -92,13 +94,13 @@ def main(options: argparse.Namespace) -> None:
         )
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    console.print(page(found, unfair, _effects(power, seeds), asked.notes))
+    console.print(page(found, unfair, _effects(power, seeds), notes))
 
 
 def _known(facts: Any, conf: Any) -> Any:
     """What the checks of fairness may use: sizes, the variants' own rates, and what those were tuned for."""
     from experiments.config.resolve import resolve
-    from experiments.sweep.fairness import Known
+    from experiments.sweep.preview.fairness import Known
 
     own = {name: conf.read("variant", name) for name in conf.choices("variant")}
     return Known(
@@ -111,12 +113,12 @@ def _known(facts: Any, conf: Any) -> Any:
 
 def _comparisons(specs: Sequence[Any]) -> int:
     """How many overall comparisons a report will make: one per variant and setting, over all ranks."""
-    from experiments.sweep.match import REFERENCE
+    from experiments.sizing.match import REFERENCE
 
     names = [spec.variant for spec in specs]
     reference = REFERENCE if REFERENCE in names else names[0]
     made = {
-        (s.variant, s.axes, s.options, s.targets, s.model, s.model_options, s.dataset, s.dataset_options)
+        (s.variant, s.axes, s.options, s.targets, s.model_key(), s.data_key())
         for s in specs
         if s.variant != reference
     }
@@ -124,7 +126,7 @@ def _comparisons(specs: Sequence[Any]) -> int:
 
 
 def _power(options: argparse.Namespace, seeds: Sequence[int], comparisons: int) -> dict[str, Any]:
-    """The smallest effects by number of seeds, told by `analysis.power` in a process of its own."""
+    """The smallest effects by number of seeds, computed by `analysis.power` in a process of its own."""
     words = ["--seeds", ",".join(map(str, seeds)), "--json", "--comparisons", str(comparisons)]
     words += ["--pilot", str(options.pilot)] if options.pilot is not None else []
     words += ["--sd", str(options.sd)] if options.sd is not None else []

@@ -28,5 +28,5 @@ def main(options: argparse.Namespace) -> None:
         entity=options.entity,
         mode=_report.mode_of(options.offline),
         timeout=options.timeout,
-        tell=print,
+        notify=print,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.record import FINISHED
 from experiments.sweep.slurm.submission import submissions
-from experiments.sweep.status import UNDER_WAY, look
+from experiments.sweep.status import UNDER_WAY, snapshot
 from experiments.sweep.study import specs_in, study_argument
 
 
@@ -37,5 +37,5 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _without_result(study: Path) -> list[str]:
-    """The runs that failed or were lost, and those asked for that never began."""
-    return [run.run_id for run in look(study).runs if run.kind not in (*FINISHED, *UNDER_WAY)]
+    """The runs that failed or were lost, and those requested that never began."""
+    return [run.run_id for run in snapshot(study).runs if run.kind not in (*FINISHED, *UNDER_WAY)]

@@ -1,11 +1,11 @@
-"""How each run of a study stands, and how many there are of each kind.
+"""The status of each run of a study, and how many runs have which.
 
 python -m experiments.sweep status runs/demo
 """
 
 import argparse
 
-from experiments.sweep.status import look
+from experiments.sweep.status import snapshot
 from experiments.sweep.study import study_argument
 
 
@@ -14,11 +14,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    seen = look(options.study)
+    seen = snapshot(options.study)
     width = max((len(run.run_id) for run in seen.runs), default=0)
     for run in seen.runs:
         print(f"{run.run_id.ljust(width)}  {run}")
-    for line in seen.at_it():
+    for line in seen.activity():
         print(line)
     if seen.unknown:
         print("squeue does not answer here, so what is in the queue counts as unfinished.")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from experiments.errors import UserError
 from experiments.record import FINISHED, RunFolder, read
 from experiments.spec import RunSpec, from_record
-from experiments.sweep.lease import claim, is_held
+from experiments.sweep.lease import acquire, is_held, leases
 from experiments.sweep.study import folders, study_argument
 from experiments.tracking import _mirror
 from experiments.tracking._base import reason
@@ -46,7 +46,7 @@ def main(options: argparse.Namespace) -> int:
     if options.offline:
         return _compared(runs, _mirror.Logs(), options)
     mirror = _mirror.Mirror(
-        project=options.project, entity=options.entity, timeout=options.timeout, tell=print
+        project=options.project, entity=options.entity, timeout=options.timeout, notify=print
     )
     if options.check or options.dry_run:
         return _compared(runs, mirror, options)
@@ -55,32 +55,32 @@ def main(options: argparse.Namespace) -> int:
 
 def _compared(runs: Sequence[RunFolder], copy: _mirror.Copy, options: argparse.Namespace) -> int:
     def compared(folder: RunFolder) -> tuple[str, str]:
-        if is_held(folder.path.parent / ".claims", folder.path.name):
+        if is_held(leases(folder.path.parent), folder.path.name):
             return UNDER_WAY, ""
-        standing = copy.standing(folder, _spec(folder))
-        return ("in step", "") if standing.same else ("different", standing.describe())
+        found = copy.compare(folder, _spec(folder))
+        return ("in step", "") if found.same else ("different", found.describe())
 
     code = _report(runs, compared, good=("in step", UNDER_WAY))
     return 0 if options.dry_run else code
 
 
 def _bring_up(folder: RunFolder, mirror: _mirror.Mirror) -> tuple[str, str]:
-    """Bring up one run while it is claimed, so that neither a worker nor a second sync logs it meanwhile."""
-    claims = folder.path.parent / ".claims"
-    if is_held(claims, folder.path.name):
+    """Bring up one run under its lease, so that neither a worker nor a second sync logs it meanwhile."""
+    held = leases(folder.path.parent)
+    if is_held(held, folder.path.name):
         return UNDER_WAY, ""
     spec = _spec(folder)
-    before = mirror.standing(folder, spec)
+    before = mirror.compare(folder, spec)
     if not before.lacks or before.doubt:
         return ("different" if before.doubt else "in step"), before.doubt or before.rows.describe()
-    held = claim(claims, folder.path.name)
-    if held is None:
+    lease = acquire(held, folder.path.name)
+    if lease is None:
         return UNDER_WAY, ""
-    with held:
+    with lease:
         after = mirror.bring_up(folder, spec)
         record = read(folder.path)
         if record is not None and record["status"] in FINISHED:
-            held.remove()
+            lease.remove()
     if after.lacks or after.doubt:
         return "different", after.describe()
     return "brought up", f"before, {before.describe()}"
@@ -89,7 +89,7 @@ def _bring_up(folder: RunFolder, mirror: _mirror.Mirror) -> tuple[str, str]:
 def _report(
     runs: Sequence[RunFolder], of: Callable[[RunFolder], tuple[str, str]], *, good: Sequence[str]
 ) -> int:
-    """Say how each run stands, then how many of each kind; 1 if a run is none of `good`."""
+    """Print the status of each run, then how many of each kind; 1 if a run is none of `good`."""
     kinds: Counter[str] = Counter()
     in_a_row = 0
     width = max(len(folder.path.name) for folder in runs)

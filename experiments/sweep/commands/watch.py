@@ -13,21 +13,21 @@ from rich.live import Live
 from rich.text import Text
 
 from experiments.record import FINISHED
-from experiments.sweep.status import Look, look
+from experiments.sweep.status import Snapshot, snapshot
 from experiments.sweep.study import study_argument
 
-SHARE = 0.1  # of the time at most goes into looking, however large the study
+SHARE = 0.1  # of the time at most goes into reading, however large the study
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     study_argument(parser)
-    parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="between two looks")
+    parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="between two updates")
 
 
 def main(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        seen, said, idle = look(options.study), "", 0
+        seen, said, idle = snapshot(options.study), "", 0
         while True:
             if console.is_terminal:
                 live.update(_page(seen, console.height), refresh=True)
@@ -38,22 +38,22 @@ def main(options: argparse.Namespace) -> int:
             if idle == 2:  # between two runs of a local sweep nobody holds one for a moment
                 break
             began = time.monotonic()
-            seen = look(options.study)
+            seen = snapshot(options.study)
             time.sleep(max(options.every, (time.monotonic() - began) * (1 / SHARE - 1)))
     return _end(seen, options)
 
 
-def _page(seen: Look, height: int) -> Group:
+def _page(seen: Snapshot, height: int) -> Group:
     """What is under way, as much as fits, and the counts."""
     running = [run for run in seen.runs if run.kind == "running"]
     rows = [Text(f"{run.run_id}  {run.about}", no_wrap=True) for run in running]
-    below = seen.at_it()
+    below = seen.activity()
     room = max(1, height - len(below) - 3)
     more = [Text(f"and {len(rows) - room} more", style="dim")] if len(rows) > room else []
     return Group(*rows[:room], *more, *map(Text, below), Text(seen.counts(), style="bold"))
 
 
-def _end(seen: Look, options: argparse.Namespace) -> int:
+def _end(seen: Snapshot, options: argparse.Namespace) -> int:
     """Say how it ended and what to do about the rest."""
     left = [run for run in seen.runs if run.kind not in FINISHED]
     for run in left:

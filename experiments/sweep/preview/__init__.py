@@ -1,1 +1,1 @@
-"""A look ahead at a sweep: what it would run, what that costs, what it can show and whether it is fair."""
+"""A preview of a sweep: what it would run, what that costs, what it can show and whether it is fair."""

@@ -13,9 +13,9 @@ memory      the base as stored, 16 P for the trained parameters, their gradients
 disk        4 P for the adapter, and what a record, its history and its predictions take
 """
 
-from experiments.models import Skeleton
+from experiments.sizing.counts import STATE, Count, base_bytes
+from experiments.sizing.skeleton import Skeleton
 from experiments.spec import RunSpec
-from experiments.sweep.parameters import STATE, Count, base_bytes
 from experiments.sweep.preview.facts import Task
 
 CPU_SPEED = 30e9  # operations per second and core, float32
@@ -60,10 +60,10 @@ def memory(
     per_token = (17 * skeleton.hidden + skeleton.heads * length) * skeleton.layers * wide
     if spec.train.gradient_checkpointing:
         per_token = per_token // skeleton.layers + skeleton.hidden * skeleton.layers * wide
-    scores = 3 * 4 * skeleton.vocab if task.kind == "causal" else 0
+    scores = 3 * 4 * skeleton.vocab if not task.classes else 0
     most = min(spec.train.eval_batch_size, max(task.validation, task.test))
     evaluated = most * length * wide * (8 * skeleton.hidden + 2 * skeleton.heads * length)
-    evaluated += 3 * 4 * LOGITS if task.kind == "causal" else 0
+    evaluated += 3 * 4 * LOGITS if not task.classes else 0
     state = (4 + STATE) * count.trained
     stored = base_bytes(spec, skeleton, task.classes)
     work = max(rows * length * (per_token + scores), evaluated)

@@ -1,18 +1,14 @@
 """The runs that a command would make: those of its product, or the rounds of a fair sweep."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
-from experiments.config.command import page
-from experiments.config.composed import Command, of_line
-from experiments.errors import UserError
+from experiments.config.command import Command, read
 from experiments.spec import RunSpec
 from experiments.sweep.tuning.protocol import Cell, next_round
 from experiments.sweep.tuning.rounds import Maker, Results
-from experiments.sweep.tuning.settings import Settings, problems, settings_of
+from experiments.sweep.tuning.settings import Settings, settings_of, values_of
 
 
 @dataclass(frozen=True)
@@ -21,6 +17,7 @@ class Expected:
 
     specs: list[RunSpec]
     workers: int | str
+    pack: int | str
     notes: tuple[str, ...] = ()  # what is not known of them
 
 
@@ -32,25 +29,18 @@ def expected(arguments: Sequence[str], *, conf: Path, root: Path) -> Expected:
         conf: The folder of the configuration.
         root: The folder of all studies: what was tuned already decides which rounds are left.
     """
-    command, config = of_line(arguments, conf)
-    sweeper = config.hydra.runtime.choices["hydra/sweeper"]
-    if sweeper == "fair":
-        return _rounds(command, config, root)
-    notes = (
-        () if sweeper == "grid" else (f"hydra/sweeper={sweeper} may choose other runs than this product.",)
-    )
-    return Expected(command.specs(), config.workers, notes)
+    command = read(arguments, conf)
+    if command.sweeper == "fair":
+        return _rounds(command, root)
+    other = f"hydra/sweeper={command.sweeper} may choose other runs than this product."
+    notes = () if command.sweeper == "grid" else (other,)
+    return Expected(command.runs, command.value("workers"), command.value("pack"), notes)
 
 
-def _rounds(command: Command, config: DictConfig, root: Path) -> Expected:
+def _rounds(command: Command, root: Path) -> Expected:
     """All tuning runs of the grids as they are, and the confirmation at the chosen or the middle point."""
-    plain = OmegaConf.to_container(config.hydra.sweeper)
-    assert isinstance(plain, dict)
-    values = {f.name: plain[f.name] for f in fields(Settings)}
     given = next((word.values for word in command.words if word.key == "seed"), None)
-    if wrong := problems(values, given):
-        raise UserError(page(wrong))
-    settings = settings_of(values)
+    settings = settings_of(values_of(command.given, command.conf))
     seeds = settings.confirm_seeds if given is None else given
     maker = Maker(command, settings)
     found = next_round(maker.grids, maker.make, Results(root).outcome, settings, seeds)
@@ -59,7 +49,8 @@ def _rounds(command: Command, config: DictConfig, root: Path) -> Expected:
         if cell.tunable:
             specs += cell.runs("tune", list(cell.specs), settings.tune_seeds)
         specs += cell.runs("confirm", [_point(cell)], seeds)
-    return Expected(specs, config.workers, (_told(found.cells, settings, seeds),))
+    note = _told(found.cells, settings, seeds)
+    return Expected(specs, command.value("workers"), command.value("pack"), (note,))
 
 
 def _point(cell: Cell) -> tuple:

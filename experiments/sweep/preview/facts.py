@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from experiments import data
-from experiments.models import Skeleton
+from experiments.sizing.counts import Count, count
+from experiments.sizing.match import nearest_rank
+from experiments.sizing.ranks import dimensions
+from experiments.sizing.skeleton import Skeleton, skeleton
 from experiments.spec import RunSpec
-from experiments.sweep.match import nearest_rank
-from experiments.sweep.parameters import Count, count
-from experiments.sweep.preview.past import SPLITS
-from experiments.sweep.ranks import dimensions, skeleton
+from experiments.sweep.preview.past import Rows
+from experiments.tasks import kind_of
 
 Made = TypeVar("Made")
 
@@ -20,11 +21,11 @@ class Task:
     """The sizes of a dataset."""
 
     kind: str
-    classes: int  # 0 for text generation
+    classes: int  # outputs of the head; 0 for language models
     train: int  # rows
     validation: int
     test: int
-    sha256: tuple[str | None, ...] = ()  # of the rows of each split
+    rows: Rows = frozenset()  # the hash of each split
 
 
 class Facts:
@@ -35,26 +36,26 @@ class Facts:
 
     def skeleton(self, spec: RunSpec) -> Skeleton | None:
         """Of the model; None if it is not on this machine."""
-        return self._once(("skeleton", spec.model, spec.model_options), lambda: skeleton(spec))
+        return self._once(("skeleton", spec.model_key()), lambda: skeleton(spec))
 
     def task(self, spec: RunSpec) -> Task:
         """Of the data; UserError if it cannot be read."""
-        return self._once(("task", spec.dataset, spec.dataset_options), lambda: _task(spec))
+        return self._once(("task", spec.data_key()), lambda: _task(spec))
 
     def length(self, spec: RunSpec) -> int:
         """Tokens that a text is padded to, at most."""
-        limits = self._once(("limits", spec.model, spec.model_options), lambda: dimensions(spec))
-        asked = int(spec.dataset_options.get("max_length") or 128)
-        return min(asked, (limits or {}).get("max_length") or asked)
+        limits = self._once(("limits", spec.model_key()), lambda: dimensions(spec))
+        requested = int(spec.dataset_options.get("max_length") or 128)
+        return min(requested, (limits or {}).get("max_length") or requested)
 
     def count(self, spec: RunSpec) -> Count | None:
-        """What a run trains; None if that cannot be told before it runs."""
+        """What a run trains; None if that cannot be known before it runs."""
         return self.count_on(spec, spec)
 
     def count_on(self, spec: RunSpec, place: RunSpec) -> Count | None:
         """What a run would train on the model and data of another."""
         found, classes = self.skeleton(place), self.task(place).classes
-        key = ("count", place.model, place.model_options, classes, spec.method, *_adapter(spec))
+        key = ("count", place.model_key(), classes, spec.method, *_adapter(spec))
         return None if found is None else self._once(key, lambda: count(spec, found, classes))
 
     def rank_for(self, spec: RunSpec, other: RunSpec) -> int | None:
@@ -80,9 +81,9 @@ def _task(spec: RunSpec) -> Task:
     rows = {split: len(part) for split, part in raw.splits.items()}
     return Task(
         raw.kind,
-        len(raw.labels),
+        kind_of(raw.kind).outputs(raw),
         rows.get("train", 0),
         rows.get("validation", 0),
         rows.get("test", 0),
-        sha256=tuple(raw.sha256.get(split) for split in SPLITS),
+        frozenset((f"{split}_sha256", value) for split, value in raw.sha256.items()),
     )

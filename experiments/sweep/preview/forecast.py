@@ -8,8 +8,8 @@ from typing import Any
 
 from experiments import data
 from experiments.config.settings import total_steps
+from experiments.sizing.counts import Count, effective_scale
 from experiments.spec import RunSpec
-from experiments.sweep.parameters import Count, effective_scale
 from experiments.sweep.plan import Plan, plan
 from experiments.sweep.preview.arithmetic import (
     CPU_SPEED,
@@ -113,7 +113,7 @@ def forecast(
     workers: int | str = "auto",
     speed: float | None = None,
 ) -> Forecast:
-    """Look ahead at a sweep.
+    """Snapshot ahead at a sweep.
 
     Args:
         specs: All cells, equal ones included.
@@ -127,11 +127,11 @@ def forecast(
     if speed is None:
         speed = GPU_SPEED if gpus else CPU_SPEED * threads
     estimate = _Estimate(facts, Past(root), speed=speed, accelerator=bool(gpus))
-    cells: dict[Any, list[tuple[RunSpec, bool]]] = {}
+    cells: dict[str, list[tuple[RunSpec, bool]]] = {}
     for part, done in ((todo.done, True), (todo.todo, False)):
         for spec, _ in part:
-            cells.setdefault(_cell(spec), []).append((spec, done))
-    order = {key: i for i, key in enumerate(dict.fromkeys(_cell(spec) for spec in specs))}
+            cells.setdefault(spec.cell_key(), []).append((spec, done))
+    order = {key: i for i, key in enumerate(dict.fromkeys(spec.cell_key() for spec in specs))}
     rows = [estimate.row(runs) for _, runs in sorted(cells.items(), key=lambda item: order[item[0]])]
     return Forecast(todo, tuple(rows), size, speed, len(gpus), tuple(estimate.sources(rows)))
 
@@ -154,7 +154,7 @@ class _Estimate:
         return Row(spec, len(runs), done, count, seconds, peak, disk(spec, count, task, steps), source)
 
     def _measured(self, spec: RunSpec, steps: int) -> tuple[float, int | None, str] | None:
-        like = self.past.like(spec, self.facts.task(spec).sha256)
+        like = self.past.like(spec, self.facts.task(spec).rows)
         if like is None:
             return None
         self._studies.update(dict.fromkeys(like.studies))
@@ -168,7 +168,7 @@ class _Estimate:
         skeleton, task = self.facts.skeleton(spec), self.facts.task(spec)
         if skeleton is None or count is None:
             return None, None, ""
-        length, causal = self.facts.length(spec), task.kind == "causal"
+        length, causal = self.facts.length(spec), not task.classes
         own = self._own_speed(spec)
         flops = steps * step_flops(spec, skeleton, count, length, causal=causal)
         flops += evaluation_flops(spec, skeleton, count, task, length, causal=causal)
@@ -177,15 +177,15 @@ class _Estimate:
 
     def _own_speed(self, spec: RunSpec) -> float | None:
         """Operations per second that other methods reached on the same model, data and batch."""
-        rows = self.facts.task(spec).sha256
-        key = frame(spec, rows)
+        task = self.facts.task(spec)
+        key = frame(spec, task.rows)
         if key not in self._speeds:
-            skeleton, task = self.facts.skeleton(spec), self.facts.task(spec)
+            skeleton = self.facts.skeleton(spec)
             length, speeds = self.facts.length(spec), []
-            for other, seconds in self.past.frames(spec, rows):
+            for other, seconds in self.past.frames(spec, task.rows):
                 count = self.facts.count_on(other, spec)
                 if skeleton is not None and count is not None and seconds > 0:
-                    flops = step_flops(other, skeleton, count, length, causal=task.kind == "causal")
+                    flops = step_flops(other, skeleton, count, length, causal=not task.classes)
                     speeds.append(flops / seconds)
             self._speeds[key] = median(speeds) if speeds else None
         return self._speeds[key]
@@ -216,11 +216,3 @@ class _Estimate:
                 "this machine, its targets match nothing, or its method is not known here"
             )
         return told
-
-
-def _cell(spec: RunSpec) -> tuple[Any, ...]:
-    """All but the seed."""
-    return (
-        spec.variant, spec.method, spec.r, spec.matched, spec.alpha, spec.targets, spec.axes, spec.options,
-        spec.model, spec.model_options, spec.dataset, spec.dataset_options, spec.lr, spec.train, spec.phase,
-    )  # fmt: skip

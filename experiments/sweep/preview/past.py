@@ -3,7 +3,7 @@
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,9 +13,7 @@ from experiments import record
 from experiments.errors import UserError
 from experiments.spec import RunSpec, from_record
 
-SPLITS = ("train", "validation", "test")
-Rows = tuple[str | None, ...]  # the SHA-256 of each split's rows
-
+Rows = frozenset[tuple[str, str]]  # the hash of each split's rows, named as in a record: train_sha256
 MOST = 3000  # records that are read, those of the newest studies first
 
 
@@ -37,10 +35,9 @@ class Past:
     def __init__(self, root: Path):
         self._groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for found in _records(root):
-            spec = from_record(found["spec"])
-            read = tuple(found.get("data", {}).get(f"{split}_sha256") for split in SPLITS)
-            self._groups[shape(spec, read)].append(found)
-            self._groups[frame(spec, read)].append(found)
+            spec, rows = from_record(found["spec"]), _rows(found)
+            self._groups[shape(spec, rows)].append(found)
+            self._groups[frame(spec, rows)].append(found)
         self._measured: dict[Any, Measured | None] = {}
 
     def like(self, spec: RunSpec, rows: Rows) -> Measured | None:
@@ -62,12 +59,11 @@ class Past:
 
 
 def frame(spec: RunSpec, rows: Rows) -> tuple[Any, ...]:
-    """What sets the work of a step, whatever the method is. `rows` are the hashes of the data's splits."""
+    """What sets the work of a step, whatever the method is: the model, the data by its rows, the batch."""
     train = spec.train
     return (
-        "frame", spec.model, spec.model_options.get("name"), spec.model_options.get("content"), spec.dataset,
-        rows, spec.dataset_options.get("max_length"), train.batch_size, train.micro_batch_size,
-        train.precision, train.gradient_checkpointing,
+        "frame", spec.model_key(), spec.dataset, spec.dataset_options.get("max_length"), rows,
+        train.batch_size, train.micro_batch_size, train.precision, train.gradient_checkpointing,
     )  # fmt: skip
 
 
@@ -77,6 +73,11 @@ def shape(spec: RunSpec, rows: Rows) -> tuple[Any, ...]:
         *frame(spec, rows), spec.train.evaluations, spec.phase == "tune", spec.method, spec.axes, spec.r,
         spec.targets, spec.options,
     )  # fmt: skip
+
+
+def _rows(found: Mapping[str, Any]) -> Rows:
+    """The hashes of a record's rows."""
+    return frozenset(item for item in found.get("data", {}).items() if item[0].endswith("_sha256"))
 
 
 def _median(group: list[dict[str, Any]]) -> Measured:

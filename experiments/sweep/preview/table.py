@@ -8,9 +8,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from experiments.sizing.counts import effective_scale
 from experiments.spec import RunSpec
-from experiments.sweep.fairness import Finding
-from experiments.sweep.parameters import effective_scale
+from experiments.sweep.preview.fairness import Finding
 from experiments.sweep.preview.forecast import Forecast, Row
 
 MOST = 60  # cells with a line of their own; more are summed up by variant
@@ -151,7 +151,7 @@ def _fairness(findings: Sequence[Finding]) -> RenderableType:
     table = Table.grid(padding=(0, 2, 0, 0))
     for finding in findings:
         text = Text(f"{finding.what} ").append(f"{finding.why[0].upper()}{finding.why[1:]}. ", style="italic")
-        table.add_row(Text(f"  {finding.level}", style=_COLOURS[finding.level]), text.append(finding.mend))
+        table.add_row(Text(f"  {finding.level}", style=_COLOURS[finding.level]), text.append(finding.remedy))
     title = Text("Fairness", style="bold")
     body: RenderableType = table if findings else Text("  Nothing stands against comparing these cells.")
     return Padding(Group(title, body), (1, 0, 1, 0))

@@ -1,4 +1,4 @@
-"""Slurm's own programs, asked and told. Only sbatch must be there; what the others do not say is unknown."""
+"""Slurm's own programs, called. Only sbatch must be there; what the others do not say is unknown."""
 
 import getpass
 import os

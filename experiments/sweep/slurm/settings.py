@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.config.composed import conf_of
+from experiments.config.launch import conf_of
 from experiments.config.schema import Key
 from experiments.config.settings import Terms
 from experiments.errors import UserError, did_you_mean
@@ -100,8 +100,8 @@ class Settings:
                 are checked elsewhere.
             known: The variants and models that there are, by "variant" and "model".
         """
-        mine = {key: value for key, value in given.items() if key not in ELSEWHERE}
-        problems = [text for key, value in mine.items() for text in problems_of(key, value, known=known)]
+        own = {key: value for key, value in given.items() if key not in ELSEWHERE}
+        problems = [text for key, value in own.items() for text in problems_of(key, value, known=known)]
         settings = cls(given)
         if not problems:
             problems = [*settings._no_file(), *(t for s in settings._all() for t in settings._too_short(s))]
@@ -196,7 +196,7 @@ def _converted(key: Key, value: Any) -> Any:
 
 
 def configured(given: Mapping[str, Any], config: DictConfig) -> Settings:
-    """The settings of a command, told the launcher's keys and all that Hydra composed."""
+    """The settings of a command, given the launcher's keys and all that Hydra composed."""
     conf = conf_of(config.hydra)
     plain = {
         name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

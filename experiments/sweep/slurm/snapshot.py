@@ -23,5 +23,5 @@ def take(target: Path) -> None:
             original = provenance.ROOT / name
             if original.is_dir():
                 shutil.copytree(original, target / name, ignore=_LEFT_OUT)
-            else:
+            elif original.exists():  # an installation has no run.py
                 shutil.copy2(original, target / name)

@@ -7,7 +7,7 @@ runs/<study>/.slurm/<number>/
     code/              the code that the jobs run (snapshot.py)
     logs/              what they print
 
-Nothing of it is changed afterwards; what became of a job is asked of Slurm.
+Nothing of it is changed afterwards; what became of a job Slurm says.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from typing import Any
 
 from experiments.files import explained, write_json
 from experiments.spec import RunSpec, from_record
-from experiments.sweep.plan import Cells
+from experiments.sweep.plan import Runs
 from experiments.sweep.slurm.client import Element
 
 FOLDER = ".slurm"
@@ -126,7 +126,7 @@ def read(folder: Path) -> Submission:
     return Submission(folder, json.loads((folder / "submission.json").read_text(encoding="utf-8")))
 
 
-def write_elements(path: Path, elements: Iterable[Cells]) -> None:
+def write_elements(path: Path, elements: Iterable[Runs]) -> None:
     """Write the runs of an array's elements, a line each."""
     with explained(path), path.open("w", encoding="utf-8") as file:
         for cells in elements:

@@ -1,7 +1,7 @@
 """From specs to jobs in the queue: plan what is missing, copy the code, submit an array per shape, return.
 
 Given again, the command submits only what is neither finished nor in the queue. That spares Slurm work; that
-a run is done once is the claims' doing (`experiments.sweep.lease`), whatever is submitted.
+each run is done once is ensured by leases (`experiments.sweep.lease`), whatever is submitted.
 """
 
 import sys
@@ -9,20 +9,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments import data, provenance
+from experiments import data
 from experiments.console.display import Display
 from experiments.errors import UserError
 from experiments.files import check_writable
 from experiments.spec import RunSpec
-from experiments.sweep import engine, requested
-from experiments.sweep.at_work import at_work
-from experiments.sweep.integrity import set_apart
-from experiments.sweep.plan import Cells, Plan, plan
+from experiments.sweep import engine
+from experiments.sweep.integrity import quarantine_damaged
+from experiments.sweep.lease import registered
+from experiments.sweep.plan import Plan, Runs, plan
 from experiments.sweep.pool import Pool
 from experiments.sweep.resources import resources
 from experiments.sweep.slurm import client, script, snapshot
 from experiments.sweep.slurm.settings import Settings, Shape
 from experiments.sweep.slurm.submission import Submission, active, create, jobs_in, write_elements
+from experiments.sweep.study import write_requested
 
 
 class Submitter:
@@ -59,11 +60,11 @@ class Submitter:
         counts += [f"{waiting} in the queue already"] * bool(waiting)
         with Display() as display:
             display.note(", ".join([_count(len(found.todo) + len(found.done), "run"), *counts]))
-            for note in (*found.notes, *set_apart(self._study, found.damaged)):
+            for note in (*found.notes, *quarantine_damaged(self._study, found.damaged)):
                 display.note(note)
             if todo and self.settings.job("check") and self._refused(replace(found, todo=todo), display):
                 return engine.USAGE
-        requested.note(self._study, (*found.done, *found.todo))
+        write_requested(self._study, (*found.done, *found.todo))
         if todo:
             self._last = self._new()
             try:
@@ -78,7 +79,7 @@ class Submitter:
         """Have a small job carry out a command once all runs of the study that are in the queue have ended.
 
         It is carried out in the folder in which this process works, by the code of the last submission:
-        "python", the running interpreter and run.py of this tree stand for the jobs' own.
+        "python" and the running interpreter stand for the jobs' own.
         """
         last = self._last or self._new()
         job = self._after(last, f"after-{len(last.after)}", command)
@@ -89,7 +90,7 @@ class Submitter:
         _, threads, gpus = resources(1, 1)
         logs = self._study / ".logs"
         pool = Pool(1, threads=threads, gpus=gpus, logs=logs, on_event=lambda event: None)
-        with at_work(self._study), pool:
+        with registered(self._study), pool:
             return engine.refused(pool, todo, self._study, display)
 
     def _new(self) -> Submission:
@@ -106,7 +107,7 @@ class Submitter:
         else:
             print(f"Job {job} makes the report when they have ended, however they end.")
 
-    def _arrays(self, made: Submission, todo: Cells) -> None:
+    def _arrays(self, made: Submission, todo: Runs) -> None:
         size = client.max_array_size()
         for shape, cells in _by_shape(todo, self.settings).items():
             elements = _parts(cells, shape.runs_per_task)
@@ -114,7 +115,7 @@ class Submitter:
             for part in _parts(elements, size):
                 previous = self._array(made, shape, part, after=previous if shape.throttle else None)
 
-    def _array(self, made: Submission, shape: Shape, elements: Sequence[Cells], *, after: str | None) -> str:
+    def _array(self, made: Submission, shape: Shape, elements: Sequence[Runs], *, after: str | None) -> str:
         """Submit one array; `after` is the one before it where both together must keep to the throttle."""
         file = made.folder / f"{len(made.arrays) + 1}.jsonl"
         write_elements(file, elements)
@@ -146,7 +147,7 @@ class Submitter:
             *([f"--dependency=afterany:{':'.join(jobs)}", "--kill-on-invalid-dep=yes"] if jobs else []),
             *self.settings.report().words(),
         ]
-        own = [_own(word, made.folder / "code") for word in command]
+        own = ["python" if word == sys.executable else word for word in command]
         text = script.render(made.folder / "code", self.settings, words=words, command=own)
         job = client.sbatch(script.write(made.folder / f"{name}.sbatch", text))
         made.add_after(job)
@@ -160,14 +161,7 @@ def last_settings(before: Sequence[Submission]) -> Settings:
     return Settings(before[-1].content["settings"])
 
 
-def _own(word: str, code: Path) -> str:
-    """A word of a command as the copy of the code has it: the interpreter, and run.py."""
-    if word == sys.executable:
-        return "python"
-    return str((code / "run.py").absolute()) if Path(word).resolve() == provenance.ROOT / "run.py" else word
-
-
-def _by_shape(todo: Cells, settings: Settings) -> dict[Shape, list[tuple[RunSpec, str]]]:
+def _by_shape(todo: Runs, settings: Settings) -> dict[Shape, list[tuple[RunSpec, str]]]:
     """The cells of each shape, those of one model and dataset together: a job loads a model once."""
     shapes: dict[Shape, list[tuple[RunSpec, str]]] = {}
     for spec, run_id in sorted(todo, key=lambda cell: (cell[0].model, cell[0].dataset)):

@@ -6,10 +6,10 @@ What Slurm says by signals, and what becomes of the task once every run has save
 
     USR2, USR1   the time limit is near, or somebody asks (scancel --signal=USR2): it queues itself again
     TERM         preempted: it queues itself again, because a job that ends while it makes room counts
-                 as complete; requeued or cancelled from outside: it ends, and Slurm does what it was told
+                 as complete; requeued or cancelled from outside: it ends, and Slurm does as it was ordered
 
 A run that another process holds is waited for: it ends there, or is taken over from there. Where the elements
-before it all failed alike, a task begins nothing and cancels those that wait, as the engine would stop.
+before it all failed in the same way, a task begins nothing and cancels those that wait.
 """
 
 import os
@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import data
-from experiments.errors import told
+from experiments.errors import report_errors
 from experiments.record import RunFolder, written
 from experiments.record import read as record_of
 from experiments.spec import RunSpec
 from experiments.sweep import engine
-from experiments.sweep.alike import ENOUGH, cause
+from experiments.sweep.failures import ENOUGH, common_cause
+from experiments.sweep.packs import states
 from experiments.sweep.plan import check_data
 from experiments.sweep.resources import gpus
 from experiments.sweep.slurm import client
@@ -36,7 +37,7 @@ ASKING = (signal.SIGUSR1, signal.SIGUSR2)
 VAIN = 2  # restarts, after which one that gets nowhere is not followed by another
 
 
-class Asked(BaseException):
+class Signalled(BaseException):
     """A signal came while the engine had nothing under way; its number is the argument."""
 
 
@@ -49,16 +50,16 @@ def main(arguments: Sequence[str]) -> int:
     study = file.parents[2]
     if not settings.terms().keep_going and (why := _in_vain(file, study)):
         print(
-            f"The runs of this array that have ended, {ENOUGH} or more, all failed alike, so those that have "
-            f"not begun are cancelled: {why}. keep_going=true goes on all the same."
+            f"The runs of this array that have ended, {ENOUGH} or more, all failed in the same way, so those "
+            f"that have not begun are cancelled: {why}. keep_going=true goes on all the same."
         )
         client.cancel([os.environ["SLURM_ARRAY_JOB_ID"]], waiting=True)
         return engine.SOME_FAILED
     before = _progress(study, cells)
     try:
         code = _run(cells, settings, root=study.parent)
-    except Asked as asked:
-        code = 128 + asked.args[0]
+    except Signalled as signalled:
+        code = 128 + signalled.args[0]
     listen(signal.SIG_IGN)  # all is saved: whatever else Slurm says must not keep this from queueing itself
     if code > 128 and not all(engine.finished(study / run_id) for _, run_id in cells):
         _go_on_later(code - 128, idle=_progress(study, cells) == before)
@@ -66,13 +67,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _in_vain(file: Path, study: Path) -> str | None:
-    """Why the elements before this one failed, if all that have ended did so alike.
+    """Why the elements before this one failed, if all that have ended did so in the same way.
 
     Records that are older than the submission are of an earlier attempt.
     """
     submitted = file.stat().st_mtime_ns
     run_ids = elements_before(file, int(os.environ["SLURM_ARRAY_TASK_ID"]))
-    return cause(
+    return common_cause(
         (run_id, found)
         for run_id in run_ids
         if (written(study / run_id) or 0) >= submitted and (found := record_of(study / run_id)) is not None
@@ -81,7 +82,7 @@ def _in_vain(file: Path, study: Path) -> str | None:
 
 def _stop(number: int, frame: object) -> None:
     listen(signal.SIG_IGN)  # a second one must not interrupt the handling of the first
-    raise Asked(number)
+    raise Signalled(number)
 
 
 def _run(cells: Sequence[tuple[RunSpec, str]], settings: Settings, *, root: Path) -> int:
@@ -96,12 +97,13 @@ def _run(cells: Sequence[tuple[RunSpec, str]], settings: Settings, *, root: Path
 
 
 def _progress(study: Path, cells: Sequence[tuple[RunSpec, str]]) -> list[list[str]]:
-    """What has been saved of each cell; a checkpoint's name says its step."""
+    """What has been saved of each cell and of their packs; a checkpoint's name says its step."""
     folders = [RunFolder(study / run_id) for _, run_id in cells]
-    return [
+    saved = [
         sorted(path.name for path in (*folder.path.glob("record.json"), *folder.checkpoint.glob("*")))
         for folder in folders
     ]
+    return [*saved, states(study, [run_id for _, run_id in cells])]
 
 
 def _go_on_later(number: int, *, idle: bool) -> None:
@@ -122,4 +124,4 @@ def _go_on_later(number: int, *, idle: bool) -> None:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    sys.exit(told(lambda: main(sys.argv[1:])))
+    sys.exit(report_errors(lambda: main(sys.argv[1:])))

@@ -1,4 +1,4 @@
-"""Which values a cell has tried, which of them is best, and how the grids of all cells grow alike.
+"""Which values a cell has tried, which of them is best, and how the grids of all cells grow together.
 
 Rules, on scores that are means over the tuning seeds (higher is better):
 

@@ -155,17 +155,16 @@ def _scores(cell: Cell, outcome: Callable[[RunSpec], Outcome], seeds: Sequence[i
 
 
 def compared(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """The cells that grow alike: those of each model and dataset."""
+    """The cells whose grids grow together: those of each model and dataset."""
     places: dict[Any, list[Cell]] = {}
     for cell in cells:
         spec = cell.first
-        place = (spec.model, spec.model_options, spec.dataset, spec.dataset_options)
-        places.setdefault(place, []).append(cell)
+        places.setdefault((spec.model_key(), spec.data_key()), []).append(cell)
     return list(places.values())
 
 
 def _grow(cells: Sequence[Cell]) -> bool:
-    """Give cells larger grids, those of each comparison alike; whether any grew."""
+    """Give cells larger grids, those of each comparison together; whether any grew."""
     grew = False
     for members in compared(cells):
         larger = grown({c.number: c.grid for c in members}, {c.number: c.scores for c in members})

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from experiments import record
-from experiments.config.command import page
-from experiments.config.composed import Command
+from experiments.config.command import Command
+from experiments.config.messages import mistakes
 from experiments.config.overrides import Word
 from experiments.config.schema import Key
 from experiments.config.settings import AtEnd
@@ -40,7 +40,6 @@ def run(
     values: dict[str, Any],
     launcher: Any,
     *,
-    typed: Sequence[str],
     root: Path = Path("runs"),
 ) -> int:
     """Tune, confirm and report what a command asks for.
@@ -49,7 +48,6 @@ def run(
         command: The command and what Hydra composed for it.
         values: The settings of the sweeper.
         launcher: Takes specs.
-        typed: The command line as it was typed, the program first.
         root: The folder of all studies.
 
     Returns:
@@ -66,7 +64,7 @@ def run(
     given = next((word for word in command.words if word.key == "seed"), None)
     wrong = problems(values, None if given is None else given.values)
     if wrong:
-        raise UserError(page(wrong))
+        raise UserError(mistakes(wrong))
     settings = settings_of(values)
     seeds = settings.confirm_seeds if given is None else given.values
     maker = Maker(command, settings)
@@ -80,7 +78,7 @@ def run(
         if getattr(launcher, "detached", False):
             code = launcher.launch_specs(found.specs)
             if code == 0:
-                launcher.launch_after(follow_up(typed, found.number))
+                launcher.launch_after(follow_up(command.typed, found.number))
             return code
         ended = launcher.launch_specs(found.specs, at_end="report" if found.phase == "confirm" else "nothing")
         if ended not in ENDED:
@@ -95,7 +93,7 @@ def run(
 def follow_up(typed: Sequence[str], number: int) -> list[str]:
     """The command that plans the next round once the runs of round `number` have ended."""
     kept = [word for word in typed if not word.lstrip("+").startswith(f"{LAUNCHED}=")]
-    return [sys.executable, *kept, f"{LAUNCHED}={number}"]
+    return [sys.executable, "-m", "experiments", "run", *kept, f"{LAUNCHED}={number}"]
 
 
 class Maker:

@@ -35,21 +35,28 @@ def check(words: Sequence[Word], conf: Conf) -> list[str]:
     given = {word.key: word for word in words}
     experiment = given["experiment"].values[0] if "experiment" in given else None
     if experiment not in (None, *conf.choices("experiment")):
-        return []  # which has been told
-    sweeper, set_there = conf.sweeper(experiment)
+        return []  # which is a mistake of its own
     own = {key.removeprefix(PREFIX): word for key, word in given.items() if key.startswith(PREFIX)}
-    if "hydra/sweeper" in given:
-        sweeper = given["hydra/sweeper"].values[0]
+    sweeper = given["hydra/sweeper"].values[0] if "hydra/sweeper" in given else conf.sweeper(experiment)[0]
     if sweeper != "fair":
         names = [f.name for f in fields(Settings) if f.name in own]
         return [
             f"{PREFIX}{name} is a setting of hydra/sweeper=fair: add that, or leave it out." for name in names
         ]
-    told = [f"{own[name].text} is a sweep: a list is written {PREFIX}{name}=[{_listed(own[name].values)}]."
-            for name in own if own[name].swept]  # fmt: skip
+    swept = [f"{own[name].text} is a sweep: a list is written {PREFIX}{name}=[{_listed(own[name].values)}]."
+             for name in own if own[name].swept]  # fmt: skip
+    seeds = given["seed"].values if "seed" in given else None
+    return swept + problems(values_of(words, conf), seeds)
+
+
+def values_of(words: Sequence[Word], conf: Conf) -> dict[str, Any]:
+    """The settings of a command with hydra/sweeper=fair: its own over an experiment's over the file's."""
+    given = {word.key: word for word in words}
+    experiment = given["experiment"].values[0] if "experiment" in given else None
     file = {k: v for k, v in conf.read("hydra/sweeper", "fair").items() if k in Settings.__annotations__}
-    values = file | set_there | {name: word.values[0] for name, word in own.items() if not word.swept}
-    return told + problems(values, given["seed"].values if "seed" in given else None)
+    own = {key.removeprefix(PREFIX): word for key, word in given.items() if key.startswith(PREFIX)}
+    set_here = {name: word.values[0] for name, word in own.items() if not word.swept}
+    return file | conf.sweeper(experiment)[1] | set_here
 
 
 def problems(values: Mapping[str, Any], seeds: Sequence[int] | None) -> list[str]:

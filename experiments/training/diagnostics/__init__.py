@@ -24,37 +24,39 @@ from torch import Tensor
 
 from experiments.files import replacing
 from experiments.training.diagnostics import dora, lora, qlora
-from experiments.training.loop import Trainer
+from experiments.training.loop import Callback, Trainer
 from experiments.training.result import Seconds
 from experiments.training.run_state import Run
 from variants import Attached
 
 
-def watch(runs: Sequence[Run], trainer: Trainer, seconds: Seconds) -> None:
-    """Have the trainer tell what passes: gradients at the first step and before validations, and weights.
+class Signatures(Callback):
+    """Notes gradients at the first step and before validations, and how weights moved by each validation.
 
     What was noted so far is in `Run.signatures`, which checkpoints keep.
     """
-    watched = [(k, run) for k, run in enumerate(runs) if run.spec.signatures]
-    if not watched or not trainer.attached.trained:
-        return
-    validate = trainer.on_validation
 
-    def on_gradient(step: int) -> None:
-        if step == 0 or step + 1 in trainer.due:
-            with seconds.of("signatures"):
-                norms = trainer.optimiser.role_norms()
-                for k, run in watched:
+    def __init__(self, runs: Sequence[Run], trainer: Trainer, seconds: Seconds):
+        self._trainer, self._seconds = trainer, seconds
+        trains = bool(trainer.attached.trained)
+        self._runs = [(k, run) for k, run in enumerate(runs) if run.spec.signatures and trains]
+
+    def on_gradient(self, step: int) -> None:
+        """Gradient norms by role."""
+        due = [(k, run) for k, run in self._runs if step == 0 or step + 1 in self._trainer.due[k]]
+        if due:
+            with self._seconds.of("signatures"):
+                norms = self._trainer.optimiser.role_norms()
+                for k, run in due:
                     _append(run.signatures, "gradient", step + 1, {r: n[k] for r, n in norms.items()})
 
-    def on_validation(step: int) -> None:
-        validate(step)
-        with seconds.of("signatures"):
-            for k, run in watched:
-                if trainer.diverged_at[k] is None:
-                    _append(run.signatures, "moved", step, dora.moved(trainer.attached, k))
-
-    trainer.on_gradient, trainer.on_validation = on_gradient, on_validation
+    def on_validation(self, step: int) -> None:
+        """How magnitude and direction moved."""
+        validated = self._trainer.validated(step)
+        with self._seconds.of("signatures"):
+            for k, run in self._runs:
+                if k in validated:
+                    _append(run.signatures, "moved", step, dora.moved(self._trainer.attached, k))
 
 
 def _append(noted: dict[str, Tensor], group: str, step: int, values: Mapping[str, Tensor]) -> None:
@@ -69,14 +71,19 @@ def write(runs: Sequence[Run], trainer: Trainer, seconds: Seconds) -> dict[int, 
     """Write signatures.npz of each run of a pack that was trained to its end.
 
     Args:
-        runs: The pack; a run whose spec has `signatures` off, or that diverged, leaves none.
+        runs: The pack; a run whose spec has `signatures` off, or that diverged, leaves none, and one that had
+            its record already has its own.
         trainer: What trained it.
         seconds: Where the time is counted.
 
     Returns:
         What could not be made, by the number of the run: no failure here is one of a run that was trained.
     """
-    wanted = [k for k, run in enumerate(runs) if run.spec.signatures and trainer.diverged_at[k] is None]
+    wanted = [
+        k
+        for k, run in enumerate(runs)
+        if run.spec.signatures and not run.ended and trainer.diverged_at[k] is None
+    ]
     notes: dict[int, str] = {}
     if not wanted or not trainer.attached.trained:
         return notes

@@ -8,7 +8,7 @@ import pytest
 from experiments.config import command
 from experiments.config.groups import Conf
 from experiments.config.help import page
-from experiments.config.overrides import tidied
+from experiments.config.overrides import parse
 from experiments.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -22,7 +22,7 @@ def dimensions(_):
 
 def mistakes(*words, conf=CONF):
     """What is wrong with a command."""
-    return command.check(tidied(words), Conf(conf), dimensions=dimensions)
+    return command.understood(words, Conf(conf), dimensions=dimensions)[1]
 
 
 # --- what is right
@@ -129,7 +129,7 @@ BAD = {
     "checkpoint_seconds=-1": "of at least 0, not -1",
     "timelimit=3": "Did you mean 'time_limit'?",
     "r=1000": "r can be at most 384",
-    "variant=adalora r=300": "starts at rank 1.5 r, so r can be at most 256",
+    "variant=adalora r=300": "starts r=300 at rank 450, so r can be at most 256",
     "train.steps=3 train.epochs=2": "give one of them",
     "train.micro_batch_size=5": "1, 2, 4, 8, 16",
     "variant.controller=adalora_budget": "set variant.delta=adalora or variant.controller=none",
@@ -184,7 +184,7 @@ def test_a_typo_does_not_hide_an_impossible_combination():
 
 def test_ranks_are_held_against_the_layers_that_are_adapted():
     wide = {"linear": {**SQUARE, "v": (384, 64)}}
-    check = lambda *words: command.check(words, Conf(CONF), dimensions=lambda _: wide)  # noqa: E731
+    check = lambda *words: command.understood(words, Conf(CONF), dimensions=lambda _: wide)[1]  # noqa: E731
     assert check("r=64", "targets=qv") == []
     assert "at most 64" in check("r=65", "targets=qv")[0]
     assert check("r=65", "targets=mlp") == []
@@ -195,7 +195,7 @@ def test_a_model_that_is_not_there_is_told_with_the_rest():
     def missing(spec):
         raise UserError(f"no folder {spec.model_options['path']}")
 
-    told = command.check(["model.path=gone", "r=0"], Conf(CONF), dimensions=missing)
+    _, told = command.understood(["model.path=gone", "r=0"], Conf(CONF), dimensions=missing)
     assert told == ["r takes a whole number of at least 1, not 0.", "no folder gone"]
 
 
@@ -235,8 +235,12 @@ def test_a_broken_file_is_named(text, told, tmp_path):
 # --- what Hydra gets
 
 
-def prepared(command):
-    return command.prepare(command.split(), CONF, dimensions=None)
+def prepared(words):
+    return command.read(words.split(), CONF, dimensions=None).for_hydra()
+
+
+def words_of(command):
+    return {word for word in prepared(command) if "=" in word}
 
 
 def test_one_run_takes_the_same_way_as_many():
@@ -246,37 +250,94 @@ def test_one_run_takes_the_same_way_as_many():
     assert prepared("hydra.mode=RUN") == ["hydra.mode=RUN"]
 
 
-def test_options_may_stand_anywhere():
-    assert prepared("r=4 -m seed=1 --config-dir nowhere") == [
-        "-m",
-        "--config-dir",
-        "nowhere",
-        "r=4",
-        "seed=1",
-    ]
+def test_hydra_composes_the_first_run_alone():
+    assert words_of("-m variant=dora,lora r=4,8 seed=range(3,5) workers=2") == {
+        "variant=dora", "r=4", "seed=3", "workers=2",
+    }  # fmt: skip
+    assert words_of("--cfg job variant=qlora,probe variant.double_quant=false") == {
+        "variant=qlora", "variant.double_quant=false",
+    }  # fmt: skip
+
+
+def test_other_sweepers_get_the_words_as_they_are():
+    assert "r=4,8" in prepared("r=4,8 hydra/sweeper=basic")
+    made = command.read(["r=4,8", "variant=lora,full", "hydra/launcher=basic"], CONF, dimensions=None)
+    assert made.spellings() == [
+        ["r=4", "variant=lora"], ["r=4", "variant=full"], ["r=8", "variant=lora"], ["r=8", "variant=full"],
+    ]  # fmt: skip
+
+
+def test_options_may_stand_anywhere(tmp_path):
+    given = f"r=4 -m seed=1 --config-dir {tmp_path}"
+    assert prepared(given) == ["-m", "--config-dir", str(tmp_path), "r=4", "seed=1"]
 
 
 def test_a_length_puts_the_other_one_aside():
     assert prepared("train.epochs=3")[1:] == ["train.epochs=3", "train.steps=null"]
     assert prepared("train.steps=3")[1:] == ["train.steps=3", "train.epochs=null"]
-    assert prepared("train.epochs=null")[1:] == ["train.epochs=null"]
+    assert prepared("train.epochs=null train.steps=7")[1:] == ["train.epochs=null", "train.steps=7"]
 
 
 def test_what_is_meant_is_taken_as_it_is_meant():
-    assert prepared("experiment=noise_floor")[1:] == ["+experiment=noise_floor"]
+    assert "+experiment=noise_floor" in prepared("experiment=noise_floor")
     assert prepared("++r=4")[1:] == ["r=4"]
     assert prepared(r"targets=re:.*\.(query|value)")[1:] == [r'targets="re:.*\.(query|value)"']
 
 
-def test_questions_to_hydra_pass_as_they_are():
-    for words in ("-sc query=bash", "--hydra-help", "--version", "-sc install=bash"):
-        assert prepared(words) == words.split()
-
-
-def test_another_configuration_is_left_to_hydra():
-    assert prepared("--config-name other foo=1") == ["--multirun", "--config-name", "other", "foo=1"]
+def test_another_configuration_is_read_as_hydra_reads_it(tmp_path):
+    shutil.copytree(CONF, tmp_path / "conf")
+    text = (CONF / "config.yaml").read_text().replace("r: 8 ", "r: 5 ")
+    (tmp_path / "conf/other.yaml").write_text(text)
+    flags = ["--config-path", str(tmp_path / "conf"), "--config-name", "other"]
+    made = command.read([*flags, "seed=2"], CONF, dimensions=None)
+    assert [(spec.r, spec.seed) for spec in made.runs] == [(5, 2)]
+    assert made.for_hydra() == ["--multirun", *flags, "seed=2"]
+    with pytest.raises(UserError, match="There is no folder nowhere"):
+        prepared("--config-path nowhere")
 
 
 def test_an_unknown_option_is_a_mistake():
     with pytest.raises(UserError, match="Keys are written without dashes: rank=8"):
         prepared("--rank=8")
+
+
+# --- a key that takes a text gets what was typed
+
+
+@pytest.mark.parametrize("text", ["2024_01_15", "007", "1e3", "true", "1.50", "0x1F", "nan", "-3"])
+def test_a_text_is_kept_as_it_was_typed(text):
+    csv = f"dataset=csv dataset.path={ROOT / 'README.md'} dataset.label={text} dataset.text={text},b"
+    made = command.read([*csv.split(), f"tracker.project={text}", "tracker=wandb"], CONF, dimensions=None)
+    assert [spec.dataset_options["text"] for spec in made.runs] == [text, "b"]
+    assert {spec.dataset_options["label"] for spec in made.runs} == {text}
+    assert {spec.tracker["project"] for spec in made.runs} == {text}
+
+
+@pytest.mark.parametrize("text", ["2024_01_15", "007", "1e3", "true", "inf"])
+def test_a_study_is_called_what_was_typed_in_hydra_too(text):
+    made = command.read([f"study={text}"], CONF, dimensions=None)
+    assert [spec.study for spec in made.runs] == [text]
+    [word] = (word for word in made.for_hydra() if word.startswith("study="))
+    assert parse(word).values == (text,)
+
+
+@pytest.mark.parametrize(
+    ("word", "read"),
+    [
+        ("targets=[0,1e3,query]", ("0", "1e3", "query")),
+        ("targets=[007],[qkv]", ("007",)),
+        ("targets=choice([08],qv)", ("08",)),
+        ("model.revision=1e10", "1e10"),
+        ("variant.layers=0,2", "0"),
+        ("variant.layers='0,2'", "0,2"),
+    ],
+)
+def test_texts_in_lists_and_sweeps_are_kept_too(word, read):
+    spec = command.read([word, "model=hf", "model.name=a/b"], CONF, dimensions=None).runs[0]
+    assert read in (spec.targets, spec.model_options.get("revision"), spec.options.get("layers"))
+
+
+def test_numbers_stay_numbers_and_null_stays_null():
+    spec = command.read(["r=1_6", "alpha=1e1", "dataset.max_length=64"], CONF, dimensions=None).runs[0]
+    assert (spec.r, spec.alpha, spec.dataset_options["max_length"]) == (16, 10.0, 64)
+    assert command.read(["variant.layers=null"], CONF, dimensions=None).runs[0].options.get("layers") is None

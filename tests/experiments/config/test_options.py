@@ -17,7 +17,7 @@ from experiments.config.overrides import tidied
 from experiments.config.resolve import check_composition, resolve
 from experiments.training.adamw import AdamSettings, PackedAdamW
 from experiments.training.loop import run_config
-from variants import attach, rates
+from variants import attach, rates, write_peft
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 ADAPTERS = ["lora", "rslora", "loraplus", "dora", "adalora", "qlora"]
@@ -191,7 +191,7 @@ def test_the_top_blocks_learn_beside_adapters_and_are_counted(variant, spec_from
 def test_such_a_run_is_merged_and_refused_as_an_adapter(spec_from, tmp_path):
     made = attached(spec_from("r=2", "variant.unfreeze_top=1"))
     with pytest.raises(ValueError, match="no adapter holds: merge it instead"):
-        made.export_peft(0, tmp_path / "adapter")
+        write_peft(made, 0, tmp_path / "adapter")
 
 
 @pytest.mark.parametrize(("first", "last"), [("0.1", "0.5"), ("4", "20"), ("4", "0.5")])

@@ -7,9 +7,10 @@ import torch
 
 from experiments import cache, data, models
 from experiments.data import _encode
-from experiments.data._encode import IGNORE
 from experiments.data._tasks import digest
 from experiments.errors import UserError
+from experiments.tasks import kind_of
+from experiments.tasks._base import IGNORE
 
 ROWS = [(f"{'abcdef'[i % 6] * (1 + i % 9)} {i}", i % 2) for i in range(200)]
 PAIRS = [{"prompt": f"q{i}:", "completion": f" {i}!"} for i in range(200)]
@@ -35,7 +36,7 @@ def encoded(tmp_path, spec_of):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         spec = spec_of(folder, dataset=dataset, path=str(path))
         raw = data.read(spec)
-        _, tokenizer, _ = models.load(spec, kind=raw.kind, n_labels=len(raw.labels))
+        _, tokenizer, _ = models.load(spec, kind=kind_of(raw.kind).head, n_labels=len(raw.labels))
         return data.encode(raw, tokenizer, max_length), tokenizer
 
     return encoded
@@ -116,7 +117,7 @@ def test_what_the_loop_needs_to_know_is_on_the_task(encoded, tiny_bert, tiny_gpt
     )
     assert sum(task.rows.values()) == 200 and set(task.sha256) == {"train", "validation", "test"}
     task, _ = encoded(tiny_gpt2, "instruct", PAIRS)
-    assert (task.kind, task.labels, task.metric, task.goal) == ("causal", (), "loss", "min")
+    assert (task.kind, task.labels, task.metric, task.goal) == ("completion", (), "loss", "min")
 
 
 def learned(part, tokenizer, row):

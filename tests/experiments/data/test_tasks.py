@@ -90,8 +90,8 @@ def test_every_module_of_the_folder_is_a_dataset_with_its_options():
     for name in data.names():
         module = data._module(name)
         assert callable(module.read) and callable(module.source) and module.__doc__.startswith(name)
-        options = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-        assert options["name"] == name and isinstance(options["max_length"], int)
+        options = yaml.safe_load((CONF / "dataset" / f"{name}.yaml").read_text())
+        assert options["name"] in (name, None) and isinstance(options["max_length"], int)
 
 
 def test_an_unknown_dataset_names_the_nearest_and_how_to_add_one(spec_of):

@@ -59,9 +59,21 @@ def test_the_same_as_scikit_learn_on_random_classes():
     assert values["matthews"] == pytest.approx(sklearn.matthews_corrcoef(truth, guesses), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", metrics.names())
-def test_every_metric_of_the_folder_gives_a_value_under_its_own_name(name):
-    assert list(metrics.compute(name, [0, 1], [0, 1])) == [name]
+SAMPLES = {
+    "classes": ([0, 1], [0, 1]),
+    "sets": ([[0], [0, 1]], [[0], [1]]),
+    "values": ([0.5, 1.0], [0.25, 2.0]),
+    "answers": (["a b", "c"], [["a b", "b"], ["d"]]),
+}
+
+
+@pytest.mark.parametrize(("room", "name"), [(r, n) for r in metrics.ROOMS for n in metrics.names(r)])
+def test_every_metric_of_a_folder_gives_a_value_under_its_own_name(room, name):
+    assert list(metrics.compute(name, *SAMPLES[room], room)) == [name]
+    assert metrics.goal(name) in ("max", "min")
+    if metrics.is_mean(name):
+        parts = metrics.per_example(name, *SAMPLES[room], room)
+        assert sum(parts) / 2 == pytest.approx(metrics.compute(name, *SAMPLES[room], room)[name], abs=1e-12)
 
 
 def test_an_unknown_metric_names_the_nearest():
@@ -89,7 +101,7 @@ def test_metrics_need_neither_a_network_nor_a_home_that_can_be_written(tmp_path)
 def test_a_process_that_is_killed_leaves_no_copy_of_a_metric_behind(tmp_path):
     code = (
         "import os; from experiments import metrics\n"
-        "for name in metrics.names(): metrics.compute(name, [0, 1], [0, 0])\n"
+        "for name in metrics.names('classes'): metrics.compute(name, [0, 1], [0, 0])\n"
         "os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)})

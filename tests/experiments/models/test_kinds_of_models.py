@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from experiments import models
 from experiments.errors import UserError
+from experiments.sizing.skeleton import skeleton
 
 TINY = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
 
@@ -107,7 +108,7 @@ def test_a_number_among_the_tensors_is_no_map(tmp_path, tiny_bert, spec_of):
     folder = shutil.copytree(tiny_bert, tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
     save_file({**tensors, "logit_scale": torch.tensor(2.5)}, folder / "model.safetensors", {"format": "pt"})
-    plain, scaled = models.skeleton(spec_of(tiny_bert)), models.skeleton(spec_of(folder))
+    plain, scaled = skeleton(spec_of(tiny_bert)), skeleton(spec_of(folder))
     assert scaled.maps == plain.maps and len(plain.maps) > 6
 
 
@@ -132,7 +133,7 @@ def test_a_base_that_is_quantised_already_is_refused_by_its_config(tmp_path, tin
 
 
 def test_a_command_on_a_quantised_base_is_refused_before_anything_starts(tmp_path, tiny_llama, cells_of):
-    from experiments.sweep.ranks import check_ranks, dimensions
+    from experiments.sizing.ranks import check_ranks, dimensions
 
     folder = shutil.copytree(tiny_llama, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())

@@ -69,14 +69,11 @@ def test_prompts_and_chats_in_a_table(finished, tmp_path, rows):
         (["--input", "empty.txt"], "holds no text"),
         (
             ["--input", "in.csv", "--text", "reviw"],
-            "no column reviw. There are: review, stars. Did you mean 'review'",
+            "--text reviw: there is no such column. There are: review, stars. Did you mean 'review'",
         ),
-        (["--input", "odd.csv"], "no column named like a text. There are: a, b. .*--text <column>"),
-        (["--input", "latin.txt"], "is not UTF-8 text"),
-        (
-            ["--input", "numbers.jsonl", "--text", "x"],
-            "row 1: expected a text, or a list of messages, found '5'",
-        ),
+        (["--input", "odd.csv"], "none of the columns a, b is named like a text .*--text <column>"),
+        (["--input", "cyrillic.txt"], "is not UTF-8 text, and its encoding cannot be told"),
+        (["--input", "nested.jsonl", "--text", "x"], "input, row 1, x holds .* which is not one text"),
         (["--input", "in.txt", "--output", "out.xlsx"], "give a name that ends in .csv or .jsonl"),
         (
             ["--input", "in.txt", "--text", "review"],
@@ -95,8 +92,8 @@ def test_a_mistake_is_one_sentence(words, message, finished, tmp_path, monkeypat
     }
     for name, content in files.items():
         (tmp_path / name).write_text(content)
-    (tmp_path / "latin.txt").write_bytes("für\n".encode("latin1"))
-    (tmp_path / "numbers.jsonl").write_text('{"x": 5}\n')
+    (tmp_path / "cyrillic.txt").write_bytes("фильм\n".encode("cp1251"))
+    (tmp_path / "nested.jsonl").write_text('{"x": {"y": 5}}\n')
     assert main([str(finished("lora")), *words]) == 2
     said = capsys.readouterr()
     assert re.search(message, said.err) and not said.out

@@ -6,8 +6,8 @@ import pytest
 
 from experiments.config.settings import Terms
 from experiments.sweep.engine import _collect
-from experiments.sweep.lease import claim
-from experiments.sweep.plan import Plan
+from experiments.sweep.lease import acquire
+from experiments.sweep.packs import Pack
 from experiments.sweep.pool import Outcome
 
 SPEC = SimpleNamespace(as_record=lambda: {"study": "toy", "variant": "lora"})
@@ -20,7 +20,7 @@ class Pretended:
         self.events, self.stopped, self.waited_for = events, False, []
 
     def run(self, cells, *, root, terms):
-        for cell in cells:
+        for cell in (run for pack in cells for run in pack.runs):
             if not self.stopped:
                 yield Outcome(cell, self.events[cell.run_id], 1.0)
 
@@ -61,13 +61,13 @@ def collect(tmp_path):
     def run(*kinds, **terms):
         events = {f"cell-{i}": kind(f"cell-{i}") for i, kind in enumerate(kinds)}
         pool, told = Pretended(events), Told()
-        todo = Plan(tuple((SPEC, run_id) for run_id in events), (), 0, ())
-        return _collect(pool, todo, tmp_path / "toy", Terms(**terms), told), pool, told
+        packs = [Pack.of(((SPEC, run_id),)) for run_id in events]
+        return _collect(pool, packs, tmp_path / "toy", Terms(**terms), told), pool, told
 
     return run
 
 
-def test_the_first_runs_failing_alike_stop_the_sweep_and_it_says_why(collect):
+def test_the_first_runs_failing_the_same_way_stop_the_sweep_and_it_says_why(collect):
     """Alike but for the name of the run in the message."""
     count, pool, told = collect(*[failed] * 6)
     assert (count, pool.stopped, len(told.ended)) == (3, True, 3)
@@ -103,7 +103,7 @@ def test_running_out_of_memory_counts_as_failed_and_diverging_does_not(collect):
 
 
 def test_a_dead_worker_s_run_that_another_process_took_is_waited_for(collect, tmp_path):
-    with claim(tmp_path / "toy/.claims", "cell-1"):
+    with acquire(tmp_path / "toy/.claims", "cell-1"):
         count, pool, told = collect(completed, lambda name: {"event": "died", "code": -9})
     assert (count, pool.waited_for) == (0, ["cell-1"])
     assert list(told.ended) == ["cell-0"]

@@ -34,7 +34,7 @@ def words(tmp_path, tiny_bert, monkeypatch):
 
 
 @pytest.fixture
-def look(words, cells_of, tmp_path):
+def snapshot(words, cells_of, tmp_path):
     """The forecast of a command, on two workers."""
     return lambda command: forecast(
         cells_of(f"{command} {words}"), Facts(), root=tmp_path / "runs", workers=2, speed=1e9
@@ -50,10 +50,11 @@ def ended(words, cells_of, tmp_path):
             run_id = spec.run_id(data.fingerprint(spec))
             folder = tmp_path / "runs" / spec.study / run_id
             folder.mkdir(parents=True)
-            rows = hashes or {f"{split}_sha256": value for split, value in data.read(spec).sha256.items()}
+            rows = {f"{split}_sha256": value for split, value in data.read(spec).sha256.items()}
             record = {
-                "schema": 1, "data": rows, "run_id": run_id, "study": spec.study, "status": status,
+                "schema": 1, "run_id": run_id, "study": spec.study, "status": status,
                 "spec": spec.as_record(), "cost": {**FAST, **cost}, "env": {"host": host or platform.node()},
+                "data": hashes or rows,
             }  # fmt: skip
             (folder / "spec.json").write_text(json.dumps(spec.as_record()))
             (folder / "record.json").write_text(json.dumps(record))
@@ -221,6 +222,14 @@ def test_runs_that_were_something_else_tell_nothing(look, ended, command, option
     assert row.source == ARITHMETIC
 
 
+def test_runs_on_other_rows_of_the_same_file_tell_nothing(look, ended, tmp_path):
+    ended("variant=lora r=3 seed=0")
+    with (tmp_path / "reviews.csv").open("a") as table:
+        table.write("\nthis is one more,good")
+    (row,) = look("variant=lora r=3 seed=5").rows
+    assert row.source == ARITHMETIC
+
+
 def test_a_model_that_is_not_here_is_said(words, cells_of, tmp_path):
     command = words.replace("model.path=", "model.revision=none model.name=nobody/nothing#").split()
     specs = cells_of(" ".join(word.partition("#")[0] for word in command))
@@ -246,7 +255,7 @@ def test_every_cell_has_a_line(look):
 
 
 def test_many_cells_are_summed_up(look):
-    found = look(f"variant=lora,dora r=3 lr={','.join(f'{i / 1000}' for i in range(1, MOST))}")
+    found = snapshot(f"variant=lora,dora r=3 lr={','.join(f'{i / 1000}' for i in range(1, MOST))}")
     text = shown(found)
     assert f"{len(found.rows)} cells, summed up by variant" in text
     assert text.count("dora") == 1 and "0.001 to 0.059" in text

@@ -40,14 +40,14 @@ TICKS = 12
 
 
 class StandIn(Worker):
-    def _execute(self, order, folder, held):
+    def execute(self, order, folder, held):
         folder.write_spec(order["run"])
         folder.drop_failure()
         history = record.History(folder.history)
         done = len(record.read_history(folder.history))
         for tick in range(done, TICKS):
             time.sleep(0.01)
-            if not held.held():
+            if not held.valid():
                 return None
             history.append({"step": tick + 1})
         history.close()

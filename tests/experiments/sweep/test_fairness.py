@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from experiments import models
+from experiments.sizing.counts import count, effective_scale
+from experiments.sizing.skeleton import skeleton as skeleton_of
 from experiments.spec import RunSpec, Train
-from experiments.sweep.fairness import Known, findings
-from experiments.sweep.notes import on_comparing
-from experiments.sweep.parameters import count, effective_scale
+from experiments.sweep.plan import comparison_notes
+from experiments.sweep.preview.fairness import Known, findings
 
 SPEC = RunSpec(
     study="s", variant="lora", method="adapters", r=8, alpha=16.0, targets="qv",
@@ -25,7 +25,9 @@ def found(cells_of):
     """(level, text) of what is found in a command, the texts whole."""
 
     def find(command, **known):
-        return [(f.level, f"{f.what} {f.why} {f.mend}") for f in findings(cells_of(command), Known(**known))]
+        return [
+            (f.level, f"{f.what} {f.why} {f.remedy}") for f in findings(cells_of(command), Known(**known))
+        ]
 
     return find
 
@@ -40,7 +42,9 @@ def sized(cells_of, tiny_bert):
         facts = Facts()
         facts.task = lambda spec: dataclasses.replace(_task, kind="classification")
         specs = cells_of(f"{command} model=hf model.path={tiny_bert}")
-        return [(f.level, f"{f.what} {f.mend}") for f in findings(specs, Known(facts.count, facts.rank_for))]
+        return [
+            (f.level, f"{f.what} {f.remedy}") for f in findings(specs, Known(facts.count, facts.rank_for))
+        ]
 
     from experiments.sweep.preview.facts import Task
 
@@ -62,11 +66,12 @@ def about(found, word):
     ],
 )
 def test_the_effective_scale_is_that_of_the_start(scaling, options, scale):
-    assert effective_scale(dataclasses.replace(SPEC, axes={"scaling": scaling}, options=options)) == scale
+    axes = {"scaling": scaling, "delta": "adalora" if options else "lora"}
+    assert effective_scale(dataclasses.replace(SPEC, axes=axes, options=options)) == scale
 
 
 def test_enough_seeds_alone_need_no_note(cells_of):
-    assert on_comparing(cells_of("variant=lora,dora,full seed=0,1,2")) == []
+    assert comparison_notes(cells_of("variant=lora,dora,full seed=0,1,2")) == []
 
 
 def test_one_cell_has_nothing_to_compare(found):
@@ -93,7 +98,7 @@ def test_six_seeds_are_enough_for_every_test(found):
 
 
 def test_one_rate_at_several_scales_is_said(cells_of):
-    (note,) = on_comparing(cells_of(f"variant=dora,lora,rslora r=4,16 lr=0.001 {THREE}"))
+    (note,) = comparison_notes(cells_of(f"variant=dora,lora,rslora r=4,16 lr=0.001 {THREE}"))
     assert "lr=0.001 for dora, lora s=4, 1 at r=4, 16; rslora s=8, 4 at r=4, 16" in note
 
 
@@ -106,7 +111,7 @@ def test_tuned_rates_need_no_word_on_scales(found):
 
 def test_a_scale_that_is_the_same_needs_no_note():
     specs = [dataclasses.replace(SPEC, r=r, alpha=2.0 * r, seed=s) for r in (4, 8, 16) for s in range(3)]
-    assert on_comparing(specs) == []
+    assert comparison_notes(specs) == []
 
 
 def test_runs_that_only_tune_are_not_tested(cells_of):
@@ -195,9 +200,9 @@ def test_problems_come_before_warnings_and_notes(sized):
 def test_a_sweep_says_problems_and_warnings_only(cells_of):
     specs = cells_of("variant=lora,adalora seed=0,1,2")
     assert any(f.level == "note" for f in findings(specs))
-    assert on_comparing(specs) == [str(f) for f in findings(specs) if f.level != "note"]
+    assert comparison_notes(specs) == [str(f) for f in findings(specs) if f.level != "note"]
 
 
 def test_sizes_come_from_the_model(cells_of, tiny_bert):
     (spec,) = cells_of(f"variant=lora r=8 model=hf model.path={tiny_bert}")
-    assert count(spec, models.skeleton(spec), 3).adapter == 1536
+    assert count(spec, skeleton_of(spec), 3).adapter == 1536

@@ -7,8 +7,8 @@ import pytest
 
 from experiments import files, record
 from experiments.spec import RunSpec, Train
-from experiments.sweep.integrity import Whole, quarantine, set_apart
-from experiments.sweep.lease import claim
+from experiments.sweep.integrity import IntegrityCheck, quarantine, quarantine_damaged
+from experiments.sweep.lease import acquire
 from experiments.sweep.plan import plan
 
 FILES = ("spec.json", "history.jsonl", "predictions.parquet", "adapter/adapter_model.safetensors")
@@ -30,11 +30,11 @@ def study(tmp_path):
 
 def known(study):
     """The study after one look at all of it."""
-    first = Whole(study)
+    first = IntegrityCheck(study)
     for name in "abcd":
         assert first.status(name)[1] == []
     first.save()
-    return Whole(study)
+    return IntegrityCheck(study)
 
 
 def test_whole_runs_are_hashed_once(study, monkeypatch):
@@ -51,7 +51,7 @@ def test_whole_runs_are_hashed_once(study, monkeypatch):
 @pytest.mark.parametrize("file", [*FILES, "record.json"])
 @pytest.mark.parametrize("remembered", [True, False])
 def test_a_truncated_file_is_noticed_even_with_its_old_time(study, file, remembered):
-    index = known(study) if remembered else Whole(study)
+    index = known(study) if remembered else IntegrityCheck(study)
     path = study / "b" / file
     time = path.stat().st_mtime_ns
     os.truncate(path, path.stat().st_size - 1)
@@ -65,7 +65,7 @@ def test_a_truncated_file_is_noticed_even_with_its_old_time(study, file, remembe
 
 @pytest.mark.parametrize("remembered", [True, False])
 def test_changed_bytes_and_a_missing_file_are_noticed(study, remembered):
-    index = known(study) if remembered else Whole(study)
+    index = known(study) if remembered else IntegrityCheck(study)
     path = study / "a" / "adapter/adapter_model.safetensors"
     path.write_bytes(path.read_bytes().replace(b"a", b"x"))
     (study / "c" / "predictions.parquet").unlink()
@@ -76,12 +76,12 @@ def test_changed_bytes_and_a_missing_file_are_noticed(study, remembered):
 def test_torn_notes_cost_time_and_nothing_else(study):
     known(study)
     (study / ".verified.json").write_text('{"a": {"sta')
-    assert Whole(study).status("a") == ("completed", [])
+    assert IntegrityCheck(study).status("a") == ("completed", [])
 
 
 def test_what_is_damaged_is_kept_with_the_reason(study):
     os.truncate(study / "a" / "history.jsonl", 5)
-    told = set_apart(study, {"a": ["..."]})
+    told = quarantine_damaged(study, {"a": ["..."]})
     assert "history.jsonl" in told[0] and ".quarantine/a.1" in told[0]
     kept = study / ".quarantine" / "a.1"
     assert (kept / "history.jsonl").stat().st_size == 5
@@ -94,9 +94,9 @@ def test_what_is_damaged_is_kept_with_the_reason(study):
 
 def test_what_another_process_holds_or_has_put_right_is_let_be(study):
     os.truncate(study / "a" / "history.jsonl", 5)
-    with claim(study / ".claims", "a"):
-        assert set_apart(study, {"a": ["..."]}) == []
-    assert set_apart(study, {"b": ["seen damaged before it was done again"]}) == []
+    with acquire(study / ".claims", "a"):
+        assert quarantine_damaged(study, {"a": ["..."]}) == []
+    assert quarantine_damaged(study, {"b": ["seen damaged before it was done again"]}) == []
     assert (study / "a").exists() and (study / "b").exists()
 
 

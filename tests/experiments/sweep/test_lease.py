@@ -13,52 +13,52 @@ from pathlib import Path
 
 import pytest
 
-from experiments.sweep.lease import claim, holder, is_held, is_here
+from experiments.sweep.lease import acquire, holder, is_held, is_here
 
 
 def test_a_cell_that_is_held_is_not_given_again(tmp_path):
-    with claim(tmp_path, "cell"):
-        assert claim(tmp_path, "cell") is None
+    with acquire(tmp_path, "cell"):
+        assert acquire(tmp_path, "cell") is None
         assert holder(tmp_path, "cell")["pid"] == os.getpid()
 
 
 def test_a_cell_given_back_can_be_taken_again(tmp_path):
-    with claim(tmp_path, "cell"):
+    with acquire(tmp_path, "cell"):
         pass
-    again = claim(tmp_path, "cell")
+    again = acquire(tmp_path, "cell")
     assert again.generation == 1
 
 
 def test_a_dead_process_of_this_host_loses_its_claim_at_once(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from experiments.sweep.lease import claim;"
-        f"claim(Path({str(tmp_path)!r}), 'cell'); print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from experiments.sweep.lease import acquire;"
+        f"acquire(Path({str(tmp_path)!r}), 'cell'); print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         process.stdout.readline()
-        assert claim(tmp_path, "cell") is None
+        assert acquire(tmp_path, "cell") is None
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert claim(tmp_path, "cell").generation == 1
+    assert acquire(tmp_path, "cell").generation == 1
 
 
 def test_a_silent_holder_of_another_host_is_replaced_and_stands_down(tmp_path):
-    slow = claim(tmp_path, "cell")
+    slow = acquire(tmp_path, "cell")
     content = json.loads(slow.path.read_text())
     slow.path.write_text(json.dumps({**content, "host": "elsewhere"}))
-    assert claim(tmp_path, "cell", stale_seconds=30) is None
+    assert acquire(tmp_path, "cell", stale_seconds=30) is None
     os.utime(slow.path, (time.time() - 40, time.time() - 40))
-    taken = claim(tmp_path, "cell", stale_seconds=30)
+    taken = acquire(tmp_path, "cell", stale_seconds=30)
     assert taken.generation == 1
-    assert taken.held()
-    assert not slow.held()
+    assert taken.valid()
+    assert not slow.valid()
     with taken:
         pass
-    assert not slow.held(), "given back, the cell must not fall to a holder that was thought dead"
+    assert not slow.valid(), "given back, the cell must not fall to a holder that was thought dead"
 
 
 def test_the_heartbeat_keeps_a_claim_young(tmp_path):
-    with claim(tmp_path, "cell", beat_seconds=0.05) as held:
+    with acquire(tmp_path, "cell", beat_seconds=0.05) as held:
         os.utime(held.path, (time.time() - 500, time.time() - 500))
         time.sleep(0.3)
         assert time.time() - held.path.stat().st_mtime < 100
@@ -66,7 +66,7 @@ def test_the_heartbeat_keeps_a_claim_young(tmp_path):
 
 def _take(folder, run_id, start, won):
     start.wait()
-    if claim(folder, run_id) is not None:
+    if acquire(folder, run_id) is not None:
         won.put(os.getpid())
         time.sleep(1)
 
@@ -88,12 +88,12 @@ def test_of_many_at_once_exactly_one_wins(tmp_path, run_id):
 WORKER = """
 import sys, time
 from pathlib import Path
-from experiments.sweep.lease import claim
+from experiments.sweep.lease import acquire
 folder = Path(sys.argv[1])
 done = folder / "done"
 for cell in sys.argv[2:]:
     while not (done / cell).exists():
-        held = claim(folder / "claims", cell)
+        held = acquire(folder / "claims", cell)
         if held is None:
             time.sleep(0.01)
             continue
@@ -133,7 +133,7 @@ def test_with_random_kills_every_cell_is_completed(tmp_path):
 
 def test_looking_needs_no_room(tmp_path, monkeypatch):
     """A full disk, or a folder that may only be read: whether somebody holds a cell can still be told."""
-    held = claim(tmp_path, "cell")
+    held = acquire(tmp_path, "cell")
     held.path.write_text(json.dumps({**json.loads(held.path.read_text()), "host": "elsewhere"}))
 
     def refuse(self, *a, **k):
@@ -147,7 +147,7 @@ def test_looking_needs_no_room(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("differs", [{"host": "elsewhere"}, {"machine": "another boot"}, {"started": 1}])
 def test_a_process_of_this_machine_is_told_from_others_with_its_number(tmp_path, differs):
-    claim(tmp_path, "cell")
+    acquire(tmp_path, "cell")
     mine = holder(tmp_path, "cell")
     assert is_here(mine)
     assert not is_here(mine | differs)

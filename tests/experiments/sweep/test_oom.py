@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.sweep.oom import Watch, kills
+from experiments.sweep.resources import OomWatch, oom_kills
 
 V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
 V2 = "low 0\nhigh 0\nmax 7\noom 9\noom_kill {}\noom_group_kill 0\n"
@@ -66,23 +66,23 @@ FIRST = (
     ],
 )  # fmt: skip
 def test_the_count_is_that_of_the_nearest_cgroup_that_counts_memory(system, cgroup, mount, files, expected):
-    assert kills(system(cgroup, mount, files)) == expected
+    assert oom_kills(system(cgroup, mount, files)) == expected
 
 
-def test_where_nothing_counts_nothing_is_told(tmp_path):
-    assert kills(tmp_path) is None
-    assert Watch(lambda: None).explains(None) is None
-    assert Watch(lambda: 3).explains(None) is None
+def test_where_nothing_counts_nothing_is_known(tmp_path):
+    assert oom_kills(tmp_path) is None
+    assert OomWatch(lambda: None).explains(None) is None
+    assert OomWatch(lambda: 3).explains(None) is None
 
 
 def test_a_kill_explains_one_death():
     """Of three workers that began at a count of 4, the kernel kills two, and somebody the third."""
     count = iter([6, 6, 6, 6, 7])
-    watch = Watch(lambda: next(count))
+    watch = OomWatch(lambda: next(count))
     assert [watch.explains(4) for _ in range(3)] == [True, True, False]
     assert watch.explains(6) is False, "it began after those kills"
     assert watch.explains(6) is True
 
 
 def test_a_kill_from_before_the_work_began_explains_nothing():
-    assert Watch(lambda: 4).explains(4) is False
+    assert OomWatch(lambda: 4).explains(4) is False

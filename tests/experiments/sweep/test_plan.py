@@ -64,7 +64,7 @@ def test_lists_of_modules_are_equal_in_any_order(cells_of):
 def test_a_run_that_several_cells_ask_for_is_run_once(cells_of):
     result = planned(cells_of("variant=full r=4,8,16"))
     assert (len(result.todo), result.duplicates) == (1, 2)
-    assert "2 of 3 cells are the same run as another one (variant=full) and are run once." in result.notes
+    assert "2 of 3 runs are the same run as another one (variant=full) and are run once." in result.notes
 
 
 def test_a_repeated_seed_is_one_run(cells_of):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments.config.settings import Terms
-from experiments.sweep.pool import Cell, Pool
+from experiments.sweep.pool import PlannedRun, Pool
 
 WORKER = """
 import json, os, signal, sys, time
@@ -76,14 +76,16 @@ def pool_of(tmp_path, monkeypatch):
 
 
 def cells(*run_ids, seen=None):
-    return [Cell(run_id, SimpleNamespace(as_record=lambda: {"study": "toy"}), seen) for run_id in run_ids]
+    return [
+        PlannedRun(run_id, SimpleNamespace(as_record=lambda: {"study": "toy"}), seen) for run_id in run_ids
+    ]
 
 
 def outcomes(pool, memory, *run_ids, **terms):
     with pool:
         found = list(pool.run(cells(*run_ids), root=memory, terms=Terms(**terms)))
-    assert len({o.cell.run_id for o in found}) == len(found), "a cell ended twice"
-    return {o.cell.run_id: o.event["event"] for o in found}
+    assert len({o.run.run_id for o in found}) == len(found), "a cell ended twice"
+    return {o.run.run_id: o.event["event"] for o in found}
 
 
 def test_every_cell_ends_once_and_a_crash_costs_its_own_alone(pool_of):
@@ -120,7 +122,7 @@ def test_a_worker_that_died_with_nothing_to_do_is_replaced_before_it_gets_a_run(
     with pool:
         idle = pool._workers[0]
         for outcome in pool.run(cells("good-1", "naps-1"), root=memory, terms=Terms()):
-            ended.append((outcome.cell.run_id, outcome.event["event"]))
+            ended.append((outcome.run.run_id, outcome.event["event"]))
             idle.process.kill()
     assert ended == [("good-1", "finished"), ("naps-1", "finished")]
     assert pool._workers[0] is not idle
@@ -148,7 +150,7 @@ def test_stopped_once_or_twice_what_was_under_way_is_interrupted_and_nothing_new
         thread = threading.Thread(target=stop)
         thread.start()
         for outcome in pool.run(cells(f"{behaviour}-1", "good-1"), root=memory, terms=Terms()):
-            found.append((outcome.cell.run_id, outcome.event["event"]))
+            found.append((outcome.run.run_id, outcome.event["event"]))
         thread.join()
     assert found == [(f"{behaviour}-1", "interrupted")]
     assert not list(memory.glob("good-1.*"))
@@ -162,9 +164,9 @@ def test_a_kill_by_the_kernel_is_told_from_another_and_its_cell_goes_to_a_new_wo
     deaths = []
     with pool:
         for outcome in pool.run(cells("starves-1", "shot-1", "good-1"), root=memory, terms=Terms()):
-            deaths.append((outcome.cell.run_id, outcome.cell.kills, outcome.event.get("oom")))
+            deaths.append((outcome.run.run_id, outcome.run.kills, outcome.event.get("oom")))
             if outcome.event.get("oom"):
-                pool.with_less(outcome.cell)
+                pool.with_less(outcome.run)
     assert deaths == [
         ("starves-1", 0, True), ("starves-1", 1, True), ("starves-1", 2, None), ("shot-1", 0, False),
         ("good-1", 0, None),

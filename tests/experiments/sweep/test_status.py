@@ -14,12 +14,12 @@ from experiments import data
 from experiments.bench.fake import finish, specs_of
 from experiments.console import commands
 from experiments.record import planned
-from experiments.sweep import engine, requested
+from experiments.sweep import engine
 from experiments.sweep import study as study_of
-from experiments.sweep.at_work import at_work
-from experiments.sweep.lease import holder
+from experiments.sweep.lease import holder, registered
 from experiments.sweep.plan import Plan
-from experiments.sweep.status import look
+from experiments.sweep.status import snapshot
+from experiments.sweep.study import requested_specs, write_requested
 
 HOME = Path(__file__).parents[3]
 
@@ -69,10 +69,10 @@ def worker_in(said):
 HOLDER = """
 import signal, sys, time
 from pathlib import Path
-from experiments.sweep.at_work import at_work
+from experiments.sweep.lease import registered
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-with at_work(Path(sys.argv[1])):
+with registered(Path(sys.argv[1])):
     print("at it", flush=True)
     time.sleep(100)
 """
@@ -104,7 +104,7 @@ def test_a_command_that_checks_its_cells_is_seen_and_cancelled(study, command_el
     assert sweep("status", str(study)) == 0
     said = capsys.readouterr().out
     assert f"at work: process {command_elsewhere.pid} on " in said and "no runs yet" in said
-    assert look(study).under_way(), "to watch is to wait for it"
+    assert snapshot(study).under_way(), "to watch is to wait for it"
     assert sweep("cancel", str(study)) == 0
     assert f"Asked process {command_elsewhere.pid} to stop." in capsys.readouterr().out
     assert command_elsewhere.wait(20) == 143
@@ -119,8 +119,10 @@ def test_a_command_that_was_killed_is_no_longer_at_it(study, command_elsewhere, 
 
 def test_the_engine_is_at_the_study_from_before_it_plans_to_its_end(study, monkeypatch):
     seen = []
-    monkeypatch.setattr(data, "fingerprint", lambda spec: seen.append(look(study).commands) or "data")
-    monkeypatch.setattr(engine, "_train", lambda *a, **how: seen.append(look(study).commands) or engine.USAGE)
+    monkeypatch.setattr(data, "fingerprint", lambda spec: seen.append(snapshot(study).commands) or "data")
+    monkeypatch.setattr(
+        engine, "_train", lambda *a, **how: seen.append(snapshot(study).commands) or engine.USAGE
+    )
     assert engine.run(specs_of("variant=lora", "r=2")) == engine.USAGE
     assert [len(commands) for commands in seen] == [1, 1]
     assert f"process {os.getpid()} on" in seen[0][0]
@@ -132,7 +134,7 @@ def test_cancel_leaves_alone_what_only_bears_the_number_of_a_process_here(study,
     killed = []
     monkeypatch.setattr("experiments.sweep.commands.cancel.SECONDS", 0.0)
     monkeypatch.setattr(os, "kill", lambda *a: killed.append(a))
-    with at_work(study):
+    with registered(study):
         [path] = (study / ".claims").iterdir()
         path.write_text(json.dumps({**json.loads(path.read_text()), "machine": "another boot"}))
         assert holder(study / ".claims", path.name.rpartition(".")[0])["pid"] == os.getpid()
@@ -161,15 +163,15 @@ def cells(study):
     """Four cells of one command, of which the first has completed: specs and run_ids."""
     specs = specs_of("variant=lora,dora", "r=2", "seed=0,1", "train.epochs=2", "train.steps=null")
     names = [spec.run_id(data.fingerprint(spec)) for spec in specs]
-    requested.note(study, tuple(zip(specs, names, strict=True)))
+    write_requested(study, tuple(zip(specs, names, strict=True)))
     finish(specs[0], study / names[0], adapter_bytes=10)
     return specs, names
 
 
 def test_what_was_asked_for_can_be_begun_from_what_was_left(study, cells):
     specs, names = cells
-    assert requested.specs(study, names) == dict(zip(names, specs, strict=True))
-    assert requested.specs(study, names[2:3]) == {names[2]: specs[2]}
+    assert requested_specs(study, names) == dict(zip(names, specs, strict=True))
+    assert requested_specs(study, names[2:3]) == {names[2]: specs[2]}
     assert planned(study).keys() == set(names)
     assert planned(study)[names[3]]["variant"] == "dora"
 
@@ -196,7 +198,7 @@ def test_retry_of_a_run_whose_spec_is_torn_takes_it_from_what_was_asked(study, c
     for list_ in (study / ".planned").glob("*.specs.jsonl"):
         list_.unlink()
     assert sweep("retry", str(study), names[0]) == 2
-    assert "give the command that asked for it again" in capsys.readouterr().err
+    assert "give the command that requested it again" in capsys.readouterr().err
 
 
 def test_records_that_were_set_aside_are_never_overwritten(study, cells):
@@ -219,4 +221,4 @@ def test_retry_of_a_name_without_its_spec_says_what_to_do(study, cells, capsys):
     [path] = (study / ".planned").glob("*.jsonl")
     path.write_text(path.read_text()[:300])
     assert sweep("retry", str(study), names[2]) == 2
-    assert "give the command that asked for it again" in capsys.readouterr().err
+    assert "give the command that requested it again" in capsys.readouterr().err

@@ -13,7 +13,7 @@ import pytest
 from experiments import data, record
 from experiments.bench.fake import specs_of
 from experiments.record import RunFolder
-from experiments.sweep.lease import claim
+from experiments.sweep.lease import acquire
 from experiments.sweep.pool import WORKER
 from experiments.sweep.worker import STOP_SIGNALS, Events, Worker
 from experiments.training import execute as execution
@@ -57,8 +57,8 @@ def test_what_ran_out_of_memory_is_gone_before_the_next_attempt(tmp_path, monkey
     monkeypatch.setattr(execution, "execute", execute)
     [spec] = specs_of("variant=lora", "r=2")
     order = {"run": spec.as_record(), "run_id": spec.run_id(data.fingerprint(spec))}
-    held = claim(tmp_path / ".claims", order["run_id"])
-    found = Worker(Events(io.StringIO()))._execute(order, RunFolder(tmp_path / "run"), held)
+    held = acquire(tmp_path / ".claims", order["run_id"])
+    found = Worker(Events(io.StringIO())).execute(order, RunFolder(tmp_path / "run"), held)
     assert found["status"] == "completed" and len(attempts) == 2
 
 
@@ -80,8 +80,8 @@ def test_a_run_whose_process_the_kernel_killed_is_done_with_fewer_rows_at_a_time
     run_id = spec.run_id(data.fingerprint(spec))
     order = {"run": spec.as_record(), "run_id": run_id, "kills": kills}
     said = io.StringIO()
-    held = claim(tmp_path / ".claims", run_id)
-    found = Worker(Events(said))._execute(order, RunFolder(tmp_path / "run"), held)
+    held = acquire(tmp_path / ".claims", run_id)
+    found = Worker(Events(said)).execute(order, RunFolder(tmp_path / "run"), held)
     assert found["status"] == status
     assert len(found["deviations"]) == min(kills, 2)
     assert f"went on with {rows}" in found["deviations"][-1] and f"went on with {rows}" in said.getvalue()
@@ -94,7 +94,7 @@ def test_a_run_whose_process_the_kernel_killed_is_done_with_fewer_rows_at_a_time
 
 def test_signals_that_interrupt_each_others_handling_end_it_all_the_same(tmp_path):
     """Slurm signals a worker together with whoever gives it orders, who then signals it, too."""
-    held = claim(tmp_path / "toy/.claims", "run")
+    held = acquire(tmp_path / "toy/.claims", "run")
     order = {"run": {"study": "toy"}, "run_id": held.run_id, "root": str(tmp_path)}
     worker = subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:

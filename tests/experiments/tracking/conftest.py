@@ -216,7 +216,7 @@ def online(client, wandb_server, monkeypatch):
 
 
 @pytest.fixture
-def told():
+def notes():
     """The lines that a person would see."""
     return []
 

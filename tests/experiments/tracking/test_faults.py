@@ -127,7 +127,7 @@ def assert_completed(process):
     assert process.code == 0 and process.shown.split()[-1] == "completed", process.shown
 
 
-def assert_whole(folder):
+def assert_complete(folder):
     """The run completed and its own files are what their checksums say, each step once."""
     assert record.verify(folder) == [] and record.read(folder)["status"] == "completed"
     steps = [row["step"] for row in record.read_history(folder / "history.jsonl") if "loss" in row]
@@ -151,7 +151,7 @@ def test_an_unreachable_server(client, wandb_server, spec, run, sync, study, mon
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
     done = run(spec())
     assert_completed(done)
-    assert_whole(only(study))
+    assert_complete(only(study))
     assert_same(_log.rows(only(study)), only(study))
     monkeypatch.setenv("WANDB_BASE_URL", wandb_server.url)
     assert sync(study)[0] == 0
@@ -162,7 +162,7 @@ def test_an_unreachable_server(client, wandb_server, spec, run, sync, study, mon
 def test_a_server_that_goes_away_in_mid_run_and_stays_away(online, spec, run, sync, study):
     done = run(spec(), trouble="outage")
     assert_completed(done)
-    assert_whole(only(study))
+    assert_complete(only(study))
     assert online.refused and len(online.runs[only(study).name].lines) < STEPS
     online.failing = False
     assert sync(study)[0] == 0
@@ -175,7 +175,7 @@ def test_a_server_that_goes_away_in_mid_run_and_stays_away(online, spec, run, sy
 def test_kill_9_and_the_same_command_again(online, spec, run, sync, study):
     assert run(spec(), trouble="kill").code == -signal.SIGKILL
     assert_completed(run(spec()))
-    assert_whole(only(study))
+    assert_complete(only(study))
     assert_same(online.runs[only(study).name].rows, only(study))
     assert "1 in step" in sync(study)[1]
 
@@ -187,7 +187,7 @@ def test_kill_9_and_a_sync_before_the_run_goes_on(online, spec, run, sync, study
     assert_same(stored.rows, only(study))
     assert stored.state == "failed" and stored.summary["status"] == "preempted"
     assert_completed(run(spec()))
-    assert_whole(only(study))
+    assert_complete(only(study))
     assert_same(stored.rows, only(study))
     assert stored.state == "finished" and "1 in step" in sync(study)[1]
 
@@ -196,7 +196,7 @@ def test_kill_9_offline_leaves_logs_that_hold_each_row_once(client, spec, run, s
     for at in (4, 13):
         assert run(spec({"mode": "offline"}), trouble="kill", at=at).code == -signal.SIGKILL
     assert_completed(run(spec({"mode": "offline"})))
-    assert_whole(only(study))
+    assert_complete(only(study))
     assert len(_log.logs(only(study))) == 3
     assert_same(_log.rows(only(study)), only(study))
     assert sync(study, "--check", "--offline")[0] == 0
@@ -205,7 +205,7 @@ def test_kill_9_offline_leaves_logs_that_hold_each_row_once(client, spec, run, s
 def test_a_log_that_can_grow_no_more(online, spec, run, sync, study):
     done = run(spec({"mode": "offline"}), trouble="full log")
     assert_completed(done)
-    assert_whole(only(study))
+    assert_complete(only(study))
     code, shown = sync(study, "--check", "--offline")
     assert code == 1 and "missing" in shown
     assert sync(study)[0] == 0
@@ -233,7 +233,7 @@ def test_a_disk_that_is_full_and_then_is_not(online, small_disk, study, spec, ru
     with contextlib.suppress(FileNotFoundError):
         (small_disk / "filler").unlink()
     assert_completed(run(spec({"mode": mode})))
-    assert_whole(only(study))
+    assert_complete(only(study))
     assert sync(study)[0] == 0
     assert_same(online.runs[only(study).name].rows, only(study))
     assert "1 in step" in sync(study)[1]

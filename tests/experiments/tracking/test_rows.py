@@ -9,7 +9,7 @@ import pytest
 from experiments import tracking
 from experiments.errors import UserError
 from experiments.tracking import _log
-from experiments.tracking._rows import STEP, Difference, compare, identity, last_values, own, shown
+from experiments.tracking._rows import STEP, Difference, compare_rows, identity, last_values, own, shown
 
 
 def row(step, **values):
@@ -35,7 +35,7 @@ def test_a_copy_is_compared_row_by_row():
         row(4, loss=0.2 * (1 + 1e-9)), row(1, loss=1.0), row(1, loss=1.0), row(2, loss=0.7), row(9, loss=0.1),
         {"not ours": 1},
     ]  # fmt: skip
-    found = compare(local, copy)
+    found = compare_rows(local, copy)
     assert found.missing == [row(2, accuracy=0.5), row(3, loss=0.25)]
     assert found.repeated == [(1, ("loss",))]
     assert found.foreign == [(9, ("loss",))]
@@ -44,13 +44,13 @@ def test_a_copy_is_compared_row_by_row():
         "2 rows missing (steps 2 to 3), 1 row more than once (step 1), 1 row not in history.jsonl (step 9), "
         "1 row with other values (step 2)"
     )
-    assert compare(local, reversed(local)) == Difference() and not Difference().describe()
+    assert compare_rows(local, reversed(local)) == Difference() and not Difference().describe()
 
 
 def test_a_row_computed_again_with_other_ranks_is_changed_and_not_another():
     once, again = row(2, budget=9, **{"rank/query": 3}), row(2, budget=9, **{"rank/value": 3})
-    assert compare([once], [again]) == Difference(changed=[(2, ("budget",))])
-    assert compare([once], [dict(once)]) == Difference()
+    assert compare_rows([once], [again]) == Difference(changed=[(2, ("budget",))])
+    assert compare_rows([once], [dict(once)]) == Difference()
 
 
 def test_the_summary_is_that_of_the_last_step_whatever_came_last():

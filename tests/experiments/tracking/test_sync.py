@@ -8,7 +8,7 @@ import pytest
 
 from experiments import record, tracking
 from experiments.spec import RunSpec, Train
-from experiments.sweep.lease import claim
+from experiments.sweep.lease import acquire
 
 ROOT = Path(record.__file__).resolve().parents[1]
 AXES = {
@@ -178,7 +178,7 @@ def test_a_server_that_does_not_show_all_that_it_took_is_not_added_to(online, ad
 
 def test_a_run_under_way_is_left_to_its_tracker(online, add, sync, study):
     folder = add(status=None)
-    with claim(study / ".claims", folder.path.name):
+    with acquire(study / ".claims", folder.path.name):
         for words in ([], ["--check"], ["--dry-run"]):
             code, shown = sync(*words)
             assert code == 0 and "under way" in shown and folder.path.name not in online.runs

@@ -38,33 +38,33 @@ class Breaking(Tracker):
 
 
 @pytest.mark.parametrize("at", ["start", "log", "summary", "finish"])
-def test_the_first_exception_ends_the_tracking_and_nothing_else(tmp_path, told, events, at):
+def test_the_first_exception_ends_the_tracking_and_nothing_else(tmp_path, notes, events, at):
     inner = Breaking(at)
-    tracker = BestEffort(inner, name="breaking", tell=told.append)
+    tracker = BestEffort(inner, name="breaking", notify=notes.append)
     tracker.start("id", SPEC, labels=LABELS, folder=tmp_path)
     tracker.log({}, 1)
     tracker.log({}, 2)
     tracker.summary({})
     tracker.finish("completed")
     assert inner.calls[-1] == at and inner.calls.count(at) == 1
-    assert len(told) == 1 and "RuntimeError: no route" in told[0]
+    assert len(notes) == 1 and "RuntimeError: no route" in notes[0]
     assert events(tmp_path) == ["tracker breaking stopped"]
 
 
-def test_a_folder_that_takes_no_events_is_no_failure_either(tmp_path, told):
+def test_a_folder_that_takes_no_events_is_no_failure_either(tmp_path, notes):
     (tmp_path / "file").write_text("")
-    tracker = BestEffort(Breaking("log"), name="breaking", tell=told.append)
+    tracker = BestEffort(Breaking("log"), name="breaking", notify=notes.append)
     tracker.start("id", SPEC, labels=LABELS, folder=tmp_path / "file")
     tracker.log({}, 1)
-    assert len(told) == 2 and "events.jsonl was not written" in told[1]
+    assert len(notes) == 2 and "events.jsonl was not written" in notes[1]
 
 
-def test_ctrl_c_is_not_swallowed(tmp_path, told):
+def test_ctrl_c_is_not_swallowed(tmp_path, notes):
     class Interrupted(Tracker):
         def log(self, row, step):
             raise KeyboardInterrupt
 
-    tracker = BestEffort(Interrupted(), name="interrupted", tell=told.append)
+    tracker = BestEffort(Interrupted(), name="interrupted", notify=notes.append)
     with pytest.raises(KeyboardInterrupt):
         tracker.log({}, 1)
 
@@ -115,7 +115,7 @@ def test_a_run_that_is_stopped_says_so_to_its_tracker(tmp_path, monkeypatch, pha
         model="tiny", model_options={}, dataset="toy", dataset_options={}, lr=0.1, seed=3, train=Train(),
         phase=phase,
     )  # fmt: skip
-    monkeypatch.setattr(tracking, "make", lambda options, tell: Noting())
+    monkeypatch.setattr(tracking, "make", lambda options, notify: Noting())
     monkeypatch.setattr(execute, "execute", begun_and_stopped)
     out = io.StringIO()
     order = {"run": spec.as_record(), "run_id": "probe-1", "root": str(tmp_path)}

@@ -20,11 +20,11 @@ RUN = "lora-r8-s0-1a2b"
 
 
 @pytest.fixture
-def begin(tmp_path, told):
+def begin(tmp_path, notes):
     """Make a tracker and start a run with it."""
 
     def start(options, *, run_id=RUN, phase="run"):
-        tracker = tracking.make({"name": "wandb", **options}, tell=told.append)
+        tracker = tracking.make({"name": "wandb", **options}, notify=notes.append)
         folder = tmp_path / "demo" / run_id
         labels = tracking.Labels("lora-r8", run_id[:10], tags=["demo", "lora"], phase=phase)
         tracker.start(run_id, SPEC, labels=labels, folder=folder)
@@ -52,7 +52,7 @@ def history(folder):
 # --- offline
 
 
-def test_an_offline_run_holds_its_rows_and_names(client, begin, tmp_path, told, events):
+def test_an_offline_run_holds_its_rows_and_names(client, begin, tmp_path, notes, events):
     tracker = begin({"mode": "offline"}, phase="tune")
     for step in (5, 10):
         tracker.log({"step": step, "loss": 1 / step}, step)
@@ -68,7 +68,7 @@ def test_an_offline_run_holds_its_rows_and_names(client, begin, tmp_path, told, 
     assert {key: config[key] for key in SPEC} == SPEC
     metrics = [entry.metric for entry in logged(folder) if entry.HasField("metric")]
     assert any(metric.glob_name == "*" and metric.step_metric == "train/step" for metric in metrics)
-    assert entries["exit"].exit.exit_code == 0 and told == [] and events(folder) == []
+    assert entries["exit"].exit.exit_code == 0 and notes == [] and events(folder) == []
 
 
 def test_the_runs_of_a_pack_are_logged_side_by_side(client, begin, tmp_path):
@@ -130,11 +130,11 @@ def test_a_disk_that_fills_up_does_not_fail_the_run(client, tmp_path):
     assert log.stat().st_size <= 20_000  # it was full, and 3000 rows need more
 
 
-def test_disabled_leaves_nothing_behind(client, begin, tmp_path, told, events):
+def test_disabled_leaves_nothing_behind(client, begin, tmp_path, notes, events):
     tracker = begin({"mode": "disabled"})
     tracker.log({"loss": 1.0}, 1)
     tracker.finish("completed")
-    assert _log.logs(tmp_path / "demo" / RUN) == [] and told == []
+    assert _log.logs(tmp_path / "demo" / RUN) == [] and notes == []
     assert events(tmp_path / "demo" / RUN) == []
 
 
@@ -166,7 +166,7 @@ def steps(run):
     return [row["train/step"] for row in run.rows]
 
 
-def test_an_online_run_arrives_with_rows_group_and_exit_code(online, begin, told):
+def test_an_online_run_arrives_with_rows_group_and_exit_code(online, begin, notes):
     tracker = begin({})
     for step in range(1, 31):
         tracker.log({"step": step, "loss": 1 / step}, step)
@@ -179,10 +179,10 @@ def test_an_online_run_arrives_with_rows_group_and_exit_code(online, begin, told
     assert run.config["train"] == {"steps": 3}
     assert run.summary["test/accuracy"] == 0.5 and run.summary["status"] == "failed"
     assert run.exit_codes == [1]
-    assert told == [f"W&B: {online.url}/me/demo"]
+    assert notes == [f"W&B: {online.url}/me/demo"]
 
 
-def test_an_outage_in_mid_run_delays_rows_and_loses_none(online, begin, told):
+def test_an_outage_in_mid_run_delays_rows_and_loses_none(online, begin, notes):
     tracker = begin({})
     tracker.log({"loss": 1.0}, 0)
     online.failing = True
@@ -192,10 +192,10 @@ def test_an_outage_in_mid_run_delays_rows_and_loses_none(online, begin, told):
         time.sleep(0.05)
     online.failing = False
     tracker.finish("completed")
-    assert steps(online.runs[RUN]) == list(range(101)) and len(told) == 1
+    assert steps(online.runs[RUN]) == list(range(101)) and len(notes) == 1
 
 
-def test_a_server_gone_at_the_end_is_waited_for_no_longer_than_asked(online, begin, told, tmp_path, events):
+def test_a_server_gone_at_the_end_is_waited_for_no_longer_than_asked(online, begin, notes, tmp_path, events):
     tracker = begin({"timeout": 2})
     online.failing = True
     tracker.log({"loss": 1.0}, 1)
@@ -203,7 +203,7 @@ def test_a_server_gone_at_the_end_is_waited_for_no_longer_than_asked(online, beg
     tracker.finish("completed")
     assert time.monotonic() - begun < 60
     folder = tmp_path / "demo/lora-r8-s0-1a2b"
-    assert "tracker wandb stopped" in told[-1] and f"experiments.sweep sync {folder.parent}" in told[-1]
+    assert "tracker wandb stopped" in notes[-1] and f"experiments.sweep sync {folder.parent}" in notes[-1]
     assert events(folder) == ["tracker wandb stopped"]
     assert history(folder) == [{"loss": 1, "train/step": 1}]
 
@@ -273,7 +273,7 @@ def test_another_attempt_of_a_run_goes_on_in_the_same_wandb_run(online, begin, t
 
 
 def test_an_unreachable_server_is_tried_once_and_told_once(
-    online, begin, told, tmp_path, events, monkeypatch
+    online, begin, notes, tmp_path, events, monkeypatch
 ):
     online.server_close()
     online.shutdown()
@@ -286,16 +286,16 @@ def test_an_unreachable_server_is_tried_once_and_told_once(
     for tracker in running:
         tracker.log({"loss": 1.0}, 1)
         tracker.finish("completed")
-    assert len(told) == 1 and "experiments.sweep sync" in told[0]
+    assert len(notes) == 1 and "experiments.sweep sync" in notes[0]
     for run_id in ids:
         assert events(tmp_path / "demo" / run_id) == ["tracker wandb went offline"]
         assert history(tmp_path / "demo" / run_id) == [{"loss": 1, "train/step": 1}]
 
 
 def test_without_an_account_the_run_is_logged_offline_and_nobody_is_asked(
-    client, begin, told, tmp_path, events
+    client, begin, notes, tmp_path, events
 ):
     tracker = begin({"mode": "online"})
     tracker.finish("completed")
-    assert len(told) == 1 and "wandb login" in told[0]
+    assert len(notes) == 1 and "wandb login" in notes[0]
     assert events(tmp_path / "demo" / RUN) == ["tracker wandb went offline"]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from experiments.training.batch import Order, by_length, gather
+from experiments.training.batch import ROUNDED, Order, by_length, gather, length_groups
 from experiments.training.losses import count_targets, row_losses
 
 
@@ -14,7 +14,11 @@ def encoded():
     lengths = torch.tensor([3, 16, 17, 40, 48, 1, 33])
     mask = (torch.arange(48)[None] < lengths[:, None]).long()
     return SimpleNamespace(
-        ids=[str(i) for i in range(7)], input_ids=mask * 5, attention_mask=mask, labels=torch.arange(7) % 3
+        extra={},
+        ids=[str(i) for i in range(7)],
+        input_ids=mask * 5,
+        attention_mask=mask,
+        labels=torch.arange(7) % 3,
     )
 
 
@@ -47,9 +51,26 @@ def test_evaluation_covers_every_row_once_and_cuts_nothing_but_padding(encoded):
 
 
 def test_the_length_of_a_row_does_not_depend_on_its_neighbours(encoded):
-    alone = SimpleNamespace(**{k: v[3:4] for k, v in vars(encoded).items()})
+    alone = SimpleNamespace(**{k: v[3:4] for k, v in vars(encoded).items() if k != "extra"})
     together = {r: length for rows, length in by_length(encoded, size=3) for r in rows.tolist()}
     assert by_length(alone, size=3)[0][1] == together[3] == 48
+
+
+@pytest.mark.parametrize("tokens", [1, 40, 10**6])
+def test_groups_by_length_hold_every_row_of_every_run_once_and_cut_nothing_but_padding(encoded, tokens):
+    rows = [torch.tensor([0, 3, 5, 1, 6, 2]), torch.tensor([4, 4, 2, 6, 0, 3])]
+    groups = length_groups(encoded, rows, tokens=tokens)
+    for k, expected in enumerate(rows):
+        assert sorted(torch.cat([group[k] for group, _ in groups]).tolist()) == sorted(expected.tolist())
+    for group, columns in groups:
+        batch = gather(encoded, torch.cat(group), columns)
+        longest = int(encoded.attention_mask[torch.cat(group)].sum(1).max())
+        assert batch.attention_mask.sum() == encoded.attention_mask[torch.cat(group)].sum()
+        assert longest <= columns <= min(longest + ROUNDED - 1, encoded.input_ids.shape[1])
+        assert len(group[0]) == len(group[1])
+    counts = {1: 6, 10**6: 1}
+    assert len(groups) == counts.get(tokens, len(groups))
+    assert sum(columns for _, columns in groups) / len(groups) <= encoded.input_ids.shape[1]
 
 
 def test_class_losses_are_minus_log_softmax():

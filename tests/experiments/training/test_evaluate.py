@@ -9,8 +9,9 @@ import transformers
 from torch.nn import functional as F
 
 from experiments.data import Encoded
+from experiments.tasks import Outputs, kind_of
 from experiments.training import evaluate as evaluation
-from experiments.training.evaluate import _scores, evaluate
+from experiments.training.evaluate import evaluate
 from variants import RunConfig, attach
 
 SIZES = {
@@ -21,7 +22,7 @@ MODELS = {
     "llama": {},
     "gemma2": {"final_logit_softcapping": 0.9, "head_dim": 6, "query_pre_attn_scalar": 6},
     "granite": {"logits_scaling": 3.0},
-    "cohere": {"logit_scale": 0.25},
+    "cohere": {"logit_scale": 0.25, "bos_token_id": 1, "eos_token_id": 2},
     "gpt_neox": {},
     "opt": {"word_embed_proj_dim": 12, "ffn_dim": 40, "do_layer_norm_before": True},
     "bloom": {"n_head": 4, "n_layer": 2},
@@ -29,11 +30,13 @@ MODELS = {
 
 
 def test_the_scores_of_texts_have_the_loss_over_tokens_as_their_mean():
-    total, targets = torch.tensor([6.0, 1.0, 12.0]), torch.tensor([3.0, 1.0, 7.0])
-    found = _scores(SimpleNamespace(kind="causal"), None, total, targets, torch.full((3,), -1))
-    assert found.loss == pytest.approx([2.0, 1.0, 12 / 7])
-    assert found.metrics["loss"] == pytest.approx(19 / 11)
-    assert sum(found.score) / 3 == pytest.approx(19 / 11) and sum(found.loss) / 3 != pytest.approx(19 / 11)
+    total, targets = torch.tensor([6.0, 1.0, 12.0]), torch.tensor([3, 1, 7])
+    task = SimpleNamespace(metric="loss", metrics=(), settings={})
+    found = kind_of("completion").score(task, None, Outputs(total, targets, torch.full((3,), -1)))
+    loss, score = found.columns["loss"], found.columns["score"]
+    assert loss == pytest.approx([2.0, 1.0, 12 / 7])
+    assert found.metrics == {"loss": pytest.approx(19 / 11)}
+    assert sum(score) / 3 == pytest.approx(19 / 11) and sum(loss) / 3 != pytest.approx(19 / 11)
 
 
 @pytest.fixture
@@ -47,7 +50,9 @@ def split():
     mask = (places < lengths[:, None]).long()
     labels = torch.where((places >= first[:, None]) & mask.bool(), ids, -100)
     encoded = Encoded(tuple("abcdefg"), ids * mask, mask, labels, 0)
-    return SimpleNamespace(kind="causal", splits={"validation": encoded})
+    return SimpleNamespace(
+        kind="completion", metric="loss", metrics=(), settings={}, splits={"validation": encoded}
+    )
 
 
 @pytest.fixture
@@ -107,9 +112,9 @@ def test_losses_are_those_of_all_logits_whatever_a_model_does_to_them(decoder, s
     assert len({row[0] for row in expected}) == 3
     monkeypatch.setattr(evaluation, "LOGITS", 61 * 3 * 7)  # seven places of each run at a time
     pack = pack_of(model, [4, 5, 6])
-    found = evaluate(pack.model, split, "validation", runs=3, precision="fp32", batch_size=3)
+    found = evaluate(pack.model, split, "validation", runs=3, precision="fp32", batch_size=9)
     for one, losses in zip(found, expected, strict=True):
-        assert one.loss == pytest.approx(losses, rel=2e-5, abs=1e-6)
+        assert one.columns["loss"] == pytest.approx(losses, rel=2e-5, abs=1e-6)
 
 
 def test_logits_are_made_at_targets_alone_and_never_more_than_the_limit(decoder, split, monkeypatch):
@@ -146,4 +151,4 @@ def test_a_model_that_does_not_call_its_head_is_read_by_all_its_logits(decoder, 
         evaluate(each, split, "validation", runs=1, precision="fp32", batch_size=3)
         for each in (model, Own(model))
     )
-    assert one.loss == pytest.approx(other.loss, rel=1e-5)
+    assert one.columns["loss"] == pytest.approx(other.columns["loss"], rel=1e-5)

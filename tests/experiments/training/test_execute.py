@@ -5,23 +5,13 @@ import json
 import pytest
 import torch
 
-from experiments.record import RunFolder
-from experiments.spec import RunSpec, Train
-from experiments.tracking import make
 from experiments.training import checkpoint
 from experiments.training import execute as execution
 from experiments.training.execute import Interrupted, execute
+from experiments.training.loader import Loader
 from experiments.training.loop import Trainer
 from experiments.training.result import is_out_of_memory
 from experiments.training.run_state import Run
-
-AXES = {
-    "delta": "lora",
-    "scaling": "alpha_over_r",
-    "storage": "fp32",
-    "grouping": "uniform",
-    "controller": "none",
-}
 
 
 class Quiet:
@@ -29,29 +19,6 @@ class Quiet:
 
     def run_started(self, run_id, steps, done=0): ...
     def step(self, run_id, step, loss): ...
-
-
-@pytest.fixture
-def run_of(tmp_path, toy_csv, tiny_bert):
-    """A run on a small table, in a folder of its own: `run_of("name", train={...})`."""
-
-    def made(name, *, train=None, dropout=0.1, adalora=False, phase="run"):
-        axes, options = dict(AXES), {"dropout": dropout}
-        if adalora:
-            axes |= {"delta": "adalora", "controller": "adalora_budget"}
-            options |= {"init_r_ratio": 1.5, "orth_weight": 0.5, "t_init": 1, "t_final": 1, "interval": 1}
-        spec = RunSpec(
-            study="toy", variant="lora", method="adapters", r=2, alpha=4.0, targets="qv", axes=axes,
-            options=options, model="hf", model_options={"path": str(tiny_bert)}, dataset="csv",
-            dataset_options={
-                "path": str(toy_csv), "text": "text", "label": "label", "max_length": 16,
-            },
-            lr=0.02, seed=0, train=Train(**{"steps": 12, "batch_size": 8, "head_lr": 0.02, **(train or {})}),
-            phase=phase,
-        )  # fmt: skip
-        return Run(spec, name, RunFolder(tmp_path / name), make({"name": "none"}))
-
-    return made
 
 
 def history(run):
@@ -181,7 +148,7 @@ def test_checkpoints_come_by_steps_and_the_last_two_are_kept(run_of, monkeypatch
 def test_who_has_lost_a_run_writes_nothing_more(run_of):
     run = run_of("run", train={"steps": 12, "log_every": 2})
     asked = []
-    run.mine = lambda: len(asked) < 3 or bool(asked.append(None))
+    run.owned = lambda: len(asked) < 3 or bool(asked.append(None))
 
     def should_stop():
         asked.append(None)
@@ -221,33 +188,31 @@ def read_record(run):
     return json.loads(run.folder.record.read_text())
 
 
-def test_who_lost_a_run_while_its_model_was_loading_leaves_the_new_holders_files_alone(run_of, monkeypatch):
+def test_who_lost_a_run_while_its_model_was_loading_leaves_the_new_holders_files_alone(run_of):
     """It stalled before its first step and wakes up when another has written rows and saved a state."""
     train = {"steps": 6, "log_every": 2}
     run, theirs = run_of("run", train=train), {}
-    run.mine = lambda: not theirs
-    prepare = execution.prepare
+    run.owned = lambda: not theirs
+    loader = Loader()
 
     def files():
         return {path: path.read_bytes() for path in run.folder.path.rglob("*") if path.is_file()}
 
     def slow(spec):
-        monkeypatch.setattr(execution, "prepare", prepare)
         stops = iter([False] * 4 + [True])
         with pytest.raises(Interrupted):
             execute([run_of("run", train=train)], display=Quiet(), should_stop=lambda: next(stops))
         theirs.update(files())
-        return prepare(spec)
+        return loader(spec)
 
-    monkeypatch.setattr(execution, "prepare", slow)
     with pytest.raises(Interrupted):
-        execute([run], display=Quiet())
+        execute([run], display=Quiet(), loader=slow)
     assert run.folder.history in theirs and files() == theirs
 
 
 def test_who_lost_a_run_before_it_began_touches_nothing(run_of):
     run = run_of("run")
-    run.mine = lambda: False
+    run.owned = lambda: False
     run.folder.write_record({"run_id": "run", "study": "toy", "spec": {}, "status": "failed"})
     with pytest.raises(Interrupted):
         execute([run], display=Quiet())

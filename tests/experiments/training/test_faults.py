@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.training import execute as execution
+from experiments.training.loader import Loader
 from experiments import history
 from experiments.training.adamw import PackedAdamW
 from experiments.spec import from_record
@@ -33,6 +33,7 @@ from experiments.sweep.worker import Events, Worker
 
 order, root = json.loads(sys.argv[1]), Path(sys.argv[2])
 torch.set_num_threads(1)
+loader = Loader()
 
 
 def arm(reached):
@@ -59,7 +60,9 @@ def work(folder, reached):
     '''What the worker said, which needs no disk.'''
     arm(reached)
     said = io.StringIO()
-    Worker(Events(said)).carry_out({**order, "root": str(folder)})
+    worker = Worker(Events(said))
+    worker._loader = loader
+    worker.carry_out({**order, "root": str(folder)})
     return said.getvalue()
 
 
@@ -84,7 +87,7 @@ def attempt(folder, kill_at=None):
     return int(told.read_text()) if status == 0 else None
 
 
-execution.prepare(from_record(order["run"]))
+loader(from_record(order["run"]))
 """
 
 KILLS = (

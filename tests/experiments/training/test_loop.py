@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from experiments.data import Encoded
 from experiments.spec import RunSpec, Train
-from experiments.training.loop import Trainer, evaluation_steps, run_config, schedule, total_steps
+from experiments.training.loop import Callback, Trainer, evaluation_steps, run_config, schedule, total_steps
 from variants import attach
 
 STEPS, CLASSES, LENGTH, ROWS = 30, 5, 12, 40
@@ -73,13 +73,23 @@ def split():
     return Encoded(tuple(map(str, range(ROWS))), ids * mask, mask, ids[:, 0] % CLASSES, 0)
 
 
+class Rows(Callback):
+    """Keeps the rows of each run."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def on_rows(self, k, rows):
+        self.rows[k].extend(rows)
+
+
 def trained(frozen, split, specs, *, poison=None, until=None, state=None):
     """Train a pack on a copy of the model; returns the trainer and the history rows of each run."""
     import copy
 
     rows = [[] for _ in specs]
     attached = attach(copy.deepcopy(frozen), [run_config(s, steps=STEPS) for s in specs])
-    trainer = Trainer(specs, attached, split, lambda k, new: rows[k].extend(new), lambda step: None)
+    trainer = Trainer(specs, attached, split)
     if poison is not None:
         step, k = poison
         before = attached.before_step
@@ -94,9 +104,8 @@ def trained(frozen, split, specs, *, poison=None, until=None, state=None):
         attached.before_step = before_step
     if state is not None:
         trainer.load_state_dict(state)
-    if until is not None:
-        trainer.should_stop = lambda: trainer.progress.step >= until
-    trainer.run()
+    last = STEPS if until is None else until
+    trainer.run([Rows(rows)], should_stop=lambda: trainer.progress.step >= last)
     return trainer, rows
 
 
@@ -171,7 +180,7 @@ def test_gradient_checkpointing_changes_no_number_of_a_run_with_dropout(frozen, 
     attached = attach(copy.deepcopy(frozen), [run_config(spec, steps=STEPS)])
     attached.model.gradient_checkpointing_enable({"use_reentrant": False})
     rows = []
-    Trainer([spec], attached, split, lambda k, new: rows.extend(new), lambda step: None).run()
+    Trainer([spec], attached, split).run([Rows([rows])])
     _, [plain] = trained(frozen, split, [spec])
     assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in plain], abs=1e-6)
 

@@ -9,6 +9,7 @@ from experiments.record import read
 from experiments.sweep.plan import kinds
 from experiments.sweep.worker import check
 from experiments.training import preflight
+from experiments.training.loader import Loader
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -30,7 +31,7 @@ def cells(on_a_table):
     return kinds(specs), trained
 
 
-def test_cells_that_leave_alike_are_counted_together(cells):
+def test_runs_that_leave_the_same_are_counted_together(cells):
     found, _ = cells
     assert {spec.r: count for spec, count in found.items()} == {2: 3, 3: 3}
 
@@ -40,10 +41,10 @@ def test_a_sweep_that_cannot_fit_is_refused_with_both_figures(cells, tmp_path, m
     least = 4 * 3 * sum(trained.values()) + 2 * 3 * 12 * trained[3]  # adapters; states of two workers
     for free, fits in [(least, False), (10**9, True)]:
         monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder, free=free: Usage(0, 0, free))
-        problems = preflight.check_room(preflight.check_cells(found), tmp_path, workers=2)
+        problems = preflight.check_room(preflight.check_runs(found, Loader()), tmp_path, workers=2)
         assert (problems == []) is fits
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: Usage(0, 0, 0))
-    [problem] = preflight.check_room(preflight.check_cells(found), tmp_path, workers=2)
+    [problem] = preflight.check_room(preflight.check_runs(found, Loader()), tmp_path, workers=2)
     assert "0.0 GB left" in problem and str(tmp_path) in problem
 
 
@@ -53,13 +54,13 @@ def test_each_kind_of_cell_is_attached_once(cells, tmp_path, monkeypatch):
     monkeypatch.setattr(
         preflight, "attach", lambda *a, real=preflight.attach: (attached.append(a[1][0].r), real(*a))[1]
     )
-    assert check(found, tmp_path, 2)[0] == []
+    assert check(found, tmp_path, 2, Loader())[0] == []
     assert sorted(attached) == [2, 3]
 
 
-def test_what_is_doubtful_about_a_method_is_told_and_recorded(on_a_table, finished):
-    cells = kinds(on_a_table("variant=adalora", "variant.t_init=0", "r=2"))
-    said = [note for note in preflight.check_cells(cells).notes if "t_init" in note]
+def test_what_is_doubtful_about_a_method_is_noted_and_recorded(on_a_table, finished):
+    found = kinds(on_a_table("variant=adalora", "variant.t_init=0", "r=2"))
+    said = [note for note in preflight.check_runs(found, Loader()).notes if "t_init" in note]
     assert said == ["t_init is 0: AdaLoRA prunes from its second step on, hardly any scores."]
     assert said[0] in read(finished("adalora", t_init=0))["notes"]
     assert not any("t_init" in note for note in read(finished("adalora", t_init=2))["notes"])

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from experiments.data import Encoded
 from experiments.spec import RunSpec, Train
 from experiments.training.batch import Order
-from experiments.training.loop import Trainer, run_config, schedule
+from experiments.training.loop import Callback, Trainer, run_config, schedule
 from variants import attach, generator
 
 STEPS, ROWS, CLASSES, LENGTH, BATCH, MICRO = 20, 30, 5, 9, 6, 2
@@ -69,10 +69,19 @@ def split():
     return Encoded(tuple(map(str, range(ROWS))), ids * mask, mask, ids[:, 0] % CLASSES, 0)
 
 
-def pack(frozen, split, rows=None):
+class Rows(Callback):
+    """Keeps the rows of each run."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def on_rows(self, k, rows):
+        self.rows[k].extend(rows)
+
+
+def pack(frozen, split):
     attached = attach(copy.deepcopy(frozen), [run_config(spec, steps=STEPS) for spec in SPECS])
-    on_rows = lambda k, new: rows[k].extend(new) if rows is not None else None  # noqa: E731
-    return Trainer(SPECS, attached, split, on_rows, lambda step: None)
+    return Trainer(SPECS, attached, split)
 
 
 class Written(nn.Module):
@@ -206,12 +215,11 @@ def test_every_run_is_its_transcription(frozen, split):
         starts[k] = copy.deepcopy(starts[k])
         heads.append({leaf: p.detach()[k].clone() for leaf, p in
                       trainer.attached.heads["classifier"].named_parameters()})  # fmt: skip
-    first = pack(frozen, split, rows)
-    first.should_stop = lambda: first.progress.step >= 7
-    first.run()
-    trainer = pack(frozen, split, rows)
+    first = pack(frozen, split)
+    first.run([Rows(rows)], should_stop=lambda: first.progress.step >= 7)
+    trainer = pack(frozen, split)
     trainer.load_state_dict(copy.deepcopy(first.state_dict()))
-    trainer.run()
+    trainer.run([Rows(rows)])
     for k, spec in enumerate(SPECS):
         losses, maps, ranks = written_out(frozen, split, spec, starts[k], heads[k])
         assert [row["loss"] for row in rows[k]] == pytest.approx(losses, abs=1e-4)

@@ -18,7 +18,7 @@ def task(kind):
     lengths = torch.tensor([9, 31, 5, 20, 12])
     mask = (torch.arange(31) < lengths[:, None]).long()
     ids = torch.randint(3, 60, (5, 31), generator=draw) * mask
-    labels = ids if kind == "causal" else torch.arange(5) % 2
+    labels = ids if kind == "completion" else torch.arange(5) % 2
     split = Encoded(tuple("abcde"), ids, mask, labels, 0)
     return type("Task", (), {"kind": kind, "splits": {"train": split}})
 
@@ -46,14 +46,14 @@ def made(auto, kind, **more):
     ],
 )
 def test_a_model_that_sees_what_it_is_to_predict_is_found_out(kind, more):
-    [problem], notes = check_model(made(transformers.AutoModelForCausalLM, kind, **more), task("causal"))
+    [problem], notes = check_model(made(transformers.AutoModelForCausalLM, kind, **more), task("completion"))
     assert f"a {kind} sees the tokens that it is to predict" in problem and notes == []
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bloom", "mamba"])
 def test_a_decoder_passes(kind):
     more = {"n_head": 4, "n_layer": 2, "num_key_value_heads": 2}
-    assert check_model(made(transformers.AutoModelForCausalLM, kind, **more), task("causal")) == ([], [])
+    assert check_model(made(transformers.AutoModelForCausalLM, kind, **more), task("completion")) == ([], [])
 
 
 def test_answers_that_depend_on_filling_are_noted():

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from variants import AdaptedLinear, Clock, RunConfig, Slot, get
-from variants._dense import DenseBase
-from variants._method import Attached
+from variants._core.attach import Attached
+from variants._core.base import DenseBase
 
 SHAPES = [(7, 5), (5, 9), (9, 7), (7, 5)]
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from variants import AdaptedLinear, Clock, RunConfig, Slot, get
-from variants._dense import DenseBase
+from variants._core.base import DenseBase
 
 
 class Literal:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from variants import get
-from variants._budget_schedule import Schedule
+from variants.adalora import Schedule
 
 QA = {"first": 216, "last": 144, "t_i": 800, "t_f": 3500, "T": 6700}  # a schedule of the paper's size
 

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.console import commands
 from experiments.record import RunFolder
-from experiments.sweep.at_work import at_work
+from experiments.sweep.lease import registered
 from experiments.sweep.slurm.submission import submissions
 
 STUDY = Path("runs/default")
@@ -96,7 +96,7 @@ def test_cancel_without_squeue_ends_what_runs_here_before_it_says_so(names, fake
     monkeypatch.setattr("experiments.sweep.commands.cancel.SECONDS", 0.0)
     killed = []
     monkeypatch.setattr(os, "kill", lambda *a: killed.append(a))
-    with at_work(STUDY):
+    with registered(STUDY):
         assert sweep("cancel", str(STUDY)) == 2
     assert killed == [(os.getpid(), signal.SIGTERM)]
     said = capsys.readouterr()

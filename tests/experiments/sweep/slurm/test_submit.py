@@ -181,16 +181,10 @@ def test_what_slurm_took_before_it_refused_is_reported_on(fake, submitter, cells
 def test_a_command_goes_on_after_the_runs_with_the_code_that_they_run(fake, submitter, cells_of):
     submit = submitter()
     submit.submit(cells_of("variant=lora"))
-    command = [
-        sys.executable,
-        os.path.relpath(provenance.ROOT / "run.py"),
-        "hydra/sweeper=fair",
-        "targets=[a,b]",
-    ]
-    submit.submit_after(command)
+    submit.submit_after([sys.executable, "-m", "experiments", "run", "hydra/sweeper=fair", "targets=[a,b]"])
     text = (STUDY / ".slurm/1/after-1.sbatch").read_text()
-    copy = Path.cwd() / STUDY / ".slurm/1/code/run.py"
-    assert f"{sys.executable} {copy} hydra/sweeper=fair 'targets=[a,b]' &" in text
+    assert f"{sys.executable} -m experiments run hydra/sweeper=fair 'targets=[a,b]' &" in text
+    assert f"export PYTHONPATH={Path.cwd() / STUDY / '.slurm/1/code'} " in text
     assert "--dependency=afterany:101\n" in text
     assert submissions(STUDY)[0].after == ["102", "103"]
 

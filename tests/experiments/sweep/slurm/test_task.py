@@ -90,11 +90,11 @@ FAILED, DONE = ("failed", "no luck at 12"), ("completed", "")
         ([FAILED, FAILED, FAILED, DONE], False, False),
     ],
 )
-def test_an_array_whose_first_runs_failed_alike_is_ended(element, fake, capsys, before, keep_going, stops):
+def test_an_array_whose_first_runs_failed_the_same_way_ends(element, fake, capsys, before, keep_going, stops):
     code, ran = element(4, before=before, keep_going=keep_going)
     assert (code, ran) == ((1, []) if stops else (0, [4]))
     assert fake.told("scancel") == (["--state=PENDING 101"] if stops else [])
-    assert ("failed alike" in capsys.readouterr().out) is stops
+    assert ("failed in the same way" in capsys.readouterr().out) is stops
 
 
 def test_failures_from_before_the_submission_stop_nothing(element, monkeypatch):

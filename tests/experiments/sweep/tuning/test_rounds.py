@@ -8,53 +8,17 @@ from types import SimpleNamespace
 import pytest
 
 from experiments import data
-from experiments.config.grid import Plain, expand
-from experiments.config.groups import Conf
-from experiments.config.overrides import parse
+from experiments.config.command import read
 from experiments.errors import UserError
 from experiments.record import RunFolder
-from experiments.spec import RunSpec
 from experiments.sweep.tuning import rounds
 
-CONF = Conf(Path(__file__).resolve().parents[4] / "conf")
+CONF = Path(__file__).resolve().parents[4] / "conf"
 SETTINGS = {
     "tune": ["lr"], "factors": [0.5, 1, 2], "tune_seeds": [100, 101], "confirm_seeds": [0, 1, 2],
     "extensions": 3, "launched": -1,
 }  # fmt: skip
 BEST = {"lora": 0.0025, "dora": 0.01, "full": 0.0005, "probe": 0.02}  # their defaults are a quarter for dora
-
-
-class FakeCommand:
-    """A command composed without Hydra."""
-
-    def __init__(self, text):
-        self.words = [parse(word, choices=CONF.choices) for word in text.split()]
-
-    def specs(self, *, without=(), axes=(), rows=None) -> list[RunSpec]:
-        words = [word for word in self.words if word.key not in without]
-        sizes = [len(word.values) for word in words]
-        if rows is not None:
-            rows = [(*unravel(number, sizes), *row) for number, row in rows]
-        specs, problems = expand(
-            [*words, *axes],
-            CONF,
-            choices=CONF.defaults(),
-            compose=lambda c: Plain(CONF.compose(c)),
-            rows=rows,
-        )
-        assert problems == []
-        return specs
-
-    def key(self, name, spec):
-        return (CONF.keys("train", "default") if name.startswith("train.") else CONF.short_keys())[name]
-
-
-def unravel(number, sizes):
-    place = []
-    for size in reversed(sizes):
-        place.insert(0, number % size)
-        number //= size
-    return place
 
 
 class Launcher:
@@ -117,10 +81,12 @@ def rows(monkeypatch):
     monkeypatch.setattr(data, "fingerprint", lambda spec: "rows")
 
 
-def fair(text, launcher, typed=("run.py",), **settings):
-    return rounds.run(
-        FakeCommand(f"study=s {text}"), SETTINGS | settings, launcher, typed=typed, root=launcher.root
-    )
+def command(text):
+    return read(f"-m study=s {text}".split(), CONF, dimensions=None)
+
+
+def fair(text, launcher, **settings):
+    return rounds.run(command(text), SETTINGS | settings, launcher, root=launcher.root)
 
 
 def confirmed(launcher):
@@ -230,41 +196,39 @@ def test_a_limit_that_is_reached_is_told(tmp_path, capsys):
 def test_a_detached_launcher_is_followed_up_round_by_round(tmp_path):
     local = Launcher(tmp_path / "local")
     fair("variant=lora,dora", local)
-    typed, jobs = ["run.py", "-m", "variant=lora,dora", "hydra/sweeper=fair"], 0
-    cluster, launched = Detached(tmp_path / "cluster"), -1
+    cluster, launched, jobs = Detached(tmp_path / "cluster"), -1, 0
     while True:
         cluster.follow_ups.clear()
-        assert fair("variant=lora,dora", cluster, typed=typed, launched=launched) == 0
+        assert fair("variant=lora,dora", cluster, launched=launched) == 0
         if not cluster.follow_ups:
             break
         cluster.work()
-        [[_, *typed]] = cluster.follow_ups
-        launched = int(typed[-1].removeprefix("hydra.sweeper.launched="))
+        [[_, *words]] = cluster.follow_ups
+        launched = int(words[-1].removeprefix("hydra.sweeper.launched="))
         jobs += 1
     assert jobs == 4
-    assert typed[:-1] == ["run.py", "-m", "variant=lora,dora", "hydra/sweeper=fair"]
+    assert words[:-1] == ["-m", "experiments", "run", "-m", "study=s", "variant=lora,dora"]
     assert set(cluster.trained) == set(local.trained)
 
 
 def test_what_a_cluster_loses_for_good_ends_the_study_and_is_told(tmp_path):
-    cluster, launched, typed = Detached(tmp_path), -1, ["run.py"]
+    cluster, launched = Detached(tmp_path), -1
     codes = []
     for _ in range(9):
         cluster.follow_ups.clear()
-        codes.append(fair("variant=lora", cluster, typed=typed, launched=launched))
+        codes.append(fair("variant=lora", cluster, launched=launched))
         if not cluster.follow_ups:
             break
         cluster.queue = [s for s in cluster.queue if s.seed != 2]  # this job dies whenever it is sent
         cluster.work()
-        typed = cluster.follow_ups[0][1:]
-        launched = int(typed[-1].split("=")[1])
+        launched = int(cluster.follow_ups[0][-1].split("=")[1])
     assert codes == [0, 0, 1]
     assert {s.seed for s in cluster.trained if s.phase == "confirm"} == {0, 1}
 
 
 def test_a_launcher_that_gives_no_results_is_refused(tmp_path):
     with pytest.raises(UserError, match="hydra/launcher"):
-        rounds.run(FakeCommand(""), SETTINGS, SimpleNamespace(), typed=[], root=tmp_path)
+        rounds.run(command(""), SETTINGS, SimpleNamespace(), root=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""How each cell came by its values: how many were tried, on which seeds, and whether the best was inside.
+
+A comparison is of equals when both sides chose from equally many points, on validation, with seeds that the
+comparison does not use.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.runs import identity
+from analysis.runs.load import Study
+from analysis.runs.rows import Row, each
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The tuning behind one cell; `points` is 0 where there is nothing to tune."""
+
+    points: int
+    seeds: tuple[int, ...]  # of the tuning runs; empty where the compared runs chose for themselves
+    shared: tuple[int, ...]  # tuning seeds that are compared as well
+    edges: tuple[str, ...]  # tuned keys whose chosen value is at an end of those tried
+
+    @property
+    def tuned(self) -> bool:
+        """Whether there was a choice."""
+        return self.points > 1
+
+    @property
+    def apart(self) -> bool:
+        """Whether the choice was made with other seeds than the comparison."""
+        return bool(self.seeds) and not self.shared
+
+
+Budgets = Mapping[tuple[str, str], Budget]
+
+
+def budgets(study: Study, cells: pd.DataFrame) -> Budgets:
+    """The tuning behind every cell that stands for its group, by (cell_key, stack)."""
+    out = {}
+    tuning = dict(tuple(cells[cells["tuning"].astype(bool)].groupby("group_key")))
+    results = dict(tuple(cells[~cells["tuning"].astype(bool)].groupby(["group_key", "stack"])))
+    for row in each(cells[cells["final"].astype(bool)]):
+        tuned = tuning.get(row["group_key"])
+        tried = results[row["group_key"], row["stack"]] if tuned is None else tuned
+        seeds = sorted({seed for tried_by in tried["seeds_tried"] for seed in tried_by})
+        seeds = [] if tuned is None else seeds
+        out[row["cell_key"], row["stack"]] = Budget(
+            points=0 if row["lr"] == 0 else int(row["rates"]),
+            seeds=tuple(seeds),
+            shared=tuple(sorted(set(seeds) & set(row["seeds_tried"]))),
+            edges=_edges(study, tried, row) if row["rates"] > 1 else (),
+        )
+    return out
+
+
+def _edges(study: Study, tried: pd.DataFrame, row: Row) -> tuple[str, ...]:
+    """The tuned keys whose chosen value is the smallest or largest of those tried, zero left out."""
+    specs = [identity.flat(study.records[ids[0]]["spec"]) for ids in tried["run_ids"]]
+    own = identity.flat(study.records[row["run_ids"][0]]["spec"])
+    found = []
+    for key in str(row["tuned"]).split(","):
+        values = [spec.get(key) for spec in specs]
+        numbers = sorted({v for v in values if isinstance(v, int | float) and not isinstance(v, bool)})
+        follows = key != "lr" and all(spec.get(key) == spec.get("lr") for spec in specs)
+        if len(numbers) > 1 and not follows and own.get(key) in (numbers[0] or None, numbers[-1]):
+            found.append(key)
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The tuning behind the two sides of a comparison, over its ranks."""
+
+    variant: tuple[Budget, ...]
+    baseline: tuple[Budget, ...]
+
+    @property
+    def points(self) -> tuple[int, int]:
+        """Between how many points each side chose at each rank, at most; 0 where nothing was to be tuned."""
+        return max(b.points for b in self.variant), max(b.points for b in self.baseline)
+
+    @property
+    def equal(self) -> bool:
+        """Whether both had equally many at every rank, or one has nothing to tune."""
+        return all(
+            v.points == b.points or 0 in (v.points, b.points)
+            for v, b in zip(self.variant, self.baseline, strict=True)
+        )
+
+    @property
+    def apart(self) -> bool:
+        """Whether every choice was made with seeds that the comparison does not use."""
+        return all(budget.apart for budget in (*self.variant, *self.baseline) if budget.points)
+
+
+def sides(pair: Any, found: Budgets) -> Sides:
+    """The tuning behind a pair of cells."""
+    return Sides(_of(pair.variant, found), _of(pair.baseline, found))
+
+
+def _of(cells: Sequence[Row], found: Budgets) -> tuple[Budget, ...]:
+    return tuple(found[cell["cell_key"], cell["stack"]] for cell in cells)

@@ -1,0 +1,161 @@
+"""One comparison: what the runs of a pair of cells show, with all that the report says of it.
+
+Nothing here knows of the other comparisons: the p values are adjusted, and judged, in `verdicts`.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from analysis import stats
+from analysis.compare.budgets import Sides
+from analysis.compare.pairs import Pair, paired
+from analysis.runs import identity
+from analysis.runs.load import Study
+
+BLIND = "how much of it is the noise of the test examples is not known"
+NOTHING_LEARNED = "the runs of both sides give one answer to all examples each: nothing was learned"
+NO_NOISE = "all seeds differ by exactly the same amount, so that noise is unknown: do the seeds work?"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row of the table of comparisons; nan and None stand for what is not known. Positive is better."""
+
+    dataset: str
+    model: str
+    metric: str  # validation/METRIC where nothing was tested
+    targets: str | None
+    alpha: float | None
+    r: float | str | None  # "all" over ranks
+    cell_key: str
+    variant: str  # its series
+    baseline: str
+    split: str
+    stack: str  # empty where the setting has one
+    key: tuple[str, ...]  # the same for a variant's comparisons over ranks and at each of them
+    cells: tuple[tuple[str, str], ...]  # (cell_key, stack) of both sides
+    variant_r: float
+    margin: float
+    sides: Sides | None  # the tuning behind the two
+    head_rates: tuple[float, float] | None  # of variant and baseline where they differ
+    failed: int  # or diverged
+    failed_baseline: int
+    seeds: tuple[int, ...]  # in common
+    left_out: tuple[int, ...]  # seeds in common that lack scores by example
+    ranks: tuple[float, ...]  # that have any seed in common
+    scores: np.ndarray  # by seed (S,), a mean over ranks
+    scores_baseline: np.ndarray
+    sign: float  # of "better" in the metric
+    learned: bool
+    difference: float = np.nan
+    n_examples: int = 0  # 0: their noise is not counted
+    noise: stats.Noise | None = None
+    se: float = np.nan
+    ci_low: float = np.nan
+    ci_high: float = np.nan
+    p: float = np.nan  # of no difference
+    p_tost: float = np.nan  # of a difference of at least the margin
+    smallest_detectable: float = np.nan
+    sd_seeds: float = np.nan
+    sign_flip: float = np.nan
+    sign_flip_floor: float = np.nan
+    mcnemar: tuple[float, ...] = ()  # p by seed
+    why: str = ""  # there is no verdict, or no more than an undecided one
+
+    @property
+    def n_seeds(self) -> int:
+        """How many seeds are paired."""
+        return len(self.seeds)
+
+
+def compared(pair: Pair, study: Study, margin: float, mixed: set[str], sides: Sides | None) -> Comparison:
+    """One comparison with its evidence, before the adjustment."""
+    variant, plain = pair.variant[0], pair.baseline[0]
+    common = paired(pair, study)
+    n = len(common.seeds)
+    keys = [cell["cell_key"] for cell in pair.variant]
+    stack = plain["stack"] if plain["peer_key"] in mixed else ""
+    key = keys[0] if len(keys) == 1 else identity.joint_key(variant["series"], plain, keys)
+    failed, failed_baseline = (
+        sum(int(c["failed"] + c["diverged"]) for c in side) for side in (pair.variant, pair.baseline)
+    )
+    row = Comparison(
+        dataset=plain["dataset"],
+        model=plain["model"],
+        metric=plain["metric"] if plain["split"] != "validation" else f"validation/{plain['metric']}",
+        targets=plain["targets"],
+        alpha=pair.alpha,
+        r=pair.r,
+        cell_key=f"{key}@{stack}" if stack else key,
+        variant=variant["series"],
+        baseline=plain["series"],
+        split=plain["split"],
+        stack=stack,
+        key=(plain["peer_key"], plain["stack"], plain["split"], plain["targets"], variant["series"]),
+        cells=tuple((c["cell_key"], c["stack"]) for c in (*pair.variant, *pair.baseline)),
+        variant_r=variant["r"],
+        margin=margin,
+        sides=sides,
+        head_rates=_head_rates(pair, study),
+        failed=failed,
+        failed_baseline=failed_baseline,
+        seeds=tuple(common.seeds),
+        left_out=tuple(common.left_out),
+        ranks=common.ranks,
+        scores=common.variant,
+        scores_baseline=common.baseline,
+        sign=common.sign,
+        learned=not (n and all(map(study.learned_nothing, common.runs))),
+        difference=float(common.by_seed.mean()) if n else np.nan,
+    )
+    if n < stats.FEWEST_SEEDS:
+        return replace(row, why=_too_few(row))
+    if not row.learned:
+        return replace(row, why=NOTHING_LEARNED)
+    d = common.by_example
+    found = stats.one_way(common.by_seed) if d is None else stats.two_way(d, step=common.step)
+    if found.noise.se == 0 and found.mean != 0:
+        return replace(row, why=NO_NOISE)
+    flip, floor = stats.sign_flip(common.by_seed, rng=np.random.default_rng(0))
+    alone = common.scores if len(common.scores) == 1 and common.binary else []
+    return replace(
+        row,
+        difference=found.mean,
+        n_examples=found.n_examples,
+        noise=found.noise,
+        se=found.noise.se,
+        ci_low=found.low,
+        ci_high=found.high,
+        p=found.p,
+        p_tost=stats.equivalence_p(found, margin),
+        smallest_detectable=stats.smallest_detectable(found.noise) if found.n_examples else np.nan,
+        sd_seeds=float(common.by_seed.std(ddof=1)),
+        sign_flip=flip,
+        sign_flip_floor=floor,
+        mcnemar=tuple(stats.mcnemar(*alone[0])) if alone else (),
+        why=f"{BLIND}, since {common.why_blind}" if d is None else "",
+    )
+
+
+def _too_few(row: Comparison) -> str:
+    """Why so few seeds give no verdict, with the runs that were lost."""
+    n = row.n_seeds
+    none = "no seed was completed on both sides" + (" at every rank" if row.r == "all" else "")
+    seeds = f"{n} paired seed{'s' if n != 1 else ''}" if n else none
+    lost = [
+        f"{count} run{'s' if count != 1 else ''} of {name} failed or diverged"
+        for name, count in ((row.variant, row.failed), (row.baseline, row.failed_baseline))
+        if count
+    ]
+    return "; ".join([seeds, *lost, f"a verdict needs at least {stats.FEWEST_SEEDS}"])
+
+
+def _head_rates(pair: Pair, study: Study) -> tuple[float, float] | None:
+    """The learning rates of the two heads, variant's first, at the first rank at which they differ."""
+    for cells in zip(pair.variant, pair.baseline, strict=True):
+        specs = [study.records[cell["run_ids"][0]]["spec"] for cell in cells]
+        ours, theirs = [(spec.get("train") or {}).get("head_lr") for spec in specs]
+        if ours and theirs and ours != theirs:
+            return ours, theirs
+    return None

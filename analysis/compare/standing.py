@@ -1,0 +1,104 @@
+"""What a verdict is worth as a ranking: whether the tuning was fair, and whether the noise floor drowns it.
+
+better, worse    as the verdict says
+ahead, behind    the side in front had more points to choose from, so nobody is called the winner
+failing          the variant is in front, yet more of its runs failed or diverged, so it is not called better
+close            the difference is below the noise floor (see `noise`), so nobody is ranked by it
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.compare.budgets import Sides
+from analysis.compare.noise import Floor
+from analysis.runs.rows import Row, each
+from analysis.stats import ALPHA
+
+WORDS = {
+    "ahead": "ahead, with more tuning",
+    "behind": "behind, with less tuning",
+    "failing": "ahead, but more runs failed",
+    "close": "below the noise floor",
+    "": "no verdict",
+}  # where the standing itself is not what tables and figures say
+ORDER = ("better", "worse", "ahead", "behind", "failing", "close", "equivalent", "inconclusive", "")
+
+
+def with_standing(rows: pd.DataFrame, floors: Mapping[tuple[Any, ...], Floor]) -> pd.DataFrame:
+    """Comparisons with `floor` (nan if unknown), `standing`, and `said`, the standing in words."""
+    known = {
+        (dataset, model, metric, split): f.level for (dataset, model, metric, _, split), f in floors.items()
+    }
+    keys = zip(rows["dataset"], rows["model"], rows["metric"], rows["split"], strict=True)
+    levels = [known.get((d, m, str(name).removeprefix("validation/"), s), np.nan) for d, m, name, s in keys]
+    rows = rows.assign(floor=np.array(levels, dtype=float))
+    standing = [_standing(row) for row in each(rows)]
+    return rows.assign(standing=standing, said=[WORDS.get(name, name) for name in standing])
+
+
+def _standing(row: Row) -> str:
+    lead = row["p_adjusted"] < ALPHA and row["difference"] > 0 and row["n_examples"] > 0
+    if lead and row["verdict"] != "better" and not abs(row["difference"]) < row["floor"]:
+        return "failing"
+    if row["verdict"] not in ("better", "worse"):
+        return str(row["verdict"])
+    if abs(row["difference"]) < row["floor"]:
+        return "close"
+    better = row["verdict"] == "better"
+    if favoured(row["sides"], variant=better):
+        return "ahead" if better else "behind"
+    return str(row["verdict"])
+
+
+def favoured(sides: Sides, *, variant: bool) -> bool:
+    """Whether one side had more points to choose from at some rank; one with nothing to tune never counts."""
+    pairs = zip(sides.variant, sides.baseline, strict=True)
+    points = [(v.points, b.points) if variant else (b.points, v.points) for v, b in pairs]
+    return any(0 < theirs < ours for ours, theirs in points)
+
+
+def on_tuning(row: Row) -> str:
+    """What a reader must know of the tuning behind one comparison; empty if it was equal and inside."""
+    sides, told = row["sides"], []
+    ours, theirs = sides.points
+    if not sides.equal:
+        told.append(
+            f"the tuning was not equal: {ours} points for {row['variant']}, {theirs} for {row['baseline']}"
+        )
+    for name, budgets in ((row["variant"], sides.variant), (row["baseline"], sides.baseline)):
+        edges = sorted({key for budget in budgets for key in budget.edges})
+        if edges:
+            told.append(f"the {listed(edges)} chosen for {name} lies on the edge of those tried")
+    if row["head_rates"]:
+        told.append(on_heads(row))
+    return "; ".join(told)
+
+
+def on_heads(row: Row) -> str:
+    """That the two sides trained their heads at different rates, which alone can make a difference."""
+    ours, theirs = row["head_rates"]
+    return f"the head was trained at {ours:g} for {row['variant']}, at {theirs:g} for {row['baseline']}"
+
+
+def protocol(rows: pd.DataFrame) -> str:
+    """How fair the tuning behind all comparisons was, in a sentence; empty where nothing was tuned."""
+    every = [side for side in rows["sides"]]
+    points = {n for side in every for budget in (*side.variant, *side.baseline) if (n := budget.points)}
+    if not points or points == {1}:
+        return ""
+    if not all(side.equal for side in every):
+        return "The sides of some comparisons were not tuned equally, which is said with each."
+    seeds = sorted({s for side in every for b in (*side.variant, *side.baseline) for s in b.seeds})
+    count = str(points.pop()) if len(points) == 1 else "equally many"
+    how = f"Both sides of every comparison were tuned alike, with {count} points for each cell"
+    if all(side.apart for side in every):
+        return f"{how}, on validation with seeds {listed(list(map(str, seeds)))}, which no comparison uses."
+    return f"{how}, but on validation of seeds that are compared as well."
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a list in a sentence."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

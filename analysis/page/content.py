@@ -1,0 +1,248 @@
+"""The content of a report as plain data, in the order in which the page and the text show it."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.audit import audit
+from analysis.compare import datasets, noise
+from analysis.compare.standing import on_heads
+from analysis.compare.verdicts import Verdicts
+from analysis.figures.figure import Figure
+from analysis.figures.overview import far_off, metric_title, with_bars
+from analysis.runs import identity
+from analysis.runs.cells import SETTING, order_of
+from analysis.runs.load import Study
+from analysis.runs.rows import SHOWN_COSTS, each
+from analysis.text import answer, tuning
+from analysis.text.circumstances import environment, error_text, notes, trouble
+from analysis.text.format import count, number
+from analysis.text.next_steps import commands
+
+
+def collect(
+    study: Study, cells: pd.DataFrame, found: Verdicts, figures: Sequence[Figure], *, pool: bool = False
+) -> dict[str, Any]:
+    """Everything that the templates show, in the order of the page."""
+    series = sorted(set(cells["series"]), key=order_of)
+    results = cells[~cells["tuning"].astype(bool)]
+    return {
+        "study": study.name,
+        "report": _command(study, found, pool),
+        "answer": answer.answer(study, cells, found),
+        "facts": facts(study, results),
+        "series": {name: i for i, name in enumerate(series)},
+        "rows": _rows(results),
+        "many": {
+            key: results[key].nunique() > 1
+            for key in ("dataset", "model", "targets", "lr", "split", "metric")
+        },
+        "metric": _one(results, metric_title),
+        "settings": _by_setting([f for f in figures if f.kind != "paper"]),
+        "papers": _by_paper([f for f in figures if f.kind == "paper"]),
+        "trouble": trouble(study, cells, found),
+        "notes": notes(study),
+        "environment": environment(study),
+        "runs": runs(study, cells),
+        "next_steps": commands(study, cells, found),
+        "comparisons": comparisons(found),
+        "across": datasets.table(found),
+        "tuning": tuning.table(cells, found.budgets),
+        "checklist": audit(study, cells, found, files=False),
+        "figures": {figure.name: figure.spec for figure in figures},
+    }
+
+
+def _command(study: Study, found: Verdicts, pool: bool) -> str:
+    """The command that makes this report."""
+    words = ["python", "-m", "analysis.report", f"runs/{study.name}"]
+    words += ["--baseline", found.baseline] if found.baseline != "lora" else []
+    words += ["--margin", f"{found.margin:g}"] if found.margin != 0.01 else []
+    return shlex.join([*words, *["--pool"] * pool])
+
+
+def _one(results: pd.DataFrame, name: Any) -> str:
+    names = {name(row) for row in each(results.drop_duplicates(list(SETTING)))}
+    return names.pop() if len(names) == 1 else "Primary metric"
+
+
+def _by_setting(figures: Sequence[Figure]) -> list[dict[str, Any]]:
+    names = list(dict.fromkeys(figure.setting for figure in figures))
+    return [
+        {
+            "name": name,
+            **{
+                kind: [f for f in figures if f.setting == name and f.kind == kind]
+                for kind in ("forest", "rank", "cost", "rates", "curves", "coverage")
+            },
+        }
+        for name in names
+    ]
+
+
+def _by_paper(figures: Sequence[Figure]) -> list[dict[str, Any]]:
+    """The figures of each paper, with the setting of each where there are several."""
+    many = len({figure.setting for figure in figures}) > 1
+    return [
+        {"name": name, "figures": [f for f in figures if f.label == name], "many": many}
+        for name in dict.fromkeys(figure.label for figure in figures)
+    ]
+
+
+def facts(study: Study, results: pd.DataFrame) -> list[tuple[str, str]]:
+    """The study in a few pairs of label and value."""
+    runs = study.runs
+    seeds = sorted(set(runs["seed"]))
+    ranks = sorted(runs["r"].dropna().unique())
+    rows = [study.records[i].get("data") or {} for i in runs["run_id"][:1]]
+    size = ", ".join(
+        f"{count(rows[0][f'{s}_rows'])} {s}"
+        for s in ("train", "validation", "test")
+        if rows and f"{s}_rows" in rows[0]
+    )
+    data = " · ".join(sorted(runs["dataset"].unique()))
+    asked = len(runs) + len(study.unfinished) + len(study.missing) + len(study.problems)
+    pairs = [
+        ("Runs", f"{len(study.completed)} completed of {asked}"),
+        ("Variants", " · ".join(sorted(runs["variant"].unique(), key=order_of))),
+        ("Ranks", " · ".join(f"{r:g}" for r in ranks)),
+        ("Targets", " · ".join(sorted(runs["targets"].dropna().unique()))),
+        (
+            "Seeds",
+            f"{len(seeds)} ({', '.join(map(str, seeds[:12]))}{', …' if len(seeds) > 12 else ''})"
+            if seeds
+            else "",
+        ),
+        ("Model", " · ".join(sorted(runs["model"].unique()))),
+        ("Data", f"{data} ({size})" if size and runs["dataset"].nunique() == 1 else data),
+    ]
+    floors = list(noise.floors(study, results).values())
+    if len(floors) == 1 and floors[0].df >= 2:
+        spread = f"{floors[0].sd:.3f} (SD between seeds of one cell, {floors[0].df} degrees of freedom)"
+        pairs.append(("Noise floor", "; ".join(filter(None, (spread, floors[0].repeat_text)))))
+    return [(label, value) for label, value in pairs if value]
+
+
+def _ranges(results: pd.DataFrame) -> dict[tuple[Any, ...], tuple[float, float]]:
+    """The range of each setting's metric, for the small scale in the table."""
+    out = {}
+    for key, group in results.groupby(list(SETTING), dropna=False):
+        values = group[~far_off(with_bars(group))][["mean", "low", "high"]].to_numpy(float)
+        if np.isfinite(values).any():
+            out[key] = (np.nanmin(values), np.nanmax(values))
+    return out
+
+
+def _rows(results: pd.DataFrame) -> list[dict[str, Any]]:
+    ranges = _ranges(results)
+    return [_row(row, ranges) for row in each(results)]
+
+
+def _row(row: Mapping[Any, Any], ranges: Mapping[tuple[Any, ...], tuple[float, float]]) -> dict[str, Any]:
+    """One line of the results and cost tables: (text, value to sort by) where both are needed."""
+    low, high = ranges.get(tuple(row[name] for name in SETTING), (np.nan, np.nan))
+    place = lambda v: 50.0 if high == low else round(min(100, max(0, 100 * (v - low) / (high - low))), 1)  # noqa: E731
+    known = {
+        key: (None if pd.isna(row[key]) else float(row[key]))
+        for key in ("r", "lr", "mean", "sd", "validation", "loss", *SHOWN_COSTS)
+    }
+    strip = None
+    if row["n"]:
+        strip = {"at": place(row["mean"])}
+        if not np.isnan(row["low"]):
+            strip |= {"from": place(row["low"]), "to": place(row["high"])}
+    return known | {
+        "series": row["series"],
+        "dataset": row["dataset"],
+        "model": row["model"],
+        "targets": row["targets"] if isinstance(row["targets"], str) else "",
+        "n": int(row["n"]),
+        "seeds": row["seeds"],
+        "final": bool(row["final"]),
+        "rates": int(row["rates"]),
+        "strip": strip,
+        "diverged": row["diverged"],
+        "failed": row["failed"],
+        "cell": row["cell_key"],
+        "metric": metric_title(row).lower(),
+        "interval": "" if np.isnan(row["low"]) else f"{number(row['low'])} to {number(row['high'])}",
+    }
+
+
+def comparisons(found: Verdicts) -> dict[str, Any]:
+    """The table of comparisons, and what a reader of its p values must know."""
+    rows = []
+    table = found.table
+    for row in each(table):
+        known = {
+            key: None if pd.isna(row[key]) else float(row[key])
+            for key in (
+                "difference",
+                "ci_low",
+                "ci_high",
+                "p",
+                "p_adjusted",
+                "p_equivalent",
+                "sign_flip",
+                "sign_flip_floor",
+                "smallest_detectable",
+            )
+        }
+        rank = (
+            "all" if row["r"] == "all" else "" if row["r"] is None or pd.isna(row["r"]) else f"{row['r']:g}"
+        )
+        rows.append(
+            known
+            | {
+                "variant": row["variant"],
+                "baseline": row["baseline"],
+                "rank": rank,
+                "n": int(row["n_seeds"]),
+                "dataset": row["dataset"],
+                "model": row["model"],
+                "targets": row["targets"] or "",
+                "stack": row["stack"],
+                "standing": row["standing"],
+                "said": row["said"],
+                "why": row["why"],
+                "overall": bool(row["overall"]),
+                "unit": answer.unit(row) + (f"; {on_heads(row)}" if row["head_rates"] else ""),
+                "mcnemar": ", ".join(f"{p:.2g}" for p in row["mcnemar"]),
+            }
+        )
+    sizes = {bool(key): int(part["p_adjusted"].notna().sum()) for key, part in table.groupby("overall")}
+    many = {key: table[key].nunique() > 1 for key in ("dataset", "model", "targets", "stack")}
+    return {"rows": rows, "many": many, "margin": found.margin, "baseline": found.baseline, "families": sizes}
+
+
+def runs(study: Study, cells: pd.DataFrame) -> dict[str, Any]:
+    """The runs for the page's run browser: what runs of a cell share is kept once, under `cells`.
+
+    The commands of a cell's runs differ in the seed alone; SEED stands for it.
+    """
+    place = {run_id: i for i, ids in enumerate(cells["run_ids"]) for run_id in ids}
+    shared = []
+    for row in cells.itertuples():
+        spec = study.records[row.run_ids[0]]["spec"]
+        command = identity.command(spec | {"seed": "SEED"})
+        sweep = identity.command(spec, seed=row.seeds_tried)
+        rest = {key: value for key, value in spec.items() if key != "seed"}
+        shared.append({"name": row.series, "spec": rest, "command": command, "sweep": sweep})
+    items = []
+    for run_id, record in study.records.items():
+        item = {
+            "id": run_id,
+            "cell": place[run_id],
+            "seed": record["spec"]["seed"],
+            "status": record["status"],
+            "metrics": record.get("metrics") or {},
+            "cost": record.get("cost") or {},
+            "error": error_text(record) if record.get("error") else None,
+            "phase": record.get("phase"),
+            "notes": [*(record.get("deviations") or []), *(record.get("notes") or [])],
+        }
+        items.append({key: value for key, value in item.items() if value or value == 0})
+    return {"cells": shared, "runs": items}

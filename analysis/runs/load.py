@@ -1,0 +1,218 @@
+"""A study folder read into one table, with everything that could not be used named and explained.
+
+`read(folder)` returns a Study: `runs` has one row per usable record, whatever its status; `problems` says
+which folders were left out and why; `unfinished` names the runs that have begun and left no record, `missing`
+those that were asked for and never begun. A record that is torn, of another schema, holds a number that is
+not finite or contradicts itself or its predictions is never repaired and never half used.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.runs import arrays, histories, identity
+from analysis.runs.failures import places
+from analysis.runs.faults import NotFinite, Problem, fault, refuse_constant
+from analysis.runs.predictions import Predictions
+from analysis.runs.rows import each, row_of, table_of
+from experiments import record as records
+from experiments.errors import UserError
+from experiments.record import RunFolder
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything the report knows. `runs` is sorted by run_id, so that equal records give equal reports."""
+
+    name: str
+    folder: Path
+    runs: pd.DataFrame
+    records: Mapping[str, dict[str, Any]]
+    predictions: Predictions
+    problems: list[Problem] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def completed(self) -> pd.DataFrame:
+        """The runs that ended with a result to compare."""
+        return self.runs[self.runs["status"] == "completed"]
+
+    @cached_property
+    def scores(self) -> dict[str, float]:
+        """The primary metric of each completed run."""
+        return dict(zip(self.completed["run_id"], self.completed["score"], strict=True))
+
+    @cached_property
+    def _places(self) -> dict[str, str]:
+        return dict(zip(self.runs["run_id"], self.runs["folder"], strict=True))
+
+    @cached_property
+    def curves(self) -> Callable[[str], histories.Curves]:
+        """The loss curves of a run, each read once."""
+        return cache(lambda run_id: histories.curves(self.path(run_id).history))
+
+    @cached_property
+    def arrays(self) -> Callable[[str], Mapping[str, np.ndarray]]:
+        """The arrays of a run by name, each file read once; one that cannot be used is noted in `problems`."""
+        return cache(self._arrays)
+
+    def _arrays(self, run_id: str) -> Mapping[str, np.ndarray]:
+        path = self.path(run_id).signatures
+        try:
+            return arrays.read(path, (self.records[run_id].get("files") or {}).get(path.name))
+        except arrays.Unusable as error:
+            what = f"{path.name} {error}; left out of the papers' figures"
+            self.problems.append(Problem(run_id, what))
+            return {}
+
+    def history(self, run_id: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Columns of a run's history as pairs (n, 2) of step and value."""
+        rows = records.read_history(self.path(run_id).history)
+        return {name: histories.column(rows, name) for name in names}
+
+    def learned_nothing(self, run_id: str) -> bool:
+        """Whether a classifier gave all test examples one answer; Matthews' correlation is 0 then."""
+        metrics = self.records[run_id].get("metrics") or {}
+        return metrics.get("test/matthews") == 0 and self.predictions.one_answer(run_id)
+
+    def unlearned(self, cells: pd.DataFrame) -> tuple[int, int]:
+        """How many of the runs behind these cells learned nothing, and of how many."""
+        runs = [run for by_seed in cells["by_seed"] for run in by_seed.values()]
+        return sum(map(self.learned_nothing, runs)), len(runs)
+
+    def path(self, run_id: str) -> RunFolder:
+        """The folder of a run."""
+        return RunFolder(self.folder / self._places[run_id])
+
+
+def read(folder: Path, *, pool: bool = False) -> Study:
+    """Read every run folder of a study; UserError when there is nothing to report on.
+
+    Args:
+        folder: runs/STUDY.
+        pool: take results of different code, versions, hardware or data for comparable.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        near = (
+            sorted(p.name for p in folder.parent.glob("*") if p.is_dir())[:8]
+            if folder.parent.is_dir()
+            else []
+        )
+        raise UserError(f"there is no folder {folder}." + (f" Beside it: {', '.join(near)}." if near else ""))
+    found: dict[str, dict[str, Any]] = {}
+    folders: dict[str, str] = {}
+    problems: list[Problem] = []
+    unfinished: list[str] = []
+    refused: set[str] = set()
+    for run in records.run_folders(folder):
+        if not run.record.is_file():
+            unfinished.append(run.path.name)
+            continue
+        content = _checked(run, problems)
+        if content is None:
+            continue
+        run_id = content["run_id"]
+        if run_id != run.path.name:
+            problems.append(
+                Problem(run.path.name, f"the record inside is of run {run_id}; it is used under that name")
+            )
+        if run_id in refused or run_id in found:
+            _duplicate(run_id, run.path.name, content, found, refused, problems)
+            continue
+        found[run_id], folders[run_id] = content, run.path.name
+    begun = {run.path.name for run in records.run_folders(folder)} | set(found)
+    missing = sorted(records.planned(folder).keys() - begun)
+    if not found and not problems and not unfinished and not missing:
+        hint = _studies_below(folder)
+        raise UserError(f"{folder} holds no run: no folder in it has a spec.json or a record.json.{hint}")
+    ordered = {run_id: found[run_id] for run_id in sorted(found)}
+    predictions = Predictions(ordered, lambda run_id: RunFolder(folder / folders[run_id]))
+    for run_id in predictions.check():
+        del ordered[run_id]
+    problems += predictions.contradictions
+    tuned = identity.tuned_in(ordered.values())
+    lost = places(ordered.values())
+    rows = [row_of(c, folders[i], tuned[i], lost.get(i)) for i, c in ordered.items()]
+    table = table_of(rows)
+    if pool:
+        table["stack"] = "pooled"
+    table["repeat"] = _repeats(table, problems)
+    problems += _mixed(table)
+    return Study(folder.resolve().name, folder, table, ordered, predictions, problems, unfinished, missing)
+
+
+def _mixed(table: pd.DataFrame) -> list[Problem]:
+    """Cells of which some runs were tested and others not: they are two cells, which nobody may average."""
+    done = table[(table["status"] == "completed") & (table["phase"] != "tune")]
+    splits = done.groupby(["cell_key", "stack", "phase"], sort=True)["split"].nunique()
+    what = "some of its runs have a result on test, others on validation alone; kept apart, never averaged"
+    return [Problem(key, what) for key, *_ in splits.index[splits > 1]]
+
+
+def _repeats(table: pd.DataFrame, problems: list[Problem]) -> pd.Series:
+    """Runs whose cell, phase, stack and seed another has: chance was not drawn anew, so they do not count.
+
+    Those that were asked for as repeats are no problem: they tell what chance is left at one seed.
+    """
+    done = table[table["status"] == "completed"].sort_values("again", kind="stable")
+    keys = ["cell_key", "stack", "seed", "phase"]
+    repeat = pd.Series(False, table.index)
+    for _, group in done[done.duplicated(keys, keep=False)].groupby(keys, sort=False):
+        first = group.iloc[0]
+        for run in each(group.iloc[1:]):
+            repeat[run["run_id"]] = True
+            if run["again"]:
+                continue
+            apart = f"{abs(run['score'] - first['score']):.4g}"
+            what = f"repeats {first['run_id']} with the same seed and ended {apart} away from it"
+            problems.append(Problem(run["run_id"], what + "; counted once"))
+    return repeat
+
+
+def _studies_below(folder: Path) -> str:
+    names = [study.name for study in records.studies(folder)]
+    return f" The studies in it: {', '.join(names[:8])}; name one of them." if names else ""
+
+
+def _checked(run: RunFolder, problems: list[Problem]) -> dict[str, Any] | None:
+    """The record of a run folder, or None after noting what is wrong with it."""
+    try:
+        content: Any = json.loads(run.record.read_bytes(), parse_constant=refuse_constant)
+    except NotFinite as error:
+        problems.append(Problem(run.path.name, f"record.json holds {error}, which is no number; not used"))
+        return None
+    except (OSError, ValueError):
+        problems.append(Problem(run.path.name, "record.json is torn or is not JSON; not used. Run it again"))
+        return None
+    wrong = fault(content)
+    if wrong:
+        problems.append(Problem(run.path.name, f"{wrong}; not used"))
+        return None
+    return dict(content)
+
+
+def _duplicate(
+    run_id: str,
+    place: str,
+    content: dict[str, Any],
+    found: dict[str, Any],
+    refused: set[str],
+    problems: list[Problem],
+) -> None:
+    """The same run twice: harmless when the results agree, else neither can be trusted."""
+    if run_id in found and found[run_id].get("metrics") == content.get("metrics"):
+        problems.append(Problem(place, f"run {run_id} is there twice with the same results; counted once"))
+        return
+    found.pop(run_id, None)
+    refused.add(run_id)
+    problems.append(
+        Problem(place, f"run {run_id} is there more than once with different results; none of them is used")
+    )

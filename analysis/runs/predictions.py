@@ -1,0 +1,150 @@
+"""Per-example scores of runs, read only when they are what the record says they are.
+
+A predictions file counts when its checksum is the record's, its ids are unique, its scores are finite and
+their mean is the recorded metric. F1 and Matthews' correlation, which are no mean over examples, are taken
+apart into values whose mean they are (`influence`); other metrics of that kind have no per-example scores
+here. An accuracy that is not the mean of its own scores makes the whole run unusable.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from analysis.stats import influence
+from analysis.runs.faults import Problem
+from experiments.record import RunFolder
+
+TOLERANCE = 1e-6
+MEANS = ("accuracy", "exact_match")  # metrics that are a mean over examples by definition
+
+
+class _Unusable(Exception):
+    """Why a predictions file cannot be used."""
+
+
+class _Contradiction(Exception):
+    """How a record contradicts the predictions beside it."""
+
+
+class Scores(NamedTuple):
+    """The scores (N,) of a run in the order of its sorted example ids, and a hash of those ids."""
+
+    values: np.ndarray
+    ids: str
+
+
+class Predictions:
+    """Scores by run, read once; `problems` names the files that could not be used.
+
+    Args:
+        records: the records of a study by run_id.
+        path: the folder of a run.
+    """
+
+    def __init__(self, records: Mapping[str, Mapping[str, Any]], path: Callable[[str], RunFolder]):
+        self.problems: list[Problem] = []
+        self.contradictions: list[Problem] = []  # runs that cannot be used at all
+        self._records, self._path = records, path
+        self._known: dict[str, Scores | None] = {}
+        self._alike: dict[str, bool] = {}
+        self._last: tuple[pa.Array, np.ndarray, str] | None = (
+            None  # runs of a study mostly share their test set
+        )
+
+    def check(self) -> set[str]:
+        """The completed runs whose metric is a mean by definition, yet not that of their own scores."""
+        for run_id, record in self._records.items():
+            if record["status"] == "completed" and record["primary"]["metric"] in MEANS:
+                self.of(run_id)
+        return {problem.run for problem in self.contradictions}
+
+    def of(self, run_id: str) -> Scores | None:
+        """The scores of a completed run, or None when it has none that can be used."""
+        if run_id not in self._known:
+            self._known[run_id] = None
+            try:
+                self._known[run_id] = self._read(run_id)
+            except _Unusable as error:
+                self.problems.append(
+                    Problem(run_id, f"predictions.parquet {error}; its examples are not used")
+                )
+            except _Contradiction as error:
+                self.contradictions.append(Problem(run_id, f"{error}; not used"))
+        return self._known[run_id]
+
+    def one_answer(self, run_id: str) -> bool:
+        """Whether a run answered all examples alike, though their labels differ; False if that is unknown."""
+        if run_id not in self._alike:
+            self._alike[run_id] = _alike(self._path(run_id).predictions)
+        return self._alike[run_id]
+
+    def _read(self, run_id: str) -> Scores | None:
+        record, path = self._records[run_id], self._path(run_id).predictions
+        name = record["primary"]["metric"]
+        metric = record["metrics"].get(f"test/{name}")
+        expected = (record.get("files") or {}).get(path.name)
+        if metric is None:
+            return None
+        if not path.is_file():
+            if expected:
+                raise _Unusable("is missing, though the record lists it")
+            return None
+        content = path.read_bytes()
+        if expected and hashlib.sha256(content).hexdigest() != expected:
+            raise _Unusable("differs from its checksum: changed or truncated after the run")
+        values, ids = _columns(content, name)
+        order, digest = self._order(ids)
+        if not any(abs(v.mean() - metric) <= TOLERANCE * max(1.0, abs(metric)) for v in values):
+            told = f"{values[0].mean():.4f}, the record says {metric:.4f}"
+            if name in MEANS:
+                raise _Contradiction(f"by its predictions its {name.replace('_', ' ')} is {told}")
+            if name in influence.METRICS:
+                raise _Unusable(f"has predictions whose {name} is {told}")
+            return None
+        best = min(values, key=lambda v: abs(v.mean() - metric))
+        return Scores(best[order], digest)
+
+    def _order(self, ids: pa.Array) -> tuple[np.ndarray, str]:
+        if self._last is not None and ids.equals(self._last[0]):
+            return self._last[1], self._last[2]
+        order = pc.sort_indices(ids).to_numpy()
+        ordered = ids.take(pa.array(order))
+        if len(pc.unique(ids)) != len(ids):
+            raise _Unusable("has the same example more than once")
+        digest = hashlib.sha256("\0".join(map(str, ordered.to_pylist())).encode()).hexdigest()
+        self._last = (ids, order, digest)
+        return order, digest
+
+
+def _columns(content: bytes, name: str) -> tuple[list[np.ndarray], pa.Array]:
+    """What may be the examples' part in the metric, each (N,), and their ids."""
+    taken = ["label", "prediction"] if name in influence.METRICS else ["score"]
+    taken += ["loss"] if name == "loss" else []
+    try:
+        table = pq.ParquetFile(pa.BufferReader(content)).read(["id", *taken], use_threads=False)
+        columns = [table[column].to_numpy() for column in taken]
+        if name in influence.METRICS and len(table) > 1:
+            values = [influence.pseudo_values(name, *(column.astype(str) for column in columns))]
+        else:
+            values = [column.astype(float) for column in columns]
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise _Unusable(f"cannot be read, or lacks the columns id and {' and '.join(taken)}") from error
+    if not len(table) or not all(np.isfinite(v).all() for v in values):
+        raise _Unusable("holds a score that is no finite number, or none at all")
+    return values, table["id"].combine_chunks()
+
+
+def _alike(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        table = pq.ParquetFile(path).read(["label", "prediction"], use_threads=False)
+        return len(pc.unique(table["prediction"])) == 1 < len(pc.unique(table["label"]))
+    except (pa.ArrowException, KeyError):  # a file that cannot be used is told by `of`
+        return False

@@ -1,0 +1,236 @@
+"""What a study lets one say, in plain words: a sentence per comparison, and a headline that sums them up."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from analysis import stats
+from analysis.compare import noise
+from analysis.compare.standing import ORDER, listed, on_tuning, protocol
+from analysis.compare.verdicts import Verdicts
+from analysis.figures.overview import metric_title
+from analysis.runs.load import Study
+from analysis.runs.rows import Row, each
+from analysis.text import limits
+from analysis.text.format import number, pvalue, signed
+from analysis.text.seen import cell_name, observations
+
+MOST_SENTENCES = 12
+
+
+@dataclass
+class Point:
+    """One sentence of the answer, with the standing it carries (empty: none)."""
+
+    text: str
+    standing: str = ""
+
+
+@dataclass
+class Answer:
+    """The top of a report: one headline, the sentences that carry it, and what must not be read into it."""
+
+    headline: str
+    points: list[Point] = field(default_factory=list)
+    limits: list[str] = field(default_factory=list)
+
+
+def answer(study: Study, cells: pd.DataFrame, found: Verdicts) -> Answer:
+    """The answer that the records allow, never more."""
+    final = cells[cells["final"].astype(bool) & (cells["n"] > 0)]
+    if final.empty:
+        return _nothing(study)
+    if len(final) == 1:
+        return _alone(study, cells, final)
+    floors = noise.floors(study, cells)
+    rows = found.overall
+    if (rows["verdict"] == "").all():
+        out = Answer(_undecided(final, found), [Point(text) for text in observations(final, floors)])
+    else:
+        rows = rows.sort_values("standing", key=lambda names: names.map(ORDER.index), kind="stable")
+        out = Answer(headline(rows), [Point(sentence(row, rows), row["standing"]) for row in each(rows)])
+    fairness = protocol(rows)
+    if len(out.points) > MOST_SENTENCES:
+        rest = len(out.points) - MOST_SENTENCES
+        out.points = [*out.points[:MOST_SENTENCES], Point(f"{rest} more comparisons are in the table below.")]
+    out.points += [Point(fairness)] if fairness else []
+    out.points += _lost(study)
+    out.limits = limits.limits(study, final, found)
+    return out
+
+
+def _nothing(study: Study) -> Answer:
+    counts = study.runs["status"].value_counts().sort_index()
+    parts = [f"{count} {status}" for status, count in counts.items()]
+    parts += [f"{len(study.unfinished)} unfinished"] if study.unfinished else []
+    parts += [f"{len(study.missing)} missing"] if study.missing else []
+    parts += [f"{len(study.problems)} unreadable"] if study.problems else []
+    return Answer(
+        "No run has been completed, so nothing can be said yet.",
+        [Point(f"What is there: {', '.join(parts)}.")],
+    )
+
+
+def _lost(study: Study) -> list[Point]:
+    """The runs without a result, by variant, so that no reader of the answer alone misses them."""
+    lost = study.runs[study.runs["status"] != "completed"]
+    if lost.empty:
+        return []
+    counts = lost.groupby(["variant", "status"], sort=True).size()
+    told = listed([f"{n} of {variant} ({status})" for (variant, status), n in counts.items()])
+    return [Point(f"Of {len(study.runs)} runs {len(lost)} have no result: {told}.")]
+
+
+def _alone(study: Study, cells: pd.DataFrame, final: pd.DataFrame) -> Answer:
+    row = final.iloc[0]
+    n = "one seed" if row["n"] == 1 else f"{row['n']} seeds"
+    text = f"{cell_name(row)} reached a {metric_title(row).lower()} of {row['mean']:.3f} with {n}."
+    there = "with results" if (cells["n"] == 0).any() else "in this study"
+    more = f"There is no second cell {there}, so there is nothing to compare it with."
+    points = [Point(f"{_of_noise(floor)}.") for floor in noise.floors(study, cells).values() if floor.df]
+    return Answer(text, [*points, Point(more), *_lost(study)], limits.limits(study, final, None))
+
+
+def _of_noise(floor: noise.Floor) -> str:
+    """What chance does to one cell."""
+    text = f"Another seed moves this result by {floor.sd:.3f} (SD, {floor.df} degrees of freedom)"
+    if not np.isnan(floor.level):
+        text += f": differences below {floor.level:.3f}, the noise floor, rank nobody"
+    return f"{text}; {floor.repeat_text}" if floor.repeats else text
+
+
+def _undecided(final: pd.DataFrame, found: Verdicts) -> str:
+    if found.table.empty:
+        there = found.baseline in set(final["series"]) | set(final["variant"])
+        if not there:
+            return f"There is nothing to compare with: no run of the baseline {found.baseline} was completed."
+        if final["variant"].nunique() == 1:
+            return f"There is only {found.baseline} in this study, so no variant can be compared with it."
+        if found.differing:
+            what = listed(found.differing)
+            return f"Nothing can be compared: the runs of {found.baseline} and the others differ in {what}."
+        return (
+            f"Nothing can be compared: no variant has setting, targets, rank and alpha of {found.baseline}."
+        )
+    most = int(found.table["n_seeds"].max())
+    if final["n"].max() == 1:
+        return "Nothing is decided yet: every cell was run with one seed."
+    if most < stats.FEWEST_SEEDS:
+        what = f"no comparison has more than {most} paired seed{'s' if most != 1 else ''}"
+        what = what if most else f"no seed was completed by both a variant and {found.baseline}"
+        return f"Nothing is decided yet: {what}, and a verdict needs at least {stats.FEWEST_SEEDS}."
+    reasons = dict.fromkeys(why.rstrip(".?") for why in found.overall["why"] if why)
+    return f"Nothing can be decided: {'; '.join(reasons)}."
+
+
+def headline(rows: pd.DataFrame) -> str:
+    """All overall verdicts in one sentence."""
+    base = rows["baseline"].iloc[0]
+    if rows["variant"].duplicated().any():
+        counts = rows["standing"].value_counts()
+        parts = [f"{counts[key]} {word}" for key, word in _COUNTED.items() if key in counts]
+        return f"Of {len(rows)} comparisons with {base}: {listed(parts)}."
+    groups = dict(tuple(rows.groupby("standing", sort=False)["variant"]))
+    parts = []
+    for key in ORDER:
+        if key in groups and key in _SAID:
+            one, many = _SAID[key]
+            verb = one if len(groups[key]) == 1 else many
+            other = base if key != "inconclusive" or not parts else "it"
+            parts.append(f"{listed(list(groups[key]))} {verb.format(base=other)}")
+    return "; ".join(parts) + "."
+
+
+_COUNTED = {
+    "better": "better",
+    "worse": "worse",
+    "ahead": "ahead with more tuning",
+    "behind": "behind with less tuning",
+    "failing": "ahead with more failed runs",
+    "close": "apart by less than the noise floor",
+    "equivalent": "equivalent",
+    "inconclusive": "undecided",
+    "": "without a verdict",
+}
+_SAID = {
+    "better": ("is better than {base}", "are better than {base}"),
+    "worse": ("is worse than {base}", "are worse than {base}"),
+    "ahead": ("came out ahead of {base} with more tuning", "came out ahead of {base} with more tuning"),
+    "behind": ("came out behind {base} with less tuning", "came out behind {base} with less tuning"),
+    "failing": ("came out ahead of {base} with more failed runs",) * 2,
+    "close": ("differs from {base} by less than noise", "differ from {base} by less than noise"),
+    "equivalent": ("is equivalent to {base}", "are equivalent to {base}"),
+    "inconclusive": ("cannot be told from {base}", "cannot be told from {base}"),
+}
+
+
+def sentence(row: Row, rows: pd.DataFrame) -> str:
+    """One comparison in plain words, with its evidence."""
+    where = place(row, rows)
+    name, base = row["variant"], row["baseline"]
+    if row["verdict"] == "":
+        return f"No verdict on {name}{where}: {row['why']}."
+    interval = f"{signed(row['ci_low'])} to {signed(row['ci_high'])}"
+    evidence = f"{signed(row['difference'])} ({interval}; {unit(row)})"
+    side = "ahead of" if row["difference"] > 0 else "behind"
+    text = {
+        "better": f"{name} is better than {base}{where}: {evidence}",
+        "worse": f"{name} is worse than {base}{where}: {evidence}",
+        "ahead": f"{name} came out ahead of {base}{where}, with more tuning: {evidence}",
+        "behind": f"{name} came out behind {base}{where}, with less tuning: {evidence}",
+        "failing": f"{name} came out ahead of {base}{where}, but is not called better, since more of its "
+        f"runs failed or diverged ({row['failed']}, against {row['failed_baseline']} of {base}): {evidence}",
+        "close": f"{name} is {side} {base}{where} by less than the noise floor of {row['floor']:.3f}, by "
+        f"which seeds alone move one cell, so they are not ranked: {evidence}",
+        "equivalent": f"{name} and {base} are equivalent within {row['margin']:g}{where}: {evidence}",
+        "inconclusive": f"Whether {name} differs from {base}{where} cannot be told: {evidence}",
+    }[row["standing"]]
+    if row["standing"] in ("better", "worse") and abs(row["difference"]) < row["margin"]:
+        text += f". The difference is real but negligible: less than the margin of {row['margin']:g}"
+    if row["standing"] == "inconclusive":
+        text += _open(row)
+    if row["failed"] > row["failed_baseline"] and row["standing"] != "failing":
+        text += (
+            f". {row['failed']} of its runs failed or diverged, against {row['failed_baseline']} of {base}"
+        )
+    tuning = on_tuning(row)
+    return f"{text}. {tuning[0].upper()}{tuning[1:]}." if tuning else f"{text}."
+
+
+def _open(row: Row) -> str:
+    """Why a comparison stays open, and what it would have shown."""
+    if not row["n_examples"]:
+        return f". That is no verdict: {row['why']}"
+    family = int(row["p_adjusted_family"])
+    text = ""
+    if row["ci_low"] > 0 or row["ci_high"] < 0:
+        text = f". Its interval leaves zero out, but it is one of {family} comparisons: adjusted for them, p"
+        text += f" = {pvalue(row['p_adjusted'])}"
+    return f"{text}. A difference of {number(row['detectable_in_family'])} or more would mostly have shown"
+
+
+def place(row: Row, rows: pd.DataFrame) -> str:
+    """Where a comparison holds, as far as the study has several such places."""
+    parts = [f"at rank {row['r']:g}"] if row["r"] not in (None, "all") and row["r"] == row["r"] else []
+    if row["r"] == "all" and row["ranks"]:
+        parts = [f"over ranks {listed([f'{r:g}' for r in row['ranks']])}"]
+    for key, word in (
+        ("targets", "with targets"),
+        ("dataset", "on"),
+        ("model", "with"),
+        ("stack", "on stack"),
+    ):
+        if rows[key].nunique() > 1 and row[key]:
+            parts.append(f"{word} {row[key]}")
+    return " " + ", ".join(parts) if parts else ""
+
+
+def unit(row: Row) -> str:
+    """The unit of evidence of a comparison."""
+    seeds = f"{row['n_seeds']} paired seeds"
+    if not row["n_examples"]:
+        return f"{seeds}; test examples not counted as noise"
+    told = f"{seeds}, {row['n_examples']:,} examples"
+    lacking = f"seed {listed([str(seed) for seed in row['left_out']])}" if row["left_out"] else ""
+    return f"{told}; left out, without scores by example: {lacking}" if lacking else told

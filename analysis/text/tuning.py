@@ -1,0 +1,63 @@
+"""What the tuning of learning rates found: budget, choice, edge, and how much the rate matters."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.compare.budgets import Budgets
+from analysis.figures.evidence import rate_points
+from analysis.runs.rows import each
+from analysis.stats import across
+
+
+def table(cells: pd.DataFrame, budgets: Budgets) -> list[dict[str, Any]]:
+    """One row per group of cells that tried several learning rates.
+
+    `curve` holds the rates with their validation, `points` counts everything that was tried, `seeds` are
+    those that tuning alone used and `confirmed` those of the cell that was chosen; `width` is in decades of
+    the rate, `open` says that it is a lower bound; `expected` holds the validation result to be expected of
+    the best of 1, 2, 4, ... random trials out of those that were made (unbiased estimate).
+
+    Args:
+        cells: all cells of a study.
+        budgets: the tuning behind those that stand for their group.
+    """
+    points = rate_points(cells) if len(cells) else cells
+    rows = []
+    for _, group in points.groupby(["group_key", "stack"], sort=False) if len(points) else []:
+        first = group.iloc[0]
+        sign = -1.0 if first["goal"] == "min" else 1.0
+        scores = sign * group["validation"].to_numpy(float)
+        width, open_ended = across.robust_width(group["lr"].to_numpy(float), scores)
+        trials = [k for k in (1, 2, 4, 8, 16) if k <= len(scores)]
+        chosen = group[group["chosen"]]
+        same = cells[(cells["group_key"] == first["group_key"]) & cells["final"].astype(bool)]
+        final = [budgets[row["cell_key"], row["stack"]] for row in each(same)]
+        rows.append(
+            {
+                "series": first["series"],
+                "dataset": first["dataset"],
+                "targets": first["targets"] if isinstance(first["targets"], str) else "",
+                "r": None if pd.isna(first["r"]) else float(first["r"]),
+                "rates": len(group),
+                "curve": list(zip(group["lr"].tolist(), group["validation"].tolist(), strict=True)),
+                "points": int(first["rates"]),
+                "seeds": sorted({seed for budget in final for seed in budget.seeds}),
+                "confirmed": sorted({s for seeds in same["seeds"] for s in seeds}) if first["tuning"] else [],
+                "low": float(group["lr"].min()),
+                "high": float(group["lr"].max()),
+                "chosen": float(chosen["lr"].iloc[0]) if len(chosen) else None,
+                "edge": bool(group["edge"].any()),
+                "width": width,
+                "open": open_ended,
+                "expected": list(
+                    zip(
+                        trials,
+                        (sign * across.expected_best(scores, np.array(trials))).tolist(),
+                        strict=True,
+                    )
+                ),
+            }
+        )
+    return rows

@@ -1,0 +1,136 @@
+"""A command given to Hydra, which starts the launcher and the sweeper that it names.
+
+Hydra composes the configuration once, of the command's first run. The runs are those of `command.read`.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.config import help
+from experiments.config.command import Command, read, split, understood
+from experiments.config.grid import Plain, expand
+from experiments.config.groups import Conf
+from experiments.config.messages import mistakes, plain_errors
+from experiments.errors import UserError
+from experiments.sizing.ranks import dimensions
+from experiments.spec import RunSpec, register
+
+_HELP = ("--help", "-h")
+_ANSWERED_BY_HYDRA = ("--hydra-help", "--version", "--shell-completion", "-sc", "--experimental-rerun")
+_given: list[Command] = []  # the command of this process, for the sweeper that Hydra makes
+
+
+def main(arguments: Sequence[str], folder: Path) -> None:
+    """Carry out a command.
+
+    Args:
+        arguments: What was typed behind the name of the program.
+        folder: The configuration.
+    """
+    with plain_errors():
+        flags, _, _ = split(arguments)
+        if any(flag in flags for flag in _HELP):
+            print(help.page(folder))  # Hydra would list its own groups first, which takes it a second
+            return
+        register()
+        for_hydra = list(arguments)
+        if not any(flag in flags for flag in _ANSWERED_BY_HYDRA):
+            command = read(arguments, folder)
+            _given[:] = [command]
+            for_hydra = command.for_hydra()
+        sys.argv[1:] = for_hydra
+        hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(alone)()
+
+
+def alone(config: DictConfig) -> float:
+    """One run by itself, for launchers that know nothing of sweeps (hydra/launcher=basic, joblib, ...)."""
+    from experiments.sweep.jobs import run_alone
+
+    return run_alone(config)
+
+
+class OwnSweeper(Sweeper):
+    """Has the launcher that the command names, and the command as it was read before Hydra began."""
+
+    params: Mapping[str, Any]
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        self.command = _given[0] if _given else _again(config)
+        self._agree(config)
+
+    def _agree(self, config: DictConfig) -> None:
+        """Refuse a configuration that Hydra reads otherwise than `groups.Conf` does."""
+        if self.command.params != dict(self.params):
+            raise UserError("hydra.sweeper.params may stand in experiments only: write key=a,b instead.")
+        first = self.command.runs[0]
+        composed = spec_of(config, config.hydra, match=False)
+        ours, theirs = first.as_record(), composed.as_record()
+        alike = ("r", "matched") if first.matched is not None else ()
+        differs = [k for k in ours | theirs if k not in alike and ours.get(k) != theirs.get(k)]
+        if differs:
+            raise UserError(
+                f"Hydra composes {differs[0]}={theirs.get(differs[0])} from this configuration, where "
+                f"{ours.get(differs[0])} is read here: a file of it uses what ablora does not know of Hydra. "
+                "Write it like the files in conf/."
+            )
+
+
+def _again(config: DictConfig) -> Command:
+    """The command of a Hydra application that is not ours, by the words that Hydra was given."""
+    words = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
+    command, problems = understood(words, conf_of(config.hydra))
+    if problems:
+        raise UserError(mistakes(problems))
+    return command
+
+
+def spec_of(config: DictConfig, hydra: DictConfig, *, match: bool = True) -> RunSpec:
+    """The one run that a composed configuration asks for.
+
+    Args:
+        config: The configuration, with or without Hydra's own part.
+        hydra: Hydra's own part.
+        match: Whether to refuse a rank that would have to be matched with those of other runs.
+    """
+    if match and config.get("match"):
+        raise UserError(
+            f"match={config.match} compares the cells of a whole sweep, but this launcher or sweeper of "
+            "Hydra's hands over one run at a time: use hydra/launcher=local with hydra/sweeper=grid, the "
+            "defaults"
+        )
+    conf = conf_of(hydra)
+    composed: Any = OmegaConf.to_container(without_hydra(config), resolve=True)
+    files = {group: str(hydra.runtime.choices[group]) for group in conf.defaults()}
+    specs, problems = expand(
+        [],
+        conf,
+        choices=files,
+        compose=lambda _: Plain(composed | {"match": None}),
+        dimensions=dimensions if match else None,
+    )
+    if problems:
+        raise UserError(mistakes(problems))
+    return specs[0]
+
+
+def conf_of(hydra: DictConfig) -> Conf:
+    """The folders that Hydra read, those added by --config-dir last."""
+    sources = [source for source in hydra.runtime.config_sources if source.schema == "file"]
+    return Conf(*(Path(source.path) for source in sources), name=hydra.job.config_name)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A configuration without Hydra's own part."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])

@@ -1,0 +1,115 @@
+"""hub: a table of the Hugging Face hub, or local files of the same content, as any kind of task.
+
+The yamls that build on this module name a table and say how its rows become examples; another one is
+
+    dataset=hub dataset.name=stanfordnlp/imdb dataset.kind=classification dataset.text=text
+
+From the hub come Parquet files alone, of the branch that the hub makes for every table; no program of a
+table's is run. They are kept in the hub's cache, where a command without a network finds them. What was read
+is named by its commit in the notes, and a run is known by the rows' own hash. `dataset.path` takes local
+files instead: a folder, or any form of file that dataset=csv and jsonl read. So does, without dataset.path,
+$ABLORA_DATA/<name> (~/.local/share/ablora): what a sweep over several datasets without a network needs.
+
+    splits       the hub's names of our splits: {train: train, test: validation}; missing ones are taken from
+                 train by a hash of the text
+    files        the names of the files of each split, in a folder that has others, too
+    keys         of one JSON file that holds a list of rows per split: its keys for each of our splits
+    columns      the names of the columns where rows are lists, or files have no header
+    rename       other names of columns: {sentence: text}
+    <role>       a column, or a template such as "{question} {passage}"; which roles there are, says the kind
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.data import _files, _reading
+from experiments.data._tasks import RawTask
+from experiments.data.hub import _fetch
+from experiments.data.hub._rows import build
+from experiments.errors import UserError
+
+_ENDINGS = (*_reading.TABLES, *_reading.OBJECTS, ".txt")
+Columns = dict[str, list[Any]]
+
+
+def source(options: Mapping[str, Any]) -> str:
+    """What identifies the rows: the hash of local files, or the table's commit."""
+    options = _placed(options)
+    if options.get("path"):
+        return _files.content(_local(options), options)
+    return _fetch.commit(options)
+
+
+def read(options: Mapping[str, Any]) -> RawTask:
+    """Read the table and make the examples."""
+    options = _placed(options)
+    if options.get("path"):
+        splits, note = _columns_of_files(_local(options), options)
+    else:
+        found, note = _fetch.files(options)
+        splits = {split: dict(_reading.read(files, {}).columns) for split, files in found.items()}
+    for columns in splits.values():
+        for old, new in (options.get("rename") or {}).items():
+            if old in columns and new not in columns:
+                columns[new] = columns.pop(old)
+    return build(splits, options, note)
+
+
+def _placed(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options with the path of a local copy where one lies in the folder of local tables."""
+    copies = Path(os.environ.get("ABLORA_DATA") or "~/.local/share/ablora").expanduser()
+    found = sorted(p for p in copies.glob(f"{options['name']}*") if p.name.split(".")[0] == options["name"])
+    return options if options.get("path") or not found else {**options, "path": str(found[0])}
+
+
+def _local(options: Mapping[str, Any]) -> Any:
+    """The files of each split."""
+    given, names = options["path"], options.get("files")
+    folder = Path(given).expanduser() if isinstance(given, str) else None
+    if names and folder is not None and folder.is_dir():
+        parts = {split: folder / name for split, name in names.items() if (folder / name).is_file()}
+        if "train" in parts:
+            return _files.locate(
+                {"path": {s: str(p) for s, p in parts.items()}}, dataset="hub", endings=_ENDINGS
+            )
+    return _files.locate(options, dataset=str(options["name"]), endings=_ENDINGS)
+
+
+def _columns_of_files(located: Any, options: Mapping[str, Any]) -> tuple[dict[str, Columns], list[str]]:
+    files = [file for group in located.splits.values() for file in group]
+    if options.get("keys") and len(files) == 1 and files[0].suffix == ".json":
+        return _keyed(files[0], options), [f"read {files[0].name}"]
+    notes = list(_files.used(located))
+    splits = {}
+    for split, group in located.splits.items():
+        table = _reading.read(group, options)
+        splits[split] = _named(dict(table.columns), table.named, options.get("columns"))
+        notes += [note for note in table.notes if note not in notes]
+    return splits, notes
+
+
+def _named(columns: Columns, named: bool, names: Sequence[str] | None) -> Columns:
+    """Columns without a header get the names that the options have for them."""
+    if named or not names:
+        return columns
+    if len(names) != len(columns):
+        raise UserError(
+            f"dataset.columns names {len(names)} columns ({', '.join(names)}), the file has {len(columns)}"
+        )
+    return dict(zip(names, columns.values(), strict=True))
+
+
+def _keyed(file: Path, options: Mapping[str, Any]) -> dict[str, Columns]:
+    """The splits of a JSON object that holds a list of rows under each of several keys."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    splits = {}
+    for split, keys in options["keys"].items():
+        chosen = [keys] if isinstance(keys, str) else keys
+        if missing := [key for key in chosen if key not in content]:
+            raise UserError(f"{file} has no {missing[0]!r}. It has: {', '.join(content)}. Set dataset.keys")
+        rows = [row for key in chosen for row in content[key]]
+        splits[split] = dict(zip(options["columns"], map(list, zip(*rows, strict=True)), strict=True))
+    return splits

@@ -1,0 +1,1 @@
+"""Metrics of texts, each with one or several references."""

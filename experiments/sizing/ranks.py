@@ -1,0 +1,66 @@
+"""No rank above the smallest layer that it is for, told from the model's config.json alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from experiments.errors import UserError
+from experiments.spec import RunSpec
+from variants._core import costs
+from variants._core.names import PRESETS
+
+Dimensions = Callable[[RunSpec], Mapping[str, Any] | None]
+
+_MLP = ("up", "down")
+
+
+def dimensions(spec: RunSpec) -> Mapping[str, Any] | None:
+    """Facts on the model of a spec from its config.json; None if the model is not on this machine."""
+    from experiments import models
+
+    return models.dimensions(spec)
+
+
+def check_ranks(specs: Sequence[RunSpec], dimensions: Dimensions) -> list[str]:
+    """What is wrong with ranks or models, a sentence per problem.
+
+    Args:
+        specs: The cells.
+        dimensions: Facts on the model of a spec; `linear` among them has the shape of each kind of layer.
+    """
+    models = {spec.model_key(): spec for spec in specs}
+    facts: dict[Any, Mapping[str, Any] | None] = {}
+    problems = []
+    for model, spec in models.items():
+        try:
+            facts[model] = dimensions(spec)
+        except UserError as error:
+            problems.append(str(error))
+    asked: dict[tuple[Any, ...], dict[int, RunSpec]] = {}
+    for spec in specs:
+        fact, rank = facts.get(spec.model_key()), spec.initial_rank
+        if rank is not None and spec.r is not None and fact is not None and rank > _limit(fact, spec.targets):
+            limit = _limit(fact, spec.targets)
+            key = (spec.model, spec.targets, limit, rank > spec.r and spec.variant)
+            asked.setdefault(key, {})[spec.r] = spec
+    return problems + [_sentence(ranks, limit) for (_, _, limit, _), ranks in asked.items()]
+
+
+def _limit(facts: Mapping[str, Any], targets: object) -> int:
+    """The largest rank that fits; for names of modules, the largest that fits any."""
+    shapes = facts["linear"]
+    if isinstance(targets, str) and targets in PRESETS:
+        kinds = PRESETS[targets]
+        return min(min(shapes[name]) for name in (*kinds, *_MLP * ("m" in kinds)) if name in shapes)
+    return max(min(shape) for shape in shapes.values())
+
+
+def _sentence(ranks: Mapping[int, RunSpec], limit: int) -> str:
+    spec = next(iter(ranks.values()))
+    most = costs.largest_rank(spec.axes.get("delta") or "lora", limit, spec.options)
+    first = spec.initial_rank
+    start = f" and variant={spec.variant} starts r={spec.r} at rank {first}" if first != spec.r else ""
+    targets = spec.targets if isinstance(spec.targets, str) else f"[{','.join(spec.targets or ())}]"
+    return (
+        f"r={','.join(map(str, ranks))} is too large for targets={targets} of model={spec.model}: a layer "
+        f"there has only {limit} dimensions{start}, so r can be at most {most}."
+    )

@@ -1,0 +1,160 @@
+"""Packed sweeps as a user starts them: the results, the names and the folders of solo runs."""
+
+import io
+import json
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+
+from experiments.bench.fake import specs_of
+from experiments.record import RunFolder
+from experiments.sweep import packs
+from experiments.sweep.lease import acquire, is_held
+from experiments.sweep.worker import Events, Worker
+from experiments.training import execute as execution
+
+SWEEP = ("variant=lora,dora", "r=2", "seed=0,3", "workers=1", "train.steps=12")
+LONG = ("variant=lora,dora", "r=2", "seed=0,3", "workers=1", "train.steps=60", "variant.dropout=0.1")
+
+
+@pytest.fixture(scope="module")
+def alone(module_shell):
+    code, output = module_shell.run(*SWEEP, "study=alone", "pack=off")
+    assert code == 0, output
+    return module_shell.records("alone")
+
+
+def test_a_packed_sweep_leaves_the_runs_of_a_solo_sweep(module_shell, alone):
+    code, output = module_shell.run(*SWEEP, "study=packed", "pack=3")
+    assert code == 0, output
+    assert "4 runs in 2 packs of 2" in output and "report.html" in output
+    records = module_shell.records("packed")
+    assert records.keys() == alone.keys()
+    for run_id, record in records.items():
+        expected = alone[run_id]
+        assert len(record["pack"]["runs"]) == 2 and run_id in record["pack"]["runs"]
+        assert record["metrics"] == pytest.approx(expected["metrics"], abs=1e-5)
+        for same in ("status", "start", "adapter", "notes", "deviations", "data"):
+            assert record[same] == expected[same]
+        assert "pack" not in record["spec"] and "pack" not in expected
+    study = module_shell.folder / "runs/packed"
+    assert not list(study.glob(".packs/*")) and not list(study.glob(".claims/*"))
+    before = {path: path.stat().st_mtime_ns for path in study.glob("*/record.json")}
+    code, output = module_shell.run(*SWEEP, "study=packed", "pack=off")
+    assert code == 0 and {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_killed_pack_goes_on_from_its_state_to_the_same_bits(module_shell, shell):
+    code, output = module_shell.run(*LONG, "study=toy", "pack=4")
+    assert code == 0 and "4 runs in 1 pack of 4" in output, output
+    process = shell.start(*LONG, "pack=4", "checkpoint_steps=5")
+    folder = shell.folder / "runs/toy/.packs"
+    deadline = time.monotonic() + 400
+    while not list(folder.glob("*/step-*.pt")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=300)
+    assert process.returncode == 130 and not shell.records()
+    [written] = folder.glob("*/pack.json")
+    assert sorted(json.loads(written.read_text())["runs"]) == sorted(module_shell.records("toy"))
+    code, output = shell.run(*LONG, "pack=2")
+    assert code == 0 and "4 runs in 1 pack of 4" in output, output
+    whole = module_shell.folder / "runs/toy"
+    for run_id, record in shell.records().items():
+        assert record["deviations"] == []
+        for file in ("history.jsonl", "predictions.parquet"):
+            assert (shell.folder / "runs/toy" / run_id / file).read_bytes() == (
+                whole / run_id / file
+            ).read_bytes()
+    assert not list(folder.glob("*"))
+
+
+class Trained:
+    """Stands for training: keeps which runs were trained together, and fails as it is told."""
+
+    def __init__(self, fault=lambda run_ids: None):
+        self.packs, self.fault = [], fault
+
+    def __call__(self, runs, *, state=None, **how):
+        run_ids = [run.run_id for run in runs]
+        self.packs.append(("".join(run_ids), state and json.loads((state / "pack.json").read_text())["runs"]))
+        error = self.fault(run_ids)
+        if error is not None:
+            raise error
+        records = []
+        for run in (run for run in runs if not run.ended):
+            run.begin()
+            record = {
+                "run_id": run.run_id,
+                "study": "toy",
+                "spec": run.spec.as_record(),
+                "status": "completed",
+            }
+            run.folder.write_record(record)
+            records.append(record)
+        return records
+
+
+@pytest.fixture
+def ordered(tmp_path, monkeypatch):
+    """Carries out an order for runs a to d: (what was trained together, what the worker said)."""
+
+    def carry_out(trained, members="abcd", **facts):
+        monkeypatch.setattr(execution, "execute", trained)
+        monkeypatch.setattr("experiments.sweep.worker.check_data", lambda *_: None)  # other names than theirs
+        said = io.StringIO()
+        runs = [
+            {"run": replace(spec, study="toy").as_record(), "run_id": run_id, "seen": None, "kills": 0}
+            for run_id, spec in zip("abcd", specs_of("seed=0,1,2,3"), strict=True)
+        ]
+        often = {"seconds": 60.0, "steps": None}
+        order = {"pack": runs, "members": list(members), "root": str(tmp_path), "checkpoint": often}
+        Worker(Events(said)).carry_out(order | facts)
+        events = [json.loads(line) for line in said.getvalue().splitlines()]
+        return trained.packs, [(e["run_id"], e.get("status", e["event"])) for e in events if "run_id" in e]
+
+    return carry_out
+
+
+def test_what_goes_wrong_with_a_pack_is_tried_in_halves_down_to_the_run_that_fails(ordered, tmp_path):
+    trained, said = ordered(Trained(lambda run_ids: RuntimeError("boom") if "c" in run_ids else None))
+    assert [names for names, _ in trained] == ["abcd", "ab", "cd", "c", "d"]
+    assert said == [("a", "completed"), ("b", "completed"), ("c", "failed"), ("d", "completed")]
+    record = json.loads((tmp_path / "toy/c/record.json").read_text())
+    assert record["error"]["message"] == "boom" and record["error"]["repeat"].endswith("toy c")
+    assert not list((tmp_path / "toy/.packs").iterdir()) and not list((tmp_path / "toy/.claims").iterdir())
+
+
+def test_out_of_memory_means_smaller_packs_before_fewer_rows(ordered):
+    trained, said = ordered(Trained(lambda run_ids: MemoryError() if len(run_ids) > 2 else None))
+    assert trained == [("abcd", [*"abcd"]), ("ab", [*"ab"]), ("cd", [*"cd"])]
+    assert {status for _, status in said} == {"completed"}
+
+
+def test_a_pack_waits_for_a_run_that_another_process_has(ordered, tmp_path):
+    with acquire(tmp_path / "toy/.claims", "c"):
+        trained, said = ordered(Trained())
+        assert (trained, said) == ([], [("c", "busy")])
+        assert not is_held(tmp_path / "toy/.claims", "a")
+    assert ordered(Trained())[1] == [(run_id, "completed") for run_id in "abcd"]
+
+
+@pytest.mark.parametrize("state", [False, True])
+def test_runs_that_have_ended_train_along_only_where_a_state_needs_them(ordered, tmp_path, state):
+    """The same failing attempt of b is not done again by who planned before it ended."""
+    for run_id, spec in zip("ab", specs_of("seed=0,1"), strict=True):
+        folder = RunFolder(tmp_path / "toy" / run_id)
+        folder.write_spec(spec.as_record())
+        folder.write_record(
+            {"run_id": run_id, "study": "toy", "spec": spec.as_record(), "status": "diverged"}
+        )
+    if state:
+        folder = packs.folder_of(tmp_path / "toy", "abcd")
+        packs.write_down(folder, "abcd")
+        (folder / "step-00000003.x.pt").touch()
+    trained, said = ordered(Trained())
+    assert trained == [("abcd", [*"abcd"]) if state else ("cd", [*"cd"])]
+    assert said == [("a", "diverged"), ("b", "diverged"), ("c", "completed"), ("d", "completed")]

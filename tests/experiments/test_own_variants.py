@@ -1,0 +1,85 @@
+"""A variant is one file and one yaml, anywhere: trained, counted, kept, exported, opened, reported."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OWN = ROOT / "tests" / "variants" / "own"
+NAMES = ("lora_fa", "vera_like", "loha_like")
+
+
+def command(*arguments, folder, ended=0):
+    """A command of the shell, in a folder, with that of our own variants in its environment."""
+    environment = {**os.environ, "ABLORA_VARIANTS": str(OWN), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, *arguments]
+    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == ended, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, tiny_bert):
+    """The folder of a small sweep over our own variants, its words, and what the plan said of it."""
+    folder = tmp_path_factory.mktemp("own")
+    table = folder / "toy.csv"
+    rows = (f"{'good' if i % 3 else 'bad'} {i},{'yes' if i % 3 else 'no'}" for i in range(60))
+    table.write_text("text,label\n" + "\n".join(rows) + "\n")
+    words = [
+        f"--config-dir={OWN / 'conf'}", f"variant={','.join(NAMES)}", "r=2", "targets=qv", "model=hf",
+        f"model.path={tiny_bert}", "dataset=csv", f"dataset.path={table}", "train.steps=6",
+        "train.batch_size=8", "train.evaluations=1", "lr=0.05", "signatures=false", "study=own",
+    ]  # fmt: skip
+    plan = command("-m", "experiments.sweep", "plan", "-m", *words, folder=folder)
+    command(str(ROOT / "run.py"), "-m", *words, folder=folder)
+    return folder / "runs" / "own", plan
+
+
+def records(folder):
+    found = [json.loads(path.read_text()) for path in folder.glob("*/record.json")]
+    return {record["spec"]["variant"]: record for record in found}
+
+
+ADAPTERS = {  # on q and v of two layers, all 24 x 24, at r=2
+    "lora_fa": 4 * 24 * 2,
+    "vera_like": 4 * (2 + 24),
+    "loha_like": 4 * 2 * 2 * (24 + 24),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_trains_and_is_counted_as_planned(study, name):
+    folder, plan = study
+    record = records(folder)[name]
+    assert record["status"] == "completed" and not record["deviations"]
+    assert 0 <= record["metrics"]["test/accuracy"] <= 1
+    assert record["cost"]["adapter_parameters"] == ADAPTERS[name]
+    row = next(line for line in plan.splitlines() if name in line)
+    assert f"{record['cost']['trainable_parameters']:,}" in row
+
+
+def test_the_record_says_as_a_fact_how_it_is_kept(study):
+    kept = {name: record["adapter"]["kept_as"] for name, record in records(study[0]).items()}
+    assert kept == {"lora_fa": "peft lora", "vera_like": "tensors", "loha_like": "tensors"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_exported_or_refused_in_a_sentence(study, name, tmp_path):
+    run = study[0] / records(study[0])[name]["run_id"]
+    export = ("-m", "experiments.export", str(run))
+    command(*export, str(tmp_path / "merged"), "--to", "merged", folder=tmp_path)
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+    kept = name == "lora_fa"
+    answer = command(*export, str(tmp_path / "peft"), "--to", "peft", folder=tmp_path, ended=0 if kept else 2)
+    assert (tmp_path / "peft" / "adapter_model.safetensors").is_file() == kept
+    assert kept or "PEFT" in answer.strip().splitlines()[-1]
+
+
+def test_the_report_names_them(study):
+    command("-m", "analysis.report", str(study[0]), folder=study[0])
+    pages = "".join(page.read_text() for page in study[0].rglob("*.html"))
+    assert all(name in pages for name in NAMES)

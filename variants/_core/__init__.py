@@ -1,0 +1,1 @@
+"""What all variants share: the frame that papers are parts of. `names` and `costs` need no torch."""

@@ -1,0 +1,209 @@
+"""The method of all low-rank variants: freeze the model, give every run its deltas and its head."""
+
+from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import nn
+
+from variants._core.attach import Attached
+from variants._core.base import BlockOf
+from variants._core.delta import AdaptedLinear, Clock, Delta
+from variants._core.names import PRESETS, Target, TargetError, by_pattern, check_used, read_patterns
+from variants._core.own import freeze, head_parameters, only_one, pack_heads, top_blocks, unfreeze
+from variants._core.registry import get, register
+from variants._core.run import RunConfig, Slot, Trained
+from variants._core.storage import store_backbone
+from variants._core.targets import backbone_of, experts, fed_without_batch, find, unreached
+
+
+@register("method", "adapters")
+def adapters(
+    model: nn.Module,
+    runs: tuple[RunConfig, ...],
+    *,
+    device: torch.device | str | None = None,
+    fresh: Collection[str] | None = None,
+) -> Attached:
+    """Deltas on the targets of each run, a head for each run, everything else frozen.
+
+    With the option `unfreeze_top: n` the last n blocks learn as a whole instead of being adapted; such a run
+    trains alone.
+    """
+    freeze(model)
+    clock = Clock()
+    whole = _unfrozen(model, runs)
+    coverage, wanted, remarks = _cover(model, runs, whole)
+    _check_batch_axis(model, runs, wanted)
+    layers = store_backbone(model, runs, adapted=set(wanted), whole=whole, device=device)
+    for name, targets in wanted.items():
+        for target, members in targets.items():
+            _hold(layers[name], target, members, runs, clock)
+    heads = pack_heads(model, [run.seed for run in runs], fresh=fresh)
+    adapted = {name: layers[name] for name in wanted}
+    attached = Attached(
+        model, runs, [], clock=clock, layers=adapted, heads=heads, coverage=coverage, remarks=remarks
+    )
+    attached.trained = [*_delta_parameters(adapted), *head_parameters(heads)]
+    if whole:
+        trained, attached.originals = unfreeze(model, lambda name, _: name.startswith(whole))
+        attached.trained += trained
+    attached.controllers = _controllers(attached)
+    return attached
+
+
+def _unfrozen(model: nn.Module, runs: Sequence[RunConfig]) -> tuple[str, ...]:
+    """Name prefixes of the blocks that learn as a whole."""
+    count = next((int(n) for run in runs if (n := run.options.get("unfreeze_top"))), 0)
+    if not count:
+        return ()
+    only_one(runs)
+    return top_blocks(model, count)
+
+
+def _check_batch_axis(model: nn.Module, runs: Sequence[RunConfig], names: Collection[str]) -> None:
+    alone = fed_without_batch(model, names) if len(runs) > 1 else []
+    if alone:
+        raise ValueError(
+            f"{alone[0]} is fed without a batch axis (and {len(alone) - 1} more of the targets), so that "
+            f"{len(runs)} runs cannot share it: train one at a time, or choose other targets."
+        )
+
+
+# module -> target (the module, or a block of it) -> the runs that adapt it
+Wanted = dict[str, dict[Target, list[int]]]
+
+
+def _cover(
+    model: nn.Module, runs: Sequence[RunConfig], whole: tuple[str, ...]
+) -> tuple[dict[str, list[str]], Wanted, list[str]]:
+    coverage: dict[str, list[str]] = {}
+    wanted: Wanted = {}
+    remarks = _left_dense(model, runs)
+    never = _unused(model, remarks)
+    for k, run in enumerate(runs):
+        if run.targets is None or run.r is None or run.alpha is None:
+            raise ValueError("low-rank adapters need targets, r and alpha.")
+        matched = find(model, run.targets, layers=run.options.get("layers"))
+        matched = {p: [t for t in found if not t.module.startswith(whole)] for p, found in matched.items()}
+        matched, unused = _used(matched, never, remarks)
+        coverage |= {pattern: [t.name for t in found] for pattern, found in matched.items()}
+        targets = dict.fromkeys(t for found in matched.values() for t in found)
+        twice = {t.module for t in targets if t.block} & {t.module for t in targets if not t.block}
+        if twice:
+            raise TargetError(f"targets {run.targets!r} name {twice.pop()} both as a whole and in blocks.")
+        if not targets and unused:
+            raise TargetError(
+                f"targets {run.targets!r} name only maps that {type(model).__name__} has no use for in its "
+                f"forward pass, so that nothing could be learnt there: {', '.join(unused[:3])}."
+            )
+        if not targets:
+            raise ValueError(
+                f"unfreeze_top {run.options['unfreeze_top']} leaves none of targets {run.targets!r} to "
+                "adapt: take fewer blocks, or other targets."
+            )
+        for option in ("rank_pattern", "alpha_pattern"):
+            patterns = read_patterns(option, run.options.get(option))
+            check_used(option, patterns, {target.module for target in targets})
+        for target in targets:
+            wanted.setdefault(target.module, {}).setdefault(target, []).append(k)
+    order = [name for name, _ in model.named_modules() if name in wanted]
+    return coverage, {name: wanted[name] for name in order}, list(dict.fromkeys(remarks))
+
+
+def _used(
+    matched: Mapping[str, list[Target]], unused: Collection[str], remarks: list[str]
+) -> tuple[dict[str, list[Target]], list[str]]:
+    """The targets that the model uses, and the names of those that it does not."""
+    left = [t.module for found in matched.values() for t in found if t.module in unused]
+    if left:
+        ends = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in left))
+        remarks.append(
+            f"{len(set(left))} of the targets are not adapted ({ends}): the model's forward pass does not "
+            "call them, or gives them no gradient"
+        )
+    return {pattern: [t for t in found if t.module not in unused] for pattern, found in matched.items()}, left
+
+
+def _unused(model: nn.Module, remarks: list[str]) -> frozenset[str]:
+    try:
+        return unreached(model)
+    except RuntimeError as error:
+        remarks.append(f"whether the model uses all maps that are adapted could not be tried: {error}")
+        return frozenset()
+
+
+def _left_dense(model: nn.Module, runs: Sequence[RunConfig]) -> list[str]:
+    """A sentence on stacks of matrices that are no linear maps, where a run seems to reach them."""
+    stacks = experts(model)
+    everything = any({"m"} <= set(PRESETS.get(str(run.targets), "")) for run in runs)
+    quantised = any(run.axis("storage") != "fp32" for run in runs)
+    if not stacks or not (everything or quantised):
+        return []
+    numbers = sum(stacks.values())
+    share = numbers / sum(p.numel() for p in backbone_of(model).parameters())
+    ends = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in stacks))
+    stored = f" and stay as they are where the storage is {runs[0].axis('storage')}" if quantised else ""
+    return [
+        f"{numbers:,} parameters, {share:.0%} of the backbone, are stacks of matrices (experts: {ends}) and "
+        f"no linear maps: they are not adapted{stored}"
+    ]
+
+
+def _hold(
+    layer: AdaptedLinear, target: Target, members: list[int], runs: Sequence[RunConfig], clock: Clock
+) -> None:
+    """Give the layer one stacked delta for each stretch of neighbouring runs that are alike."""
+    base = layer.base if target.rows is None else BlockOf(layer.base, target.rows)
+    slots = {k: _slot(runs[k], target) for k in members}
+
+    def alike(k: int) -> tuple:
+        kind = runs[k].axis("delta")
+        return kind, get("delta", kind).stack_key(slots[k]), k - members.index(k)
+
+    for (kind, *_), stretch in groupby(members, key=alike):
+        stack = list(stretch)
+        delta: Delta = get("delta", kind)(base, [slots[k] for k in stack], clock=clock)
+        layer.hold(slice(stack[0], stack[-1] + 1), target.rows, delta, base)
+
+
+def _slot(run: RunConfig, target: Target) -> Slot:
+    delta = get("delta", run.axis("delta"))
+    r, alpha = (
+        by_pattern(read_patterns(option, run.options.get(option)), target.module, otherwise or 0)
+        for option, otherwise in (("rank_pattern", run.r), ("alpha_pattern", run.alpha))
+    )
+    if alpha <= 0:
+        raise ValueError(f"alpha {alpha:g} must be positive.")
+    if r != int(r):
+        raise ValueError(f"rank {r:g} of {target.name} must be a whole number.")
+    rank = delta.initial_rank(int(r), run.options)
+    scale = get("scaling", run.axis("scaling"))(float(alpha), max(rank, 1))
+    return Slot(
+        module=target.module,
+        block=target.block,
+        seed=run.seed,
+        rank=rank,
+        target_rank=int(r),
+        scale=scale,
+        dropout=run.dropout,
+        options=run.options,
+    )
+
+
+def _delta_parameters(layers: Mapping[str, AdaptedLinear]) -> list[Trained]:
+    return [
+        Trained(f"{name}.deltas.{i}.{parameter}", getattr(held.delta, parameter), role, held.part.runs)
+        for name, layer in layers.items()
+        for i, held in enumerate(layer.held)
+        for parameter, role in held.delta.roles.items()
+    ]
+
+
+def _controllers(attached: Attached) -> dict[int, Any]:
+    return {
+        k: get("controller", run.axis("controller"))(run, attached.slots(k))
+        for k, run in enumerate(attached.runs)
+        if run.axis("controller") != "none"
+    }

@@ -1,0 +1,270 @@
+"""`attach`: make a model train as runs ask; and Attached, all that a loop, a record or an export needs."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from variants._core.delta import AdaptedLinear, Clock, Delta, Held
+from variants._core.registry import get
+from variants._core.run import Controller, RunConfig, Trained
+from variants._core.storage import bits_per_weight, frozen_bytes
+from variants._core.targets import backbone_linears
+
+
+@dataclass
+class Attached:
+    """A model that trains, and everything about it that a loop, a record or an export needs."""
+
+    model: nn.Module
+    runs: tuple[RunConfig, ...]
+    trained: list[Trained]
+    clock: Clock = field(default_factory=Clock)
+    layers: dict[str, AdaptedLinear] = field(default_factory=dict)
+    heads: dict[str, nn.Module] = field(default_factory=dict)
+    coverage: dict[str, list[str]] = field(default_factory=dict)
+    controllers: dict[int, Controller] = field(default_factory=dict)
+    originals: dict[str, Tensor] = field(default_factory=dict)  # what plain parameters were before training
+    remarks: list[str] = field(default_factory=list)  # what people should know of what is adapted
+
+    def held(self) -> dict[type[Delta], list[Held]]:
+        """All deltas of the model, by kind."""
+        kinds: dict[type[Delta], list[Held]] = {}
+        for layer in self.layers.values():
+            for held in layer.held:
+                kinds.setdefault(type(held.delta), []).append(held)
+        return kinds
+
+    def penalty(self) -> Float[Tensor, " K"]:
+        """What to add to each run's loss; zeros where a method adds nothing."""
+        total = torch.zeros(len(self.runs), device=self.device)
+        for kind, held in self.held().items():
+            term = kind.penalty(held, len(self.runs))
+            total = total if term is None else total + term
+        return total
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def before_step(self) -> None:
+        """Call before each optimiser step's first forward pass: deltas bring up to date what they keep."""
+        for kind, held in self.held().items():
+            kind.refresh(held)
+
+    def after_step(self, step: int, runs: Collection[int] | None = None) -> None:
+        """Call after the optimiser's step number `step` (from 0), its gradients still in place.
+
+        `runs` are those that took the step; None: all of the pack.
+        """
+        for k, controller in self.controllers.items():
+            if runs is None or k in runs:
+                controller.after_step(step)
+        self.after_load()
+
+    def step_log(self, k: int) -> list[dict[str, float]]:
+        """Extra columns of run k's history: a row for each step since the last call, or none.
+
+        A loop asks from time to time, as controllers keep their rows until then.
+        """
+        return self.controllers[k].log() if k in self.controllers else []
+
+    def notes(self, k: int) -> list[str]:
+        """What people should know of run k before it starts."""
+        return [*self.remarks, *(self.controllers[k].notes() if k in self.controllers else [])]
+
+    def state_dict(self, k: int) -> dict[str, Any]:
+        """What run k needs for a resume besides its parameters and the optimiser's state."""
+        state = dict(self.controllers[k].state_dict()) if k in self.controllers else {}
+        saved = {name: tensor.clone() for name, tensor in self._saved(k).items()}
+        return state | ({"frozen": saved} if saved else {})
+
+    def load_state_dict(self, k: int, state: Mapping[str, Any]) -> None:
+        """Go on from that state, the parameters being loaded already."""
+        state = dict(state)
+        self._put(self._saved(k), state.pop("frozen", {}))
+        if k in self.controllers:
+            self.controllers[k].load_state_dict(state)
+        self.after_load()
+
+    def kept(self, k: int) -> dict[str, Tensor]:
+        """What of run k its spec does not give again, by name: trained tensors, and saved frozen ones."""
+        return self.tensors(k) | self._saved(k)
+
+    def put_back(self, k: int, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `kept` gave; ValueError where names or shapes are others."""
+        self._put(self.kept(k), tensors)
+        self.after_load()
+
+    def _saved(self, k: int) -> dict[str, Tensor]:
+        """Run k's frozen tensors that are not drawn again from its seed."""
+        return {
+            f"{place}.{name}": getattr(held.delta, name).detach()[k - held.part.runs.start]
+            for place, held in self._own(k).values()
+            for name, how in held.delta.frozen.items()
+            if how == "saved"
+        }
+
+    def _own(self, k: int) -> dict[str, tuple[str, Held]]:
+        """Run k's deltas: place in the pack -> (place in a solo run, the delta as it is held)."""
+        found: dict[str, tuple[str, Held]] = {}
+        for layer, module in self.layers.items():
+            own = [(i, h) for i, h in enumerate(module.held) if h.part.runs.start <= k < h.part.runs.stop]
+            found |= {f"{layer}.deltas.{i}": (f"{layer}.deltas.{n}", held) for n, (i, held) in enumerate(own)}
+        return found
+
+    @torch.no_grad()
+    def _put(self, targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+        shapes, found = ({n: tuple(t.shape) for n, t in ts.items()} for ts in (targets, tensors))
+        if shapes != found:
+            odd = sorted(shapes.keys() ^ found.keys()) or ["of other shapes"]
+            raise ValueError(f"expected {len(shapes)} tensors, found {len(found)} ({', '.join(odd[:3])})")
+        for name, tensor in tensors.items():
+            targets[name].copy_(tensor)
+
+    def after_load(self) -> None:
+        """Call when parameters were overwritten: nothing kept from the old ones may be used again."""
+        for kind, held in self.held().items():
+            kind.expire(held)
+
+    def slots(self, k: int) -> dict[str, tuple[Held, int]]:
+        """Run k's deltas: name of the layer or block -> (where it is held, its index in that stack)."""
+        found = {}
+        for layer in self.layers.values():
+            for held in layer.held:
+                if held.part.runs.start <= k < held.part.runs.stop:
+                    index = k - held.part.runs.start
+                    found[held.delta.slots[index].name] = (held, index)
+        return found
+
+    def summary(self, k: int) -> dict[str, Any]:
+        """Facts about run k for its record."""
+        slots = {name: held.delta.slots[i] for name, (held, i) in self.slots(k).items()}
+        facts: dict[str, Any] = {"matched": list(slots)}
+        if slots:
+            facts["scale"] = _one_or_all({name: slot.scale for name, slot in slots.items()})
+            facts["rank"] = _one_or_all({name: slot.rank for name, slot in slots.items()})
+        facts["trainable_parameters"] = self.count(k)
+        computes = {
+            str(c).removeprefix("torch.") for b in self.model.modules() if (c := getattr(b, "compute", None))
+        }
+        if computes:
+            facts["compute"] = ", ".join(sorted(computes))
+        bits = bits_per_weight(self.model)
+        if bits is not None:
+            facts["bits_per_weight"] = round(bits, 3)
+        facts |= self.controllers[k].summary() if k in self.controllers else {}
+        return facts
+
+    def tensors(self, k: int) -> dict[str, Tensor]:
+        """What run k trains, by the names that it has in a solo run; views without the run axis."""
+        own = self._own(k)
+        found: dict[str, Tensor] = {}
+        for t in self.trained:
+            if t.plain or t.runs.start <= k < t.runs.stop:
+                place, _, name = t.name.rpartition(".")
+                solo = f"{own[place][0]}.{name}" if place in own else t.name
+                found[solo] = (t.parameter if t.plain else t.parameter[k - t.runs.start]).detach()
+        return found
+
+    def count(self, k: int) -> int:
+        """Trained parameters of run k."""
+        return sum(t.numel() for t in self.tensors(k).values())
+
+    def base_bytes(self) -> int:
+        """Stored bytes of all that is frozen."""
+        return frozen_bytes(self.model, [t.parameter for t in self.trained])
+
+    def weights(self, k: int) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Module name -> (W, W') of run k, each worked out when it is asked for."""
+        return Weights(self, k)
+
+
+def _one_or_all(values: dict[str, Any]) -> Any:
+    return next(iter(values.values())) if len(set(values.values())) == 1 else values
+
+
+class Weights(Mapping[str, tuple[Tensor, Tensor]]):
+    """Module name -> (W, W') of one run, as (d_out, d_in), each pair worked out when it is asked for."""
+
+    def __init__(self, attached: Attached, k: int) -> None:
+        self._attached, self._k = attached, k
+        linears = backbone_linears(attached.model)
+        self._plain = {
+            t.name: t.parameter
+            for t in attached.trained
+            if t.plain and t.name.endswith(".weight") and t.name.removesuffix(".weight") in linears
+        }
+        adapted = [name for name, layer in attached.layers.items() if touches(layer, k)]
+        self._names = [*adapted, *(name.removesuffix(".weight") for name in self._plain)]
+
+    def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
+        """The pair of one map."""
+        if name in self._attached.layers:
+            layer = self._attached.layers[name]
+            return layer.base.weight().detach(), merged_weight(layer, self._k)
+        key = f"{name}.weight"
+        if key not in self._plain:
+            raise KeyError(name)
+        before, after = self._attached.originals[key], self._plain[key].detach()
+        conv1d = type(self._attached.model.get_submodule(name)).__name__ == "Conv1D"
+        return (before.T, after.T) if conv1d else (before, after)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of all changed maps."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._names)
+
+
+def touches(layer: AdaptedLinear, k: int) -> bool:
+    return any(h.part.runs.start <= k < h.part.runs.stop for h in layer.held)
+
+
+@torch.no_grad()
+def merged_weight(layer: AdaptedLinear, k: int) -> Float[Tensor, "d_out d_in"]:
+    """W' of one run, in at least float32, worked out in float64: a merge is no place to lose digits."""
+    weight = layer.base.weight(torch.float64).clone()
+    for part, delta, base in layer.held:
+        if part.runs.start <= k < part.runs.stop:
+            i = k - part.runs.start
+            factors = delta.factors(base).of_run(i).double() if delta.low_rank else None
+            rows = slice(None) if part.block is None else part.block
+            weight[rows] = (
+                delta.weight(base)[i].double() if factors is None else factors.weight(weight[rows])[0]
+            )
+    return weight.to(torch.promote_types(layer.base.dtype, torch.float32))
+
+
+def attach(
+    model: nn.Module,
+    runs: Sequence[RunConfig],
+    *,
+    device: torch.device | str | None = None,
+    fresh: Collection[str] | None = None,
+) -> Attached:
+    """Make a loaded model train as these runs ask, all at once.
+
+    The model is changed in place, its frozen tensors are not.
+
+    Args:
+        model: a transformers model, or any module. Its parameters may be shared with other models.
+        runs: one entry per run, in the order in which batches hold their rows; alike ones best side by side.
+        device: where the model shall be; quantised storages are filled one layer at a time.
+        fresh: names of head parameters to draw anew; all of them if None.
+    """
+    methods = sorted({run.method for run in runs})
+    if len(methods) != 1:
+        raise ValueError(
+            f"a pack holds runs of one method, or none; these are {', '.join(methods) or 'none'}."
+        )
+    attached = get("method", methods[0])(model, tuple(runs), device=device, fresh=fresh)
+    if device is not None:
+        attached.model.to(device)
+    return attached

@@ -1,0 +1,290 @@
+"""Delta: a trained change of a frozen linear map; and AdaptedLinear, the layer that holds both.
+
+Notation, the same in every file of this folder:
+
+    symbol   shape            meaning
+    K        -                runs of the pack; a solo run is a pack of one
+    N        -                rows of one run: its examples times their tokens
+    W        (d_out, d_in)    the frozen weight, shared by all runs
+    x, y     (K, N, d_in), (K, N, d_out)        input, and y = x W^T without bias
+    A, B     (K, r, d_in), (K, d_out, r)        factors of the change; s the scale
+    W'       (K, d_out, d_in)                   the weight that a delta stands for
+
+Each trained parameter has a role: in, out, diag, magnitude, head, head_bias, weight or bias. Nobody matches
+on names.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from variants._core import costs
+from variants._core.base import Base, DenseBase, wide
+from variants._core.lowrank import Block, Factors, Part, low_rank_linear
+from variants._core.run import Slot
+from variants._core.seeds import generator
+
+
+@dataclass
+class Clock:
+    """What all layers of a model share: where training stands, and tensors that several deltas use.
+
+    The loop sets step and micro-step before each forward pass.
+    """
+
+    step: int = 0
+    micro: int = 0
+    shared: dict[tuple, nn.Parameter] = field(default_factory=dict)
+
+
+@dataclass
+class PeftAdapter:
+    """What one module's adapter is in PEFT's format, of one run: tensors, and the scale in front of B A."""
+
+    tensors: dict[str, Tensor]  # A (r, d_in), B (d_out, r), and m (d_out,) or E (r,) where there is one
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        """Rows of A."""
+        return len(self.tensors["A"])
+
+
+class Delta(nn.Module):
+    """A trained change of a frozen map, for the runs of one stack: W' = g * (W + B diag(c) A).
+
+    A variant of this form gives `factors`, and the rest follows. One of another form sets `low_rank = False`
+    and gives `forward` and `weight` itself. Each parameter's first axis is the run, and each run's initial
+    values come from its own seed.
+
+    roles       trained parameter -> role
+    shapes      parameter -> its shape without the run axis, in words: "r d_in". Literal, so that a run is
+                counted from the source alone; a delta without is counted on the meta device
+    frozen      parameter made by `fixed` or `shared` -> "seed" if it is drawn again from the seed, "saved" if
+                it is kept in checkpoints and with the result. Neither trained nor counted
+    defaults    the options that it reads
+    rank_ratio  the option whose multiple of r is the rank at the start; None: r
+    peft        own parameter -> tensor of PEFT's format (A, B, m, E); an adapter of these is read as this
+                delta, under the options `peft_options`. Empty: see `to_peft`
+    """
+
+    roles: ClassVar[Mapping[str, str]] = {}
+    shapes: ClassVar[Mapping[str, str]] = {}
+    frozen: ClassVar[Mapping[str, str]] = {}
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    rank_ratio: ClassVar[str | None] = None
+    peft: ClassVar[Mapping[str, str]] = {}
+    peft_options: ClassVar[Mapping[str, Any]] = {}
+    low_rank: ClassVar[bool] = True
+
+    def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
+        super().__init__()
+        self.slots, self.clock = tuple(slots), clock
+        for slot in slots:
+            _check(slot, base)
+        scales = torch.tensor([slot.scale for slot in slots], dtype=wide(base.dtype), device=base.device)
+        self.register_buffer("scale", scales[:, None, None], persistent=False)
+        self.number = slots[0].scale if len({slot.scale for slot in slots}) == 1 else None
+
+    @classmethod
+    def initial_rank(cls, r: int, options: Mapping[str, Any]) -> int:
+        """The rank that training starts with. Differs from r only where a budget shrinks it."""
+        if cls.rank_ratio is None:
+            return r
+        value = options.get(cls.rank_ratio)
+        return costs.starting_rank(r, float(cls.defaults[cls.rank_ratio] if value is None else value))
+
+    @classmethod
+    def sizes(cls, rank: int, d_in: int, d_out: int, options: Mapping[str, Any]) -> Mapping[str, int]:
+        """Trained parameters by role on one map, from `shapes` or from a delta made on the meta device."""
+        if cls.roles.keys() <= cls.shapes.keys():
+            return costs.sizes(cls.roles, cls.shapes, rank, d_in, d_out)
+        if rank == 0:  # what does not depend on it, by a straight line through ranks 1 and 2
+            one, two = (cls.sizes(r, d_in, d_out, options) for r in (1, 2))
+            return {role: max(0, 2 * n - two[role]) for role, n in one.items()}
+        base = DenseBase(torch.empty(d_out, d_in, device="meta"))
+        made = cls(base, [Slot("counted", 0, rank, 1.0, options=options)], clock=Clock())
+        total: dict[str, int] = {}
+        for name, role in cls.roles.items():
+            total[role] = total.get(role, 0) + getattr(made, name).numel()
+        return total
+
+    @classmethod
+    def stack_key(cls, slot: Slot) -> tuple:
+        """Neighbouring runs whose keys are equal share one stacked delta."""
+        return (slot.rank, slot.dropout > 0)
+
+    def option(self, k: int, name: str) -> Any:
+        """An option of run k, or the variant's default."""
+        return self.slots[k].options.get(name, self.defaults[name])
+
+    def stacked(self, draws: Sequence[Tensor], base: Base) -> nn.Parameter:
+        """One trained parameter from each run's own initial values."""
+        return nn.Parameter(torch.stack(list(draws)).to(base.device, wide(base.dtype)))
+
+    def fixed(self, draws: Sequence[Tensor], base: Base) -> nn.Parameter:
+        """One tensor of each run that stays as it is; it belongs in `frozen`."""
+        return self.stacked(draws, base).requires_grad_(False)
+
+    def shared(self, name: str, draw: Callable[[Slot], Tensor], base: Base, *key: int) -> nn.Parameter:
+        """A fixed tensor that all deltas of this kind in a model share where `key`, say its sizes, is equal.
+
+        `draw` gives one run's part and may use the slot's seed, but not its module.
+        """
+        runs = tuple((slot.seed, slot.rank) for slot in self.slots)
+        where = (type(self), name, runs, base.device, wide(base.dtype), *key)
+        if where not in self.clock.shared:
+            self.clock.shared[where] = self.fixed([draw(slot) for slot in self.slots], base)
+        return self.clock.shared[where]
+
+    def factors(self, base: Base) -> Factors:
+        """A, B, c and g as they are now."""
+        raise NotImplementedError
+
+    def forward(
+        self, x: Float[Tensor, "K N d_in"], y: Float[Tensor, "K N d_out"], base: Base
+    ) -> Float[Tensor, "K N d_out"]:
+        """The adapted product without bias, from y = base.linear(x).
+
+        Dropout acts on the change's input only.
+        """
+        A, B, c, g = self.factors(base)
+        z = torch.baddbmm(y, (c * (A @ self.dropped(x).mT)).mT, B.mT)
+        return z if g is None else (g * z).to(z.dtype)
+
+    def weight(self, base: Base) -> Float[Tensor, "K d_out d_in"]:
+        """The dense W' of each run: what merging writes, and what tests multiply by."""
+        A = next(iter(self.parameters()))
+        return self.factors(base).weight(base.weight(A.dtype))
+
+    def to_peft(self, k: int, form: str) -> PeftAdapter | None:
+        """Run k's change in a form of PEFT's format, "lora" or "adalora"; None if it has none.
+
+        What has none is kept as plain tensors by name. Where several blocks of one map are adapted, A, B and
+        m alone can be joined.
+        """
+        if form != "lora" or not self.peft:
+            return None
+        tensors = {key: getattr(self, name).detach()[k] for name, key in self.peft.items()}
+        return PeftAdapter(tensors, self.slots[k].scale)
+
+    @property
+    def fuses(self) -> bool:
+        """Whether the delta is its factors alone, so that a layer may do all its deltas in one operation."""
+        return self.low_rank and not (self.training and self.slots[0].dropout)
+
+    @property
+    def drops(self) -> bool:
+        """Whether dropout is at work."""
+        return self.training and self.slots[0].dropout > 0
+
+    def dropped(self, x: Float[Tensor, "K N d_in"]) -> Float[Tensor, "K N d_in"]:
+        """Inverted dropout.
+
+        The mask is a function of (seed, layer, step, micro-step): a second pass draws the same.
+        """
+        if not self.drops:
+            return x
+        return x * torch.stack([self._mask(slot, x) for slot in self.slots])
+
+    def _mask(self, slot: Slot, x: Tensor) -> Float[Tensor, "N d_in"]:
+        source = generator(
+            slot.seed, "dropout", slot.module, self.clock.step, self.clock.micro, device=x.device
+        )
+        keep = 1 - slot.dropout
+        return torch.empty_like(x[0]).bernoulli_(keep, generator=source).div_(keep)
+
+    @classmethod
+    def refresh(cls, held: Sequence["Held"]) -> None:
+        """Work out anew, for all layers at once, what is kept from the parameters (DoRA's norms)."""
+
+    @classmethod
+    def expire(cls, held: Sequence["Held"]) -> None:
+        """The parameters have changed: what is kept from them must not be used again."""
+
+    @classmethod
+    def penalty(cls, held: Sequence["Held"], runs: int) -> Float[Tensor, " runs"] | None:
+        """What the method adds to each run's loss, over all its layers."""
+        return None
+
+
+class Held(NamedTuple):
+    """A delta in its layer: where it acts, and the base as it sees it."""
+
+    part: Part
+    delta: Delta
+    base: Base
+
+
+def _check(slot: Slot, base: Base) -> None:
+    if not 1 <= slot.rank <= min(base.d_in, base.d_out):
+        raise ValueError(
+            f"rank {slot.rank} does not fit {slot.name}, a {base.d_out} x {base.d_in} map: "
+            f"1 to {min(base.d_in, base.d_out)} is possible. Choose a smaller r, or other targets."
+        )
+    if not 0 <= slot.dropout < 1:
+        raise ValueError(f"dropout {slot.dropout} at {slot.name} is out of range: 0 <= dropout < 1.")
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen map with the deltas of all runs.
+
+    Its input's first axis is the runs' rows in order, equally many for each.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        bias: Tensor | None,
+        *,
+        name: str,
+        runs: int,
+        origin: type[nn.Module] = nn.Linear,
+        storage: str = "fp32",
+    ) -> None:
+        super().__init__()
+        self.base, self.name, self.runs, self.origin, self.storage = base, name, runs, origin, storage
+        self.bias = bias if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.deltas = nn.ModuleList()
+        self.held: list[Held] = []
+
+    def hold(self, runs: slice, block: Block, delta: Delta, base: Base) -> None:
+        """Add the delta of some runs; `base` is the layer's own or a `BlockOf` it."""
+        whole = block is None and runs == slice(0, self.runs)
+        self.deltas.append(delta)
+        self.held.append(Held(Part(runs, block, whole), delta, base))
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, for models that look at it."""
+        return self.base.shown()
+
+    def forward(self, x: Float[Tensor, "rows *mid d_in"]) -> Float[Tensor, "rows *mid d_out"]:
+        """Every run's rows through its own W' x + b."""
+        held = self.held
+        if not held:
+            return self.base.linear(x, self.bias)
+        if x.shape[0] % self.runs:
+            raise ValueError(
+                f"{self.name} got an input of {x.shape[0]} rows, no multiple of the pack's {self.runs} runs: "
+                "this layer is fed without a batch axis, so its runs must train one at a time."
+            )
+        if all(h.delta.fuses for h in held):
+            parts = [(h.part, h.delta.factors(h.base)) for h in held]
+            return low_rank_linear(self.base, self.bias, x, self.runs, parts)
+        out = self._one_by_one(x.reshape(self.runs, -1, x.shape[-1])).view(*x.shape[:-1], -1)
+        return out if self.bias is None else out + self.bias.to(out.dtype)
+
+    def _one_by_one(self, x: Float[Tensor, "K N d_in"]) -> Float[Tensor, "K N d_out"]:
+        """Each delta by its own forward, from the shared base product."""
+        y = self.base.linear(x)
+        if [h.part.whole for h in self.held] == [True]:
+            return self.held[0].delta(x, y, self.base)
+        out = y.clone()
+        for part, delta, base in self.held:
+            part.piece(out).copy_(delta(part.rows(x), part.piece(y), base))
+        return out

@@ -1,0 +1,224 @@
+"""Adapters in the format of PEFT: `adapter_config.json` beside `adapter_model.safetensors`. Never pickle.
+
+What a run here and an adapter there call differently:
+
+    here                               PEFT
+    lora   A, B                        lora_A.weight, lora_B.weight
+    dora   m                           lora_magnitude_vector
+    adalora  Q, L, P                   ADALORA: lora_A, lora_E, lora_B; or LORA, L folded into B
+    q, k, v blocks of a fused map      one LoRA of the summed rank, its B zero off the blocks
+    head                               a module in modules_to_save
+"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from variants._core.attach import Attached
+from variants._core.delta import AdaptedLinear, PeftAdapter
+from variants._peft.config import CONFIG
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+
+def write_peft(
+    attached: Attached, k: int, folder: str | os.PathLike, *, form: str = "lora", replace: bool = False
+) -> None:
+    """Write run k's adapter and head as a folder that PEFT loads.
+
+    Args:
+        attached: the trained pack.
+        k: which run of it.
+        folder: where to; it appears whole or not at all. It must not exist, or be empty, unless `replace`.
+        form: "lora" for what any tool understands (AdaLoRA becomes the ranks left), "adalora" for PEFT's own.
+        replace: put it in place of what is there.
+    """
+    pieces = _pieces(attached, k, form)
+    if not pieces:
+        raise ValueError(
+            "this run has no low-rank adapter to export: it trains something else, or all its ranks are zero."
+        )
+    if any(t.plain for t in attached.trained):
+        raise ValueError(
+            "this run trained blocks of the model itself, which no adapter holds: merge it instead."
+        )
+    heads = _heads(attached, k)
+    config = (_adalora_config if form == "adalora" else _lora_config)(attached, k, pieces)
+    config |= _common(attached, k, pieces, heads)
+    tensors = {f"{PREFIX}{name}.{key}": t for name, p in pieces.items() for key, t in _keyed(p, form)} | {
+        f"{PREFIX}{name}": tensor for name, tensor in heads.items()
+    }
+    _write(Path(folder), config, tensors, replace=replace)
+
+
+def peft_form(attached: Attached, k: int) -> str | None:
+    """The form in which PEFT's format keeps all that run k trained; None if it keeps it in none.
+
+    AdaLoRA's triplets are kept as they are where PEFT's own AdaLoRA can hold them: whole maps, one rank and
+    one scale for all. Blocks of the model itself, as `unfreeze_top` trains, have no place in an adapter.
+    """
+    if any(t.plain for t in attached.trained):
+        return None
+    for form in ("adalora", "lora"):
+        try:
+            pieces = _pieces(attached, k, form)
+        except NoForm:
+            continue
+        alike = len({(piece.rank, piece.scale) for piece in pieces.values()}) == 1
+        if pieces and (form == "lora" or alike):
+            return form
+    return None
+
+
+class NoForm(ValueError):
+    """PEFT's format has no such form for what a run trained."""
+
+
+def _pieces(attached: Attached, k: int, form: str) -> dict[str, PeftAdapter]:
+    """The adapter of every map that has one; NoForm if one cannot be in this form."""
+    found = {name: _piece(layer, k, form) for name, layer in attached.layers.items()}
+    return {name: piece for name, piece in found.items() if piece and (piece.rank or form != "lora")}
+
+
+def _piece(layer: AdaptedLinear, k: int, form: str) -> PeftAdapter | None:
+    held = [(h, k - h.part.runs.start) for h in layer.held if h.part.runs.start <= k < h.part.runs.stop]
+    pieces = []
+    for h, i in held:
+        piece = h.delta.to_peft(i, form)
+        if piece is None:
+            other = "export it merged or as a dense delta" if form == "lora" else "use form 'lora'"
+            raise NoForm(f"PEFT's form {form!r} does not hold what {type(h.delta).__name__} trains; {other}.")
+        pieces.append(piece)
+    blocks = [h.part.block for h, _ in held if h.part.block is not None]
+    return _joined(blocks, pieces, layer) if blocks else next(iter(pieces), None)
+
+
+def _joined(blocks: list[slice], pieces: list[PeftAdapter], layer: AdaptedLinear) -> PeftAdapter:
+    """Blocks of a fused map as one adapter of it."""
+    if any("E" in piece.tensors for piece in pieces):
+        raise NoForm(
+            f"{layer.name} is adapted in blocks, which PEFT's AdaLoRA does not know; use form 'lora'."
+        )
+    scale = pieces[0].scale
+    A = torch.cat([piece.tensors["A"] for piece in pieces])
+    B = A.new_zeros(layer.base.d_out, len(A))
+    first = 0
+    for block, piece in zip(blocks, pieces, strict=True):
+        B[block, first : first + piece.rank] = piece.tensors["B"] * (piece.scale / scale)
+        first += piece.rank
+    joined = PeftAdapter({"A": A, "B": B}, scale)
+    if "m" in pieces[0].tensors:
+        joined.tensors["m"] = layer.base.row_squares().sqrt()
+        for block, piece in zip(blocks, pieces, strict=True):
+            joined.tensors["m"][block] = piece.tensors["m"]
+    return joined
+
+
+def _keyed(piece: PeftAdapter, form: str) -> Iterable[tuple[str, Tensor]]:
+    names = {"A": "lora_A", "B": "lora_B", "E": "lora_E"} if form == "adalora" else LORA_KEYS
+    return ((names[key], t[:, None] if key == "E" else t) for key, t in piece.tensors.items())
+
+
+LORA_KEYS = {"A": "lora_A.weight", "B": "lora_B.weight", "m": "lora_magnitude_vector"}
+
+
+def _heads(attached: Attached, k: int) -> dict[str, Tensor]:
+    return {
+        f"{name}.{leaf}": parameter.detach()[k]
+        for name, head in attached.heads.items()
+        for leaf, parameter in head.named_parameters()
+    }
+
+
+def _common(
+    attached: Attached, k: int, pieces: Mapping[str, PeftAdapter], heads: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    config = getattr(attached.model, "config", None)
+    return {
+        "base_model_name_or_path": getattr(config, "name_or_path", None) or None,
+        "task_type": _task(type(attached.model).__name__),
+        "target_modules": list(pieces),
+        "modules_to_save": sorted({name.split(".")[0] for name in heads}) or None,
+        "fan_in_fan_out": any(attached.layers[name].origin is not torch.nn.Linear for name in pieces),
+        "lora_dropout": attached.runs[k].dropout,
+        "bias": "none",
+        "inference_mode": True,
+    }
+
+
+def _task(kind: str) -> str | None:
+    tasks = {"ForSequenceClassification": "SEQ_CLS", "ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM"}
+    return next((task for suffix, task in tasks.items() if kind.endswith(suffix)), None)
+
+
+def _lora_config(attached: Attached, k: int, pieces: Mapping[str, PeftAdapter]) -> dict[str, Any]:
+    stable = attached.runs[k].axis("scaling") == "alpha_over_sqrt_r"
+    ranks = {name: piece.rank for name, piece in pieces.items()}
+    alphas = {name: p.scale * (p.rank**0.5 if stable else p.rank) for name, p in pieces.items()}
+    alphas = {
+        name: round(alpha) if abs(alpha - round(alpha)) < 1e-9 else alpha for name, alpha in alphas.items()
+    }
+    r, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    return {
+        "peft_type": "LORA",
+        "r": r,
+        "lora_alpha": alpha,
+        "use_rslora": stable,
+        "use_dora": any("m" in piece.tensors for piece in pieces.values()),
+        "rank_pattern": {name: rank for name, rank in ranks.items() if rank != r},
+        "alpha_pattern": {name: value for name, value in alphas.items() if value != alpha},
+    }
+
+
+def _adalora_config(attached: Attached, k: int, pieces: Mapping[str, PeftAdapter]) -> dict[str, Any]:
+    ranks, scales = {p.rank for p in pieces.values()}, {p.scale for p in pieces.values()}
+    if len(ranks) != 1 or len(scales) != 1:
+        raise ValueError(
+            "PEFT's AdaLoRA has one rank and one alpha for all layers, this run several; use form 'lora'."
+        )
+    rank, run = ranks.pop(), attached.runs[k]
+    pattern = {f"{name}.lora_E": (p.tensors["E"] != 0).tolist() for name, p in pieces.items()}
+    for name, piece in pieces.items():
+        alive = torch.tensor(pattern[f"{name}.lora_E"], device=piece.tensors["A"].device)
+        piece.tensors = {key: t[:, alive] if key == "B" else t[alive] for key, t in piece.tensors.items()}
+    return {
+        "peft_type": "ADALORA",
+        "init_r": rank,
+        "target_r": run.r,
+        "lora_alpha": scales.pop() * (rank + 1e-5),  # PEFT divides by init_r + 1e-5
+        "total_step": run.steps,
+        "rank_pattern": pattern,
+    }
+
+
+def _write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, replace: bool) -> None:
+    from safetensors.torch import save_file
+
+    if folder.exists() and not replace and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(
+            f"{folder} is there already and not empty: choose another folder, or remove it first."
+        )
+    part = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        save_file(
+            {key: t.contiguous().cpu() for key, t in tensors.items()},
+            part / WEIGHTS,
+            metadata={"format": "pt"},
+        )
+        (part / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
