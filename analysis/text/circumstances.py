@@ -99,6 +99,9 @@ def environment(study: Study) -> list[tuple[str, list[tuple[str, int]]]]:
             **{key: env.get(key) for key in ("device", "host", "python", "threads")},
         }
         pairs |= dict(env.get("versions") or {})
+        name, base = identity.model(record["spec"]), record.get("model") or {}
+        pairs |= {f"{name}, weights": base.get("sha256")}
+        pairs |= {f"{name}, all files": (record["spec"].get("model_options") or {}).get("content")}
         name = identity.dataset(record["spec"])
         pairs |= {f"{name}, {key[:-7]} data": value for key, value in data.items() if key.endswith("_sha256")}
         for key, value in pairs.items():

@@ -157,7 +157,7 @@ def _is_buffer(name: str, shape: list[int]) -> bool:
 def _backbone(stored: Shapes, facts: Mapping[str, object]) -> Shapes:
     """The backbone's parameters without the prefix under which a checkpoint with a head has them."""
     tops = {name.split(".")[0] for name in stored if any(part.isdigit() for part in name.split("."))}
-    embeddings = {name.split(".")[0] for name, shape in stored.items() if shape[0] == facts["vocab_size"]}
+    embeddings = {name.split(".")[0] for name, shape in stored.items() if shape[:1] == (facts["vocab_size"],)}
     prefix = f"{tops.pop()}." if len(tops) == 1 and tops & embeddings else ""
     shapes = {name.removeprefix(prefix): shape for name, shape in stored.items() if name.startswith(prefix)}
     shapes = {name: shape for name, shape in shapes.items() if not name.startswith(("lm_head.", "cls."))}

@@ -178,7 +178,7 @@ class Worker:
                 if not fits:
                     run.begin()
                     raise MemoryError(_NO_LESS)
-                check_data(spec, run_id, data.fingerprint(spec))
+                check_data(spec, run_id, data.read(spec).fingerprint)  # of what is trained on
                 return execute(
                     [run],
                     display=self.events,
