@@ -1,8 +1,12 @@
 """The one exception that a user is meant to read, and the search for what they may have meant."""
 
+import contextlib
 import difflib
+import errno
+import os
 import signal
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable
 
 
@@ -12,19 +16,71 @@ class UserError(Exception):
     The command line prints the message alone; a traceback appears only where one was requested.
     """
 
+    code = 2  # the command's exit code
+
+
+class RunError(UserError):
+    """What kept runs from being done although the command is right: exit code 1."""
+
+    code = 1
+
 
 def report_errors(action: Callable[[], int | None]) -> int:
-    """Run a command; its exit code: a UserError is printed in one line and is 2, None is 0.
+    """Run a command; its exit code: a UserError is printed in one line and gives its own, None is 0.
 
-    Ctrl-C is no error: 130, as shells have it.
+    Ctrl-C is no error: 130, as shells have it. Where nobody reads the output any more (a pipe to `head`) the
+    command ends quietly with 141, as shells have that; where it cannot be written (a full disk), with 1.
     """
     try:
-        return action() or 0
+        code = action() or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        with contextlib.suppress(OSError):
+            print(f"error: {printable(str(error))}", file=sys.stderr)
+        return error.code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except OSError as error:
+        if not output_lost(error):
+            raise
+        if isinstance(error, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        with contextlib.suppress(OSError):
+            print(f"error: the output cannot be written: {error.strerror}.", file=sys.stderr)
+        return 1
+
+
+def say(text: str, *, error: bool = False) -> None:
+    """A line for a person; what is being done does not end because nobody reads it or the disk is full."""
+    stream = sys.stderr if error else sys.stdout
+    try:
+        print(printable(text), file=stream, flush=True)
+    except OSError as lost:
+        if not error and not output_lost(lost):
+            raise
+
+
+def output_lost(error: OSError) -> bool:
+    """Whether an error says that standard output takes nothing any more.
+
+    It is of no named file then; files are written under `files.explained`. Standard output leads nowhere
+    from here on, so that nothing fails later.
+    """
+    if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+def printable(text: str) -> str:
+    """Text from a file or a name, safe to show: control characters but newline and tab become U+FFFD."""
+    if text.isprintable():
+        return text
+    return "".join(
+        "\ufffd" if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" else c for c in text
+    )
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:

@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,28 +67,49 @@ def check_writable(folder: Path, *, needed_bytes: int = 50_000_000) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+_DEPTH = 64  # of nested JSON that is read: ours has six levels
+
+
 class Taken(Exception):
     """There is such a file already, and it was to be the first."""
 
 
+def _no_check() -> None:
+    """Nothing to check."""
+
+
 @contextlib.contextmanager
-def replacing(path: Path, *, first: bool = False) -> Iterator[Path]:
+def replacing(path: Path, *, first: bool = False, check: Callable[[], object] = _no_check) -> Iterator[Path]:
     """Give a temporary path to write; on success it replaces `path` in one step, on failure it vanishes.
 
-    With `first` it replaces nothing: Taken if there is such a file, however late it came.
+    Its mode follows the umask, whatever wrote it.
+
+    Args:
+        path: What is written.
+        first: Replace nothing: Taken if there is such a file, however late it came.
+        check: Called first, before the finished file takes its place, and when anything failed; what it
+            raises ends the writing and leaves no trace.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    check()
     try:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+            mode = temporary.stat().st_mode
             yield temporary
+            temporary.chmod(mode)
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
+            check()
             if first:
                 _link(temporary, path)
             else:
                 os.replace(temporary, path)
             _sync_folder(path.parent)
+    except Exception:
+        check()  # whoever has taken over may have removed the temporary file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -101,28 +122,42 @@ def _link(temporary: Path, path: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed `replacing` left below a folder. For the one process that writes there."""
-    for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    """Remove what a killed `replacing` or `replacing_folder` left. For the one process that writes there."""
+    for pattern in (".*.tmp", ".*.old"):
+        for path in [*folder.rglob(pattern)]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path` to fill; it takes the place of `path` at the end, or vanishes."""
+def replacing_folder(path: Path, *, check: Callable[[], object] = _no_check) -> Iterator[Path]:
+    """Give a temporary folder beside `path` to fill; it takes the place of `path` at the end, or vanishes.
+
+    The modes of its files follow the umask; `check` is as in `replacing`.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     old = temporary.with_suffix(".old")
+    check()
     try:
         with explained(path, rest="Nothing is left half-written"):
             temporary.mkdir(parents=True)
+            mode = temporary.stat().st_mode & 0o666
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
+                    file.chmod(mode)
                     with open(file, "rb+") as stream:
                         os.fsync(stream.fileno())
+            check()
             if path.exists():
                 os.replace(path, old)
             os.replace(temporary, path)
             _sync_folder(path.parent)
+    except Exception:
+        check()
+        raise
     finally:
         if old.exists() and not path.exists():
             os.replace(old, path)
@@ -138,6 +173,30 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """What json.loads gives; ValueError for all that cannot be used, also what is nested too deeply."""
+    try:
+        value = json.loads(text, **options)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    level = [value]
+    for _ in range(_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return value
+    raise ValueError("nested too deeply")
+
+
+def read_json(path: Path, **options: Any) -> Any:
+    """The content of a JSON file; OSError or ValueError where it cannot be used."""
+    return parse_json(path.read_bytes(), **options)
 
 
 def sha256(path: Path) -> str:
@@ -163,8 +222,15 @@ def plain(value: Any, where: str) -> Any:
     raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold")
 
 
-def write_json(path: Path, value: Mapping[str, Any], *, indent: int | None = 1, first: bool = False) -> None:
-    """Write a mapping as JSON in one piece; NaN is refused. With `first`, Taken if the file is there."""
+def write_json(
+    path: Path,
+    value: Mapping[str, Any],
+    *,
+    indent: int | None = 1,
+    first: bool = False,
+    check: Callable[[], object] = _no_check,
+) -> None:
+    """Write a mapping as JSON in one piece; NaN is refused. `first` and `check` are as in `replacing`."""
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=indent)
-    with replacing(path, first=first) as temporary:
+    with replacing(path, first=first, check=check) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

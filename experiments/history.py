@@ -3,12 +3,12 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from experiments.files import explained, plain, replacing
+from experiments.files import explained, parse_json, plain, replacing
 
 
 class History:
@@ -74,16 +74,17 @@ class History:
         except FileNotFoundError:
             return True
 
-    def cut(self, size: int) -> None:
+    def cut(self, size: int, *, check: Callable[[], object] = lambda: None) -> None:
         """Drop what follows the first `size` bytes, in one piece, so that a resumed run repeats no row.
 
-        The file is replaced: a process that still has the old one open writes to nothing.
+        The file is replaced: a process that still has the old one open writes to nothing. `check` is as in
+        `files.replacing`.
         """
         self.close()
         self._written = None
         if self.path.exists():
             content = self.path.read_bytes()[:size]
-            with replacing(self.path) as temporary:
+            with replacing(self.path, check=check) as temporary:
                 temporary.write_bytes(content)
 
     def _open(self) -> BinaryIO:
@@ -129,12 +130,12 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = json.loads(f"[{','.join(lines)}]")  # all at once: many times faster
         if len(rows) == len(lines):
             return rows
-    except ValueError:
+    except (ValueError, RecursionError):
         pass  # some line is broken: one by one up to it
     rows = []
     for line in lines:
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line))
         except ValueError:
             break
     return rows

@@ -49,7 +49,7 @@ def collect() -> dict[str, Any]:
 
 @functools.cache
 def _static() -> dict[str, Any]:
-    """What does not change while a process lives; the code's hash is that of the files now, at first call."""
+    """What does not change while a process lives."""
     found = {
         **source(),
         "versions": _versions(),
@@ -59,8 +59,12 @@ def _static() -> dict[str, Any]:
     return {key: value for key, value in found.items() if value not in (None, "")}
 
 
+@functools.cache
 def source() -> dict[str, Any]:
-    """The commit, whether the tree differs from it, the sources' hash; of a copy, those of its original."""
+    """The commit, whether the tree differs from it, the sources' hash; of a copy, those of its original.
+
+    Of the files at the first call: a worker calls it before it imports what it runs.
+    """
     stamp = ROOT / STAMP
     if stamp.is_file():
         return dict(json.loads(stamp.read_text(encoding="utf-8")))

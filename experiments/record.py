@@ -8,7 +8,7 @@
         adapter/             the adapter in PEFT's format
         checkpoint/          only while the run is unfinished
         log.txt events.jsonl what happened on the way; not covered by checksums
-        record.json          schema 1, with the checksums of the files above
+        record.json          schema 1, with the checksums of the files above and of itself
 
 A record that exists is whole: it goes through a temporary file, fsync and rename. Unknown values are absent
 keys; a number that is not finite is refused here and never stands for "unknown". Standard library only, so
@@ -17,14 +17,15 @@ that the analysis can read records anywhere.
 
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError
-from experiments.files import plain, remove_temporaries, sha256, write_json
+from experiments.files import plain, read_json, remove_temporaries, sha256, write_json
 from experiments.history import History as History
 from experiments.history import read_history as read_history
 
@@ -95,15 +96,22 @@ class RunFolder:
         """The command that does this run again, alone."""
         return f"python -m experiments.sweep retry {self.path.parent} {self.path.name}"
 
-    def write_spec(self, spec: Mapping[str, Any]) -> None:
-        """Write spec.json in one piece."""
-        write_json(self.spec, plain(spec, "spec"))
+    def write_spec(self, spec: Mapping[str, Any], *, check: Callable[[], object] = lambda: None) -> None:
+        """Write spec.json in one piece; `check` is as in `files.replacing`."""
+        write_json(self.spec, plain(spec, "spec"), check=check)
 
-    def write_record(self, record: Mapping[str, Any], *, first: bool = False) -> None:
+    def write_record(
+        self,
+        record: Mapping[str, Any],
+        *,
+        first: bool = False,
+        check: Callable[[], object] = lambda: None,
+    ) -> None:
         """Write record.json in one piece, with its schema and the checksums of what the run left.
 
         `record` holds at least run_id, study, spec and status. Call it last: a record says that a run ended.
         With `first` there must be none yet, else `files.Taken`: of several writers exactly one succeeds.
+        `check` is as in `files.replacing`.
         """
         missing = [key for key in _REQUIRED if key not in record]
         if missing:
@@ -114,7 +122,7 @@ class RunFolder:
         if phase not in PHASES:
             raise ValueError(f"phase {phase!r} is none of {', '.join(PHASES)}")
         content = {"schema": SCHEMA, **plain({**record, "phase": phase}, "record"), "files": self.checksums()}
-        write_json(self.record, content, first=first)
+        write_json(self.record, {**content, "sha256": checksum(content)}, first=first, check=check)
 
     def drop_failure(self) -> None:
         """Remove the record of a failure: from here on the run is unfinished.
@@ -144,7 +152,7 @@ def read(path: Path) -> dict[str, Any] | None:
     """
     file = path / "record.json" if path.is_dir() else path
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_json(file)
     except (OSError, ValueError):
         return None
     if not isinstance(record, dict) or "schema" not in record:
@@ -155,6 +163,23 @@ def read(path: Path) -> dict[str, Any] | None:
             "Read it with the version that wrote it, or run the study again in another folder."
         )
     return record if "status" in record else None
+
+
+def checksum(record: Mapping[str, Any]) -> str:
+    """The SHA-256 of a record's content without that key itself; the order of keys does not matter."""
+    content = {key: value for key, value in record.items() if key != "sha256"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def is_edited(record: Mapping[str, Any]) -> bool:
+    """Whether a record was changed after it was written; older code wrote none by which that can be told."""
+    return "sha256" in record and record["sha256"] != checksum(record)
+
+
+def is_name(text: Any) -> bool:
+    """Whether a text from a file may name a run or a study: one folder, visible, without odd characters."""
+    return isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", text) is not None
 
 
 def written(folder: Path) -> int | None:
@@ -179,6 +204,8 @@ def verify(folder: Path, record: Mapping[str, Any] | None = None) -> list[str]:
     problems = [f"record.json lacks {key}" for key in (*_REQUIRED, "status") if key not in record]
     if record.get("run_id", folder.name) != folder.name:
         problems.append(f"record.json is of run {record['run_id']}")
+    if is_edited(record):
+        problems.append("record.json differs from its own checksum: changed after the run")
     for name, expected in record.get("files", {}).items():
         path = folder / name
         if not path.is_file():
@@ -259,8 +286,9 @@ def planned(study: Path) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for path in sorted((study / PLANNED).glob("*.json")):
         try:
-            found |= json.loads(path.read_text(encoding="utf-8"))["cells"]
-        except (OSError, ValueError, KeyError, TypeError):
+            cells = read_json(path)["cells"]
+            found |= {run_id: cell for run_id, cell in cells.items() if is_name(run_id)}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return found
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from experiments.config.settings import STORAGE_OPTIONS, Config
 from experiments.config.settings import Train as Train
 from experiments.frozen import FrozenDict, frozen
-from experiments.record import cell_key, digest, identity, model_identity
+from experiments.record import cell_key, digest, identity, is_name, model_identity
 from variants._core import costs
 
 Value = bool | int | float | str | None
@@ -150,7 +150,9 @@ def _model_identity(options: FrozenDict) -> FrozenDict:
 
 
 def from_record(record: Mapping[str, Any]) -> RunSpec:
-    """The spec that `as_record` wrote."""
+    """The spec that `as_record` wrote; ValueError where its study is no name of a folder."""
+    if not is_name(record["study"]):
+        raise ValueError(f"study {record['study']!r} is no name of a folder")
     unset = {f.name: None for f in fields(Train) if type(None) in get_args(f.type)}
     return RunSpec(
         **{name: record.get(name) for name in _AS_THEY_ARE},  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.audit import audit
 from analysis.compare import datasets, noise
-from analysis.compare.standing import on_heads
+from analysis.compare.conclusion import on_heads
 from analysis.compare.verdicts import Verdicts
 from analysis.figures.figure import Figure
 from analysis.figures.overview import far_off, metric_title, with_bars
@@ -205,7 +205,7 @@ def comparisons(found: Verdicts) -> dict[str, Any]:
                 "model": row["model"],
                 "targets": row["targets"] or "",
                 "stack": row["stack"],
-                "standing": row["standing"],
+                "conclusion": row["conclusion"],
                 "said": row["said"],
                 "why": row["why"],
                 "overall": bool(row["overall"]),

@@ -6,7 +6,6 @@ those that were asked for and never begun. A record that is torn, of another sch
 not finite or contradicts itself or its predictions is never repaired and never half used.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -22,7 +21,8 @@ from analysis.runs.faults import NotFinite, Problem, fault, refuse_constant
 from analysis.runs.predictions import Predictions
 from analysis.runs.rows import each, row_of, table_of
 from experiments import record as records
-from experiments.errors import UserError
+from experiments.errors import UserError, printable
+from experiments.files import read_json
 from experiments.record import RunFolder
 
 
@@ -146,7 +146,10 @@ def read(folder: Path, *, pool: bool = False) -> Study:
         table["stack"] = "pooled"
     table["repeat"] = _repeats(table, problems)
     problems += _mixed(table)
-    return Study(folder.resolve().name, folder, table, ordered, predictions, problems, unfinished, missing)
+    problems = [Problem(printable(run), printable(what)) for run, what in problems]
+    unfinished, missing = [*map(printable, unfinished)], [*map(printable, missing)]
+    name = printable(folder.resolve().name)
+    return Study(name, folder, table, ordered, predictions, problems, unfinished, missing)
 
 
 def _mixed(table: pd.DataFrame) -> list[Problem]:
@@ -185,7 +188,7 @@ def _studies_below(folder: Path) -> str:
 def _checked(run: RunFolder, problems: list[Problem]) -> dict[str, Any] | None:
     """The record of a run folder, or None after noting what is wrong with it."""
     try:
-        content: Any = json.loads(run.record.read_bytes(), parse_constant=refuse_constant)
+        content: Any = read_json(run.record, parse_constant=refuse_constant)
     except NotFinite as error:
         problems.append(Problem(run.path.name, f"record.json holds {error}, which is no number; not used"))
         return None
@@ -193,10 +196,21 @@ def _checked(run: RunFolder, problems: list[Problem]) -> dict[str, Any] | None:
         problems.append(Problem(run.path.name, "record.json is torn or is not JSON; not used. Run it again"))
         return None
     wrong = fault(content)
+    if not wrong and records.is_edited(content):
+        wrong = "record.json differs from its own checksum: it was changed after the run"
     if wrong:
         problems.append(Problem(run.path.name, f"{wrong}; not used"))
         return None
-    return dict(content)
+    return dict(_printable(content))
+
+
+def _printable(value: Any) -> Any:
+    """The value with texts that can be shown: a control character in a name ends the drawing of a figure."""
+    if isinstance(value, dict):
+        return {printable(key): _printable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_printable(inner) for inner in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _duplicate(

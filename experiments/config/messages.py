@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import sys
 import textwrap
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from hydra.errors import HydraException
 from experiments.config.groups import Conf
 from experiments.config.overrides import Word
 from experiments.config.settings import DEFAULTS, FACTS
-from experiments.errors import UserError, did_you_mean, nearest
+from experiments.errors import UserError, did_you_mean, nearest, say
 
 USAGE = 2
 
@@ -154,7 +153,7 @@ def _meant(name: str, known: Sequence[str]) -> str:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Tell a UserError without a traceback and exit with 2.
+    """Print a UserError without a traceback and exit with its code.
 
     ABLORA_TRACEBACK=1 or HYDRA_FULL_ERROR=1 shows the traceback. What Hydra refuses to compose is a mistake
     of the command too: its exit code 1 becomes 2.
@@ -165,8 +164,8 @@ def plain_errors() -> Iterator[None]:
         if "1" in (os.environ.get("ABLORA_TRACEBACK"), os.environ.get("HYDRA_FULL_ERROR")):
             traceback.print_exc()
         else:
-            print(error, file=sys.stderr)
-        raise SystemExit(USAGE) from None
+            say(str(error), error=True)
+        raise SystemExit(error.code) from None
     except SystemExit as end:
         refused = end.code == 1 and isinstance(end.__context__, HydraException)
         raise SystemExit(USAGE if refused else end.code) from None

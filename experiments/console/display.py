@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.console.summary import COLOURS, results_table
+from experiments.errors import output_lost, printable, say
 
 _NARROW = 70  # columns under which a bar row keeps only the name, the bar and the percentage
 
@@ -47,12 +48,20 @@ class _Run:
         return _duration(elapsed * (self.steps - self.step) / here if here else None)
 
 
+class _Console(Console):
+    """A console that says when nobody reads it, where rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """A BrokenPipeError is being handled."""
+        raise
+
+
 class Display:
     """Shows a sweep while it runs. Use as a context manager; it leaves the terminal as it found it."""
 
     def __init__(self, *, console: Console | None = None, live: bool | None = None):
         """`live` None means bars where the console is a terminal that can draw them."""
-        self.console = console or Console(highlight=False, soft_wrap=False)
+        self.console = console or _Console(highlight=False, soft_wrap=False)
         capable = self.console.is_terminal and not self.console.is_dumb_terminal
         self._live_wanted = capable if live is None else live
         self._live: Live | None = None
@@ -108,24 +117,34 @@ class Display:
         took = f" in {_duration(time.monotonic() - run.begun)}" if run else ""
         colour = COLOURS.get(status, "red")
         line = Text.assemble(f"{self._position(0)} {run_id} ", (status, colour), f"{took}")
-        self._print(line.append(f"  {words}" if words else ""))
+        self._print(line.append(f"  {printable(words)}" if words else ""))
 
     def note(self, text: str) -> None:
         """One line for the person, above the bars."""
-        self._print(Text(text))
+        self._print(Text(printable(text)))
 
     def results(self, records: Iterable[Mapping[str, Any]], report: str | None = None) -> None:
         """The last thing a sweep shows: the table of its results, and where the report is."""
         self.close()
         found = list(records)
         if found:
-            self.console.print(results_table(found, width=self.console.width))
+            self._show(results_table(found, width=self.console.width))
         if report:
-            self.console.print(Text(f"Report: {report}"), soft_wrap=True)  # a path is copied whole
+            self._show(Text(f"Report: {report}"), soft_wrap=True)  # a path is copied whole
 
     def _print(self, line: Text) -> None:
         """Wrap at words on a terminal; elsewhere a line is a line."""
-        self.console.print(line, soft_wrap=not self.console.is_terminal)
+        self._show(line, soft_wrap=not self.console.is_terminal)
+
+    def _show(self, what: RenderableType, *, soft_wrap: bool | None = None) -> None:
+        """Runs do not end because nobody reads what they show, or because a full disk does not take it."""
+        try:
+            self.console.print(what, soft_wrap=soft_wrap)
+        except OSError as error:
+            if not output_lost(error):
+                raise
+            self.console.quiet = True
+            say(f"The output cannot be written any more ({error.strerror}). The runs go on.", error=True)
 
     def close(self) -> None:
         """Take the bars away. Further notes are plain lines."""

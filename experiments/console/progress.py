@@ -12,6 +12,9 @@ class Progress(Protocol):
     def step(self, run_id: str, step: int, loss: float | None = None) -> None:
         """So many steps are done."""
 
+    def note(self, text: str) -> None:
+        """Something a person should read."""
+
 
 class Silent:
     """Nobody watches."""
@@ -20,4 +23,7 @@ class Silent:
         """Nothing."""
 
     def step(self, run_id: str, step: int, loss: float | None = None) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
         """Nothing."""

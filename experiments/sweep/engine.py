@@ -17,11 +17,11 @@ from pathlib import Path
 from experiments import data, record
 from experiments.config.settings import AtEnd, Terms
 from experiments.console.display import Display
-from experiments.errors import UserError
+from experiments.errors import RunError, say
 from experiments.files import check_writable
 from experiments.record import RunFolder
 from experiments.spec import RunSpec
-from experiments.sweep.failures import ENOUGH, fingerprint, settle
+from experiments.sweep.failures import ENOUGH, death, fingerprint, settle
 from experiments.sweep.integrity import quarantine_damaged
 from experiments.sweep.lease import registered
 from experiments.sweep.packs import Pack, form, largest, sizes, summary, tidy
@@ -81,7 +81,7 @@ def run(
     if code not in (DONE, SOME_FAILED):
         left = sum(1 for _, run_id in todo.todo if not finished(study / run_id))
         runs = "1 run is" if left == 1 else f"{left} runs are"
-        print(f"\nStopped. {runs} left; give the same command again to resume.")
+        say(f"\nStopped. {runs} left; give the same command again to resume.")
     return code
 
 
@@ -111,12 +111,17 @@ def refused(pool: Pool, todo: Plan, study: Path, display: Display, *, together: 
     """Have a worker try the runs on the model; whether something, which is then printed, is against them.
 
     `together` is how many runs a worker may have unfinished at a time.
+
+    Raises:
+        RunError: The worker died over it.
     """
     cells = [[spec.as_record(), count] for spec, count in kinds(spec for spec, _ in todo.todo).items()]
     answer = pool.check({"check": cells, "folder": str(study), "workers": pool.size * together})
     if answer["event"] == "died" and not pool.stopping:
-        how = "memory ran out" if answer.get("oom") else f"exit code {answer['code']}"
-        raise UserError(f"the worker died while loading the model ({how}); see {study}/.logs")
+        how = "memory ran out" if answer.get("oom") else death(answer["code"])
+        raise RunError(
+            f"nothing was started: the worker died while it loaded the model ({how}); see {study}/.logs"
+        )
     for note in answer.get("notes", ()):
         display.note(note)
     if answer.get("problems"):
@@ -214,9 +219,9 @@ class _EventPrinter:
 
 
 def _refuse(problems: Sequence[str]) -> None:
-    print(f"Nothing was started: {len(problems)} problem{'s' * (len(problems) > 1)}.", file=sys.stderr)
+    say(f"Nothing was started: {len(problems)} problem{'s' * (len(problems) > 1)}.", error=True)
     for problem in problems:
-        print(f"  - {problem}", file=sys.stderr)
+        say(f"  - {problem}", error=True)
 
 
 def set_aside(study: Path, todo: Plan) -> None:
@@ -256,9 +261,9 @@ def _report(study: Path, *, anew: bool) -> Path | None:
     command = [sys.executable, "-m", "analysis.report", str(study)]
     result = subprocess.run(command, env=environment(), capture_output=True, text=True)
     if result.returncode:
-        print(
+        say(
             f"The report could not be made; the records are in {study}.\n{result.stderr.strip()[-1000:]}",
-            file=sys.stderr,
+            error=True,
         )
         return None
     return report

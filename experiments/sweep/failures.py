@@ -108,8 +108,11 @@ def _timeout(terms: Terms) -> dict[str, str]:
 
 
 def _death(event: Mapping[str, Any]) -> dict[str, str]:
-    code = event["code"]
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    unknown = code == -signal.SIGKILL and event.get("oom") is None
+    unknown = event["code"] == -signal.SIGKILL and event.get("oom") is None
     hint = " (out of memory, most often)" if unknown else ""
-    return {"kind": "killed", "message": f"the worker process died: {how}{hint}"}
+    return {"kind": "killed", "message": f"the worker process died: {death(event['code'])}{hint}"}
+
+
+def death(code: int) -> str:
+    """How a process died, by its exit code as `subprocess` gives it."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -6,14 +6,13 @@ cache: without them everything is hashed. Checking a run again takes millisecond
 """
 
 import contextlib
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from experiments import record
 from experiments.errors import UserError
-from experiments.files import explained, write_json
+from experiments.files import explained, read_json, write_json
 from experiments.sweep.lease import acquire, leases
 
 NOTES = ".verified.json"
@@ -99,7 +98,7 @@ def _facts(folder: Path, names: Iterable[str]) -> dict[str, list[int]]:
 
 def _read(path: Path) -> dict[str, dict]:
     try:
-        notes = json.loads(path.read_text(encoding="utf-8"))
+        notes = read_json(path)
     except (OSError, ValueError):
         return {}
     return notes if isinstance(notes, dict) else {}

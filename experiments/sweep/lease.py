@@ -20,6 +20,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import secrets
 import socket
 import threading
@@ -30,10 +31,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.files import explained
+from experiments.files import explained, read_json
 
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
+_WRITTEN = {"token", "host", "pid", "started", "since"}
+_OLD_SECONDS = 3600.0
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}")
 _PREFIX = ".engine-"  # no run's name begins with a dot
 
 
@@ -137,7 +141,13 @@ def is_held(folder: Path, run_id: str, *, stale_seconds: float = STALE_SECONDS) 
 
 @contextmanager
 def registered(study: Path) -> Iterator[None]:
-    """While open, others see that this process works on the study."""
+    """While open, others see that this process works on the study.
+
+    What killed processes, or a full disk, left of leases that were never completed is removed on the way.
+    """
+    for path in leases(study).glob(".*"):
+        if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > _OLD_SECONDS:
+            path.unlink(missing_ok=True)
     lease = acquire(leases(study), f"{_PREFIX}{secrets.token_hex(8)}")
     assert lease is not None, "a name that nobody had before"
     with lease:
@@ -175,13 +185,13 @@ def _create(path: Path, token: str) -> bool:
     }
     temporary = path.with_name(f".{secrets.token_hex(8)}")
     with explained(path):
-        temporary.write_text(json.dumps(me))
         try:
+            temporary.write_text(json.dumps(me))
             os.link(temporary, path)
         except FileExistsError:
             return False
         finally:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
     return True
 
 
@@ -268,6 +278,7 @@ def _process_start(pid: int) -> int | None:
 
 def _content(path: Path) -> dict | None:
     try:
-        return json.loads(path.read_text())
+        content = read_json(path)
     except (OSError, ValueError):
         return None
+    return content if isinstance(content, dict) and content.keys() >= _WRITTEN else None

@@ -21,7 +21,7 @@ from typing import IO
 
 from experiments.config.settings import Terms
 from experiments.spec import RunSpec
-from experiments.sweep.resources import OomWatch, environment, oom_kills
+from experiments.sweep.resources import OomWatch, environment, fixed_threads, oom_kills
 
 WORKER = (sys.executable, "-m", "experiments.sweep.worker")
 GRACE_SECONDS = 60.0  # to reach a step boundary and write a checkpoint
@@ -77,6 +77,11 @@ class _Process:
     ending: float | None = None  # since when it is being stopped for a run that took too long
     dead: bool = False
 
+    def ask_to_stop(self) -> None:
+        """At its next step boundary; also if somebody has paused it, for then it would not hear."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(signal.SIGCONT)
+
     def send(self, order: dict) -> None:
         with contextlib.suppress(BrokenPipeError, ValueError):  # it died: the reader thread says so
             self.orders.write(json.dumps(order) + "\n")
@@ -120,7 +125,7 @@ class Pool:
         self._waiting: deque[PlannedPack] = deque()
         self._later: deque[tuple[float, PlannedPack]] = deque()  # held by others: from when to try again
         self._kills = OomWatch(kills)
-        self.stopping = False
+        self._stopped: float | None = None  # since when the workers are asked to stop
 
     def __enter__(self) -> "Pool":
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -131,6 +136,7 @@ class Pool:
         for worker in self._workers:
             with contextlib.suppress(OSError):
                 worker.orders.close()
+            worker.process.send_signal(signal.SIGCONT)  # somebody may have paused it
         deadline = time.monotonic() + self.grace
         for worker in self._workers:
             try:
@@ -140,19 +146,32 @@ class Pool:
                 worker.process.wait()
 
     def check(self, order: dict) -> dict:
-        """Have the first worker check or measure runs on the model; its answer, or how it died."""
+        """Have the first worker check or measure runs on the model; its answer, or how it died.
+
+        A worker that somebody killed meanwhile says nothing of the runs: another one does it, once.
+        """
         if self._workers[0].dead:
             self._workers[0] = self._start(0)
-        worker = self._workers[0]
+        worker, replaced = self._workers[0], False
         worker.send(order)
         while True:
-            origin, event = self._events.get()
-            died = event["event"] == "died" and origin is worker
-            worker.dead |= died
-            if died or event["event"] in ("checked", "measured"):
-                return self._explained(worker, event)
+            self._kill_unresponsive()
+            try:
+                origin, event = self._events.get(timeout=1.0)
+            except queue.Empty:
+                continue
             if event["event"] == "died":
                 origin.dead = True
+                event = self._explained(origin, event)
+                if origin is not worker:
+                    continue
+                if self.stopping or replaced or event["code"] >= 0 or event.get("oom"):
+                    return event
+                worker, replaced = self._start(worker.number), True
+                self._workers[0] = worker
+                worker.send(order)
+            elif event["event"] in ("checked", "measured"):
+                return event
             else:
                 self.on_event(event)
 
@@ -169,6 +188,7 @@ class Pool:
             if not busy and (self.stopping or not (self._waiting or self._later)):
                 return
             self._end_late(busy, terms.time_limit)
+            self._kill_unresponsive()
             try:
                 worker, event = self._events.get(timeout=1.0 if busy else 0.1)
             except queue.Empty:
@@ -188,10 +208,21 @@ class Pool:
         self._waiting.appendleft(PlannedPack.of(replace(run, kills=run.kills + 1)))
 
     def stop(self) -> None:
-        """Ask every worker to stop at its next step boundary; the second time, kill them."""
+        """Ask every worker to stop at its next step boundary; the second time, kill them.
+
+        Those that do not within the grace period are killed, too.
+        """
         for worker in self._workers:
-            worker.process.send_signal(signal.SIGKILL if self.stopping else signal.SIGTERM)
-        self.stopping = True
+            if self.stopping:
+                worker.process.kill()
+            else:
+                worker.ask_to_stop()
+        self._stopped = self._stopped or time.monotonic()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the workers were asked to stop."""
+        return self._stopped is not None
 
     def _hand_out(self, root: Path, terms: Terms) -> None:
         while self._later and self._later[0][0] <= time.monotonic():
@@ -206,7 +237,8 @@ class Pool:
                 worker.left = {run.run_id: run for run in pack.runs}
                 worker.since, worker.kills = time.monotonic(), self._kills.count()
                 often = {"seconds": terms.checkpoint_seconds, "steps": terms.checkpoint_steps}
-                worker.send({**pack.order(), "root": str(root), "checkpoint": often})
+                more = {"root": str(root), "checkpoint": often, "threads": fixed_threads()}
+                worker.send({**pack.order(), **more})
 
     def _heard(self, worker: _Process, event: dict) -> list[Outcome]:
         """Take in what a worker said; the outcomes of its runs, if it is that.
@@ -250,7 +282,8 @@ class Pool:
         return {**event, "oom": self._kills.explains(worker.kills)}
 
     def _start(self, number: int) -> _Process:
-        own = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+        own = {} if fixed_threads() else {name: str(self.threads) for name in names}
         if self.gpus:
             own["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
         kills = self._kills.count()
@@ -285,7 +318,13 @@ class Pool:
                     worker.process.kill()
             elif worker.pack and minutes and now - worker.since > 60 * minutes * len(worker.pack.runs):
                 worker.ending = now
-                worker.process.send_signal(signal.SIGTERM)
+                worker.ask_to_stop()
+
+    def _kill_unresponsive(self) -> None:
+        """Once the grace period is over, kill the workers that were asked to stop and did not."""
+        if self._stopped is not None and time.monotonic() - self._stopped > self.grace:
+            for worker in self._workers:
+                worker.process.kill()
 
 
 def _how(event: dict) -> str:

@@ -30,7 +30,13 @@ def resources(workers: int | str, runs: int) -> tuple[int, int, list[str]]:
     cores, devices = _cores(), gpus()
     wanted = (len(devices) or min(cores, _room())) if workers == "auto" else int(workers)
     size = max(1, min(wanted, runs))
-    return size, max(1, cores // size), devices
+    return size, fixed_threads() or max(1, cores // size), devices
+
+
+def fixed_threads() -> int | None:
+    """How many threads of a process the user fixed by OMP_NUM_THREADS, None if none."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # OpenMP takes a list, one per level
+    return int(given) if given.isdigit() and int(given) > 0 else None
 
 
 def _cores() -> int:

@@ -1,12 +1,12 @@
 """The status of each run of a study: from its files and Slurm's queue, whoever started it."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.errors import UserError
+from experiments.errors import UserError, printable
+from experiments.files import parse_json
 from experiments.record import FINISHED, RunFolder, planned, read, run_folders
 from experiments.sweep.lease import holder, is_held, leases, running_commands
 from experiments.sweep.slurm import client
@@ -25,7 +25,8 @@ class RunStatus:
     about: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind}, {self.about}" if self.about else self.kind
+        text = f"{self.kind}, {self.about}" if self.about else self.kind
+        return printable(" ".join(text.split()))
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Snapshot:
 
 def snapshot(study: Path) -> Snapshot:
     """The status of a study now; UserError where there is none."""
-    commands = [f"process {held['pid']} on {held['host']}" for held in running_commands(study)]
+    commands = [printable(f"process {held['pid']} on {held['host']}") for held in running_commands(study)]
     submitted = places(study)
     queue = client.queue() if submitted else []
     queued = active(study, queue or [])
@@ -76,7 +77,9 @@ def _status(
     name, held = folder.path.name, leases(folder.path.parent)
     record = read(folder.path)
     if record is not None and (record["status"] in FINISHED or queued is None):
-        return RunStatus(name, record["status"], record.get("error", {}).get("message", ""))
+        error = record.get("error")
+        message = error.get("message", "") if isinstance(error, dict) else error
+        return RunStatus(name, str(record["status"]), str(message or ""))
     if is_held(held, name):
         owner = holder(held, name) or {}
         by = f"as job {queued.name}" if queued else f"by process {owner.get('pid')} on {owner.get('host')}"
@@ -117,6 +120,6 @@ def _step(folder: RunFolder) -> str:
         with folder.history.open("rb") as file:
             file.seek(max(0, folder.history.stat().st_size - 4096))
             lines = file.read().split(b"\n")[:-1]
-        return f"step {json.loads(lines[-1])['step']}, " if lines else ""
-    except (OSError, ValueError):
+        return f"step {parse_json(lines[-1])['step']}, " if lines else ""
+    except (OSError, ValueError, KeyError, TypeError):
         return ""

@@ -9,12 +9,13 @@
 import argparse
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from experiments import record
 from experiments.errors import UserError, did_you_mean
-from experiments.files import replacing
+from experiments.files import read_json, replacing
 from experiments.record import RunFolder, planned, run_folders
 from experiments.spec import RunSpec, from_record
 from experiments.sweep.plan import Runs
@@ -25,7 +26,13 @@ _SPECS = ".specs.jsonl"
 
 def study_argument(parser: argparse.ArgumentParser) -> None:
     """The argument that all commands on a study begin with."""
-    parser.add_argument("study", type=Path, help="its folder, e.g. runs/demo")
+    parser.add_argument("study", type=_folder, help="its folder, e.g. runs/demo")
+
+
+def _folder(text: str) -> Path:
+    """A study's folder as given; "." and ".." by their own names, because a study goes by its folder's."""
+    path = Path(text)
+    return path.resolve() if path.name in ("", "..") else path
 
 
 def folders(study: Path) -> list[RunFolder]:
@@ -37,14 +44,18 @@ def folders(study: Path) -> list[RunFolder]:
 
 
 def specs_in(study: Path, run_ids: Sequence[str]) -> list[RunSpec]:
-    """The specs of runs of a study, begun or only requested; UserError where there is no such run."""
+    """The specs of runs of a study, begun or only requested; UserError where there is no such run.
+
+    They are of the study whose folder is given, whatever name it had when they were written.
+    """
     submitted = places(study)
     begun = {folder.path.name for folder in run_folders(study) if folder.spec.is_file()}
     known = begun | submitted.keys() | planned(study).keys()
     if not known:
         folders(study)
     waiting = requested_specs(study, set(run_ids))
-    return [_spec(study, name, known, begun, waiting, submitted) for name in run_ids]
+    found = (_spec(study, name, known, begun, waiting, submitted) for name in run_ids)
+    return [replace(spec, study=study.name) for spec in found]
 
 
 def _spec(
@@ -69,7 +80,7 @@ def _spec(
 def _written(path: Path) -> RunSpec | None:
     """The spec in a file; None if that is torn."""
     try:
-        return from_record(json.loads(path.read_text(encoding="utf-8")))
+        return from_record(read_json(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -93,7 +104,7 @@ def requested_specs(study: Path, run_ids: Collection[str]) -> dict[str, RunSpec]
     for path in sorted((study / record.PLANNED).glob(f"*{_SPECS}")):
         try:
             found |= _read(path, run_ids)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
     return found
 

@@ -16,8 +16,13 @@ Orders:
 A run's order may also say `checkpoint` ({"seconds": ..., "steps": ...}) and `seen`: the time of the record
 that is to be replaced, as `record.written` gives it. Another record than that is taken as the answer. `kills`
 says how often the kernel has ended the run's process because memory ran out: so many times the rows at a time
-are halved, and the run fails once nothing is left to halve.
+are halved, and the run fails once nothing is left to halve. `threads` is how many the user fixed, if so.
 """
+
+from experiments import provenance
+
+if __name__ == "__main__":
+    provenance.source()  # of the code that is imported from here on, not of what it is edited to meanwhile
 
 import contextlib
 import json
@@ -129,7 +134,7 @@ class Worker:
             return {}
 
     def run(self, order: dict, folder: RunFolder) -> None:
-        """Lease a cell, run it, write its record, and say how it went."""
+        """Lease a run, execute it, write its record, and say how it went."""
         run_id = order["run_id"]
         lease = acquire(leases(folder.path.parent), run_id)
         if lease is None:
@@ -159,7 +164,7 @@ class Worker:
         from experiments import data, tracking
         from experiments.training import memory
         from experiments.training.execute import Interrupted, execute
-        from experiments.training.result import fail, is_out_of_memory
+        from experiments.training.result import fail
         from experiments.training.run_state import Run
 
         spec, run_id = from_record(order["run"]), order["run_id"]
@@ -173,7 +178,7 @@ class Worker:
                 if not fits:
                     run.begin()
                     raise MemoryError(_NO_LESS)
-                check_data(spec, run_id, data.fingerprint(spec))
+                check_data(spec, run_id, data.read(spec).fingerprint)  # of what is trained on
                 return execute(
                     [run],
                     display=self.events,
@@ -181,6 +186,7 @@ class Worker:
                     checkpoint_every=often["seconds"],
                     checkpoint_steps=often["steps"],
                     loader=self.loader,
+                    threads=order.get("threads"),
                 )[0]
             except Interrupted:
                 run.tracker.finish("preempted")
@@ -188,7 +194,7 @@ class Worker:
             except Exception as error:
                 if not lease.valid():
                     return None
-                if not (is_out_of_memory(error) and run.halve()):
+                if not (memory.is_out_of_memory(error) and run.halve()):
                     return fail(run, error)
             memory.release()  # what the failed attempt held, before the next one needs as much
             self.events.note(f"{run_id}: {run.deviations[-1]}")
@@ -203,7 +209,7 @@ class _PackOrder:
 
     def __init__(self, worker: Worker, order: dict, study: Path):
         self.worker, self.order, self.study = worker, order, study
-        self.leases: dict[str, Lease] = {}
+        self.leases: dict[str, Lease] = {}  # of the runs that have not ended
         self.often = order["checkpoint"]
 
     def carry_out(self) -> None:
@@ -235,7 +241,7 @@ class _PackOrder:
         """
         if len(members) == 1:
             [run] = todo
-            alone = {**run, "checkpoint": self.often}
+            alone = {**run, "checkpoint": self.often, "threads": self.order.get("threads")}
             record = self.worker.execute(alone, self._folder(run["run_id"]), self.leases[run["run_id"]])
             if record is not None:
                 self._conclude(run["run_id"], record)
@@ -284,11 +290,12 @@ class _PackOrder:
             return execute(
                 runs,
                 display=self.worker.events,
-                should_stop=self.worker.stop_for(self.leases.values()),
+                should_stop=self.worker.stop_for([*self.leases.values()]),
                 checkpoint_every=self.often["seconds"],
                 checkpoint_steps=self.often["steps"],
                 loader=self.worker.loader,
                 state=folder,
+                threads=self.order.get("threads"),
             )
         except Interrupted:
             return None
@@ -301,7 +308,7 @@ class _PackOrder:
         return RunFolder(self.study / run_id)
 
     def _conclude(self, run_id: str, record: Mapping[str, Any]) -> None:
-        conclude(record, self._folder(run_id), self.leases[run_id])
+        conclude(record, self._folder(run_id), self.leases.pop(run_id))  # given back: not valid any more
         self.worker.report(run_id, record)
 
 

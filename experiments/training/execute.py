@@ -4,26 +4,26 @@ Everything of a run is on the disk before anything else hears of it, and its rec
 a record is a run that ended, whatever the end was.
 """
 
+import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from experiments import models
+from experiments import models, tasks
 from experiments.console.progress import Progress
 from experiments.data import Task
-from experiments.files import Taken, replacing
-from experiments.spec import RunSpec
-from experiments.tasks import kind_of
+from experiments.files import Taken, replacing, replacing_folder
 from experiments.training import checkpoint, diagnostics, memory
 from experiments.training.evaluate import Scores, evaluate, overall, prefixed, write_predictions
 from experiments.training.loader import Loader
 from experiments.training.loop import Callback, Trainer, run_config, total_steps
-from experiments.training.result import Facts, Seconds, error_kind, is_out_of_memory, result, start_hashes
+from experiments.training.memory import is_out_of_memory
+from experiments.training.result import Facts, Seconds, error_kind, result, start_hashes
 from experiments.training.run_state import Checkpoints, Interrupted, Run, resume, save
 from variants import Attached, attach, peft_form, write_peft
 
@@ -42,6 +42,7 @@ def execute(
     checkpoint_steps: int | None = None,
     state: Path | None = None,
     loader: Loader | None = None,
+    threads: int | None = None,
 ) -> list[dict[str, Any]]:
     """Train a pack to its end and write each run's record.
 
@@ -55,6 +56,8 @@ def execute(
             history, so at the first multiple of train.log_every from there on.
         state: The folder of the pack's checkpoints; None: in that of its first run.
         loader: Where bases and data come from; one of its own if None.
+        threads: How many the user fixed; None: as many as the run's checkpoint was made with, so that it
+            resumes to the bit, else as many as torch has.
 
     Returns:
         The records as written, of all runs that had none.
@@ -71,7 +74,7 @@ def execute(
             stack.callback(run.history.close)
             run.begin()
         specs = [run.training for run in runs]
-        _threads(specs[0])
+        stack.enter_context(_threads(specs[0].train.threads, threads, state))
         model, info, task = (loader or Loader())(specs[0])
         place = device()
         attached = attach(
@@ -83,13 +86,14 @@ def execute(
         if specs[0].train.gradient_checkpointing:
             attached.model.gradient_checkpointing_enable({"use_reentrant": False})
         seconds.load = time.perf_counter() - started
-        trainer = Trainer(specs, attached, task.splits["train"], kind_of(task.kind).loss)
+        trainer = Trainer(specs, attached, task.splits["train"], tasks.kind_of(task.kind).loss)
         for k, run in enumerate(runs):
             run.start = start_hashes(trainer, k)
-        resume(runs, trainer, state)
+        for text in resume(runs, trainer, state):
+            display.note(text)
         if task.also and trainer.progress.step == 0:
             with seconds.of("evaluate"):
-                for run, before in zip(runs, _beside(trainer, task, "before"), strict=True):
+                for run, before in zip(runs, _beside(runs, trainer, task, "before"), strict=True):
                     run.before = before
         for run, steps in zip(runs, trainer.ends, strict=True):
             display.run_started(run.run_id, steps, done=min(steps, trainer.progress.step))
@@ -137,29 +141,48 @@ class _Recorder(Callback):
     def on_validation(self, step: int) -> None:
         """Score the validation split."""
         with self._seconds.of("evaluate"):
-            scores = _evaluate(self._trainer, self._task, "validation")
+            scores = _evaluate(self._runs, self._trainer, self._task, "validation")
             for k in self._trainer.validated(step):
                 self._runs[k].validated(
                     scores[k].metrics, step=step, metric=self._task.metric, goal=self._task.goal
                 )
 
 
-def _evaluate(trainer: Trainer, task: Task, split: str) -> list[Scores]:
-    train = trainer.specs[0].train
-    return evaluate(
-        trainer.attached.model,
-        task,
-        split,
-        runs=trainer.K,
-        precision=train.precision,
-        batch_size=train.eval_batch_size,
-        examples=train.eval_rows if split == "validation" else None,
-    )
+def _evaluate(runs: Sequence[Run], trainer: Trainer, task: Task, split: str) -> list[Scores]:
+    """Score the pack; where memory runs out, with half as many rows at a time, down to one."""
+    while True:
+        train = runs[0].training.train
+        try:
+            return evaluate(
+                trainer.attached.model,
+                task,
+                split,
+                runs=trainer.K,
+                precision=train.precision,
+                batch_size=train.eval_batch_size,
+                examples=train.eval_rows if split == "validation" else None,
+            )
+        except Exception as error:
+            if not is_out_of_memory(error) or not all([run.halve_evaluation() for run in runs]):
+                raise
+        memory.release()  # not before the traceback is gone, which holds what the attempt did
+        for run in runs:
+            run.log(run.deviations[-1])
 
 
-def _threads(spec: RunSpec) -> None:
-    if spec.train.threads:
-        torch.set_num_threads(spec.train.threads)
+@contextmanager
+def _threads(of_spec: int | None, fixed: int | None, folder: Path) -> Iterator[None]:
+    """While open, torch computes with the threads of a run: its spec's, the user's, or its checkpoint's."""
+    before = torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    saved = checkpoint.threads(folder)
+    if saved is not None and saved > cores:
+        saved = None  # so many would wait for each other: fewer are quicker, and are noted as a deviation
+    torch.set_num_threads(of_spec or fixed or saved or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence[dict[str, Any]]) -> None:
@@ -169,7 +192,7 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
     """
     completed = [k for k, run in enumerate(runs) if records[k]["status"] == "completed" and not run.ended]
     if any(not runs[k].validation for k in completed):  # an older checkpoint, after the last validation
-        scores = _evaluate(trainer, facts.task, "validation")
+        scores = _evaluate(runs, trainer, facts.task, "validation")
         for k in completed:
             runs[k].validation = scores[k].metrics
     for k in completed:
@@ -178,22 +201,21 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
     to_test = [k for k in completed if runs[k].spec.phase != "tune"]
     if not to_test:
         return
-    tested = {name: _evaluate(trainer, task, "test") for name, task in facts.task.tested.items()}
+    tested = {name: _evaluate(runs, trainer, task, "test") for name, task in facts.task.tested.items()}
     ids = {name: task.splits["test"].examples for name, task in facts.task.tested.items()}
-    after = _beside(trainer, facts.task, "after")
+    after = _beside(runs, trainer, facts.task, "after")
     for k in to_test:
         own = {name: scores[k] for name, scores in tested.items()}
         records[k]["metrics"] |= prefixed("test", overall(own)) | runs[k].before | after[k]
-        write_predictions(
-            runs[k].folder.predictions, {name: (ids[name], scores) for name, scores in own.items()}
-        )
+        rows = {name: (ids[name], scores) for name, scores in own.items()}
+        write_predictions(runs[k].folder.predictions, rows, check=runs[k].check_owned)
 
 
-def _beside(trainer: Trainer, task: Task, when: str) -> list[dict[str, float]]:
+def _beside(runs: Sequence[Run], trainer: Trainer, task: Task, when: str) -> list[dict[str, float]]:
     """What each run scores on the tasks that it is not trained on: "before/wikitext/perplexity" and so on."""
     found: list[dict[str, float]] = [{} for _ in range(trainer.K)]
     for name, other in task.also.items():
-        for values, scores in zip(found, _evaluate(trainer, other, "test"), strict=True):
+        for values, scores in zip(found, _evaluate(runs, trainer, other, "test"), strict=True):
             values |= prefixed(f"{when}/{name}", scores.metrics)
     return found
 
@@ -208,7 +230,7 @@ def _conclude(run: Run, k: int, trainer: Trainer, record: dict[str, Any]) -> Non
     run.history.close()
     run.check_owned()
     try:
-        run.folder.write_record(record, first=True)
+        run.folder.write_record(record, first=True, check=run.check_owned)
     except Taken:
         raise Interrupted from None  # another process took the run over and has ended it
     run.log(f"ended, {record['status']}")
@@ -222,38 +244,45 @@ def _keep(run: Run, k: int, attached: Attached, record: dict[str, Any]) -> None:
     A disk that takes no more is the exception: the run ends as failed, and once there is room the same
     command goes on from its checkpoint.
     """
-    try:
-        record["adapter"]["kept_as"] = save_trained(attached, k, run.folder.adapter)
-        return
-    except Exception as error:
-        if error_kind(error) == "disk" or is_out_of_memory(error):
+    for keep, what in (
+        (save_trained, "the adapter could not be written in PEFT's format"),
+        (_save_tensors, "what was learned could not be saved"),
+    ):
+        try:
+            record["adapter"]["kept_as"] = keep(attached, k, run.folder.adapter, check=run.check_owned)
+            return
+        except Interrupted:
             raise
-        run.deviate(f"the adapter could not be written in PEFT's format: {type(error).__name__}: {error}")
-    try:
-        record["adapter"]["kept_as"] = _save_tensors(attached, k, run.folder.adapter)
-    except Exception as error:
-        if error_kind(error) == "disk" or is_out_of_memory(error):
-            raise
-        run.deviate(f"what was learned could not be saved: {type(error).__name__}: {error}")
+        except Exception as error:
+            if error_kind(error) == "disk" or is_out_of_memory(error):
+                raise
+            run.deviate(f"{what}: {type(error).__name__}: {error}")
 
 
-def save_trained(attached: Attached, k: int, folder: Path) -> str | None:
+def save_trained(
+    attached: Attached, k: int, folder: Path, *, check: Callable[[], object] = lambda: None
+) -> str | None:
     """Save what run k learned: in PEFT's format if that knows it, else its tensors by name.
+
+    `check` is as in `files.replacing`.
 
     Returns:
         How: "peft lora", "peft adalora" or "tensors"; None if nothing was learned.
     """
     form = peft_form(attached, k)
     if form is None:
-        return _save_tensors(attached, k, folder)
-    write_peft(attached, k, folder, form=form, replace=True)
+        return _save_tensors(attached, k, folder, check=check)
+    with replacing_folder(folder, check=check) as temporary:
+        write_peft(attached, k, temporary, form=form, replace=True)
     return f"peft {form}"
 
 
-def _save_tensors(attached: Attached, k: int, folder: Path) -> str | None:
+def _save_tensors(
+    attached: Attached, k: int, folder: Path, *, check: Callable[[], object] = lambda: None
+) -> str | None:
     tensors = attached.kept(k)
     if not tensors:
         return None
-    with replacing(folder / "trained.safetensors") as temporary:
+    with replacing(folder / "trained.safetensors", check=check) as temporary:
         save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
     return "tensors"

@@ -31,6 +31,16 @@ def peak(device: torch.device) -> int | None:
     return int(line.split()[1]) * 1024 if line else None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out.
+
+    Torch's own, Python's, or the CPU allocator's plain RuntimeError.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def release() -> None:
     """Give back what nobody uses: objects that refer to each other in a circle, the GPU's cached blocks."""
     gc.collect()

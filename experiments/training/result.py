@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from experiments import provenance
 from experiments.config.short import command_of
 from experiments.data import Task
@@ -18,7 +16,8 @@ from experiments.errors import UserError
 from experiments.files import Taken
 from experiments.models import Info
 from experiments.training.loop import Trainer
-from experiments.training.run_state import Run
+from experiments.training.memory import is_out_of_memory
+from experiments.training.run_state import Interrupted, Run
 
 
 @dataclass
@@ -104,7 +103,7 @@ def result(run: Run, k: int, trainer: Trainer, facts: Facts) -> dict[str, Any]:
         "model": {"source": facts.info.source, "sha256": facts.info.sha256},
         "adapter": attached.summary(k),
         "optimiser": trainer.optimiser.described,
-        "notes": [*attached.notes(k), *facts.info.notes, *task.notes],
+        "notes": [*attached.notes(k), *facts.info.notes, *task.notes, *run.notes],
         "deviations": run.deviations,
         "start": run.start,
     }
@@ -134,16 +133,6 @@ def start_hashes(trainer: Trainer, k: int) -> dict[str, str]:
     }
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out.
-
-    Torch's own, Python's, or the CPU allocator's plain RuntimeError.
-    """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
 def error_kind(error: Exception) -> str:
     """What ended a run, in a word: disk, user, or the exception's own name."""
     cause = error.__cause__ if isinstance(error, UserError) else error
@@ -152,11 +141,12 @@ def error_kind(error: Exception) -> str:
     return "user" if isinstance(error, UserError) else type(error).__name__
 
 
-def fail(run: Run, error: Exception) -> dict[str, Any]:
+def fail(run: Run, error: Exception) -> dict[str, Any] | None:
     """The record of a run that an exception ended.
 
     Status, kind, text, traceback, and the command that repeats it alone. Where the disk takes nothing any
-    more the record is only returned; whatever checkpoint there is stays.
+    more the record is only returned; whatever checkpoint there is stays. None, and nothing written, if
+    another process has taken the run over.
     """
     record: dict[str, Any] = {
         "run_id": run.run_id,
@@ -174,10 +164,10 @@ def fail(run: Run, error: Exception) -> dict[str, Any]:
         },
     }
     try:
-        run.folder.write_record(record, first=True)
+        run.folder.write_record(record, first=True, check=run.check_owned)
         run.log(record["error"]["traceback"])
-    except Taken:
-        return record  # another process took the run over and has ended it: that stands
+    except (Taken, Interrupted):
+        return None  # another process took the run over: that stands
     except (UserError, OSError) as unwritten:
         record["error"]["message"] += f" (and its record was not written: {unwritten})"
     run.tracker.finish(record["status"])

@@ -1,10 +1,12 @@
 """Runs under way: their folders, their validation so far, and how they are saved and go on."""
 
+import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from experiments import provenance, tracking
@@ -36,7 +38,9 @@ class Run:
     ended: bool = False
     history: History = field(init=False)
     micro_batch_size: int | None = None  # smaller than the spec's after the memory ran out; the batch stays
+    eval_batch_size: int | None = None  # smaller than the spec's after an evaluation ran out of memory
     deviations: list[str] = field(default_factory=list)  # where the run departs from its spec, for its record
+    notes: list[str] = field(default_factory=list)  # what else a reader of its record should know
     start: dict[str, str] = field(default_factory=dict)  # hashes of the seed's first adapter and batch
     validation: dict[str, float] = field(default_factory=dict)  # the metrics of the last one
     before: dict[str, float] = field(default_factory=dict)  # on the tasks beside its own, before training
@@ -49,12 +53,17 @@ class Run:
     @property
     def training(self) -> RunSpec:
         """The spec as it is carried out: where fewer rows at a time are trained, fewer are evaluated, too."""
-        train, micro = self.spec.train, self.micro_batch_size
-        if micro is None:
-            return self.spec
-        rows = train.micro_batch_size or train.batch_size
-        evaluated = max(1, train.eval_batch_size * micro // rows)
-        return replace(self.spec, train=replace(train, micro_batch_size=micro, eval_batch_size=evaluated))
+        train, micro, evaluated = self.spec.train, self.micro_batch_size, self.eval_batch_size
+        if micro is not None:
+            rows = train.micro_batch_size or train.batch_size
+            train = replace(
+                train,
+                micro_batch_size=micro,
+                eval_batch_size=max(1, train.eval_batch_size * micro // rows),
+            )
+        if evaluated is not None:
+            train = replace(train, eval_batch_size=min(evaluated, train.eval_batch_size))
+        return replace(self.spec, train=train)
 
     def halve(self) -> bool:
         """Go on with half as many rows at a time and the same batch.
@@ -70,6 +79,18 @@ class Run:
         self.deviate(
             f"out of memory with {rows} rows at a time: went on with {smaller}, gradients accumulated to the "
             f"same batch, and evaluated {self.training.train.eval_batch_size} at a time"
+        )
+        return True
+
+    def halve_evaluation(self) -> bool:
+        """Go on with half as many rows in an evaluation, and with training as it is; False at one row."""
+        rows = self.training.train.eval_batch_size
+        if rows == 1:
+            return False
+        self.eval_batch_size = rows // 2
+        self.deviate(
+            f"out of memory evaluating {rows} rows at a time: went on with {self.eval_batch_size}; training "
+            "is as it was"
         )
         return True
 
@@ -93,7 +114,7 @@ class Run:
             return
         spec, record = self.spec, self.spec.as_record()
         remove_temporaries(self.folder.path)
-        self.folder.write_spec(record)
+        self.folder.write_spec(record, check=self.check_owned)
         self.folder.drop_failure()
         self.tracker.start(self.run_id, record, labels=tracking.labels_of(spec), folder=self.folder.path)
 
@@ -108,7 +129,7 @@ class Run:
         """Drop the rows that the state which the run goes on from does not know."""
         self.check_owned()
         if not self.ended:
-            self.history.cut(size)
+            self.history.cut(size, check=self.check_owned)
 
     def add_rows(self, rows: Sequence[dict]) -> None:
         """History first, then whoever else listens."""
@@ -130,8 +151,7 @@ class Run:
 
 def save(runs: Sequence[Run], trainer: Trainer, folder: Path) -> None:
     """One checkpoint for the pack, once all histories are on the disk."""
-    for run in runs:
-        run.check_owned()
+    check_owned(runs)
     state = {
         "runs": [run.run_id for run in runs],
         "trainer": trainer.state_dict(),
@@ -142,41 +162,84 @@ def save(runs: Sequence[Run], trainer: Trainer, folder: Path) -> None:
         "signatures": [run.signatures for run in runs],
         "deviations": [run.deviations for run in runs],
         "code_sha256": _code(),
+        "threads": torch.get_num_threads(),
     }
-    checkpoint.save(folder, step=trainer.progress.step, state=state)
+    step = trainer.progress.step
+    checkpoint.save(folder, step=step, state=state, check=lambda: check_owned(runs))
 
 
-def resume(runs: Sequence[Run], trainer: Trainer, folder: Path) -> None:
-    """Go on from the newest whole checkpoint whose histories are still there, or start afresh.
+def check_owned(runs: Sequence[Run]) -> None:
+    """Interrupted unless all runs of a pack are still this process's."""
+    for run in runs:
+        run.check_owned()
+
+
+def resume(runs: Sequence[Run], trainer: Trainer, folder: Path) -> list[str]:
+    """Go on from the newest checkpoint that is complete and whose histories are still there, or start afresh.
 
     Histories are cut back to where the state is.
+
+    Returns:
+        A sentence for each checkpoint that was set aside; they are in the records' notes, too.
     """
-
-    def fits(state: dict) -> bool:
-        marks = state.get("histories", [])
-        same = state.get("runs", ids[:1]) == ids  # older checkpoints are those of solo runs
-        return same and all(r.history.holds(*m) for r, m in zip(runs, marks, strict=True))
-
-    ids = [run.run_id for run in runs]
-    for run in runs:  # the model took a while to load
-        run.check_owned()
-    state = checkpoint.load(folder, fits=fits)
-    if state is None:
-        for run in runs:  # of an attempt that left no checkpoint
-            run.best, run.validation, run.signatures = {}, {}, {}
-            run.cut_history(0)
-    else:
-        trainer.load_state_dict(state["trainer"])
-        for k, run in enumerate(runs):
-            run.best, run.signatures = state["best"][k], state["signatures"][k]
-            run.validation = state["validation"][k] if "validation" in state else {}
-            run.before = state.get("before", [{}] * len(runs))[k]
-            run.cut_history(state["histories"][k][0])
-            run.deviate(*state["deviations"][k])
-            if state["code_sha256"] != _code():
-                run.deviate(f"went on after step {trainer.progress.step} with other code than it began with")
+    check_owned(runs)  # the model took a while to load
+    state, set_aside = checkpoint.load(folder, lambda state: _restore(state, runs, trainer))
+    after = f"went on after step {trainer.progress.step} with"
+    changed = []
+    if state is not None and state["code_sha256"] != _code():
+        changed.append(f"{after} other code than it began with")
+    if state is not None and state.get("threads") not in (None, now := torch.get_num_threads()):
+        changed.append(f"{after} {now} threads instead of {state['threads']}, whose sums round otherwise")
+    for k, run in enumerate(runs):
+        run.best = state["best"][k] if state else {}
+        run.validation = state["validation"][k] if state and "validation" in state else {}
+        run.before = state["before"][k] if state and "before" in state else {}
+        run.signatures = state["signatures"][k] if state else {}
+        run.deviate(*(state["deviations"][k] if state else []), *changed)
+        run.cut_history(state["histories"][k][0] if state else 0)
     for run, steps in zip(runs, trainer.ends, strict=True):
+        run.notes += set_aside
+        for text in set_aside:
+            run.log(text)
         run.log(f"starts at step {min(steps, trainer.progress.step)} of {steps}")
+    return set_aside
+
+
+def _restore(state: dict, runs: Sequence[Run], trainer: Trainer) -> None:
+    """Put the trainer back to where a state was taken.
+
+    Raises:
+        Exception: Of whatever kind: the state cannot be used. The trainer is as it was.
+    """
+    ids, marks = [run.run_id for run in runs], state["histories"]
+    if state.get("runs", ids[:1]) != ids or len(marks) != len(runs):  # older ones are those of solo runs
+        raise checkpoint.Unusable("it is of another run")
+    if not all(run.history.holds(*mark) for run, mark in zip(runs, marks, strict=True)):
+        raise checkpoint.Unusable("the history that belongs to it is not there")
+    if not {"best", "signatures", "deviations", "code_sha256"} <= state.keys():
+        raise checkpoint.Unusable("it lacks what this version needs")
+    if _layout(state["trainer"]) != _layout(trainer.state_dict()):
+        raise checkpoint.Unusable("it is of another model or method")
+    before = io.BytesIO()
+    torch.save(trainer.state_dict(), before)
+    try:
+        trainer.load_state_dict(state["trainer"])
+    except Exception:
+        before.seek(0)
+        trainer.load_state_dict(torch.load(before, weights_only=True, map_location="cpu"))
+        raise
+
+
+def _layout(state: dict) -> tuple:
+    """What two states of one pack have in common: keys, and shapes of what the optimiser holds."""
+    optimiser = state["optimiser"]
+    tensors = [
+        state["alive"],
+        optimiser["steps"],
+        *(tensor for flat in optimiser["flats"] for tensor in flat),
+    ]
+    shapes = [(tuple(tensor.shape), tensor.dtype) for tensor in tensors]
+    return sorted(state), shapes, [sorted(controller) for controller in state["controllers"]]
 
 
 def _code() -> str:

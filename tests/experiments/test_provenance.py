@@ -9,6 +9,12 @@ import pytest
 from experiments import provenance
 
 
+def forget():
+    """As in a process that has just begun."""
+    provenance.source.cache_clear()
+    provenance._static.cache_clear()
+
+
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
     """A small repository with one commit, taken for the project's."""
@@ -20,9 +26,9 @@ def clone(tmp_path, monkeypatch):
     git(root, "add", ".")
     git(root, "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "-m", "one")
     monkeypatch.setattr(provenance, "ROOT", root)
-    provenance._static.cache_clear()
+    forget()
     yield root
-    provenance._static.cache_clear()
+    forget()
 
 
 def git(root, *words):

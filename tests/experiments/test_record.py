@@ -254,7 +254,7 @@ def test_a_file_in_the_folders_place_is_explained(tmp_path):
         (errno.EACCES, "Change the permissions"),
         (errno.EROFS, "Mount it writable"),
         (errno.EDQUOT, "quota is used up. Free some space"),
-        (errno.EIO, "Input/output error. Look into that"),
+        (errno.EIO, "Input/output error. Find out why"),
     ],
     ids=lambda value: errno.errorcode.get(value, ""),
 )
@@ -268,3 +268,67 @@ def test_a_disk_with_too_little_room_is_found_before_the_start(tmp_path):
     assert list((tmp_path / "new").iterdir()) == []
     with pytest.raises(UserError, match="disk is full"):
         files.check_writable(tmp_path / "new", needed_bytes=10**18)
+
+
+EDITS = {
+    "a metric": lambda r: r["metrics"].update({"test/accuracy": 0.75}),
+    "a metric in its last digit": lambda r: r["metrics"].update({"test/loss": 0.30000000000000004}),
+    "the seed": lambda r: r["spec"].update(seed=4),
+    "the rate": lambda r: r["spec"].update(lr=2e-3),
+    "a deviation": lambda r: r["deviations"].clear(),
+    "the code": lambda r: r["env"].update(code_sha256="f" * 64),
+    "a note more": lambda r: r.update(notes=["fine"]),
+    "a key less": lambda r: r.pop("env"),
+    "the checksum": lambda r: r.update(sha256="0" * 64),
+    "no checksum at all": lambda r: r.update(sha256=None),
+}
+
+
+@pytest.fixture
+def ended(tmp_path):
+    """The folder of a completed run, and a way to change its record by hand."""
+    folder = record.RunFolder(tmp_path / "run-1")
+    content = {
+        "run_id": "run-1", "study": "toy", "status": "completed", "spec": {"seed": 3, "lr": 1e-3},
+        "metrics": {"test/accuracy": 0.5, "test/loss": 0.3, "x": -0.0, "n": 10**17},
+        "deviations": ["é \u2028 \U0001f600"], "env": {"code_sha256": "e" * 64},
+    }  # fmt: skip
+    folder.write_record(content)
+
+    def change(by):
+        found = json.loads(folder.record.read_text())
+        by(found)
+        folder.record.write_text(json.dumps(found))
+
+    return folder.path, change
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_a_record_that_was_edited_differs_from_its_checksum(ended, what):
+    path, change = ended
+    assert record.verify(path) == [] and not record.is_edited(record.read(path))
+    change(EDITS[what])
+    assert record.is_edited(record.read(path))
+    assert record.verify(path) == ["record.json differs from its own checksum: changed after the run"]
+
+
+def test_a_record_written_anew_with_the_same_content_is_the_same(ended):
+    """Order of keys, spaces and escapes do not count."""
+    path, _ = ended
+    found = json.loads((path / "record.json").read_text())
+    turned = dict(reversed(found.items()))
+    (path / "record.json").write_text(json.dumps(turned, indent=7, ensure_ascii=True))
+    assert record.verify(path) == []
+
+
+def test_a_record_of_older_code_bears_no_checksum_and_is_read_as_before(ended):
+    path, change = ended
+    change(lambda r: (r.pop("sha256"), r["metrics"].update({"test/accuracy": 0.75})))
+    assert record.verify(path) == [] and record.read(path)["metrics"]["test/accuracy"] == 0.75
+
+
+def test_a_record_that_is_nested_too_deeply_is_torn(ended):
+    path, change = ended
+    deep = json.loads("[" * 200 + "]" * 200)
+    change(lambda r: r.update(notes=deep))
+    assert record.read(path) is None and record.verify(path) == ["record.json is torn"]

@@ -5,6 +5,7 @@ python -m experiments.sweep status runs/demo
 
 import argparse
 
+from experiments.errors import printable
 from experiments.sweep.status import snapshot
 from experiments.sweep.study import study_argument
 
@@ -17,7 +18,7 @@ def main(options: argparse.Namespace) -> None:
     seen = snapshot(options.study)
     width = max((len(run.run_id) for run in seen.runs), default=0)
     for run in seen.runs:
-        print(f"{run.run_id.ljust(width)}  {run}")
+        print(f"{printable(run.run_id).ljust(width)}  {run}")
     for line in seen.activity():
         print(line)
     if seen.unknown:

@@ -9,11 +9,11 @@ study cannot be used.
 """
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from experiments.errors import UserError
+from experiments.errors import UserError, printable
+from experiments.files import read_json
 from experiments.record import FINISHED, RunFolder, read
 from experiments.spec import RunSpec, from_record
 from experiments.sweep.lease import acquire, is_held, leases
@@ -100,7 +100,7 @@ def _report(
             kind, detail = "failed", reason(error)
         kinds[kind] += 1
         in_a_row = in_a_row + 1 if kind == "failed" else 0
-        print(f"{folder.path.name.ljust(width)}  {kind}{': ' * bool(detail)}{detail}", flush=True)
+        print(printable(f"{folder.path.name.ljust(width)}  {kind}{': ' * bool(detail)}{detail}"), flush=True)
         if in_a_row == FAILURES:
             print(
                 f"{FAILURES} runs failed one after the other, so this stops here; the same command goes on."
@@ -111,4 +111,4 @@ def _report(
 
 
 def _spec(folder: RunFolder) -> RunSpec:
-    return from_record(json.loads(folder.spec.read_text(encoding="utf-8")))
+    return from_record(read_json(folder.spec))

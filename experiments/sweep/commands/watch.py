@@ -12,6 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from experiments.errors import printable
 from experiments.record import FINISHED
 from experiments.sweep.status import Snapshot, snapshot
 from experiments.sweep.study import study_argument
@@ -46,7 +47,7 @@ def main(options: argparse.Namespace) -> int:
 def _page(seen: Snapshot, height: int) -> Group:
     """What is under way, as much as fits, and the counts."""
     running = [run for run in seen.runs if run.kind == "running"]
-    rows = [Text(f"{run.run_id}  {run.about}", no_wrap=True) for run in running]
+    rows = [Text(printable(f"{run.run_id}  {run.about}"), no_wrap=True) for run in running]
     below = seen.activity()
     room = max(1, height - len(below) - 3)
     more = [Text(f"and {len(rows) - room} more", style="dim")] if len(rows) > room else []
@@ -57,7 +58,7 @@ def _end(seen: Snapshot, options: argparse.Namespace) -> int:
     """Say how it ended and what to do about the rest."""
     left = [run for run in seen.runs if run.kind not in FINISHED]
     for run in left:
-        print(f"{run.run_id}  {run}")
+        print(f"{printable(run.run_id)}  {run}")
     print(seen.counts())
     page = options.study / "report" / "report.html"
     print(f"Report: {page}" if page.exists() else f"The report: python -m analysis.report {options.study}")

@@ -17,11 +17,12 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from experiments.files import explained, write_json
+from experiments.record import is_name
 from experiments.spec import RunSpec, from_record
 from experiments.sweep.plan import Runs
 from experiments.sweep.slurm.client import Element
@@ -138,7 +139,8 @@ def element(path: Path, index: int) -> list[tuple[RunSpec, str]]:
     """The runs of one element of an array."""
     with path.open(encoding="utf-8") as file:
         line = next(itertools.islice(file, index, None))
-    return [(from_record(run["spec"]), run["run_id"]) for run in json.loads(line)]
+    study = path.parents[2].name  # whatever the name that it had when it was submitted
+    return [(replace(from_record(run["spec"]), study=study), run["run_id"]) for run in json.loads(line)]
 
 
 def elements_before(path: Path, index: int) -> Iterator[str]:
@@ -190,4 +192,4 @@ def jobs_in(study: Path, queue: Sequence[Element], *, after: bool = True) -> lis
 def _run_ids(path: Path) -> Iterator[list[str]]:
     with path.open(encoding="utf-8") as file:
         for line in file:
-            yield [run["run_id"] for run in json.loads(line)]
+            yield [run["run_id"] for run in json.loads(line) if is_name(run["run_id"])]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments import data
 from experiments.console.display import Display
-from experiments.errors import UserError
+from experiments.errors import UserError, say
 from experiments.files import check_writable
 from experiments.spec import RunSpec
 from experiments.sweep import engine
@@ -72,7 +72,7 @@ class Submitter:
             finally:  # if a later array was refused, those before it will have something to report
                 if self._last.arrays:
                     self._report(self._last)
-        print(_next_steps(self._study, queued=bool(todo or waiting)))
+        say(_next_steps(self._study, queued=bool(todo or waiting)))
         return engine.DONE
 
     def submit_after(self, command: Sequence[str]) -> None:
@@ -83,7 +83,7 @@ class Submitter:
         """
         last = self._last or self._new()
         job = self._after(last, f"after-{len(last.after)}", command)
-        print(f"Job {job} goes on after them: {' '.join(command)}")
+        say(f"Job {job} goes on after them: {' '.join(command)}")
 
     def _refused(self, todo: Plan, display: Display) -> bool:
         """Have a worker of this machine try the cells on the model."""
@@ -103,9 +103,9 @@ class Submitter:
         try:
             job = self._after(made, "report", ["python", "-m", "analysis.report", str(self._study)])
         except UserError as error:
-            print(f"No job makes the report ({error}) It is made by: python -m analysis.report {self._study}")
+            say(f"No job makes the report ({error}) It is made by: python -m analysis.report {self._study}")
         else:
-            print(f"Job {job} makes the report when they have ended, however they end.")
+            say(f"Job {job} makes the report when they have ended, however they end.")
 
     def _arrays(self, made: Submission, todo: Runs) -> None:
         size = client.max_array_size()
@@ -134,7 +134,7 @@ class Submitter:
         job = client.sbatch(script.write(file.with_suffix(".sbatch"), text))
         runs = sum(len(cells) for cells in elements)
         made.add_array(job=job, file=file.name, tasks=len(elements), runs=runs, variants=variants)
-        print(f"Job {job}: {_count(runs, 'run')} of {', '.join(variants)}, {_words(shape, len(elements))}")
+        say(f"Job {job}: {_count(runs, 'run')} of {', '.join(variants)}, {_words(shape, len(elements))}")
         return job
 
     def _after(self, made: Submission, name: str, command: Sequence[str]) -> str:

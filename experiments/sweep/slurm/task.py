@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import data
-from experiments.errors import report_errors
+from experiments.errors import report_errors, say
 from experiments.record import RunFolder, written
 from experiments.record import read as record_of
 from experiments.spec import RunSpec
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     cells = element(file, int(os.environ["SLURM_ARRAY_TASK_ID"]))
     study = file.parents[2]
     if not settings.terms().keep_going and (why := _in_vain(file, study)):
-        print(
+        say(
             f"The runs of this array that have ended, {ENOUGH} or more, all failed in the same way, so those "
             f"that have not begun are cancelled: {why}. keep_going=true goes on all the same."
         )
@@ -115,11 +115,11 @@ def _go_on_later(number: int, *, idle: bool) -> None:
     if number not in ASKING and not client.is_preempted(job):
         return
     if idle and int(os.environ.get("SLURM_RESTART_COUNT") or 0) >= VAIN:
-        print("Not queued again: this start got no further. Give more hydra.launcher.minutes.")
+        say("Not queued again: this start got no further. Give more hydra.launcher.minutes.")
     elif client.requeue(job):
-        print("Queued again, to go on from the saved state.")
+        say("Queued again, to go on from the saved state.")
     else:
-        print("Slurm does not queue it again; give the same command again to go on from the saved state.")
+        say("Slurm does not queue it again; give the same command again to go on from the saved state.")
 
 
 if __name__ == "__main__":

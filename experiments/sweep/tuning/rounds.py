@@ -18,7 +18,7 @@ from experiments.config.messages import mistakes
 from experiments.config.overrides import Word
 from experiments.config.schema import Key
 from experiments.config.settings import AtEnd
-from experiments.errors import UserError
+from experiments.errors import UserError, say
 from experiments.spec import RunSpec
 from experiments.sweep.tuning.grids import Axis, Grid, Point, equal
 from experiments.sweep.tuning.protocol import FAILED, Cell, Outcome, Round, compared, lost, next_round
@@ -198,7 +198,7 @@ def _tell(found: Round, settings: Settings, seeds: Sequence[int]) -> None:
         )
         if found.number:
             what += f", after growing {found.number} of at most {settings.extensions} times"
-    print("\n".join([*lines, f"{what}."]), flush=True)
+    say("\n".join([*lines, f"{what}."]))
 
 
 def _chosen(cell: Cell) -> str:
@@ -216,10 +216,10 @@ def _conclude(found: Round, settings: Settings, results: Results, seeds: Sequenc
     """Say what is lacking at the end; the exit code."""
     for cell in found.cells:
         if cell.chosen is None:
-            print(_chosen(cell), file=sys.stderr)
+            say(_chosen(cell), error=True)
     groups = compared([cell for cell in found.cells if cell.tunable])
     if not all(equal([cell.grid for cell in group]) for group in groups):
-        print("The cells could not be given equally many points; the report says which differ.")
+        say("The cells could not be given equally many points; the report says which differ.")
     return 1 if lost(found, results.outcome, seeds) else 0
 
 

@@ -26,7 +26,7 @@ from experiments.files import replacing
 from experiments.training.diagnostics import dora, lora, qlora
 from experiments.training.loop import Callback, Trainer
 from experiments.training.result import Seconds
-from experiments.training.run_state import Run
+from experiments.training.run_state import Interrupted, Run
 from variants import Attached
 
 
@@ -104,7 +104,7 @@ def _write(run: Run, k: int, attached: Attached, storage: dict[str, Any]) -> Non
     if "moved/magnitude" in found:
         found["moved/names"] = np.array(dora.names(attached, k))
     found |= lora.arrays(attached, k, seed=run.spec.seed) | storage
-    with replacing(run.folder.signatures) as temporary, open(temporary, "wb") as file:
+    with replacing(run.folder.signatures, check=run.check_owned) as temporary, open(temporary, "wb") as file:
         np.savez(file, **found)
 
 
@@ -113,6 +113,8 @@ def _noted(notes: dict[int, str], runs: Mapping[int, Run], what: str) -> Iterato
     """Turn whatever goes wrong inside into a note for these runs, with the traceback in their logs."""
     try:
         yield
+    except Interrupted:
+        raise
     except Exception as error:
         for k, run in runs.items():
             notes[k] = f"{what}: {error or type(error).__name__}"

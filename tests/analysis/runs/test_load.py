@@ -7,6 +7,7 @@ import pytest
 
 from analysis import report
 from analysis.runs import cells, load
+from experiments import record as records
 from experiments.errors import UserError
 
 
@@ -114,7 +115,7 @@ def test_what_was_asked_for_and_never_begun_is_missing_and_the_report_names_it(w
     report.build(w.root, images_too=False)
     for page in ("report.html", "report.md"):
         text = (w.root / "report" / page).read_text()
-        assert "Missing: asked for, not begun" in text
+        assert "Missing: requested, not started" in text
         assert all(run_id in text for run_id in study.missing)
 
 
@@ -218,3 +219,60 @@ def test_an_alpha_that_follows_the_rank_needs_no_name(writer):
     for r in (4, 8):
         w.run(w.spec("dora", r, 0, alpha=2.0 * r))
     assert set(cells.cells(load.read(w.root))["series"]) == {"dora"}
+
+
+def with_checksum(folder):
+    """As today's code writes it: with its own checksum."""
+    tamper(folder, lambda c: c.update(sha256=records.checksum(c)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["metrics"].update({"test/loss": 0.123}),
+        lambda c: c["spec"].update(lr=3e-3),
+        lambda c: c["env"].update(host="elsewhere"),
+        lambda c: c.update(deviations=["went on with fewer rows"]),
+        lambda c: c["cost"].update(trainable_parameters=5),
+    ],
+    ids=["metric", "spec", "env", "deviations", "cost"],
+)
+def test_a_record_that_was_edited_is_named_and_left_out(writer, change):
+    w = writer()
+    names = [record["run_id"] for record in w.grid(ranks=(4,))]
+    for name in names:
+        with_checksum(w.root / name)
+    assert len(load.read(w.root).runs) == len(names)
+    tamper(w.root / names[0], change)
+    study = load.read(w.root)
+    assert names[0] not in study.records and len(study.records) == len(names) - 1
+    [problem] = [problem for problem in study.problems if problem.run == names[0]]
+    assert "its own checksum" in problem.what and "not used" in problem.what
+
+
+@pytest.mark.parametrize("depth", [100, 5_000, 100_000])
+def test_a_record_that_is_nested_too_deeply_is_named_and_left_out(writer, depth):
+    w = writer()
+    name = w.grid(ranks=(4,))[0]["run_id"]
+    path = w.root / name / "record.json"
+    deep = '"notes": ' + "[" * depth + "]" * depth + ","
+    path.write_text(path.read_text().replace("{", "{" + deep, 1))
+    study = load.read(w.root)
+    assert name not in study.records and name in [problem.run for problem in study.problems]
+
+
+def test_control_characters_in_names_end_no_report(writer):
+    w = writer()
+    for record in w.grid(ranks=(4,)):
+        def odd(c):
+            c["spec"]["dataset"] = "news\x1b[31m"
+            c["spec"]["variant"] += "\x1b]0;x\x07"
+            c["notes"] = ["a\x1b[2Jb"]
+        tamper(w.root / record["run_id"], odd)
+    (w.root / "odd\x1b[31mname").mkdir()
+    (w.root / "odd\x1b[31mname" / "record.json").write_text("{")
+    page = report.build(w.root, images_too=True)
+    folder = page.parent
+    texts = [path.read_text(errors="replace") for path in folder.rglob("*") if path.suffix in (".html", ".md", ".svg", ".tex", ".csv")]
+    assert texts and not any("\x1b" in text or "\x07" in text for text in texts)
+    assert any("news\ufffd" in text for text in texts)

@@ -271,3 +271,43 @@ def test_the_results_end_with_the_reports_path_on_one_line():
     display = plain()
     display.results([record()], "runs/" + "long/" * 30 + "report.html")
     assert text(display).splitlines()[-1] == "Report: runs/" + "long/" * 30 + "report.html"
+
+
+LOST = """
+import sys
+from experiments.console.display import Display
+
+with Display() as display:
+    display.sweep(total=3)
+    for number in range(3):
+        display.run_started(f"run-{number}", steps=4)
+        display.run_finished(f"run-{number}", "completed", "accuracy 0.5\\x1b[2J")
+print("all done", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("where", ["a closed pipe", "/dev/full"])
+def test_runs_go_on_where_their_output_is_lost(where):
+    home = Path(__file__).parents[3]
+    if where == "/dev/full":
+        if not os.path.exists(where):
+            pytest.skip("needs /dev/full")
+        out = os.open(where, os.O_WRONLY)
+    else:
+        reading, out = os.pipe()
+        os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", LOST], cwd=home, stdout=out, stderr=subprocess.PIPE, text=True, check=True
+        )
+    finally:
+        os.close(out)
+    said, last = done.stderr.splitlines()
+    assert said.startswith("The output cannot be written any more") and last == "all done"
+
+
+def test_escape_sequences_of_runs_do_not_reach_the_terminal():
+    home = Path(__file__).parents[3]
+    command = [sys.executable, "-c", LOST]
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=True)
+    assert "\x1b" not in done.stdout and "0.5\ufffd[2J" in done.stdout

@@ -125,3 +125,12 @@ def test_a_plan_takes_damaged_runs_as_missing_and_says_so(study):
     assert sorted(found.damaged) == ["b", "c"]
     again = plan(specs, fingerprints=lambda spec: "", root=study.parent, again=True)
     assert len(again.todo) == 5 and not again.damaged
+
+
+def test_a_run_whose_record_was_edited_is_quarantined(study):
+    path = study / "c" / "record.json"
+    path.write_text(path.read_text().replace("diverged", "completed"))
+    check = IntegrityCheck(study)
+    assert check.status("c")[1] == ["record.json differs from its own checksum: changed after the run"]
+    [note] = quarantine_damaged(study, {"c": check.status("c")[1]})
+    assert "checksum" in note and not (study / "c").exists()

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.sweep.lease import acquire, holder, is_held, is_here
+from experiments.errors import UserError
+from experiments.sweep.lease import acquire, holder, is_held, is_here, leases, registered
 
 
 def test_a_cell_that_is_held_is_not_given_again(tmp_path):
@@ -151,3 +152,35 @@ def test_a_process_of_this_machine_is_told_from_others_with_its_number(tmp_path,
     mine = holder(tmp_path, "cell")
     assert is_here(mine)
     assert not is_here(mine | differs)
+
+
+def test_a_full_disk_leaves_no_files_of_leases_behind(tmp_path, monkeypatch):
+    """The file is made, and then takes no content."""
+    real = Path.write_text
+
+    def full(path, text, *rest, **how):
+        real(path, text[:0])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        acquire(tmp_path, "cell")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_processes_left_of_leases_goes_with_the_next_command(tmp_path):
+    folder = leases(tmp_path)
+    folder.mkdir()
+    for name, age in [(".0123456789abcdef", 5000), (".fedcba9876543210", 5), (".engine-1.0", 5000)]:
+        (folder / name).write_text("")
+        os.utime(folder / name, (time.time() - age,) * 2)
+    with registered(tmp_path):
+        pass
+    assert sorted(path.name for path in folder.iterdir()) == [".engine-1.0", ".fedcba9876543210"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}", '{"token": "x"}', "[" * 9999 + "]" * 9999])
+def test_a_file_that_says_nothing_is_no_lease_that_is_held(tmp_path, content):
+    (tmp_path / "cell.0").write_text(content)
+    assert not is_held(tmp_path, "cell") and holder(tmp_path, "cell") is None
+    assert acquire(tmp_path, "cell").generation == 1

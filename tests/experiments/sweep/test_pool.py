@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +23,15 @@ signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
 say = lambda event, **facts: print(json.dumps({"event": event, **facts}), flush=True)
 for line in sys.stdin:
     order = json.loads(line)
+    if "check" in order:
+        tries = Path(order["check"])
+        tried = len(tries.read_text()) if tries.exists() else 0
+        tries.write_text("x" * (tried + 1))
+        if tried < order["kills"]:
+            os.kill(os.getpid(), order["signal"])
+            time.sleep(60)
+        say("checked", problems=[], notes=[])
+        continue
     run_id, memory = order["run_id"], Path(order["root"])
     behaviour = run_id.split("-")[0]
     tried = len(list(memory.glob(f"{run_id}.*")))
@@ -36,7 +46,10 @@ for line in sys.stdin:
     if behaviour == "hangs":
         while True:
             time.sleep(0.05)
-    if behaviour == "slow":
+    if behaviour == "paused":
+        say("step", run_id=run_id, step=1, loss=0.5)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if behaviour in ("slow", "paused"):
         while not stop:
             time.sleep(0.01)
     if behaviour == "leaves" and tried == 0:
@@ -191,3 +204,75 @@ def test_no_worker_outlives_its_pool(pool_of):
         processes = [worker.process for worker in pool._workers]
     assert all(process.returncode is not None for process in processes)
     assert signal.SIGKILL not in [-process.returncode for process in processes]
+
+
+def stopped_at_once(pool, memory, name):
+    """Run it and ask it to stop as soon as it has begun; how it ended, and after how many seconds."""
+
+    def stop():
+        while not list(memory.glob(f"{name}.*")):
+            time.sleep(0.01)
+        time.sleep(0.3)
+        pool.stop()
+
+    began = time.monotonic()
+    with pool:
+        thread = threading.Thread(target=stop)
+        thread.start()
+        found = [o.event["event"] for o in pool.run(cells(name), root=memory, terms=Terms())]
+        thread.join()
+    return found, time.monotonic() - began
+
+
+def test_a_worker_that_somebody_paused_is_woken_to_save_its_state(pool_of):
+    pool, memory, _ = pool_of(1, grace=50)
+    found, seconds = stopped_at_once(pool, memory, "paused-1")
+    assert found == ["interrupted"] and seconds < 40
+    assert pool._workers[0].process.returncode == 0
+
+
+def test_a_worker_that_does_not_stop_is_killed_when_the_grace_period_is_over(pool_of):
+    """Asked once: a second request is a person's, and may never come."""
+    pool, memory, _ = pool_of(1, grace=1)
+    found, _ = stopped_at_once(pool, memory, "hangs-1")
+    assert found == ["interrupted"]
+    assert pool._workers[0].process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("kills", "number", "event"),
+    [(1, signal.SIGKILL, "checked"), (1, signal.SIGSEGV, "checked"), (2, signal.SIGKILL, "died")],
+)
+def test_a_worker_killed_during_the_check_is_replaced_once(pool_of, tmp_path, kills, number, event):
+    pool, memory, _ = pool_of(2)
+    order = {"check": str(tmp_path / "tries"), "kills": kills, "signal": number}
+    with pool:
+        assert pool.check(order)["event"] == event
+        if event == "checked":
+            found = list(pool.run(cells("good-1", "good-2"), root=memory, terms=Terms()))
+            assert [o.event["event"] for o in found] == ["finished"] * 2
+    assert len((tmp_path / "tries").read_text()) == 2
+
+
+def test_a_kill_for_want_of_memory_during_the_check_is_not_tried_again(pool_of, tmp_path):
+    pool, _, _ = pool_of(1, kills=lambda: int((tmp_path / "tries").exists()))
+    order = {"check": str(tmp_path / "tries"), "kills": 9, "signal": signal.SIGKILL}
+    with pool:
+        assert pool.check(order) == {"event": "died", "code": -signal.SIGKILL, "oom": True}
+    assert (tmp_path / "tries").read_text() == "x"
+
+
+@pytest.mark.parametrize(("given", "seen"), [("3", "3"), ("5,2", "5,2"), ("", "1"), ("no", "1")])
+def test_threads_that_the_user_fixed_are_left_to_the_worker(pool_of, monkeypatch, given, seen):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setenv("MKL_NUM_THREADS", "7")
+    pool, memory, _ = pool_of(1)
+    with pool:
+        process = pool._workers[0].process
+        list(pool.run(cells("good-1"), root=memory, terms=Terms()))
+        environ = Path(f"/proc/{process.pid}/environ").read_text()
+    order = json.loads((memory / "good-1.0").read_text())
+    assert order["threads"] == {"3": 3, "5,2": 5}.get(given)
+    found = dict(item.split("=", 1) for item in environ.split("\0") if "=" in item)
+    assert found["OMP_NUM_THREADS"] == seen
+    assert found["MKL_NUM_THREADS"] == ("7" if order["threads"] else "1")

@@ -5,8 +5,10 @@ import io
 import json
 import os
 import subprocess
+import sys
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -114,3 +116,28 @@ def test_signals_that_interrupt_each_others_handling_end_it_all_the_same(tmp_pat
         assert worker.returncode == 0
     finally:
         worker.kill()
+
+
+START = """
+import io, runpy, sys
+from experiments import provenance
+
+def hashed(root):
+    what = ("torch", "variants", "experiments.spec", "experiments.config")
+    late = [name for name in sys.modules if name.startswith(what)]
+    print("hashed", late, file=sys.stderr, flush=True)
+    return "of the start"
+
+provenance.code_sha256 = hashed
+sys.stdin = io.StringIO()
+runpy.run_module("experiments.sweep.worker", run_name="__main__")
+provenance.code_sha256 = lambda root: "of later"
+assert provenance.collect()["code_sha256"] == "of the start"
+"""
+
+
+def test_a_worker_knows_its_code_before_it_imports_what_it_runs():
+    home = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", START], cwd=home, capture_output=True, text=True, check=True)
+    assert "hashed []" in done.stderr.splitlines()
+    assert '"ready"' in done.stdout
