@@ -79,21 +79,15 @@ def specs(folder: Path, variants: list[str]) -> dict[str, RunSpec]:
 
 
 def _model(folder: Path) -> None:
-    """A random BERT backbone of 2 layers and width 24, with a tokenizer of letters."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    """A random BERT backbone of 2 layers and width 24, whose tokens are letters and digits."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    special = ["[PAD]", "[UNK]"]
     signs = [*string.ascii_lowercase, *string.digits]
-    words = [*special, *signs, *(f"##{sign}" for sign in signs)]
-    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *signs, *(f"##{sign}" for sign in signs)]
     shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
     torch.manual_seed(0)
     BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=64, **shape)).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(
-        folder
-    )
+    BertTokenizerFast({word: i for i, word in enumerate(words)}).save_pretrained(folder)
 
 
 @dataclass
