@@ -14,11 +14,10 @@ from analysis.runs.cells import missing_seeds
 from analysis.runs.load import Study, read
 from analysis.runs.rows import each
 from experiments.errors import report_errors
+from experiments.protocol import ADVISED_SEEDS, EQUAL_PARAMETERS
 from experiments.record import verify
 
-ADVISED_SEEDS = 5
 FAIR = "use hydra/sweeper=fair"
-MATCHED = 0.1  # of the parameters: how close two budgets count as equal
 
 
 @dataclass(frozen=True)
@@ -136,12 +135,12 @@ def _fairness(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
         plain = group.loc[of_baseline, "trainable_parameters"].dropna()
         for name, others in group[~of_baseline].groupby("series"):
             own = others["trainable_parameters"].dropna()
-            if not any(abs(a - b) <= MATCHED * b for a in own for b in plain):
+            if not any(abs(a - b) <= EQUAL_PARAMETERS * b for a in own for b in plain):
                 unmatched.append(str(name))
     yield Item(
-        "Each variant was also compared at an equal number of trained parameters",
+        "Each variant was also compared at an equal number of trainable parameters",
         len(final) > 0 and not unmatched,
-        f"no cell within {MATCHED:.0%} of a baseline's: {', '.join(sorted(set(unmatched)))}"
+        f"no cell within {EQUAL_PARAMETERS:.0%} of a baseline's: {', '.join(sorted(set(unmatched)))}"
         if unmatched
         else "",
         "match=parameters chooses ranks at which their numbers meet",

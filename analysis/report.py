@@ -70,7 +70,7 @@ def build(
         study = read(Path(study_folder), pool=pool)
         cells = cells_of(study)
         found = verdicts(study, cells, baseline=baseline, margin=margin)
-        look = images.look(set(cells["series"]))
+        look = images.theme_of(set(cells["series"]))
         figures: list[Figure] = []
         whole = debug_mode(
             False

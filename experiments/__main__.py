@@ -1,7 +1,7 @@
 """ablora compares LoRA variants in a statistically sound way. One command for all of it.
 
 Each command is a module that runs by itself too: `ablora plan` is `python -m experiments.sweep plan`. Its
-module is named by a text and imported when it is asked for, so that help and mistakes are answered at once.
+module is named by a text and imported when it is needed, so that help and mistakes are answered at once.
 """
 
 import runpy

@@ -255,11 +255,13 @@ def digest(content: Mapping[str, Any]) -> str:
 
 
 def _canonical(value: Any) -> Any:
+    if isinstance(value, str | bool | int):
+        return value
     if isinstance(value, float):
         return int(value) if value.is_integer() else value
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: _canonical(v) for key, v in value.items() if v is not None}
-    return [_canonical(v) for v in value] if isinstance(value, list | tuple) else value
+    return [_canonical(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def write_planned(study: Path, cells: Mapping[str, Mapping[str, Any]]) -> Path:

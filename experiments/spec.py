@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, get_args
 
 from omegaconf import OmegaConf
@@ -65,7 +66,7 @@ class RunSpec:
         return None if self.r is None else costs.initial_rank(delta, self.r, self.options)
 
     def as_record(self) -> dict[str, Any]:
-        """The spec as it stands in spec.json and record.json; what is None is absent."""
+        """The spec as written to spec.json and record.json; what is None is absent."""
         return {key: _plain(value) for key, value in self._parts().items() if value is not None}
 
     def _parts(self) -> dict[str, Any]:
@@ -80,7 +81,7 @@ class RunSpec:
 
     def model_key(self) -> tuple[Any, ...]:
         """The same for runs on one model, wherever it lies."""
-        return self.model, FrozenDict(model_identity(self.model_options))
+        return self.model, _model_identity(self.model_options)
 
     def data_key(self) -> tuple[Any, ...]:
         """The same for runs that read one dataset in one way: one task, one length of its texts."""
@@ -141,6 +142,11 @@ PACKABLE = ("adapters", "probe", "zero")  # methods that leave the base as it is
 # Of train: what the runs of a pack share.
 PACK = ("batch_size", "micro_batch_size", "precision", "gradient_checkpointing", "threads", "eval_rows")
 _WHERE_SET = ("phase", "signatures", "tuned", "repeat", "matched")
+
+
+@cache
+def _model_identity(options: FrozenDict) -> FrozenDict:
+    return FrozenDict(model_identity(options))
 
 
 def from_record(record: Mapping[str, Any]) -> RunSpec:

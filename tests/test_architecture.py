@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -61,8 +62,70 @@ def test_experiments_know_nothing_of_analysis(source):
 @pytest.mark.parametrize("source", room("analysis"))
 def test_analysis_reads_records_and_nothing_else(source):
     assert not reaches(source, ["variants", "hydra", "hydra_plugins", "omegaconf", *HEAVY])
-    allowed = ("experiments.record", "experiments.files", "experiments.errors")
+    allowed = tuple(f"experiments.{name}" for name in ("record", "files", "errors", "protocol"))
     assert reaches(source, ["experiments"]) == reaches(source, allowed)
+
+
+# --- no cycles, no crowded rooms
+
+MODULES = {
+    source.removesuffix(".py").removesuffix("/__init__").replace("/", "."): source for source in SOURCES
+}
+# Modules that import each other inside functions alone, which may run but hides what depends on what.
+LATE_CYCLES = (
+    {"experiments.export", "experiments.export._peft"},
+    {"experiments.predict", "experiments.predict._classify", "experiments.predict._generate"},
+    {"experiments.sizing.meta", "experiments.sizing.skeleton"},
+    {"experiments.tasks", "experiments.tasks._base"},
+)
+
+
+def depends(source, *, late):
+    """The modules of ours that a source imports: when it is loaded, or with `late` also inside functions."""
+    found, left = set(), [TREES[source]]
+    while left:
+        for node in ast.iter_child_nodes(left.pop()):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {name if name in MODULES else node.module for name in names}
+            typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+            if not typing and (late or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+                left.append(node)
+    return found & MODULES.keys()
+
+
+def cycles(*, late):
+    """The sets of modules of which each reaches each other one."""
+    direct = {name: depends(source, late=late) - {name} for name, source in MODULES.items()}
+    reached = {}
+    for name in direct:
+        seen, left = set(), [name]
+        while left:
+            new = direct[left.pop()] - seen
+            seen |= new
+            left += new
+        reached[name] = seen
+    return {
+        frozenset(other for other in reached[name] if name in reached[other])
+        for name in reached
+        if name in reached[name]
+    }
+
+
+def test_no_module_needs_itself_to_be_loaded():
+    assert cycles(late=False) == set()
+
+
+def test_hardly_any_module_needs_itself_at_all():
+    assert cycles(late=True) <= {frozenset(names) for names in LATE_CYCLES}
+
+
+def test_no_folder_is_crowded():
+    folders = Counter(str(Path(source).parent) for source in SOURCES if Path(source).name != "__init__.py")
+    papers = {"variants", "analysis/figures/papers"}
+    assert {folder: n for folder, n in folders.items() if n > 15 and folder not in papers} == {}
 
 
 def test_omegaconf_stays_where_configuration_is_read():
@@ -72,7 +135,7 @@ def test_omegaconf_stays_where_configuration_is_read():
 
 def test_hydras_faces_are_thin():
     for source in room("hydra_plugins"):
-        assert len(SOURCES[source].splitlines()) <= 60, f"{source}: delegate to experiments/sweep"
+        assert len(SOURCES[source].splitlines()) <= 60, f"{source}: delegate to experiments"
 
 
 def test_what_is_counted_before_a_run_is_counted_without_torch():
@@ -97,8 +160,8 @@ def test_the_record_needs_the_standard_library_only():
 def light():
     """The modules that answer a person at once, or run beside the training: they may import nothing heavy."""
     sources = [
+        "experiments/__main__.py",
         "experiments/spec.py",
-        "experiments/config/command.py",
         "experiments/record.py",
         "experiments/console/display.py",
     ]

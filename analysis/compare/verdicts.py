@@ -12,7 +12,7 @@ A comparison uses the seeds whose runs all have scores by example, if these are 
 more failed or diverged runs than the baseline is never better. Two families: the overall comparisons, one
 per variant and setting, which the answer rests on, and the comparisons at single ranks behind them. TOST is
 adjusted apart. How fair the tuning of the two sides was changes no verdict: it changes what the report says
-of one (`standing`).
+of one (`conclusion`).
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ from analysis import stats
 from analysis.compare import noise
 from analysis.compare.budgets import Budgets, budgets, sides
 from analysis.compare.comparison import Comparison, compared
+from analysis.compare.conclusion import concluded
 from analysis.compare.pairs import Unmatched, check_baseline, pairs
-from analysis.compare.standing import with_standing
 from analysis.runs import identity
 from analysis.runs.cells import order_of
 from analysis.runs.faults import Problem
@@ -87,7 +87,7 @@ def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margi
             table.loc[p.index, f"{name}_family"] = int(known.sum())
     table["detectable_in_family"] = [_in_family(row) for row in each(table)]
     table["verdict"] = [_verdict(row) for row in each(table)]
-    table = with_standing(table, noise.floors(study, cells))
+    table = concluded(table, noise.floors(study, cells))
     differing = _differing(study, cells, mixed)
     return Verdicts(baseline, margin, table, study.predictions, tuning, unmatched, differing)
 

@@ -11,6 +11,7 @@ from analysis.figures.papers import paper_figures as paper_figures
 from analysis.runs.cells import SETTING, order_of
 from analysis.runs.load import Study
 from analysis.runs.rows import each
+from analysis.text.format import proper
 
 
 def overview_figures(study: Study, cells: pd.DataFrame) -> Iterator[Figure]:
@@ -120,7 +121,7 @@ def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> I
         ]
         metric = str(row["metric"]).rsplit("/", 1)[-1].replace("_", " ")
         here = f" on {row['dataset']} with {row['model']}" if tag else ""
-        title = f"Differences from {row['baseline']}{here}{_where(', '.join(apart))}"
+        title = f"Differences from {proper(row['baseline'])}{here}{_where(', '.join(apart))}"
         chart = evidence.forest(part[~far], domain, metric)
         yield figure(slug("differences", tag, *apart), "forest", setting, title, text, chart)
 

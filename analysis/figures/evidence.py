@@ -30,7 +30,7 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
     """
     frame = table.assign(
         row=[row_name(row) for row in each(table)],
-        decided=table["standing"].isin(["better", "worse", "equivalent"]),
+        decided=table["conclusion"].isin(["better", "worse", "equivalent"]),
         series=table["variant"],
         rank=table["r"].astype(str),
     )

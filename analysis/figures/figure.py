@@ -50,7 +50,7 @@ def tooltips(*fields: str | tuple[str, ...]) -> list[alt.Tooltip]:
 
 
 def _tip(field: str, title: str = "", form: str = "") -> alt.Tooltip:
-    given = {name: value for name, value in (("title", title), ("format", form)) if value}
+    given: dict[str, Any] = {name: value for name, value in (("title", title), ("format", form)) if value}
     return alt.Tooltip(field, **given)
 
 

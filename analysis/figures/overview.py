@@ -13,7 +13,7 @@ from analysis.runs.rows import Row
 Chart = alt.LayerChart | alt.FacetChart
 
 COSTS = {
-    "trainable_parameters": ("Trained parameters", True),
+    "trainable_parameters": ("Trainable parameters", True),
     "step_ms": ("Time per step (ms)", False),
     "peak_bytes": ("Peak memory (MB)", False),
     "adapter_bytes": ("Adapter on disk (kB)", True),
@@ -61,7 +61,7 @@ def _tooltip(metric: str) -> list[alt.Tooltip]:
         ("n:Q", "seeds"),
         ("bar_low:Q", "bar from", ".4f"),
         ("bar_high:Q", "bar to", ".4f"),
-        ("trainable_parameters:Q", "trained parameters", ",.0f"),
+        ("trainable_parameters:Q", "trainable parameters", ",.0f"),
         ("share:Q", "share of the model", ".3%"),
     )
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.audit import audit
 from analysis.compare import datasets, noise
-from analysis.compare.standing import on_heads
+from analysis.compare.conclusion import on_heads
 from analysis.compare.verdicts import Verdicts
 from analysis.figures.figure import Figure
 from analysis.figures.overview import far_off, metric_title, with_bars
@@ -205,7 +205,7 @@ def comparisons(found: Verdicts) -> dict[str, Any]:
                 "model": row["model"],
                 "targets": row["targets"] or "",
                 "stack": row["stack"],
-                "standing": row["standing"],
+                "conclusion": row["conclusion"],
                 "said": row["said"],
                 "why": row["why"],
                 "overall": bool(row["overall"]),
@@ -226,9 +226,10 @@ def runs(study: Study, cells: pd.DataFrame) -> dict[str, Any]:
     place = {run_id: i for i, ids in enumerate(cells["run_ids"]) for run_id in ids}
     shared = []
     for row in cells.itertuples():
-        spec = study.records[row.run_ids[0]]["spec"]
-        command = identity.command(spec | {"seed": "SEED"})
-        sweep = identity.command(spec, seed=row.seeds_tried)
+        record = study.records[row.run_ids[0]]
+        spec = record["spec"]
+        command = identity.command(record, seed="SEED")
+        sweep = identity.command(record, seed=list(row.seeds_tried))
         rest = {key: value for key, value in spec.items() if key != "seed"}
         shared.append({"name": row.series, "spec": rest, "command": command, "sweep": sweep})
     items = []

@@ -51,7 +51,7 @@ def bundle() -> str:
     return text
 
 
-def look(names: Collection[str]) -> dict[str, Any]:
+def theme_of(names: Collection[str]) -> dict[str, Any]:
     """The configuration of images whose legends hold these names: the longest says how many fit in a row."""
     longest = max(map(len, names), default=8)
     return theme.config(columns=max(1, WIDTH // (34 + 7 * longest)), font=IMAGE_FONT)
@@ -103,7 +103,7 @@ class Drawing:
         self._pool.shutdown()
 
     def add(self, figure: Figure, config: dict[str, Any]) -> None:
-        """Draw this one too, with the configuration that `look` returns."""
+        """Draw this one too, with the configuration that `theme_of` returns."""
         spec = json.dumps(_on_paper(figure.spec))
         self._like[figure.name] = self._drawn.setdefault((spec, json.dumps(config)), figure.name)
         if self._like[figure.name] == figure.name:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from analysis.figures import theme
 from analysis.page import images
-from analysis.text.format import amount, count, number, percent, pvalue, signed
+from analysis.text.format import amount, count, number, percent, proper, pvalue, signed
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -31,6 +31,7 @@ def _environment() -> jinja2.Environment:
         "amount": amount,
         "signed": signed,
         "pvalue": pvalue,
+        "proper": proper,
         "json": embedded,
         "cell": table_text,
     }

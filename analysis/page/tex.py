@@ -1,90 +1,54 @@
 """Tables for papers: LaTeX with booktabs rules."""
 
-from collections.abc import Iterable, Sequence
-
 import pandas as pd
 
 from analysis.compare.verdicts import Verdicts
 from analysis.runs.rows import each
 from analysis.text.format import count, number, percent
 
-_ESCAPES = str.maketrans(
-    {c: f"\\{c}" for c in "&%$#_{}"}
-    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "\u2013": "--"}
-)
 
-
-def escaped(value: object) -> str:
-    """Text that LaTeX prints as it stands."""
-    return " ".join(str(value).split()).translate(_ESCAPES)
-
-
-def table(align: str, head: Sequence[str], rows: Iterable[Sequence[object]], comment: str) -> str:
-    """A booktabs tabular."""
-    line = lambda cells: " & ".join(map(escaped, cells)) + r" \\"  # noqa: E731
-    body = [
-        rf"\begin{{tabular}}{{{align}}}",
-        r"\toprule",
-        line(head),
-        r"\midrule",
-        *map(line, rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join([f"% {comment} Needs \\usepackage{{booktabs}}.", *body]) + "\n"
+def table(align: str, rows: list[dict[str, object]], comment: str) -> str:
+    """A booktabs tabular of equal rows; whatever text is in them, LaTeX prints it as it stands."""
+    frame = pd.DataFrame(rows).map(lambda value: " ".join(str(value).split()))
+    style = frame.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
+    tabular = style.to_latex(hrules=True, column_format=align).replace("\u2013", "--")
+    return f"% {' '.join(comment.split())} Needs \\usepackage{{booktabs}}.\n{tabular}"
 
 
 def results(cells: pd.DataFrame) -> str:
     """The results of the final cells, mean and standard deviation over seeds."""
-    final = cells[cells["final"].astype(bool) & (cells["n"] > 0)]
-    rows = [
-        (
-            c["dataset"],
-            c["series"],
-            "" if pd.isna(c["r"]) else f"{c['r']:g}",
-            c["targets"] if isinstance(c["targets"], str) else "",
-            int(c["n"]),
-            number(c["mean"]),
-            number(c["sd"]),
-            count(c["trainable_parameters"]),
-            percent(c["share"]),
-        )
-        for c in each(final)
+    rows: list[dict[str, object]] = [
+        {
+            "Data": c["dataset"],
+            "Variant": c["series"],
+            "Rank": "" if pd.isna(c["r"]) else f"{c['r']:g}",
+            "Targets": c["targets"] or "",
+            "Seeds": int(c["n"]),
+            "Mean": number(c["mean"]),
+            "SD": number(c["sd"]),
+            "Parameters": count(c["trainable_parameters"]),
+            "Share": percent(c["share"]),
+        }
+        for c in each(cells[cells["final"].astype(bool) & (cells["n"] > 0)])
     ]
-    head = ("Data", "Variant", "Rank", "Targets", "Seeds", "Mean", "SD", "Trained", "Share")
-    return table("llrlrrrrr", head, rows, "Mean and standard deviation over seeds.")
+    return table("llrlrrrrr", rows, "Mean and standard deviation over seeds.")
 
 
 def verdicts(found: Verdicts) -> str:
     """The comparisons with the baseline."""
-    rows = [
-        (
-            c["dataset"],
-            c["variant"],
-            "" if c["r"] is None or c["r"] != c["r"] else c["r"] if c["r"] == "all" else f"{c['r']:g}",
-            c["targets"] or "",
-            c["n_seeds"],
-            _signed(c["difference"]),
-            "" if pd.isna(c["ci_low"]) else f"[{c['ci_low']:+.3f}, {c['ci_high']:+.3f}]",
-            number(c["p_adjusted"]) if not c["p_adjusted"] < 0.001 else "<0.001",
-            c["said"],
-        )
+    rows: list[dict[str, object]] = [
+        {
+            "Data": c["dataset"],
+            "Variant": c["variant"],
+            "Rank": c["r"] if c["r"] == "all" else "" if pd.isna(c["r"]) else f"{c['r']:g}",
+            "Targets": c["targets"] or "",
+            "Seeds": c["n_seeds"],
+            "Difference": "" if pd.isna(c["difference"]) else f"{c['difference']:+.3f}",
+            "95% interval": "" if pd.isna(c["ci_low"]) else f"[{c['ci_low']:+.3f}, {c['ci_high']:+.3f}]",
+            "p (Holm)": "<0.001" if c["p_adjusted"] < 0.001 else number(c["p_adjusted"]),
+            "Verdict": c["said"],
+        }
         for c in each(found.table)
     ]
-    head = (
-        "Data",
-        "Variant",
-        "Rank",
-        "Targets",
-        "Seeds",
-        "Difference",
-        "95% interval",
-        "p (Holm)",
-        "Verdict",
-    )
-    what = f"Paired differences from {found.baseline}, margin {found.margin:g}."
-    return table("llrlrrrrl", head, rows, escaped(what))
-
-
-def _signed(value: float) -> str:
-    return "" if pd.isna(value) else f"{value:+.3f}"
+    comment = f"Paired differences from {found.baseline}, margin {found.margin:g}."
+    return table("llrlrrrrl", rows, comment)

@@ -8,6 +8,7 @@ data that produced a result; results of two stacks are not pooled
 import hashlib
 import json
 import math
+import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,14 @@ from typing import Any
 _NOT_CELL = ("seed", "study", "tracker", "phase", "signatures", "repeat", "tuned", "matched")
 _OF_VARIANT = ("variant", "method", "variant_axes", "variant_options", "lr")
 _NUISANCE = ("threads",)  # of train: changes no result
+_GROUPS = {
+    "variant_axes": "variant",
+    "variant_options": "variant",
+    "model_options": "model",
+    "dataset_options": "dataset",
+    "train": "train",
+}
+_RATE_OF_NOTHING = re.compile(r"(train\.head_)?lr=0(\.0)?$")  # of a method that trains nothing
 _SHORT = ("variant", "r", "alpha", "targets", "model", "dataset", "lr", "seed", "study")
 
 
@@ -177,35 +186,47 @@ def stack_parts(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def command(spec: Mapping[str, Any], **several: Sequence[Any]) -> str:
-    """The command that repeats a run, with every key spelled out.
+def command(content: Mapping[str, Any], *, without: Collection[str] = (), **other: Any) -> str:
+    """The command that reproduces a run: the one in its record, else every key spelled out.
 
     Args:
-        spec: the resolved spec of the run.
-        several: values of short keys that take the place of the spec's, for a sweep, e.g. seed=(0, 1, 2).
+        content: the record of the run.
+        without: dotted keys of the spec that are left to their defaults.
+        other: values of short keys in place of the run's; a sequence is a sweep, e.g. seed=(0, 1, 2).
     """
-    given = {key: spec[key] for key in _SHORT if key in spec} | several
-    words = [
-        f"{key}={','.join(map(value_text, v)) if key in several else value_text(v)}"
-        for key, v in given.items()
+    words = shlex.split(content["command"])[2:] if "command" in content else _spelled(content["spec"])
+    keyed = {word.partition("=")[0]: word for word in words}
+    for key in without:
+        keyed.pop(command_key(key), None)
+    sweeps = {key for key, value in other.items() if isinstance(value, list | tuple)}
+    for key, value in other.items():
+        keyed[key] = f"{key}={','.join(map(value_text, value)) if key in sweeps else value_text(value)}"
+    return f"python run.py {'-m ' if sweeps else ''}{shlex.join(keyed.values())}".rstrip()
+
+
+def command_key(key: str) -> str:
+    """A dotted key of a spec as the command line has it."""
+    group, _, last = key.rpartition(".")
+    return f"{_GROUPS.get(group, group)}.{last}" if group else key
+
+
+def _spelled(spec: Mapping[str, Any]) -> list[str]:
+    """All keys of a spec whose record is older than its command; what cannot be typed is left out."""
+    words = [f"{key}={value_text(spec[key])}" for key in _SHORT if key in spec]
+    words += [
+        f"{group}.{key}={value_text(value)}"
+        for part, group in _GROUPS.items()
+        for key, value in (spec.get(part) or {}).items()
     ]
-    groups = {
-        "variant_axes": "variant",
-        "variant_options": "variant",
-        "model_options": "model",
-        "dataset_options": "dataset",
-        "train": "train",
-    }
-    for part, group in groups.items():
-        for key, value in (spec.get(part) or {}).items():
-            words.append(f"{group}.{key}={value_text(value)}")
-    return f"python run.py {'-m ' if several else ''}" + " ".join(shlex.quote(word) for word in words)
+    return [word for word in words if not word.startswith("model.content=") and not _RATE_OF_NOTHING.match(word)]
 
 
 def value_text(value: Any) -> str:
     """A value in the grammar of the command line: text that the grammar could misread is quoted."""
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(value_text, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{value_text(v)}" for key, v in value.items()) + "}"
     plain = text(value) if not isinstance(value, float) else repr(value)
     if isinstance(value, str) and not all(c.isalnum() or c in "_-./:+%" for c in value):
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -6,9 +6,9 @@ apart into values whose mean they are (`influence`); other metrics of that kind 
 here. An accuracy that is not the mean of its own scores makes the whole run unusable.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,8 +51,8 @@ class Predictions:
         self.problems: list[Problem] = []
         self.contradictions: list[Problem] = []  # runs that cannot be used at all
         self._records, self._path = records, path
-        self._known: dict[str, Scores | None] = {}
-        self._alike: dict[str, bool] = {}
+        self.of = functools.cache(self._of)
+        self.one_answer = functools.cache(self._one_answer)
         self._last: tuple[pa.Array, np.ndarray, str] | None = (
             None  # runs of a study mostly share their test set
         )
@@ -64,25 +64,26 @@ class Predictions:
                 self.of(run_id)
         return {problem.run for problem in self.contradictions}
 
-    def of(self, run_id: str) -> Scores | None:
+    def _of(self, run_id: str) -> Scores | None:
         """The scores of a completed run, or None when it has none that can be used."""
-        if run_id not in self._known:
-            self._known[run_id] = None
-            try:
-                self._known[run_id] = self._read(run_id)
-            except _Unusable as error:
-                self.problems.append(
-                    Problem(run_id, f"predictions.parquet {error}; its examples are not used")
-                )
-            except _Contradiction as error:
-                self.contradictions.append(Problem(run_id, f"{error}; not used"))
-        return self._known[run_id]
+        try:
+            return self._read(run_id)
+        except _Unusable as error:
+            self.problems.append(Problem(run_id, f"predictions.parquet {error}; its examples are not used"))
+        except _Contradiction as error:
+            self.contradictions.append(Problem(run_id, f"{error}; not used"))
+        return None
 
-    def one_answer(self, run_id: str) -> bool:
+    def _one_answer(self, run_id: str) -> bool:
         """Whether a run answered all examples alike, though their labels differ; False if that is unknown."""
-        if run_id not in self._alike:
-            self._alike[run_id] = _alike(self._path(run_id).predictions)
-        return self._alike[run_id]
+        path = self._path(run_id).predictions
+        if not path.is_file():
+            return False
+        try:
+            table = pq.ParquetFile(path).read(["label", "prediction"], use_threads=False)
+            return len(pc.unique(table["prediction"])) == 1 < len(pc.unique(table["label"]))
+        except (pa.ArrowException, KeyError):  # `of` reports a file that cannot be used
+            return False
 
     def _read(self, run_id: str) -> Scores | None:
         record, path = self._records[run_id], self._path(run_id).predictions
@@ -138,13 +139,3 @@ def _columns(content: bytes, name: str) -> tuple[list[np.ndarray], pa.Array]:
     if not len(table) or not all(np.isfinite(v).all() for v in values):
         raise _Unusable("holds a score that is no finite number, or none at all")
     return values, table["id"].combine_chunks()
-
-
-def _alike(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        table = pq.ParquetFile(path).read(["label", "prediction"], use_threads=False)
-        return len(pc.unique(table["prediction"])) == 1 < len(pc.unique(table["label"]))
-    except (pa.ArrowException, KeyError):  # a file that cannot be used is told by `of`
-        return False

@@ -28,7 +28,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special
 
-FEWEST_SEEDS = 3
+from experiments.protocol import FEWEST_SEEDS, sign_flip_floor
+
 ALPHA = 0.05
 POWER = 0.8
 UNSEEN = 4  # examples that are taken to differ beyond those that do
@@ -197,7 +198,7 @@ def sign_flip(d: np.ndarray, *, rng: np.random.Generator, draws: int = 20_000) -
     if S <= 16:
         signs = 1 - 2 * (np.arange(2**S)[:, None] >> np.arange(S) & 1)
         means = np.abs(signs @ d)
-        return float((means >= np.abs(d.sum()) * (1 - 1e-12)).mean()), 2.0 / 2**S
+        return float((means >= np.abs(d.sum()) * (1 - 1e-12)).mean()), sign_flip_floor(S)
     plus = rng.integers(0, 2, size=(draws, S), dtype=np.int8) @ d  # the sum of those that keep their sign
     means = np.abs(2 * plus - d.sum())
     return float(((means >= np.abs(d.sum()) * (1 - 1e-12)).sum() + 1) / (draws + 1)), 1 / (draws + 1)

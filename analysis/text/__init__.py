@@ -1,0 +1,1 @@
+"""What the records let one say, in sentences and small tables."""

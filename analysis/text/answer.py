@@ -1,30 +1,32 @@
 """What a study lets one say, in plain words: a sentence per comparison, and a headline that sums them up."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import stats
 from analysis.compare import noise
-from analysis.compare.standing import ORDER, listed, on_tuning, protocol
+from analysis.compare.conclusion import ORDER, listed, on_tuning, protocol
 from analysis.compare.verdicts import Verdicts
 from analysis.figures.overview import metric_title
+from analysis.runs.cells import SETTING
 from analysis.runs.load import Study
 from analysis.runs.rows import Row, each
 from analysis.text import limits
 from analysis.text.format import number, pvalue, signed
-from analysis.text.seen import cell_name, observations
 
 MOST_SENTENCES = 12
 
 
 @dataclass
 class Point:
-    """One sentence of the answer, with the standing it carries (empty: none)."""
+    """One sentence of the answer, with the conclusion it carries (empty: none)."""
 
     text: str
-    standing: str = ""
+    conclusion: str = ""
 
 
 @dataclass
@@ -48,8 +50,8 @@ def answer(study: Study, cells: pd.DataFrame, found: Verdicts) -> Answer:
     if (rows["verdict"] == "").all():
         out = Answer(_undecided(final, found), [Point(text) for text in observations(final, floors)])
     else:
-        rows = rows.sort_values("standing", key=lambda names: names.map(ORDER.index), kind="stable")
-        out = Answer(headline(rows), [Point(sentence(row, rows), row["standing"]) for row in each(rows)])
+        rows = rows.sort_values("conclusion", key=lambda names: names.map(ORDER.index), kind="stable")
+        out = Answer(headline(rows), [Point(sentence(row, rows), row["conclusion"]) for row in each(rows)])
     fairness = protocol(rows)
     if len(out.points) > MOST_SENTENCES:
         rest = len(out.points) - MOST_SENTENCES
@@ -128,10 +130,10 @@ def headline(rows: pd.DataFrame) -> str:
     """All overall verdicts in one sentence."""
     base = rows["baseline"].iloc[0]
     if rows["variant"].duplicated().any():
-        counts = rows["standing"].value_counts()
+        counts = rows["conclusion"].value_counts()
         parts = [f"{counts[key]} {word}" for key, word in _COUNTED.items() if key in counts]
         return f"Of {len(rows)} comparisons with {base}: {listed(parts)}."
-    groups = dict(tuple(rows.groupby("standing", sort=False)["variant"]))
+    groups = dict(tuple(rows.groupby("conclusion", sort=False)["variant"]))
     parts = []
     for key in ORDER:
         if key in groups and key in _SAID:
@@ -161,7 +163,10 @@ _SAID = {
     "failing": ("came out ahead of {base} with more failed runs",) * 2,
     "close": ("differs from {base} by less than noise", "differ from {base} by less than noise"),
     "equivalent": ("is equivalent to {base}", "are equivalent to {base}"),
-    "inconclusive": ("cannot be told from {base}", "cannot be told from {base}"),
+    "inconclusive": (
+        "shows no significant difference from {base}",
+        "show no significant difference from {base}",
+    ),
 }
 
 
@@ -184,13 +189,13 @@ def sentence(row: Row, rows: pd.DataFrame) -> str:
         "close": f"{name} is {side} {base}{where} by less than the noise floor of {row['floor']:.3f}, by "
         f"which seeds alone move one cell, so they are not ranked: {evidence}",
         "equivalent": f"{name} and {base} are equivalent within {row['margin']:g}{where}: {evidence}",
-        "inconclusive": f"Whether {name} differs from {base}{where} cannot be told: {evidence}",
-    }[row["standing"]]
-    if row["standing"] in ("better", "worse") and abs(row["difference"]) < row["margin"]:
+        "inconclusive": f"No significant difference between {name} and {base}{where}: {evidence}",
+    }[row["conclusion"]]
+    if row["conclusion"] in ("better", "worse") and abs(row["difference"]) < row["margin"]:
         text += f". The difference is real but negligible: less than the margin of {row['margin']:g}"
-    if row["standing"] == "inconclusive":
+    if row["conclusion"] == "inconclusive":
         text += _open(row)
-    if row["failed"] > row["failed_baseline"] and row["standing"] != "failing":
+    if row["failed"] > row["failed_baseline"] and row["conclusion"] != "failing":
         text += (
             f". {row['failed']} of its runs failed or diverged, against {row['failed_baseline']} of {base}"
         )
@@ -207,7 +212,7 @@ def _open(row: Row) -> str:
     if row["ci_low"] > 0 or row["ci_high"] < 0:
         text = f". Its interval leaves zero out, but it is one of {family} comparisons: adjusted for them, p"
         text += f" = {pvalue(row['p_adjusted'])}"
-    return f"{text}. A difference of {number(row['detectable_in_family'])} or more would mostly have shown"
+    return f"{text}. The minimum detectable effect is {number(row['detectable_in_family'])}"
 
 
 def place(row: Row, rows: pd.DataFrame) -> str:
@@ -234,3 +239,40 @@ def unit(row: Row) -> str:
     told = f"{seeds}, {row['n_examples']:,} examples"
     lacking = f"seed {listed([str(seed) for seed in row['left_out']])}" if row["left_out"] else ""
     return f"{told}; left out, without scores by example: {lacking}" if lacking else told
+
+
+def cell_name(row: Row) -> str:
+    """A cell as people say it: "dora at rank 8"."""
+    return str(row["series"]) + (f" at rank {row['r']:g}" if row["r"] > 0 else "")
+
+
+def observations(final: pd.DataFrame, floors: Mapping[tuple[Any, ...], noise.Floor]) -> list[str]:
+    """The highest cell of each setting, and how plain LoRA or the next cell compares with it."""
+    groups = [group for _, group in final.groupby([*SETTING, "stack"], sort=True, dropna=False)]
+    return [_observation(group, final, floors) for group in groups]
+
+
+def _observation(
+    group: pd.DataFrame, final: pd.DataFrame, floors: Mapping[tuple[Any, ...], noise.Floor]
+) -> str:
+    row = group.iloc[0]
+    sign = -1 if row["goal"] == "min" else 1
+    best = group.loc[(sign * group["mean"]).idxmax()]
+    word = "highest" if sign > 0 else "lowest"
+    names = (("dataset", "on"), ("model", "with"), ("stack", "on stack"))
+    where = "".join(f" {word} {row[key]}" for key, word in names if final[key].nunique() > 1)
+    text = f"The {word} {metric_title(row).lower()} seen{where} is {best['mean']:.3f}, by {cell_name(best)}"
+    plain = group[(group["series"] == "lora") & (group.index != best.name)]
+    others = group.drop(best.name)
+    rival = None
+    if len(plain) and best["series"] != "lora":
+        rival = plain.loc[(sign * plain["mean"]).idxmax()]
+        rank = f" (rank {rival['r']:g})" if rival["r"] > 0 else ""
+        text += f"; the {word} of plain LoRA is {rival['mean']:.3f}{rank}"
+    elif len(others):
+        rival = others.loc[(sign * others["mean"]).idxmax()]
+        text += f"; next is {cell_name(rival)} with {rival['mean']:.3f}"
+    floor = floors.get(tuple(row[list(SETTING)]))
+    if rival is not None and floor and abs(best["mean"] - rival["mean"]) < floor.level:
+        text += f". That is closer than the noise floor of {floor.level:.3f}, so they are not ranked"
+    return text + "."

@@ -29,7 +29,7 @@ def trouble(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[st
     groups.append(
         ("Begun, without a record", [(name, "still running or killed") for name in study.unfinished])
     )
-    groups.append(("Missing: asked for, not begun", _missing(study)))
+    groups.append(("Missing: requested, not started", _missing(study)))
     groups.append(
         ("Left out or corrected", [(run, what) for run, what in [*study.problems, *found.problems]])
     )
@@ -61,7 +61,7 @@ def trouble(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[st
 
 def _missing(study: Study) -> list[tuple[str, str]]:
     """The runs that no process came to, the first of them by name."""
-    how = "give the command that asked for it again"
+    how = "give the command that requested it again"
     rest = len(study.missing) - MISSING_SHOWN
     more = [(f"and {rest} more", how)] if rest > 0 else []
     return [(name, how) for name in study.missing[:MISSING_SHOWN]] + more
@@ -99,6 +99,9 @@ def environment(study: Study) -> list[tuple[str, list[tuple[str, int]]]]:
             **{key: env.get(key) for key in ("device", "host", "python", "threads")},
         }
         pairs |= dict(env.get("versions") or {})
+        name, base = identity.model(record["spec"]), record.get("model") or {}
+        pairs |= {f"{name}, weights": base.get("sha256")}
+        pairs |= {f"{name}, all files": (record["spec"].get("model_options") or {}).get("content")}
         name = identity.dataset(record["spec"])
         pairs |= {f"{name}, {key[:-7]} data": value for key, value in data.items() if key.endswith("_sha256")}
         for key, value in pairs.items():

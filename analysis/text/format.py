@@ -5,6 +5,17 @@ import math
 DASH = "\u2013"
 
 
+_PROPER = {"lora": "LoRA", "dora": "DoRA", "adaLoRA": "AdaLoRA", "qLoRA": "QLoRA", "LoRAplus": "LoRA+"}
+
+
+def proper(name: str) -> str:
+    """The name of a variant or series as papers spell it: "DoRA, storage=nf4"; for titles."""
+    head, comma, rest = name.partition(",")
+    for plain, spelled in _PROPER.items():
+        head = head.replace(plain, spelled)
+    return head + comma + rest
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A metric: 0.717."""
     return DASH if value is None or math.isnan(value) else f"{value:.{digits}f}"

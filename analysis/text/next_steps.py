@@ -24,43 +24,42 @@ def commands(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[str]:
     seeds = sorted({seed for tried in chosen["seeds_tried"] for seed in tried})
     unused = (seed for seed in itertools.count() if seed not in seeds)
     seeds = seeds + list(itertools.islice(unused, max(0, stats.FEWEST_SEEDS - len(seeds))))
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, tuple[str, ...], str], list[Mapping[str, Any]]] = {}
     for cell in each(chosen):
-        spec, words = _tuned(study, cells, cell)
-        rest = {key: value for key, value in spec.items() if key not in ("r", "seed")}
-        groups.setdefault((identity.command(rest), words), []).append(spec)
+        record = study.records[cell["run_ids"][0]]
+        tuned, words = _tuned(study, cells, cell)
+        rest = identity.command(record, without=("r", "seed", *tuned))
+        groups.setdefault((rest, tuned, words), []).append(record)
     out = []
-    for (_, words), specs in groups.items():
-        several = {"seed": seeds}
-        ranks = sorted({spec["r"] for spec in specs if "r" in spec})
-        out.append(identity.command(specs[0], **({"r": ranks} if ranks else {}), **several) + words)
+    for (_, tuned, words), records in groups.items():
+        ranks = sorted({record["spec"]["r"] for record in records if "r" in record["spec"]})
+        several = {**({"r": ranks} if ranks else {}), "seed": seeds}
+        out.append(identity.command(records[0], without=tuned, **several) + words)
     return out
 
 
-def _tuned(study: Study, cells: pd.DataFrame, cell: Row) -> tuple[dict[str, Any], str]:
-    """The spec of a cell, and the words that tune and confirm it again from what was tried.
+def _tuned(study: Study, cells: pd.DataFrame, cell: Row) -> tuple[tuple[str, ...], str]:
+    """The tuned keys of a cell, and the words that tune and confirm it again from what was tried.
 
     A confirmed cell gives up its tuned values to those words; its tuning runs are found as they are.
     """
     spec = dict(study.records[cell["run_ids"][0]]["spec"])
     if cell["phase"] != "confirm":
-        return spec, ""
+        return (), ""
     tuning = cells[(cells["group_key"] == cell["group_key"]) & cells["tuning"].astype(bool)]
     if tuning.empty:
-        return spec, ""
+        return (), ""
     tried = [study.records[ids[0]]["spec"] for ids in tuning["run_ids"]]
     keys = identity.tuned(spec)
     seeds = sorted({seed for every in tuning["seeds_tried"] for seed in every})
     words = ["hydra/sweeper=fair", f"hydra.sweeper.tune_seeds=[{','.join(map(str, seeds))}]"]
     asked = [key for key in keys if key == "lr" or not _follows(tried, key)]
-    names = [
-        key.replace("variant_options.", "variant.").replace("variant_axes.", "variant.") for key in asked
-    ]
+    names = [identity.command_key(key) for key in asked]
     if names != ["lr"]:
         words.append(f"hydra.sweeper.tune=[{','.join(names)}]")
     for key, name in zip(asked, names, strict=True):
         words.append(f"{name}={','.join(dict.fromkeys(_values(tried, key)))}")
-    return identity.without(spec, keys), " " + " ".join(shlex.quote(word) for word in words)
+    return keys, " " + " ".join(shlex.quote(word) for word in words)
 
 
 def _follows(specs: Sequence[Mapping[str, Any]], key: str) -> bool:

@@ -45,7 +45,11 @@ def load_base(source: Source) -> Base:
     from experiments.training.execute import device
 
     model, tokenizer, info = models.load(
-        source.loading, kind=source.kind, n_labels=source.outputs, base_dropout=0.0
+        source.loading,
+        kind=source.kind,
+        n_labels=source.outputs,
+        labels=source.labels if source.spec is not None else (),  # an adapter brings its head
+        base_dropout=0.0,
     )
     return Base(model, tokenizer, info, device())
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from experiments.config.command import read
+from experiments.config.reading import read
 from experiments.record import RunFolder
 from experiments.spec import RunSpec
 

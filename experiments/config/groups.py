@@ -25,7 +25,7 @@ SPECIAL = {"targets": "targets", "study": "study", "workers": "workers", "pack":
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML as Hydra reads it: 5e-3 is a number, 2024-01-15 is a text, and no key stands twice."""
+    """YAML as Hydra reads it: 5e-3 is a number, 2024-01-15 is a text, and no key occurs twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value]
@@ -52,6 +52,12 @@ class Conf:
     def __init__(self, *folders: Path, name: str = "config"):
         self.folders, self.name = folders, name
         self._known: dict[tuple[str, ...], Any] = {}  # what was read or derived once
+
+    @classmethod
+    def of_hydra(cls, hydra: Any) -> "Conf":
+        """The folders that Hydra read, by its own part of a configuration; those of --config-dir are last."""
+        sources = (source for source in hydra.runtime.config_sources if source.schema == "file")
+        return cls(*(Path(source.path) for source in sources), name=hydra.job.config_name)
 
     def groups(self) -> list[str]:
         """The groups, `experiment` among them."""
@@ -210,7 +216,7 @@ class Conf:
         return any(schema[name].kind in TEXTS for schema in schemas if name in schema)
 
     def _read(self, name: str) -> dict[str, Any]:
-        """One file as it stands; the copy may be changed at its top."""
+        """The content of one file; the copy may be changed at its top."""
         return dict(self._once(("file", name), lambda: self._load(name)))
 
     def _load(self, name: str) -> dict[str, Any]:

@@ -13,16 +13,18 @@ _COMMENTED = re.compile(r"(\w+): *(.*?) +# (.*)")
 _UNTOLD = ("sha256", "revision", "package")  # of a model: what pins it, not for people to set
 
 _TOP = """\
-ablora finds out which LoRA variant is better, and can be believed.
+ablora compares LoRA variants in a statistically sound, fault-tolerant way.
 
   python run.py variant=dora,lora r=4,8,16 study=demo      six runs and a report
   python run.py variant=adalora r=8 seed=1                 one run
 
+Where ablora is installed, `ablora run` is the same; `ablora --help` lists all commands.
+
 A command is made of key=value. Several values make a sweep, and a command runs the product of its
 sweeps: r=4,8,16 is three ranks, 'seed=range(0,5)' five seeds, 'variant=glob(*)' every variant. All
 cells are checked before the first one starts. Give the same command again to go on after an
-interruption: finished runs are skipped, unfinished ones go on where they stood. Hydra's -m may be
-given or left out.
+interruption: finished runs are skipped, unfinished ones resume from their last checkpoint. Hydra's
+-m may be given or left out. Text is kept as typed: study=007 and study=1e3 are names.
 """
 
 _EXAMPLES = """\

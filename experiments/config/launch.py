@@ -13,16 +13,16 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.config import help
-from experiments.config.command import Command, read, split, understood
-from experiments.config.grid import Plain, expand
+from experiments.config.command import Command
+from experiments.config.composed import spec_of
 from experiments.config.groups import Conf
 from experiments.config.messages import mistakes, plain_errors
+from experiments.config.reading import read, split, understood
 from experiments.errors import UserError
-from experiments.sizing.ranks import dimensions
-from experiments.spec import RunSpec, register
+from experiments.spec import register
 
 _HELP = ("--help", "-h")
 _ANSWERED_BY_HYDRA = ("--hydra-help", "--version", "--shell-completion", "-sc", "--experimental-rerun")
@@ -77,8 +77,8 @@ class OwnSweeper(Sweeper):
         first = self.command.runs[0]
         composed = spec_of(config, config.hydra, match=False)
         ours, theirs = first.as_record(), composed.as_record()
-        alike = ("r", "matched") if first.matched is not None else ()
-        differs = [k for k in ours | theirs if k not in alike and ours.get(k) != theirs.get(k)]
+        matched = ("r", "matched") if first.matched is not None else ()
+        differs = [k for k in ours | theirs if k not in matched and ours.get(k) != theirs.get(k)]
         if differs:
             raise UserError(
                 f"Hydra composes {differs[0]}={theirs.get(differs[0])} from this configuration, where "
@@ -90,47 +90,7 @@ class OwnSweeper(Sweeper):
 def _again(config: DictConfig) -> Command:
     """The command of a Hydra application that is not ours, by the words that Hydra was given."""
     words = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
-    command, problems = understood(words, conf_of(config.hydra))
+    command, problems = understood(words, Conf.of_hydra(config.hydra))
     if problems:
         raise UserError(mistakes(problems))
     return command
-
-
-def spec_of(config: DictConfig, hydra: DictConfig, *, match: bool = True) -> RunSpec:
-    """The one run that a composed configuration asks for.
-
-    Args:
-        config: The configuration, with or without Hydra's own part.
-        hydra: Hydra's own part.
-        match: Whether to refuse a rank that would have to be matched with those of other runs.
-    """
-    if match and config.get("match"):
-        raise UserError(
-            f"match={config.match} compares the cells of a whole sweep, but this launcher or sweeper of "
-            "Hydra's hands over one run at a time: use hydra/launcher=local with hydra/sweeper=grid, the "
-            "defaults"
-        )
-    conf = conf_of(hydra)
-    composed: Any = OmegaConf.to_container(without_hydra(config), resolve=True)
-    files = {group: str(hydra.runtime.choices[group]) for group in conf.defaults()}
-    specs, problems = expand(
-        [],
-        conf,
-        choices=files,
-        compose=lambda _: Plain(composed | {"match": None}),
-        dimensions=dimensions if match else None,
-    )
-    if problems:
-        raise UserError(mistakes(problems))
-    return specs[0]
-
-
-def conf_of(hydra: DictConfig) -> Conf:
-    """The folders that Hydra read, those added by --config-dir last."""
-    sources = [source for source in hydra.runtime.config_sources if source.schema == "file"]
-    return Conf(*(Path(source.path) for source in sources), name=hydra.job.config_name)
-
-
-def without_hydra(config: DictConfig) -> DictConfig:
-    """A configuration without Hydra's own part."""
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])

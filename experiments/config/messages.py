@@ -140,7 +140,7 @@ def _not_here(name: str, group: str, having: Sequence[str], chosen: Sequence[str
 
 
 def _meant(name: str, known: Sequence[str]) -> str:
-    """The nearest key: one of the same last part, another tool's name for it, or one spelled alike."""
+    """The nearest key: one of the same last part, another tool's name for it, or a similar one."""
     last = name.rpartition(".")[2]
     same = [key for key in known if key.rpartition(".")[2] == last]
     elsewhere = _ELSEWHERE.get(last)

@@ -147,12 +147,12 @@ def tidied(words: Sequence[str], *, takes_text: Callable[[str], bool] = lambda k
         prefix = "+" if key_of(bare) == "experiment" else "++" if key_of(bare).startswith(_OPEN) else ""
         text = f"{prefix}{bare}"
         if _WORD.fullmatch(text) and _override(text) is None:
-            text = literal(text)  # a regex, or a file name with brackets: meant as it stands
+            text = literal(text)  # a regex, or a file name with brackets
         elif takes_text(key_of(bare)):
             text = as_text(text)
         result.append(text)
     given = {key_of(text): text for text in result}
     for key, other in (("train.epochs", "train.steps"), ("train.steps", "train.epochs")):
         if key in given and other not in given and not given[key].endswith("=null"):
-            result.append(f"{other}=null")  # the length that was asked for puts the configured one aside
+            result.append(f"{other}=null")  # the requested length replaces the configured one
     return result

@@ -15,7 +15,7 @@ Made = TypeVar("Made")
 
 
 def resolve(config: Mapping[str, Any], *, choices: Mapping[str, str]) -> RunSpec:
-    """The run that a composed configuration asks for.
+    """The run that a composed configuration requests.
 
     Args:
         config: conf/config.yaml composed, as plain containers with values of the right types.

@@ -62,7 +62,7 @@ class Key:
         return noun + (", or null" if self.optional else "")
 
     def convert(self, value: Any) -> Any:
-        """`value` as this key's type; ValueError with the whole sentence if it cannot stand here."""
+        """`value` as this key's type; ValueError with a sentence if it is not allowed here."""
         if (value is None and self.optional) or _is_interpolation(value):
             return value
         try:
@@ -102,7 +102,7 @@ def _bool(value: Any) -> bool:
 
 
 def _switch(value: Any) -> bool | None:
-    """True or false; auto is null, so that a command that says it asks for the same run."""
+    """True or false; auto is null, so that a command that says it requests the same run."""
     return None if value == "auto" else _bool(value)
 
 

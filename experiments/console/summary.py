@@ -9,6 +9,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from experiments.console.cells import distinguishing, value_at
+from experiments.record import cell_key
+
 COLOURS = {"completed": "green", "diverged": "yellow", "preempted": "yellow", "oom": "red", "failed": "red"}
 _NUMBER = re.compile(r"[\d.]+(e[-+]?\d+)?")
 _CELL = ("variant", "r", "targets", "model", "dataset", "lr")
@@ -21,19 +24,25 @@ def results_table(records: Iterable[Mapping[str, Any]], *, width: int = 80) -> T
 
     On fewer than `width` columns the less telling columns are left out. Repeats of a run add no seed.
     """
-    cells: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    cells: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
-        if record["spec"].get("repeat"):
-            continue
-        cells.setdefault(tuple(_word(record["spec"].get(key)) for key in _CELL), []).append(record)
+        if not record["spec"].get("repeat"):
+            cells.setdefault(cell_key(record["spec"]), []).append(record)
     named = [
         record["primary"]["metric"] for group in cells.values() for record in group if "primary" in record
     ]
     metric = str(named[0]) if named else "metric"
+    specs = [group[0]["spec"] for group in cells.values()]
+    keys = {key: key for key in _CELL} | {_title(key): key for key in distinguishing(specs, _CELL)}
     rows: list[dict[str, str | Text]] = [
-        {**dict(zip(_CELL, cell, strict=True)), **_measured(group, metric), "status": _statuses(group)}
-        for cell, group in sorted(cells.items(), key=lambda item: _order(item[0]))
+        {
+            **{title: _word(value_at(group[0]["spec"], key)) for title, key in keys.items()},
+            **_measured(group, metric),
+            "status": _statuses(group),
+        }
+        for group in cells.values()
     ]
+    rows.sort(key=lambda row: _order([str(row[title]) for title in keys]))
     table = Table(
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=metric, title_justify="left"
     )
@@ -42,6 +51,10 @@ def results_table(records: Iterable[Mapping[str, Any]], *, width: int = 80) -> T
     for row in rows:
         table.add_row(*(row[str(column.header)] for column in table.columns))
     return table
+
+
+def _title(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _columns(rows: Sequence[Mapping[str, str | Text]], width: int) -> list[str]:

@@ -30,13 +30,15 @@ import json
 import pkgutil
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments import cache
+from experiments.data._conversations import asked as as_prompt
+from experiments.data._inputs import Inputs, form_of, read_inputs
 from experiments.data._tasks import (
     SETTINGS,
     Conversation,
@@ -63,6 +65,7 @@ __all__ = [
     "Task",
     "Turn",
     "as_prompt",
+    "completions_spaced",
     "encode",
     "encode_prompts",
     "encode_texts",
@@ -204,73 +207,33 @@ def encode_texts(
 
 
 def encode_prompts(
-    conversations: Sequence[Conversation], tokenizer: "PreTrainedTokenizerBase"
+    conversations: Sequence[Conversation], tokenizer: "PreTrainedTokenizerBase", *, spaced: bool = False
 ) -> list[list[int]]:
     """Token ids of prompts, each ending where its completion would begin.
 
-    A conversation holds all turns but the one to be written; [("prompt", text)] is plain text.
+    Args:
+        conversations: All turns but the one to be written; [("prompt", text)] is plain text.
+        tokenizer: The model's.
+        spaced: Whether plain completions begin with white space, as `completions_spaced` tells: then no line
+            break is put before them.
     """
     from experiments.data._chat import render
 
-    last = {"prompt": "completion"}
-    open_ended = [(*turns, (last.get(turns[-1][0], "assistant"), "")) for turns in conversations]
+    blank = ("completion", " " if spaced else "")
+    open_ended = [
+        (*turns, blank if turns[-1][0] == "prompt" else ("assistant", "")) for turns in conversations
+    ]
     return [prompt for prompt, _ in render(open_ended, tokenizer)]
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Texts or prompts without their answers, one per row of a file."""
-
-    texts: tuple[str | Conversation, ...]  # "" or () in rows that have none
-    others: dict[str, list[Any]]  # the columns that the texts were not made of
-    notes: tuple[str, ...]
-
-
-def read_inputs(
-    file: Path, options: Mapping[str, Any], *, kind: str, form: str | None = None, column: str | None = None
-) -> Inputs:
-    """A file of texts or prompts, read as training reads its rows.
-
-    Args:
-        file: Lines of text, or a table.
-        options: The dataset's. Columns that are named there and not in the file are guessed anew.
-        kind: "classification" or "causal".
-        form: "lines", "table" or "objects"; None: by the file's ending, lines where that says nothing.
-        column: The column of the texts, whatever the options say.
-    """
-    from experiments.data import _classification, _conversations, _reading
-
-    role = "text" if kind == "classification" else "prompt"
-    options = {**options, role: column} if column else options
-    form = form or form_of(file)
-    if form == "lines":
-        lines, notes = _reading.lines(file, options)
-        table = _reading.Table({role: lines}, notes=tuple(notes))
-    else:
-        table = _reading.read([file], options, form=form)
-    known = {name: value for name, value in options.items() if name not in _reading.ROLES}
-    for name in _reading.ROLES:
-        columns = [given] if isinstance(given := options.get(name), str) else given or ()
-        if all(one in table.columns for one in columns) or given == column:
-            known[name] = given
-    make = _classification.texts if kind == "classification" else _conversations.open_ended
-    texts, used = make(table, known, key="--text ")
-    others = {name: cells for name, cells in table.columns.items() if name not in used}
-    return Inputs(tuple(texts), others, table.notes)
-
-
-def form_of(file: Path) -> str:
-    """What a file's ending says of its form: "table", "objects", else "lines"."""
-    from experiments.data import _reading
-
-    return _reading.form_of(file)
-
-
-def as_prompt(text: str, options: Mapping[str, Any]) -> Conversation:
-    """A text as the turns before its completion, by the dataset's options."""
-    from experiments.data._conversations import asked
-
-    return asked(text, options)
+def completions_spaced(spec: Spec) -> bool:
+    """Whether most completions that a run learned begin with white space; False if its data is gone."""
+    try:
+        rows = read(spec).splits["train"]
+    except UserError:
+        return False
+    begun = [turns[-1][1][:1].isspace() for turns in rows.turns if turns[0][0] == "prompt"]
+    return 2 * sum(begun) > len(begun)
 
 
 def _with_name(name: str, options: str) -> dict[str, Any]:

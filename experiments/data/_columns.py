@@ -68,8 +68,8 @@ def choose(
         else:
             lacking.append(role)
     free = _free(columns, chosen)
-    if len(lacking) == 1 < len(roles) and len(free) == 1 and named:
-        chosen[lacking.pop()] = tuple(free)  # all others have their roles
+    if lacking == [roles[0]] and len(roles) > 1 and len(free) == 1 and named:
+        chosen[lacking.pop()] = tuple(free)  # what stands beside a label, or a completion
     if lacking:
         raise _unknown(lacking[0], columns, key.format(role=lacking[0]), named=named)
     return {role: chosen[role] for role in roles}, [

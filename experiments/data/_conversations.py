@@ -148,7 +148,7 @@ def _learned(turns: Conversation, where: str, options: Mapping[str, Any]) -> Con
             "follows the assistant's last message"
         )
     if options.get("chat") is False:
-        return (("prompt", _lines(turns[:-1])), ("completion", f" {turns[-1][1]}"))
+        return (("prompt", _lines(turns[:-1])), ("completion", turns[-1][1]))
     return turns
 
 
@@ -161,8 +161,8 @@ def _open(turns: Conversation, options: Mapping[str, Any]) -> Conversation:
 
 
 def _lines(turns: Conversation) -> str:
-    """Turns as lines of text that end where the answer begins."""
-    return "".join(f"{role.capitalize()}: {text}\n" for role, text in turns) + "Assistant:"
+    """Turns as lines of text, and the line after which the answer begins."""
+    return "".join(f"{role.capitalize()}: {text}\n" for role, text in turns) + "Assistant:\n"
 
 
 def _fields(chats: Sequence[Any]) -> set[str]:

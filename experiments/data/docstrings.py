@@ -40,7 +40,7 @@ _ASIDE = {
     "ensurepip",
     "distutils",
 }
-_END = re.compile(r"(?<=[a-z)`'\"\]])\.(?:\s|$)")
+_END = re.compile(r"(?<=[a-z)`'\"\]])(?<!e\.g)(?<!i\.e)(?<!\bvs)(?<!\bcf)\.(?:\s|$)")
 _DULL = re.compile(r"(?i)deprecated|same as|see |wrapper|this (?:method|function) is|\bTODO\b")
 
 

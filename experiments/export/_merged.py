@@ -14,6 +14,7 @@ from variants import Attached, merge
 if TYPE_CHECKING:
     from experiments.export import Options
 
+_PROBLEMS = {"multilabel": "multi_label_classification", "regression": "regression"}
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -27,43 +28,82 @@ def write(
     merged = merge(attached, 0, dtype=torch.float32)
     reference.compare("merged, in float32", merged)
     merged = merge(attached, 0, dtype=TYPES[chosen])
-    _dress(merged, base, source)
+    left_out = _dress(merged, base, source)
     merged.save_pretrained(folder)
     base.tokenizer.save_pretrained(folder)
     del merged
+    said_left_out = {"generation_settings_left_out": left_out} if left_out else {}
     model = _load(folder, source).to(base.device)
     if options.requantise:
         facts = _requantise(folder, model, base, source, codes=options.requantise)
         said = f"transformers with this checkpoint, requantised to {options.requantise}"
         reference.compare(said, _load(folder, source, device_map={"": base.device}), exact=False, **facts)
-        return {"dtype": options.requantise, "requantised_from": chosen}
+        return {"dtype": options.requantise, "requantised_from": chosen, **said_left_out}
     said = f"transformers with this checkpoint, {chosen} weights"
     reference.compare(said, model, exact=chosen == "fp32")
-    return {"dtype": chosen}
+    return {"dtype": chosen, **said_left_out}
 
 
-def _dress(model: Any, base: Base, source: Source) -> None:
-    """The base's own settings, as its folder has them, and the classes: what training changed is undone."""
+def _dress(model: Any, base: Base, source: Source) -> list[str]:
+    """The base's own settings, as its folder has them, and the classes: what training changed is undone.
+
+    Returns:
+        The names of generation settings that were left out because they are invalid.
+    """
     from transformers import AutoConfig
 
     from experiments.models import find
 
     config = AutoConfig.from_pretrained(find(source.loading).folder, local_files_only=True)
+    if source.kind == "classification":
+        config.num_labels = source.outputs
+        config.problem_type = _PROBLEMS.get(source.task, "single_label_classification")  # not as the base's
+        for name in ("function_to_apply", "sentence_transformers"):  # how pipelines read the base's answers
+            if hasattr(config, name):
+                delattr(config, name)
     if source.labels:
-        config.num_labels = len(source.labels)
         config.id2label = dict(enumerate(source.labels))
         config.label2id = {label: number for number, label in enumerate(source.labels)}
     config.pad_token_id = base.tokenizer.pad_token_id
     config.name_or_path = source.base_name
     model.config = config
-    if getattr(model, "generation_config", None) is not None:
-        model.generation_config.use_cache = True
+    if getattr(model, "generation_config", None) is None:
+        return []
+    model.generation_config.use_cache = True
+    model.generation_config, left_out = _valid(model.generation_config)
+    return left_out
+
+
+def _valid(given: Any) -> tuple[Any, list[str]]:
+    """A generation config without the settings that transformers refuses to save, and the names of those.
+
+    Published ones hold temperatures beside do_sample=false, and the like, which have no effect.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        given.validate(strict=True)
+        return given, []
+    except ValueError:
+        pass
+    kept, left_out = GenerationConfig(), []
+    modes = ("do_sample", "num_beams", "return_dict_in_generate")  # decide what others mean
+    for name, value in sorted(given.to_diff_dict().items(), key=lambda item: item[0] not in modes):
+        before = getattr(kept, name, None)
+        setattr(kept, name, value)
+        try:
+            kept.validate(strict=True)
+        except ValueError:
+            setattr(kept, name, before)
+            left_out.append(name)
+    return kept, left_out
 
 
 def _load(folder: Path, source: Source, **settings: Any) -> Any:
     import transformers
 
-    kind = "AutoModelForSequenceClassification" if source.labels else "AutoModelForCausalLM"
+    classifies = source.kind == "classification"
+    kind = "AutoModelForSequenceClassification" if classifies else "AutoModelForCausalLM"
     auto = getattr(transformers, kind)
     return auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **settings)
 

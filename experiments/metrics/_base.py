@@ -63,7 +63,7 @@ class MeanAnswers(Answers, Mean):
     """A mean over texts."""
 
 
-def streams(references: Sequence[Sequence[str]]) -> list[list[str | None]]:
+def streams(references: Sequence[Sequence[str]]) -> list[list[Any]]:
     """References as sacrebleu takes them: the first of every example, then the second; None for none."""
     most = max(map(len, references))
     return [[row[i] if i < len(row) else None for row in references] for i in range(most)]

@@ -7,13 +7,14 @@ needs neither torch nor transformers.
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments.errors import UserError
 from experiments.models import _pretrained
 from experiments.models._check import check
+from experiments.models._check import config as read_config
 from experiments.models._content import content_of
 from experiments.models._dimensions import dimensions
 from experiments.models._find import COMMIT, Source, commit_of, find
@@ -68,6 +69,7 @@ def load(
     *,
     kind: str,
     n_labels: int | None = None,
+    labels: Sequence[str] = (),
     base_dropout: float | None = None,
     straight: "RunConfig | None" = None,
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase", Info]:
@@ -77,6 +79,8 @@ def load(
         spec: Its model, model_options and train.base_dropout are read.
         kind: "classification" or "causal".
         n_labels: Number of classes, for classification.
+        labels: Their names by number: the head of a base that classifies already is put in their order, or
+            drawn anew where its classes are others. Empty: it is left as it is.
         base_dropout: Probability of every dropout in the base; None is that of the spec.
         straight: A run into whose storage the linear maps of the backbone go as they are read, so that the
             dense base is never held whole. None: all in fp32.
@@ -91,7 +95,16 @@ def load(
     source = find(spec)
     sha256 = check(source.folder, spec.model_options, name=spec.model)
     _quiet()
-    return _load(spec, source, sha256, kind=kind, n_labels=classes, dropout=base_dropout, straight=straight)
+    return _load(
+        spec,
+        source,
+        sha256,
+        kind=kind,
+        n_labels=classes,
+        labels=labels,
+        dropout=base_dropout,
+        straight=straight,
+    )
 
 
 def stored_as(straight: "RunConfig | None") -> tuple[Any, ...] | None:
@@ -122,9 +135,11 @@ def _load(
     *,
     kind: str,
     n_labels: int | None,
+    labels: Sequence[str],
     dropout: float,
     straight: "RunConfig | None",
 ) -> tuple[Any, Any, Info]:
+    from experiments.models._labels import align_head
     from variants import dense_size
 
     tokenizer, notes = _pretrained.tokenizer(source.folder, spec.model)
@@ -136,7 +151,12 @@ def _load(
             f"model={spec.model}: the tokenizer in {source.folder} knows {len(tokenizer)} tokens, the model "
             f"only {config.vocab_size}; they do not belong together. Save the model's own tokenizer beside it"
         )
-    model, fresh = _pretrained.pretrained(source.folder, spec, config, kind=kind, straight=straight)
+    model, fresh, resized = _pretrained.pretrained(source.folder, spec, config, kind=kind, straight=straight)
+    if kind == "classification":
+        _pretrained.check_reading(model, spec.model)
+        if labels:
+            own = read_config(source.folder)
+            notes += align_head(model, own, labels, fresh=fresh, resized=resized)
     limit = _pretrained.limit(model)
     if limit is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, limit)

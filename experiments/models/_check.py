@@ -10,14 +10,17 @@ from experiments.errors import UserError
 from experiments.models._content import content_of, file_sha256
 
 PICKLES = ("pytorch_model*.bin",)
+# Files of vocabularies. A tokenizer of bytes or characters has none, but tokenizer_config.json names it.
 _TOKENIZERS = (
     "tokenizer.json",
     "tokenizer.model",
     "vocab.txt",
     "vocab.json",
     "spiece.model",
+    "spm.model",
     "sentencepiece.bpe.model",
 )
+_WIDE = ("F64", "F32", "F16", "BF16")  # types of weights as they were trained
 
 
 def check(folder: Path, options: Mapping[str, Any], *, name: str) -> str:
@@ -32,12 +35,9 @@ def check(folder: Path, options: Mapping[str, Any], *, name: str) -> str:
         The SHA-256 of the weights (of a file, or over the hashes of several).
     """
     config(folder)
-    _check_planned(folder, options.get("content"), name)
-    if not any((folder / tokenizer).is_file() for tokenizer in _TOKENIZERS):
-        raise UserError(
-            f"model={name}: {folder} has no tokenizer (none of {', '.join(_TOKENIZERS)}). Save it beside the "
-            "weights: AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
-        )
+    check_planned(folder, options.get("content"), name)
+    if not has_vocabulary(folder) and not (folder / "tokenizer_config.json").is_file():
+        raise no_tokenizer(folder, name)
     weights = weight_files(folder, options, name)
     for file in weights:
         _check_whole(file)
@@ -53,7 +53,20 @@ def check(folder: Path, options: Mapping[str, Any], *, name: str) -> str:
     return found
 
 
-def _check_planned(folder: Path, planned: str | None, name: str) -> None:
+def has_vocabulary(folder: Path) -> bool:
+    """Whether there is a file that may be a tokenizer's vocabulary."""
+    return any((folder / tokenizer).is_file() for tokenizer in _TOKENIZERS)
+
+
+def no_tokenizer(folder: Path, name: str) -> UserError:
+    """What to say of a folder without one."""
+    return UserError(
+        f"model={name}: {folder} has no tokenizer (none of {', '.join(_TOKENIZERS)}). Save it beside the "
+        "weights: AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
+    )
+
+
+def check_planned(folder: Path, planned: str | None, name: str) -> None:
     """Refuse a folder that holds another model than when the run was planned.
 
     Studies of older versions know a folder by 16 digits, of samples; nothing can be compared with those.
@@ -81,11 +94,31 @@ def config(folder: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(value, dict) and "model_type" in value:
+            _check_wide(value, folder)
             return value
         reason = "it names no model_type"
     except ValueError as error:
         reason = str(error)
     raise UserError(f"{path} cannot be used: {reason}. Restore it from where the model came from")
+
+
+def _check_wide(config: Mapping[str, Any], folder: Path) -> None:
+    """Refuse weights that are quantised already, by what config.json says of them."""
+    parts = (config, *(part for part in config.values() if isinstance(part, dict)))
+    for part in parts:
+        facts = part.get("quantization_config") or part.get("compression_config")
+        if isinstance(facts, dict):
+            bits = 4 if facts.get("load_in_4bit") else 8 if facts.get("load_in_8bit") else facts.get("bits")
+            known = [str(facts.get("quant_method") or ""), f"{bits} bits" if bits else ""]
+            raise UserError(_quantised(folder, ", ".join(filter(None, known))))
+
+
+def _quantised(place: Path, how: str) -> str:
+    return (
+        f"{place} holds weights that are quantised already{f' ({how})' if how else ''}, and a base is "
+        "quantised here as it is loaded, so that what it lost is known: give the 16-bit original that it was "
+        "made from (variant=qlora keeps that in 4 bits)"
+    )
 
 
 def weight_files(folder: Path, options: Mapping[str, Any], name: str) -> list[Path]:
@@ -132,6 +165,9 @@ def _check_whole(file: Path) -> None:
     needed = (
         8 + length + max((t["data_offsets"][1] for k, t in header.items() if k != "__metadata__"), default=0)
     )
+    packed = [name for name, t in header.items() if name.endswith("weight") and t["dtype"] not in _WIDE]
+    if packed:
+        raise UserError(_quantised(file, f"{packed[0]} is {header[packed[0]]['dtype']}"))
     if size != needed:
         raise UserError(
             f"{file} is damaged: it has {size} bytes where its header asks for {needed}, so a download or "

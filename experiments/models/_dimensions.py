@@ -31,6 +31,7 @@ def dimensions(spec: Spec) -> dict[str, Any] | None:
         first("intermediate_size", "n_inner", "d_ff", "hidden_dim", "ffn_dim", "encoder_ffn_dim")
         or 4 * hidden
     )
+    limit = first("max_position_embeddings", "n_positions")
     linear = {
         "q": (hidden, heads * head_dim),
         "k": (hidden, kv_heads * head_dim),
@@ -48,7 +49,7 @@ def dimensions(spec: Spec) -> dict[str, Any] | None:
         "kv_heads": kv_heads,
         "head_dim": head_dim,
         "vocab_size": first("vocab_size"),
-        "max_length": first("max_position_embeddings", "n_positions"),
+        "max_length": limit if limit and limit > 0 else None,  # XLNet's is -1
         "linear": linear,
         "min_dim": min(min(shape) for shape in linear.values()),
     }

@@ -40,7 +40,7 @@ def once(ask: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
                 answers[key] = error
         if isinstance(answers[key], UserError):
             raise UserError(str(answers[key])) from answers[key].__cause__
-        return answers[key]  # type: ignore[no-any-return]
+        return answers[key]
 
     return get
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.errors import UserError
-from experiments.models._check import one_line
+from experiments.models._check import has_vocabulary, no_tokenizer, one_line
 from experiments.models._find import Spec
 
 if TYPE_CHECKING:
@@ -20,10 +20,14 @@ def tokenizer(folder: Path, name: str) -> tuple["PreTrainedTokenizerBase", list[
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exceptions
+        if not has_vocabulary(folder):
+            raise no_tokenizer(folder, name) from error
         raise UserError(
             f"model={name}: the tokenizer in {folder} cannot be read: {one_line(error)}. Restore its files "
             "from where the model came from, or install the package that it asks for"
         ) from error
+    if type(tokenizer).vocab_files_names and len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise no_tokenizer(folder, name)
     if tokenizer.pad_token_id is not None:
         return tokenizer, []
     stand_in = tokenizer.eos_token or tokenizer.unk_token
@@ -79,8 +83,8 @@ def writer(config: "PreTrainedConfig", name: str) -> str:
 
 def pretrained(
     folder: Path, spec: Spec, config: "PreTrainedConfig", *, kind: str, straight: "RunConfig | None" = None
-) -> tuple["PreTrainedModel", set[str]]:
-    """The model with the checkpoint's weights, and the names of the parameters that the checkpoint lacks.
+) -> tuple["PreTrainedModel", set[str], set[str]]:
+    """The model with the checkpoint's weights; the parameters not from there; those of another size there.
 
     With `straight` given, the linear maps of the backbone go into that run's storage as they are read.
     """
@@ -119,7 +123,18 @@ def pretrained(
     missing = set(report["missing_keys"])
     other_size = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
     _check_fit(folder, spec, missing, other_size, heads=_heads(model) if kind == "classification" else set())
-    return model, missing | other_size
+    return model, missing | other_size, other_size
+
+
+def check_reading(model: "PreTrainedModel", name: str) -> None:
+    """Refuse classifiers that read a text off its last place: texts are filled up there."""
+    last = [part for part in model.modules() if getattr(part, "summary_type", None) == "last"]
+    if last:
+        raise UserError(
+            f"model={name} is a {model.config.model_type}, which reads a text off its last token, whatever "
+            "that is; here texts are filled up on the right, so that it would read the filling. Give another "
+            "model"
+        )
 
 
 def limit(model: "PreTrainedModel") -> int | None:
@@ -136,7 +151,8 @@ def limit(model: "PreTrainedModel") -> int | None:
         ):
             return module.num_embeddings - module.padding_idx - 1
     names = ("max_position_embeddings", "n_positions")
-    return next((getattr(model.config, name) for name in names if getattr(model.config, name, None)), None)
+    limits = (getattr(model.config, name, None) or 0 for name in names)  # XLNet's is -1: none
+    return next((limit for limit in limits if limit > 0), None)
 
 
 def _check_fit(folder: Path, spec: Spec, missing: set[str], other_size: set[str], *, heads: set[str]) -> None:

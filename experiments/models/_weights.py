@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.errors import UserError
-from experiments.models._check import check, weight_files
+from experiments.models._check import check_planned, weight_files
 from experiments.models._find import Spec, find
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def weights(spec: Spec, names: Sequence[str]) -> Iterator["Tensor"]:
         UserError: the files hold no such weight, or have changed.
     """
     folder = find(spec).folder
-    check(folder, spec.model_options, name=spec.model)
+    check_planned(folder, spec.model_options.get("content"), spec.model)
     with ExitStack() as stack:
         held: dict[str, Callable[[str], Tensor]] = {}
         for file in weight_files(folder, spec.model_options, spec.model):

@@ -98,7 +98,7 @@ class Predictor:
             source = self.sources[name]
             alone = self.merged or source.adapter is None or not self._shareable
             stored = (source.storage, *source.storage_options.items())
-            key = name if alone else (stored, source.precision, source.max_length)
+            key = name if alone else (stored, source.precision, source.max_length, self._spaced[name])
             groups.setdefault(key, []).append(name)
         yield from (tuple(sorted(group, key=self._alike)) for group in groups.values())
 
@@ -106,6 +106,15 @@ class Predictor:
         """Like adapters side by side share one stacked operation."""
         spec = self.sources[name].spec
         return (spec.variant, spec.r or 0) if spec else ("", 0)
+
+    @cached_property
+    def _spaced(self) -> dict[str, bool]:
+        """Whether each run learned completions that begin with white space, after which no break is due."""
+        causal = self.kind == "causal"
+        return {
+            name: bool(causal and source.spec and data.completions_spaced(source.spec))
+            for name, source in self.sources.items()
+        }
 
     @cached_property
     def _shareable(self) -> bool:
@@ -125,7 +134,8 @@ class Predictor:
 
             options = pack[0].dataset_options
             conversations = [data.as_prompt(t, options) if isinstance(t, str) else t for t in texts]
-            return generate(model, self.base, pack, conversations, size=size, longest=longest)
+            spaced = self._spaced[pack[0].name]
+            return generate(model, self.base, pack, conversations, size=size, longest=longest, spaced=spaced)
         from experiments.predict._classify import classify
 
         return classify(model, self.base, pack, texts, size=size)

@@ -1,4 +1,4 @@
-"""Classes and their probabilities, by every run of a pack at once."""
+"""Classes and their probabilities, or values, by every run of a pack at once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,13 +27,31 @@ def classify(
     """
     labels, runs = pack[0].labels, len(pack)
     encoded = data.encode_texts(texts, base.tokenizer, pack[0].max_length)
-    found = torch.zeros(runs, len(texts), len(labels))
+    outputs = int(pack[0].outputs or 0)
+    squash = _SQUASH.get(pack[0].task, _SQUASH["classification"])
+    found = torch.zeros(runs, len(texts), outputs)
     for rows, length in by_length(encoded, size=size):
         ids, mask = (t[rows, :length].repeat(runs, 1) for t in (encoded.input_ids, encoded.attention_mask))
         with autocast(pack[0].precision, base.device):
             logits = model(input_ids=ids.to(base.device), attention_mask=mask.to(base.device)).logits
-        found[:, rows] = logits.float().softmax(-1).view(runs, len(rows), -1).cpu()
+        found[:, rows] = squash(logits.float()).view(runs, len(rows), -1).cpu()
+    if not labels:  # values
+        return [[Answer(repr(value)) for (value,) in run] for run in found.tolist()]
+    if pack[0].task == "multilabel":
+        return [[_several(labels, row) for row in run] for run in found.tolist()]
     return [
         [Answer(labels[row.index(max(row))], dict(zip(labels, row, strict=True))) for row in run]
         for run in found.tolist()
     ]
+
+
+def _several(labels: Sequence[str], row: list[float]) -> Answer:
+    scores = dict(zip(labels, row, strict=True))
+    return Answer(", ".join(label for label, score in scores.items() if score > 0.5), scores)
+
+
+_SQUASH = {
+    "classification": lambda logits: logits.softmax(-1),
+    "multilabel": lambda logits: logits.sigmoid(),
+    "regression": lambda logits: logits,
+}

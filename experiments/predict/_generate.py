@@ -21,6 +21,7 @@ def generate(
     *,
     size: int,
     longest: int,
+    spaced: bool = False,
 ) -> list[list[Answer]]:
     """One list of completions per run, in the order of the prompts.
 
@@ -31,12 +32,13 @@ def generate(
         conversations: All turns but the one to be written.
         size: Prompts of each run in a batch.
         longest: How many tokens a completion may have.
+        spaced: Whether the runs learned completions that begin with white space.
 
     Raises:
         UserError: a prompt leaves no room for a completion.
     """
     tokenizer = base.tokenizer
-    prompts = data.encode_prompts(conversations, tokenizer)
+    prompts = data.encode_prompts(conversations, tokenizer, spaced=spaced)
     limit = base.info.max_length
     for number, prompt in enumerate(prompts, 1):
         if not prompt or (limit is not None and len(prompt) + longest > limit):

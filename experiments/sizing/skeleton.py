@@ -85,8 +85,10 @@ class Skeleton:
         return [(t.module, t.d_in, t.d_out) for t in every if t.module not in self.unused]
 
 
-_INNER = ("roberta", "xlm-roberta", "camembert", "electra", "mpnet", "distilbert", "deberta", "deberta-v2")
-_INNER += ("t5", "mt5", "umt5")  # a map from hidden to hidden before the one to the classes
+_INNER = (  # a map from hidden to hidden before the one to the classes
+    *("roberta", "xlm-roberta", "camembert", "electra", "mpnet", "distilbert", "deberta", "deberta-v2"),
+    *("t5", "mt5", "umt5"),
+)
 _BARE = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi", "phi3")  # no biases
 _KNOWN = (*_POOLED, *_INNER, *_BARE, "modernbert")  # families that are read from their files
 
@@ -155,7 +157,7 @@ def _is_buffer(name: str, shape: list[int]) -> bool:
 def _backbone(stored: Shapes, facts: Mapping[str, object]) -> Shapes:
     """The backbone's parameters without the prefix under which a checkpoint with a head has them."""
     tops = {name.split(".")[0] for name in stored if any(part.isdigit() for part in name.split("."))}
-    embeddings = {name.split(".")[0] for name, shape in stored.items() if shape[0] == facts["vocab_size"]}
+    embeddings = {name.split(".")[0] for name, shape in stored.items() if shape[:1] == (facts["vocab_size"],)}
     prefix = f"{tops.pop()}." if len(tops) == 1 and tops & embeddings else ""
     shapes = {name.removeprefix(prefix): shape for name, shape in stored.items() if name.startswith(prefix)}
     shapes = {name: shape for name, shape in shapes.items() if not name.startswith(("lm_head.", "cls."))}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.settings import Terms
+from experiments.config.short import command_of
 from experiments.errors import UserError
 from experiments.provenance import collect
 from experiments.record import FINISHED, RunFolder, read
@@ -92,6 +93,7 @@ def _record(run: PlannedRun, study: Path, folder: RunFolder, error: dict[str, st
         "study": study.name,
         "status": "failed",
         "spec": run.spec.as_record(),
+        "command": command_of(run.spec),
         "env": collect(),
         "error": {**error, "repeat": folder.repeat},
     }

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from experiments.config.launch import spec_of, without_hydra
+from experiments.config.composed import spec_of, without_hydra
 from experiments.config.messages import plain_errors
 from experiments.config.settings import Terms
 from experiments.record import read

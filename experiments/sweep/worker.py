@@ -178,7 +178,7 @@ class Worker:
                 if not fits:
                     run.begin()
                     raise MemoryError(_NO_LESS)
-                check_data(spec, run_id, data.fingerprint(spec))
+                check_data(spec, run_id, data.read(spec).fingerprint)  # of what is trained on
                 return execute(
                     [run],
                     display=self.events,
@@ -209,7 +209,7 @@ class _PackOrder:
 
     def __init__(self, worker: Worker, order: dict, study: Path):
         self.worker, self.order, self.study = worker, order, study
-        self.leases: dict[str, Lease] = {}
+        self.leases: dict[str, Lease] = {}  # of the runs that have not ended
         self.often = order["checkpoint"]
 
     def carry_out(self) -> None:
@@ -290,7 +290,7 @@ class _PackOrder:
             return execute(
                 runs,
                 display=self.worker.events,
-                should_stop=self.worker.stop_for(self.leases.values()),
+                should_stop=self.worker.stop_for([*self.leases.values()]),
                 checkpoint_every=self.often["seconds"],
                 checkpoint_steps=self.often["steps"],
                 loader=self.worker.loader,
@@ -308,7 +308,7 @@ class _PackOrder:
         return RunFolder(self.study / run_id)
 
     def _conclude(self, run_id: str, record: Mapping[str, Any]) -> None:
-        conclude(record, self._folder(run_id), self.leases[run_id])
+        conclude(record, self._folder(run_id), self.leases.pop(run_id))  # given back: not valid any more
         self.worker.report(run_id, record)
 
 

@@ -52,7 +52,7 @@ class Choice(Kind):
             pairs = [(p, c[:-1] if c[-1:] == [tokenizer.eos_token_id] else c) for p, c in pairs]
         cut = sum(len(p) + len(c) > limit for p, c in pairs)
         pairs = [(p[max(0, len(p) + len(c) - limit) :], c[: limit - 1]) for p, c in pairs]  # from the left
-        meta = {
+        meta: dict[str, list[Any]] = {
             "example": [e for e, _ in wanted],
             "id": list(rows.ids),
             "answer": list(rows.labels),
@@ -81,9 +81,8 @@ class Choice(Kind):
         hits = {
             rule: [float(c == r) for c, r in zip(picks, right, strict=True)] for rule, picks in chosen.items()
         }
-        totals, lengths = (
-            [part[r] for part, r in zip(parts, right, strict=True)] for parts in (likelihood, tokens)
-        )
+        totals = [row[r] for row, r in zip(likelihood, right, strict=True)]
+        lengths = [row[r] for row, r in zip(tokens, right, strict=True)]
         values = {"loss": -sum(totals) / sum(lengths)} | {rule: sum(h) / count for rule, h in hits.items()}
         rule = task.metric if task.metric in RULES else RULES[0]
         share = [-t * count / sum(lengths) for t in totals]

@@ -72,7 +72,7 @@ class LanguageModeling(Kind):
         per_token, per_byte = sum(nats) / sum(tokens), sum(nats) / math.log(2) / sum(sizes)
         values = {"loss": per_token, "perplexity": math.exp(min(per_token, 700)), "bits_per_byte": per_byte}
         unit = math.log(2) * sum(sizes) if task.metric == "bits_per_byte" else sum(tokens)
-        columns = {
+        columns: dict[str, list[Any]] = {
             "label": [None] * count,
             "prediction": [None] * count,
             "score": [n * count / unit for n in nats],

@@ -1,15 +1,21 @@
 """What a trained pack scores on a split: metrics, and one row per example."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from experiments.files import replacing
 from experiments.tasks import Outputs, Scores, kind_of
-from experiments.training.batch import by_length, gather
+from experiments.training.batch import Batch, by_length, gather
 from experiments.training.generation import Settings, generate
 from experiments.training.loop import autocast
+from experiments.training.losses import IGNORE, RowLosses
+
+LOGITS = 1 << 24  # of a language model: the most that are held at a time (64 MiB)
 
 
 @torch.no_grad()
@@ -48,7 +54,7 @@ def evaluate(
             settings,
             runs=runs,
             precision=precision,
-            size=batch_size,
+            size=max(1, batch_size // runs),
         )
         for one, texts in zip(outputs, answers, strict=True):
             one.answers = texts
@@ -62,12 +68,59 @@ def _forward(model, kind, encoded, *, runs: int, precision: str, batch_size: int
     for rows, length in by_length(encoded, size=max(1, batch_size // runs)):
         batch = gather(encoded, rows, length).map(lambda t: t.repeat(runs, *[1] * (t.dim() - 1))).to(device)
         with autocast(precision, device):
-            logits = model(**batch.inputs()).logits
-        for name, part in kind.loss(logits, batch.labels)._asdict().items():
+            losses = _losses(model, kind, batch, runs)
+        for name, part in losses._asdict().items():
             part = part.view(runs, len(rows), *part.shape[1:]).cpu()
             into = found.setdefault(name, part.new_zeros(runs, len(encoded.ids), *part.shape[2:]))
             into[:, rows] = part
     return [Outputs(**{name: values[k] for name, values in found.items()}) for k in range(runs)]
+
+
+def _losses(model: torch.nn.Module, kind: Any, batch: Batch, runs: int) -> RowLosses:
+    """The losses of each row; for tokens with logits where a target is and nowhere else, LOGITS at a time.
+
+    Whatever a model does to logits (caps, scales) it does to these: its own forward pass makes them, over one
+    token of each run, with the hidden states of targets put in before the map to the vocabulary.
+    """
+    tokens = batch.labels.dim() == 2 and not batch.labels.is_floating_point()
+    head = model.get_output_embeddings() if tokens else None
+    found: list[Tensor] = []
+
+    def take(_: object, given: tuple[Tensor]) -> tuple[Tensor]:
+        found.append(given[0])
+        return (given[0][:, :1],)
+
+    with _hooked(head, take):
+        logits = model(**batch.inputs()).logits
+    if not found:
+        losses: RowLosses = kind.loss(logits, batch.labels)
+        return losses
+    [hidden], labels = found, batch.labels[:, 1:]
+    rows, wanted = len(labels) // runs, labels != IGNORE  # the same of each run
+    hidden = hidden[:, :-1][wanted].view(runs, -1, hidden.shape[-1])
+    targets, parts = labels[wanted].view(runs, -1), []
+    one = {name: tensor[::rows, :1] for name, tensor in batch.inputs().items()}
+    size = max(1, LOGITS // (runs * logits.shape[-1]))
+    for part, target in zip(hidden.split(size, dim=1), targets.split(size, dim=1), strict=True):
+        with _hooked(head, lambda *_, part=part: (part,)):
+            logits = model(**one).logits
+        each = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none")
+        parts.append(each.view(runs, -1))
+    counts = wanted.sum(1)
+    by_row = torch.cat(parts, dim=1).split(counts[:rows].tolist(), dim=1)
+    total = torch.stack([loss.sum(1) for loss in by_row], dim=1).flatten()
+    return RowLosses(total, counts, torch.full_like(counts, -1))
+
+
+@contextmanager
+def _hooked(module: torch.nn.Module | None, hook: Callable[..., Any]) -> Iterator[None]:
+    """While open, a module's arguments pass through `hook`; nothing for None."""
+    handle = None if module is None else module.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def _prompts(encoded) -> list[list[int]]:

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from experiments import models
+from experiments import models, tasks
 from experiments.console.progress import Progress
 from experiments.data import Task
 from experiments.files import Taken, replacing, replacing_folder
-from experiments.tasks import kind_of
 from experiments.training import checkpoint, diagnostics, memory
 from experiments.training.evaluate import Scores, evaluate, overall, prefixed, write_predictions
 from experiments.training.loader import Loader
@@ -87,14 +86,14 @@ def execute(
         if specs[0].train.gradient_checkpointing:
             attached.model.gradient_checkpointing_enable({"use_reentrant": False})
         seconds.load = time.perf_counter() - started
-        trainer = Trainer(specs, attached, task.splits["train"], kind_of(task.kind).loss)
+        trainer = Trainer(specs, attached, task.splits["train"], tasks.kind_of(task.kind).loss)
         for k, run in enumerate(runs):
             run.start = start_hashes(trainer, k)
         for text in resume(runs, trainer, state):
             display.note(text)
         if task.also and trainer.progress.step == 0:
             with seconds.of("evaluate"):
-                for run, before in zip(runs, _beside(trainer, task, "before"), strict=True):
+                for run, before in zip(runs, _beside(runs, trainer, task, "before"), strict=True):
                     run.before = before
         for run, steps in zip(runs, trainer.ends, strict=True):
             display.run_started(run.run_id, steps, done=min(steps, trainer.progress.step))
@@ -142,24 +141,33 @@ class _Recorder(Callback):
     def on_validation(self, step: int) -> None:
         """Score the validation split."""
         with self._seconds.of("evaluate"):
-            scores = _evaluate(self._trainer, self._task, "validation")
+            scores = _evaluate(self._runs, self._trainer, self._task, "validation")
             for k in self._trainer.validated(step):
                 self._runs[k].validated(
                     scores[k].metrics, step=step, metric=self._task.metric, goal=self._task.goal
                 )
 
 
-def _evaluate(trainer: Trainer, task: Task, split: str) -> list[Scores]:
-    train = trainer.specs[0].train
-    return evaluate(
-        trainer.attached.model,
-        task,
-        split,
-        runs=trainer.K,
-        precision=train.precision,
-        batch_size=train.eval_batch_size,
-        examples=train.eval_rows if split == "validation" else None,
-    )
+def _evaluate(runs: Sequence[Run], trainer: Trainer, task: Task, split: str) -> list[Scores]:
+    """Score the pack; where memory runs out, with half as many rows at a time, down to one."""
+    while True:
+        train = runs[0].training.train
+        try:
+            return evaluate(
+                trainer.attached.model,
+                task,
+                split,
+                runs=trainer.K,
+                precision=train.precision,
+                batch_size=train.eval_batch_size,
+                examples=train.eval_rows if split == "validation" else None,
+            )
+        except Exception as error:
+            if not is_out_of_memory(error) or not all([run.halve_evaluation() for run in runs]):
+                raise
+        memory.release()  # not before the traceback is gone, which holds what the attempt did
+        for run in runs:
+            run.log(run.deviations[-1])
 
 
 @contextmanager
@@ -184,7 +192,7 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
     """
     completed = [k for k, run in enumerate(runs) if records[k]["status"] == "completed" and not run.ended]
     if any(not runs[k].validation for k in completed):  # an older checkpoint, after the last validation
-        scores = _evaluate(trainer, facts.task, "validation")
+        scores = _evaluate(runs, trainer, facts.task, "validation")
         for k in completed:
             runs[k].validation = scores[k].metrics
     for k in completed:
@@ -193,9 +201,9 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
     to_test = [k for k in completed if runs[k].spec.phase != "tune"]
     if not to_test:
         return
-    tested = {name: _evaluate(trainer, task, "test") for name, task in facts.task.tested.items()}
+    tested = {name: _evaluate(runs, trainer, task, "test") for name, task in facts.task.tested.items()}
     ids = {name: task.splits["test"].examples for name, task in facts.task.tested.items()}
-    after = _beside(trainer, facts.task, "after")
+    after = _beside(runs, trainer, facts.task, "after")
     for k in to_test:
         own = {name: scores[k] for name, scores in tested.items()}
         records[k]["metrics"] |= prefixed("test", overall(own)) | runs[k].before | after[k]
@@ -203,11 +211,11 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
         write_predictions(runs[k].folder.predictions, rows, check=runs[k].check_owned)
 
 
-def _beside(trainer: Trainer, task: Task, when: str) -> list[dict[str, float]]:
+def _beside(runs: Sequence[Run], trainer: Trainer, task: Task, when: str) -> list[dict[str, float]]:
     """What each run scores on the tasks that it is not trained on: "before/wikitext/perplexity" and so on."""
     found: list[dict[str, float]] = [{} for _ in range(trainer.K)]
     for name, other in task.also.items():
-        for values, scores in zip(found, _evaluate(trainer, other, "test"), strict=True):
+        for values, scores in zip(found, _evaluate(runs, trainer, other, "test"), strict=True):
             values |= prefixed(f"{when}/{name}", scores.metrics)
     return found
 

@@ -110,7 +110,8 @@ def _by_transformers(
         decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None),
         use_cache=True,
     )
-    device, found = next(model.parameters()).device, [[] for _ in range(runs)]
+    device = next(model.parameters()).device
+    found: list[list[list[int]]] = [[] for _ in range(runs)]
     own, model.generation_config = model.generation_config, config  # what is not set here is taken from there
     try:
         for start in range(0, len(prompts), size):

@@ -42,10 +42,14 @@ class Loader:
         raw = self._data[1]
         kind = kind_of(raw.kind)
         outputs = kind.outputs(raw) or None
-        key = (*spec.base_key(), kind.head, outputs)
+        labels = raw.labels if kind.head == "classification" else ()
+        key = (*spec.base_key(), kind.head, outputs, labels)
         if self._base[0] != key:
             self._base = self._task = (None, None)  # before the next one is loaded
-            self._base = key, models.load(spec, kind=kind.head, n_labels=outputs, straight=streamed)
+            self._base = (
+                key,
+                models.load(spec, kind=kind.head, n_labels=outputs, labels=labels, straight=streamed),
+            )
         model, tokenizer, info = self._base[1]
         key = (self._data[0], self._base[0])
         if self._task[0] != key:

@@ -45,7 +45,9 @@ def run_config(spec: RunSpec, *, steps: int) -> RunConfig:
 def schedule(train: Train, *, step: int, steps: int) -> float:
     """The factor on the learning rate at `step` (counted from 0).
 
-    A linear warm-up, then linear, cosine or constant.
+    A linear warm-up, then linear, cosine or constant. The warm-up is (step + 1) / warm: transformers'
+    step / warm begins with a step at rate 0, which trains nothing and of 10 steps is a tenth. After the
+    warm-up the two are equal.
     """
     warm = round(train.warmup * steps)
     if step < warm:

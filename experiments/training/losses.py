@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+IGNORE = -100  # the target at places where no loss is due
+
 
 class RowLosses(NamedTuple):
     """Per row: the summed loss, over how many targets it was summed, and what was predicted."""
@@ -25,7 +27,7 @@ def count_targets(labels: Tensor) -> Tensor:
     """How many targets each row has, (rows,): its tokens with a loss, else 1."""
     if labels.dim() == 1 or labels.is_floating_point():
         return torch.ones(len(labels), dtype=torch.long, device=labels.device)
-    return (labels[:, 1:] != -100).sum(1)
+    return (labels[:, 1:] != IGNORE).sum(1)
 
 
 def row_losses(logits: Tensor, labels: Tensor) -> RowLosses:
@@ -38,7 +40,7 @@ def row_losses(logits: Tensor, labels: Tensor) -> RowLosses:
     # one row at a time: the float32 logits of a whole batch can be larger than the model
     total = torch.stack(
         [
-            F.cross_entropy(row[:-1].float(), label[1:], ignore_index=-100, reduction="sum")
+            F.cross_entropy(row[:-1].float(), label[1:], ignore_index=IGNORE, reduction="sum")
             for row, label in zip(logits, labels, strict=True)
         ]
     )

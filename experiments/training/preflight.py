@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from experiments import models
 from experiments.errors import UserError
@@ -14,6 +15,7 @@ from experiments.spec import RunSpec
 from experiments.training import checkpoint
 from experiments.training.loader import Loader
 from experiments.training.loop import run_config, total_steps
+from experiments.training.trial import check_model
 from variants import Attached, attach
 
 _PREDICTION, _ROW, _REST = 120, 150, 40_000  # bytes: a test example, a step of the history, the other files
@@ -37,15 +39,21 @@ def check_runs(kinds: Mapping[RunSpec, int], load: Loader) -> Checked:
         load: Where bases and data come from.
     """
     found = Checked([], [])
+    tried: Any = None
     for spec in _grouped(kinds):
         try:
             model, info, task = load(spec)
+            if model is not tried:
+                tried, (problems, notes) = model, check_model(model, task)
+            if problems:
+                found.problems += [f"model={spec.model}: {problem}" for problem in problems]
+                continue
             steps = total_steps(spec.train, task.rows["train"])
             attached = attach(models.clone(model), [run_config(spec, steps=steps)])
         except (UserError, ValueError, TypeError, ImportError) as error:
             found.problems.append(f"{spec.cell()}: {error}")
             continue
-        found.notes += [*_coverage(attached), *attached.notes(0), *info.notes, *task.notes]
+        found.notes += [*_coverage(attached), *attached.notes(0), *notes, *info.notes, *task.notes]
         trained = attached.count(0)
         found.results += kinds[spec] * (4 * trained + _PREDICTION * task.rows["test"] + _ROW * steps + _REST)
         # a parameter and AdamW's two moments

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments import provenance
+from experiments.config.short import command_of
 from experiments.data import Task
 from experiments.errors import UserError
 from experiments.files import Taken
@@ -90,6 +91,7 @@ def result(run: Run, k: int, trainer: Trainer, facts: Facts) -> dict[str, Any]:
         "study": run.spec.study,
         "status": "completed" if diverged is None else "diverged",
         "spec": run.spec.as_record(),
+        "command": command_of(run.spec),
         "primary": {"metric": task.metric, "goal": task.goal},
         "task": task.described,
         "metrics": dict(run.best),
@@ -151,6 +153,7 @@ def fail(run: Run, error: Exception) -> dict[str, Any] | None:
         "study": run.spec.study,
         "status": "oom" if is_out_of_memory(error) else "failed",
         "spec": run.spec.as_record(),
+        "command": command_of(run.spec),
         "env": provenance.collect(),
         "deviations": run.deviations,
         "error": {

@@ -38,6 +38,7 @@ class Run:
     ended: bool = False
     history: History = field(init=False)
     micro_batch_size: int | None = None  # smaller than the spec's after the memory ran out; the batch stays
+    eval_batch_size: int | None = None  # smaller than the spec's after an evaluation ran out of memory
     deviations: list[str] = field(default_factory=list)  # where the run departs from its spec, for its record
     notes: list[str] = field(default_factory=list)  # what else a reader of its record should know
     start: dict[str, str] = field(default_factory=dict)  # hashes of the seed's first adapter and batch
@@ -52,12 +53,17 @@ class Run:
     @property
     def training(self) -> RunSpec:
         """The spec as it is carried out: where fewer rows at a time are trained, fewer are evaluated, too."""
-        train, micro = self.spec.train, self.micro_batch_size
-        if micro is None:
-            return self.spec
-        rows = train.micro_batch_size or train.batch_size
-        evaluated = max(1, train.eval_batch_size * micro // rows)
-        return replace(self.spec, train=replace(train, micro_batch_size=micro, eval_batch_size=evaluated))
+        train, micro, evaluated = self.spec.train, self.micro_batch_size, self.eval_batch_size
+        if micro is not None:
+            rows = train.micro_batch_size or train.batch_size
+            train = replace(
+                train,
+                micro_batch_size=micro,
+                eval_batch_size=max(1, train.eval_batch_size * micro // rows),
+            )
+        if evaluated is not None:
+            train = replace(train, eval_batch_size=min(evaluated, train.eval_batch_size))
+        return replace(self.spec, train=train)
 
     def halve(self) -> bool:
         """Go on with half as many rows at a time and the same batch.
@@ -73,6 +79,18 @@ class Run:
         self.deviate(
             f"out of memory with {rows} rows at a time: went on with {smaller}, gradients accumulated to the "
             f"same batch, and evaluated {self.training.train.eval_batch_size} at a time"
+        )
+        return True
+
+    def halve_evaluation(self) -> bool:
+        """Go on with half as many rows in an evaluation, and with training as it is; False at one row."""
+        rows = self.training.train.eval_batch_size
+        if rows == 1:
+            return False
+        self.eval_batch_size = rows // 2
+        self.deviate(
+            f"out of memory evaluating {rows} rows at a time: went on with {self.eval_batch_size}; training "
+            "is as it was"
         )
         return True
 

@@ -1,4 +1,4 @@
-"""The sweeper `grid`: the product of a command's words, checked as a whole before anything starts."""
+"""The sweeper `grid`: the product of a command's words, all checked before anything starts."""
 
 import sys
 from collections.abc import Mapping

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 class Slurm(Launcher):
     """Puts the cells into the queue and returns.
 
-    A sweeper that goes on from results asks `detached` and, instead of waiting, gives `launch_after` the
+    A sweeper that continues from results checks `detached` and, instead of waiting, gives `launch_after` the
     command that resumes it.
     """
 

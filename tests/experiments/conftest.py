@@ -240,7 +240,7 @@ def tiny_t5(tmp_path_factory):
 @pytest.fixture
 def cells_of():
     """The specs of a command's words; nothing may be wrong with them."""
-    from experiments.config.command import read
+    from experiments.config.reading import read
 
     folder = Path(__file__).resolve().parents[2] / "conf"
 

@@ -6,7 +6,7 @@ import pickle
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from experiments.config.resolve import check_composition, resolve
@@ -230,6 +230,7 @@ def test_targets_that_are_no_preset_have_a_short_name(targets, name):
     assert re.match(name, changed(targets=targets).cell())
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # a busy machine is no fault
 @given(st.text(max_size=80), st.text(max_size=80), st.integers(0, 10**9))
 def test_a_run_id_is_a_safe_name_whatever_goes_in(variant, dataset, seed):
     run_id = changed(variant=variant or "x", dataset=dataset or "y", seed=seed).run_id("data")

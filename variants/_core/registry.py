@@ -101,10 +101,10 @@ def _files(decorator: ast.expr, axis: str, name: str) -> bool:
 def _literals(node: ast.ClassDef) -> dict[str, Any]:
     found = {}
     for item in node.body:
-        target = item.target if isinstance(item, ast.AnnAssign) else None
-        if isinstance(item, ast.Assign) and len(item.targets) == 1:
-            target = item.targets[0]
-        if isinstance(target, ast.Name) and isinstance(item, ast.Assign | ast.AnnAssign) and item.value:
+        if not isinstance(item, ast.Assign | ast.AnnAssign) or item.value is None:
+            continue
+        target = item.target if isinstance(item, ast.AnnAssign) else item.targets[0]
+        if isinstance(target, ast.Name):
             try:
                 found[target.id] = ast.literal_eval(item.value)
             except ValueError:

@@ -209,8 +209,8 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 def _run(model: nn.Module, rows: int, *, whole: bool = False) -> Any:
     device = next(model.parameters()).device
     ids = torch.ones(rows, 2, dtype=torch.long, device=device)
-    end = getattr(model.config, "eos_token_id", None)
-    if isinstance(end, int):  # where some models classify
+    end, vocabulary = (getattr(model.config, name, None) for name in ("eos_token_id", "vocab_size"))
+    if whole and isinstance(end, int) and end < (vocabulary or 0):  # where some models classify
         ids[:, -1] = end
     extra = {"decoder_input_ids": ids} if getattr(model.config, "is_encoder_decoder", False) else {}
     return (model if whole else backbone_of(model))(input_ids=ids, **extra)

@@ -48,7 +48,7 @@ def figures(view: View) -> Iterator[Figure]:
     yield view.figure(
         "matrices_at_equal_parameters",
         "LoRA",
-        "Which matrices, at the same number of trained parameters",
+        "Which matrices, at the same number of trainable parameters",
         finding=_best_of(groups[0], view.metric) if len(groups) == 1 else _tally(groups, view.metric),
         caption="Each row spends a panel's parameters on other matrices; bars: 95% intervals of the means. "
         "The paper finds that adapting more kinds of matrices at a lower rank beats one kind at a higher one."

@@ -31,10 +31,14 @@ _BINARY = (
     (b"ARROW1", "is an Arrow file, not a table of text. Save it as Parquet, CSV or JSON lines"),
     (b"\xd0\xcf\x11\xe0", "is an old Excel or Office file. Save the sheet as CSV UTF-8"),
     (b"SQLite format 3", "is an SQLite database. Export the table as CSV"),
+    (b"version https://git-lfs", "is a pointer of Git LFS, not the file itself. Fetch it: git lfs pull"),
+    (b"<!DOCTYPE html", "is a web page, not a table. Download the file itself"),
+    (b"<html", "is a web page, not a table. Download the file itself"),
     (b"%PDF", "is a PDF, not a table of text"),
     (b"\x80\x04\x95", "is a pickle, which could run code when opened and is not read. Save it as CSV"),
     (b"\x80\x05\x95", "is a pickle, which could run code when opened and is not read. Save it as CSV"),
 )
+_CONTROLS = (*range(9), *range(14, 27), 28, 29, 30, 31)  # bytes that hardly stand in a text
 _LIKELY = 0.1  # of the characters of a western text, at most, are beyond ASCII
 
 
@@ -45,7 +49,7 @@ def unpacked(file: Path) -> bytes:
         if data.startswith(magic):
             try:
                 return unpack(data)
-            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
                 raise UserError(f"{file} is damaged: {error}. Download or pack it again") from error
     return data
 
@@ -65,9 +69,8 @@ def text_of(file: Path, encoding: str | None = None) -> tuple[str, list[str]]:
         if data.startswith(mark):
             notes = [] if name == "utf-8" else [f"{file.name} is read as {name[:-3]} (its byte-order mark)"]
             return _decoded(data, file, name), notes
-    name = _wide(data)
-    if name:
-        return _decoded(data, file, name), [_guessed(file, name)]
+    if wide := _wide(data):
+        return _decoded(data, file, wide), [_guessed(file, wide)]
     try:
         return data.decode("utf-8"), []
     except UnicodeDecodeError as error:
@@ -97,7 +100,7 @@ def _refuse_binary(data: bytes, file: Path) -> None:
     if data.startswith(PARQUET):
         raise UserError(f"{file} is a Parquet table, not lines of text. Give it to dataset=csv")
     marked = any(data.startswith(mark) for mark, _ in _MARKS)
-    if data.count(0) > len(data) // 50 and not marked and not _wide(data):
+    if sum(map(data.count, _CONTROLS)) > max(4, len(data) // 50) and not marked and not _wide(data):
         raise UserError(
             f"{file} is a binary file, not a table of text. Save its table as CSV, JSON lines or Parquet"
         )
@@ -151,7 +154,8 @@ def _western(data: bytes, file: Path, error: UnicodeDecodeError) -> tuple[str, l
             f"iconv -f <name> -t utf-8 {file.name} > utf8_{file.name}"
         )
     word = next(word for word in text.split() if any(ord(sign) > 127 for sign in word))
-    return text, [_guessed(file, "cp1252", f", which makes words such as {word[:30]!r}")]
+    shown = word.strip('",;|')[:30]
+    return text, [_guessed(file, "cp1252", f", which makes words such as {shown!r}")]
 
 
 def _guessed(file: Path, encoding: str, why: str = "") -> str:

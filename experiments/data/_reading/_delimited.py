@@ -3,7 +3,7 @@
 Each of the three is an option of the dataset, found out where it is null, and said where it is not what CSV
 has (commas, quotes, a header).
 
-- Separator: the first of comma, tab, semicolon and bar by which all rows are as wide as the first; in a
+- Separator: the first of tab, comma, semicolon and bar by which all rows are as wide as the first; in a
   .tsv file the tab, if the first line has one. The name `space` stands for the first blank of a line, as
   in "label the text". A separator of several signs, such as "||", is taken as it is.
 - Quotes enclose cells, except in tables by tabs, where they are plain characters unless they are seen to
@@ -28,7 +28,7 @@ from experiments.errors import UserError
 
 NAMES = {"comma": ",", "tab": "\t", "semicolon": ";", "bar": "|", "pipe": "|", "space": " ", r"\t": "\t"}
 _SHOWN = {sign: name for name, sign in NAMES.items() if name not in ("pipe", r"\t")}
-_SIGNS = (",", "\t", ";", "|")
+_SIGNS = ("\t", ",", ";", "|")
 _MANY = 2  # whole rows inside one quoted cell: its quotation mark may not have been meant to open it
 
 Row = tuple[int, list[str]]  # the line on which it begins, and its cells
@@ -126,6 +126,10 @@ def _notes(
     if options.get("header") is None and not named:
         found.append("the first line is no header, and columns are numbered from 0 (dataset.header=true)")
     notes = [f"{file.name}: {'; '.join(found)}"] if found else []
+    if named and (repeated := sum(cells == rows[0][1] for _, cells in rows[1:])):
+        notes.append(
+            f"{file.name}: the header stands among the rows {repeated} times, as a row like any other"
+        )
     swallowing = _swallowing(dialect, rows) if dialect.quoted else []
     if swallowing:
         notes.append(
@@ -212,7 +216,7 @@ def _read(dialect: Dialect, text: str, file: Path) -> list[Row]:
         rows = list(dialect.rows(text))
     except BadQuote as error:
         reason, start = error.args
-        plain = _fit(Dialect(dialect.separator, False), text) == 1
+        plain = len({len(cells) for _, cells in Dialect(dialect.separator, False).rows(text)}) == 1
         hint = ", or give dataset.quoting=false if quotation marks are part of the texts" if plain else ""
         raise UserError(
             f"{file}, line {_opening(text, start, dialect.separator)}: not valid CSV: {reason}. Quotes "
@@ -220,7 +224,8 @@ def _read(dialect: Dialect, text: str, file: Path) -> list[Row]:
         ) from error
     if not rows:
         raise UserError(f"{file} is empty. Give a file with a row per example")
-    return rows
+    single = len(rows[0][1]) == 1
+    return [(line, cells) for line, cells in rows if single or len(cells) > 1 or cells[0].strip()]
 
 
 def _opening(text: str, line: int, separator: str) -> int:

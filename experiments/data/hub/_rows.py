@@ -58,7 +58,8 @@ def _joined(rows: Iterator[Row], options: Mapping[str, Any]) -> Iterator[Row]:
     if not pattern:
         yield from rows
         return
-    begins, lines = re.compile(pattern), []
+    begins = re.compile(pattern)
+    lines: list[str] = []
     for row in rows:
         if begins.match(row[column]) and lines:
             yield {column: "".join(lines)}

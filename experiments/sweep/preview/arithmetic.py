@@ -7,7 +7,9 @@ a step      T (4 (N + H) + 6 P + 12 S d L): forward, and backward through the in
             the base itself is trained, and one more forward pass, 2 (N + H), under checkpointing
 a test      T (2 (N + H + P) + 4 S d L)
 memory      the base as stored, 16 P for the trained parameters, their gradients and AdamW's averages,
-            T (17 d L + heads S L) numbers of activations in a micro-step, and the libraries on a CPU
+            T (17 d L + heads S L) numbers of activations in a micro-step, or, if that is more,
+            T (8 d + 2 heads S) in an evaluation, whose T is larger; the logits of a language model; the
+            libraries on a CPU
 disk        4 P for the adapter, and what a record, its history and its predictions take
 """
 
@@ -19,6 +21,7 @@ from experiments.sweep.preview.facts import Task
 CPU_SPEED = 30e9  # operations per second and core, float32
 GPU_SPEED = 50e12
 LIBRARIES = 500_000_000  # bytes of a process that has torch and transformers
+LOGITS = 1 << 24  # of a language model, the most that an evaluation holds: `training.evaluate.LOGITS`
 OVERHEAD = 1.0  # seconds of a run beside training and evaluation
 _FILES = 18_000  # bytes of spec, record, log, signatures and the adapter's settings
 _ROW, _CONTROLLED = 110, 190  # bytes of a row of the history, without and with a controller's columns
@@ -58,9 +61,13 @@ def memory(
     if spec.train.gradient_checkpointing:
         per_token = per_token // skeleton.layers + skeleton.hidden * skeleton.layers * wide
     scores = 3 * 4 * skeleton.vocab if not task.classes else 0
+    most = min(spec.train.eval_batch_size, max(task.validation, task.test))
+    evaluated = most * length * wide * (8 * skeleton.hidden + 2 * skeleton.heads * length)
+    evaluated += 3 * 4 * LOGITS if not task.classes else 0
     state = (4 + STATE) * count.trained
     stored = base_bytes(spec, skeleton, task.classes)
-    return stored + state + rows * length * (per_token + scores) + (0 if accelerator else LIBRARIES)
+    work = max(rows * length * (per_token + scores), evaluated)
+    return stored + state + work + (0 if accelerator else LIBRARIES)
 
 
 def disk(spec: RunSpec, count: Count | None, task: Task, steps: int) -> int:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.config.command import Command, read
+from experiments.config.command import Command
+from experiments.config.reading import read
 from experiments.spec import RunSpec
 from experiments.sweep.tuning.protocol import Cell, next_round
 from experiments.sweep.tuning.rounds import Maker, Results

@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from experiments.console.cells import distinguishing, value_at
 from experiments.sizing.counts import effective_scale
 from experiments.spec import RunSpec
 from experiments.sweep.preview.fairness import Finding
@@ -16,6 +17,7 @@ from experiments.sweep.preview.forecast import Forecast, Row
 MOST = 60  # cells with a line of their own; more are summed up by variant
 _COLOURS = {"problem": "red", "warning": "yellow", "note": "cyan"}
 _LEFT = ("phase", "variant", "targets", "model", "dataset")
+_SHOWN = ("phase", "variant", "r", "matched", "targets", "model", "dataset", "lr", "alpha")
 _MAY_GO = ("phase", "model", "dataset", "targets")  # columns that are left out where every line says the same
 
 
@@ -24,7 +26,8 @@ def page(
 ) -> RenderableType:
     """The whole dry run."""
     many = len(found.rows) > MOST
-    lines = _by_variant(found.rows) if many else [_line(row) for row in found.rows]
+    keys = distinguishing([row.spec.as_record() for row in found.rows], _SHOWN)
+    lines = _by_variant(found.rows) if many else [_line(row, keys) for row in found.rows]
     parts: list[RenderableType] = [_table(lines)]
     if many:
         parts.append(
@@ -40,8 +43,10 @@ def page(
     return Group(*parts)
 
 
-def _line(row: Row) -> dict[str, str]:
+def _line(row: Row, keys: Sequence[str]) -> dict[str, str]:
+    """The columns of a cell; `keys` are those that tell cells apart beside the usual ones."""
     spec, count = row.spec, row.count
+    own = {key: value_at(spec.as_record(), key) for key in keys}
     return {
         "phase": spec.phase,
         "variant": spec.variant,
@@ -50,6 +55,7 @@ def _line(row: Row) -> dict[str, str]:
         "model": spec.model,
         "dataset": spec.dataset,
         "lr": f"{spec.lr:g}",
+        **{key.rpartition(".")[2]: "-" if value is None else str(value) for key, value in own.items()},
         "s": _number(effective_scale(spec)),
         "runs": str(row.seeds),
         "done": str(row.done),

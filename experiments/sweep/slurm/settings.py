@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.config.launch import conf_of
+from experiments.config.groups import Conf
 from experiments.config.schema import Key
 from experiments.config.settings import Terms
 from experiments.errors import UserError, did_you_mean
@@ -197,7 +197,7 @@ def _converted(key: Key, value: Any) -> Any:
 
 def configured(given: Mapping[str, Any], config: DictConfig) -> Settings:
     """The settings of a command, given the launcher's keys and all that Hydra composed."""
-    conf = conf_of(config.hydra)
+    conf = Conf.of_hydra(config.hydra)
     plain = {
         name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         for name, value in given.items()

@@ -123,7 +123,10 @@ def test_without_scores_only_seeds_are_noise_and_it_is_said(writer, judged):
     assert row["n_examples"] == 0 and row["verdict"] == "inconclusive"
     assert row["p"] > 0 and np.isnan(row["smallest_detectable"])
     text = (report.build(w.root, images_too=False).parent / "report.md").read_text()
-    assert "cannot be told from lora" in text and "the runs left no usable scores by example" in text
+    assert (
+        "shows no significant difference from lora" in text
+        and "the runs left no usable scores by example" in text
+    )
     assert "no usable per-example scores" in text and "test examples not counted as noise" in text
 
 

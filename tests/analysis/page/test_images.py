@@ -61,7 +61,7 @@ def test_every_figure_has_its_images_and_those_of_others_go(tmp_path):
     (tmp_path / "stale.png").touch()
     with images.Drawing(tmp_path) as given:
         for figure in (bar("one", "a"), bar("two", "a"), bar("three", "b")):
-            given.add(figure, images.look(["a"]))
+            given.add(figure, images.theme_of(["a"]))
     names = {f"{name}.{form}" for name in ("one", "two", "three") for form in images.FORMATS}
     assert {path.name for path in tmp_path.iterdir()} == names
     for form in images.FORMATS:

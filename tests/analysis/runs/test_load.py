@@ -115,7 +115,7 @@ def test_what_was_asked_for_and_never_begun_is_missing_and_the_report_names_it(w
     report.build(w.root, images_too=False)
     for page in ("report.html", "report.md"):
         text = (w.root / "report" / page).read_text()
-        assert "Missing: asked for, not begun" in text
+        assert "Missing: requested, not started" in text
         assert all(run_id in text for run_id in study.missing)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config import command
+from experiments.config import reading
 from experiments.config.groups import Conf
 from experiments.config.help import page
 from experiments.config.overrides import parse
@@ -22,7 +22,7 @@ def dimensions(_):
 
 def mistakes(*words, conf=CONF):
     """What is wrong with a command."""
-    return command.understood(words, Conf(conf), dimensions=dimensions)[1]
+    return reading.understood(words, Conf(conf), dimensions=dimensions)[1]
 
 
 # --- what is right
@@ -184,7 +184,7 @@ def test_a_typo_does_not_hide_an_impossible_combination():
 
 def test_ranks_are_held_against_the_layers_that_are_adapted():
     wide = {"linear": {**SQUARE, "v": (384, 64)}}
-    check = lambda *words: command.understood(words, Conf(CONF), dimensions=lambda _: wide)[1]  # noqa: E731
+    check = lambda *words: reading.understood(words, Conf(CONF), dimensions=lambda _: wide)[1]  # noqa: E731
     assert check("r=64", "targets=qv") == []
     assert "at most 64" in check("r=65", "targets=qv")[0]
     assert check("r=65", "targets=mlp") == []
@@ -195,7 +195,7 @@ def test_a_model_that_is_not_there_is_told_with_the_rest():
     def missing(spec):
         raise UserError(f"no folder {spec.model_options['path']}")
 
-    _, told = command.understood(["model.path=gone", "r=0"], Conf(CONF), dimensions=missing)
+    _, told = reading.understood(["model.path=gone", "r=0"], Conf(CONF), dimensions=missing)
     assert told == ["r takes a whole number of at least 1, not 0.", "no folder gone"]
 
 
@@ -236,7 +236,7 @@ def test_a_broken_file_is_named(text, told, tmp_path):
 
 
 def prepared(words):
-    return command.read(words.split(), CONF, dimensions=None).for_hydra()
+    return reading.read(words.split(), CONF, dimensions=None).for_hydra()
 
 
 def words_of(command):
@@ -261,7 +261,7 @@ def test_hydra_composes_the_first_run_alone():
 
 def test_other_sweepers_get_the_words_as_they_are():
     assert "r=4,8" in prepared("r=4,8 hydra/sweeper=basic")
-    made = command.read(["r=4,8", "variant=lora,full", "hydra/launcher=basic"], CONF, dimensions=None)
+    made = reading.read(["r=4,8", "variant=lora,full", "hydra/launcher=basic"], CONF, dimensions=None)
     assert made.spellings() == [
         ["r=4", "variant=lora"], ["r=4", "variant=full"], ["r=8", "variant=lora"], ["r=8", "variant=full"],
     ]  # fmt: skip
@@ -289,7 +289,7 @@ def test_another_configuration_is_read_as_hydra_reads_it(tmp_path):
     text = (CONF / "config.yaml").read_text().replace("r: 8 ", "r: 5 ")
     (tmp_path / "conf/other.yaml").write_text(text)
     flags = ["--config-path", str(tmp_path / "conf"), "--config-name", "other"]
-    made = command.read([*flags, "seed=2"], CONF, dimensions=None)
+    made = reading.read([*flags, "seed=2"], CONF, dimensions=None)
     assert [(spec.r, spec.seed) for spec in made.runs] == [(5, 2)]
     assert made.for_hydra() == ["--multirun", *flags, "seed=2"]
     with pytest.raises(UserError, match="There is no folder nowhere"):
@@ -307,7 +307,7 @@ def test_an_unknown_option_is_a_mistake():
 @pytest.mark.parametrize("text", ["2024_01_15", "007", "1e3", "true", "1.50", "0x1F", "nan", "-3"])
 def test_a_text_is_kept_as_it_was_typed(text):
     csv = f"dataset=csv dataset.path={ROOT / 'README.md'} dataset.label={text} dataset.text={text},b"
-    made = command.read([*csv.split(), f"tracker.project={text}", "tracker=wandb"], CONF, dimensions=None)
+    made = reading.read([*csv.split(), f"tracker.project={text}", "tracker=wandb"], CONF, dimensions=None)
     assert [spec.dataset_options["text"] for spec in made.runs] == [text, "b"]
     assert {spec.dataset_options["label"] for spec in made.runs} == {text}
     assert {spec.tracker["project"] for spec in made.runs} == {text}
@@ -315,7 +315,7 @@ def test_a_text_is_kept_as_it_was_typed(text):
 
 @pytest.mark.parametrize("text", ["2024_01_15", "007", "1e3", "true", "inf"])
 def test_a_study_is_called_what_was_typed_in_hydra_too(text):
-    made = command.read([f"study={text}"], CONF, dimensions=None)
+    made = reading.read([f"study={text}"], CONF, dimensions=None)
     assert [spec.study for spec in made.runs] == [text]
     [word] = (word for word in made.for_hydra() if word.startswith("study="))
     assert parse(word).values == (text,)
@@ -333,11 +333,11 @@ def test_a_study_is_called_what_was_typed_in_hydra_too(text):
     ],
 )
 def test_texts_in_lists_and_sweeps_are_kept_too(word, read):
-    spec = command.read([word, "model=hf", "model.name=a/b"], CONF, dimensions=None).runs[0]
+    spec = reading.read([word, "model=hf", "model.name=a/b"], CONF, dimensions=None).runs[0]
     assert read in (spec.targets, spec.model_options.get("revision"), spec.options.get("layers"))
 
 
 def test_numbers_stay_numbers_and_null_stays_null():
-    spec = command.read(["r=1_6", "alpha=1e1", "dataset.max_length=64"], CONF, dimensions=None).runs[0]
+    spec = reading.read(["r=1_6", "alpha=1e1", "dataset.max_length=64"], CONF, dimensions=None).runs[0]
     assert (spec.r, spec.alpha, spec.dataset_options["max_length"]) == (16, 10.0, 64)
-    assert command.read(["variant.layers=null"], CONF, dimensions=None).runs[0].options.get("layers") is None
+    assert reading.read(["variant.layers=null"], CONF, dimensions=None).runs[0].options.get("layers") is None

@@ -14,10 +14,11 @@ from rich.console import Console
 
 from experiments import data
 from experiments.console import commands
-from experiments.sweep.preview.arithmetic import LIBRARIES, disk, evaluation_flops, memory, step_flops
+from experiments.sweep.preview.arithmetic import LIBRARIES, LOGITS, disk, evaluation_flops, memory, step_flops
 from experiments.sweep.preview.facts import Facts, Task
 from experiments.sweep.preview.forecast import ARITHMETIC, MEASURED, SCALED, forecast
 from experiments.sweep.preview.table import MOST, duration, page, size
+from experiments.training import evaluate
 
 FAST = {"step_ms": 20.0, "evaluate_seconds": 3.0, "load_seconds": 0.5, "harness_seconds": 0.25}
 
@@ -33,7 +34,7 @@ def words(tmp_path, tiny_bert, monkeypatch):
 
 
 @pytest.fixture
-def snapshot(words, cells_of, tmp_path):
+def look(words, cells_of, tmp_path):
     """The forecast of a command, on two workers."""
     return lambda command: forecast(
         cells_of(f"{command} {words}"), Facts(), root=tmp_path / "runs", workers=2, speed=1e9
@@ -44,15 +45,16 @@ def snapshot(words, cells_of, tmp_path):
 def ended(words, cells_of, tmp_path):
     """Leaves the records of a command's runs, as if it had been carried out."""
 
-    def write(command, *, host=None, status="completed", **cost):
+    def write(command, *, host=None, status="completed", hashes=None, **cost):
         for spec in cells_of(f"{command} {words}"):
             run_id = spec.run_id(data.fingerprint(spec))
             folder = tmp_path / "runs" / spec.study / run_id
             folder.mkdir(parents=True)
+            rows = {f"{split}_sha256": value for split, value in data.read(spec).sha256.items()}
             record = {
                 "schema": 1, "run_id": run_id, "study": spec.study, "status": status,
                 "spec": spec.as_record(), "cost": {**FAST, **cost}, "env": {"host": host or platform.node()},
-                "data": {f"{split}_sha256": value for split, value in data.read(spec).sha256.items()},
+                "data": hashes or rows,
             }  # fmt: skip
             (folder / "spec.json").write_text(json.dumps(spec.as_record()))
             (folder / "record.json").write_text(json.dumps(record))
@@ -142,6 +144,23 @@ def test_memory_holds_base_state_and_activations(cells_of, words):
     assert on_cpu == one + LIBRARIES
 
 
+def test_an_evaluation_of_many_rows_takes_more_than_a_step_of_few(cells_of, words):
+    facts = Facts()
+    [spec] = cells_of(f"variant=lora r=3 train.batch_size=2 train.eval_batch_size=50 {words}")
+    facts_of = (spec, facts.skeleton(spec), facts.count(spec))
+    few, many, text = (
+        memory(*facts_of, task, 16, accelerator=True)
+        for task in (
+            Task("classification", 2, 60, 20, 9),
+            Task("classification", 2, 60, 9, 70),  # 50 at a time
+            Task("causal", 0, 60, 9, 70),
+        )
+    )
+    assert many - few == 30 * 16 * 4 * (8 * 24 + 2 * 2 * 16)
+    assert text - many == pytest.approx(3 * 4 * evaluate.LOGITS, rel=1e-3)  # and no head of classes
+    assert LOGITS == evaluate.LOGITS
+
+
 def test_the_disk_holds_what_was_trained(cells_of, words):
     facts, task = Facts(), Task("classification", 2, 60, 10, 20)
     small, large = (disk(s, facts.count(s), task, 100) for s in cells_of(f"variant=lora r=3,5 {words}"))
@@ -194,6 +213,7 @@ def test_other_methods_on_the_same_work_tell_the_speed(look, ended, cells_of, wo
         ("variant=lora r=3 seed=0", {"status": "failed"}),
         ("variant=lora r=3 seed=0 train.batch_size=4", {}),
         ("variant=lora r=3 seed=0 dataset.max_length=32", {}),
+        ("variant=lora r=3 seed=0", {"hashes": {"train_sha256": "of other rows"}}),
     ],
 )
 def test_runs_that_were_something_else_tell_nothing(look, ended, command, options):
@@ -235,7 +255,7 @@ def test_every_cell_has_a_line(look):
 
 
 def test_many_cells_are_summed_up(look):
-    found = snapshot(f"variant=lora,dora r=3 lr={','.join(f'{i / 1000}' for i in range(1, MOST))}")
+    found = look(f"variant=lora,dora r=3 lr={','.join(f'{i / 1000}' for i in range(1, MOST))}")
     text = shown(found)
     assert f"{len(found.rows)} cells, summed up by variant" in text
     assert text.count("dora") == 1 and "0.001 to 0.059" in text

@@ -7,13 +7,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from experiments import data
+from experiments.config import resolve
 from experiments.errors import UserError
 from experiments.record import RunFolder
 from experiments.spec import from_record
-from experiments.sweep.lease import acquire
+from experiments.sweep.lease import acquire, leases
 from experiments.sweep.plan import check_data, plan
 from experiments.sweep.worker import Events, Worker
-from experiments.training import execute as execution
 
 
 @pytest.fixture
@@ -25,17 +25,12 @@ def command(tiny_bert, toy_csv, tmp_path):
 
 
 @pytest.fixture
-def forget(monkeypatch):
+def forget():
     """What a new process does not know of data and models that another read before."""
 
     def forget():
         data._read.cache_clear()
         data._fingerprint.cache_clear()
-        execution._prepared.clear()
-        from experiments import models
-        from experiments.config import resolve
-
-        models._loaded.clear()
         resolve._identified.known.clear()
 
     forget()
@@ -52,8 +47,7 @@ def changed(folder):
 def done(spec, run_id, study):
     """What a worker makes of an order for the run."""
     order = {"run": spec.as_record(), "run_id": run_id}
-    lease = acquire(study / ".claims", run_id)
-    with lease:
+    with acquire(leases(study), run_id) as lease:
         return Worker(Events(io.StringIO())).execute(order, RunFolder(study / run_id), lease)
 
 

@@ -80,6 +80,7 @@ class Trained:
 
     def __call__(self, runs, *, state=None, **how):
         run_ids = [run.run_id for run in runs]
+        assert not how["should_stop"](), "nobody has taken a run of this pack over"
         self.packs.append(("".join(run_ids), state and json.loads((state / "pack.json").read_text())["runs"]))
         error = self.fault(run_ids)
         if error is not None:

@@ -137,3 +137,21 @@ def test_a_role_without_a_rate_is_refused(trained):
     incomplete = [{role: rate for role, rate in each.items() if role != "head"} for each in RATES]
     with pytest.raises(KeyError, match="head"):
         PackedAdamW(trained, rates=incomplete, settings=SETTINGS)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0])
+def test_the_norm_of_many_elements_is_theirs(mean):
+    """A sum of 2^24 squares one after another is off by 7e-4; odd sizes leave a rest beside whole chunks."""
+    draw = torch.Generator().manual_seed(0)
+    gradients = [mean + torch.randn(1, size, generator=draw) for size in ((1 << 24) + 5, 70_001)]
+    trained = [
+        Trained(name=role, parameter=torch.nn.Parameter(torch.zeros_like(grad)), role=role, runs=slice(0, 1))
+        for role, grad in zip(("in", "out"), gradients, strict=True)
+    ]
+    packed = PackedAdamW(trained, rates=RATES[:1], settings=SETTINGS[:1])
+    for t, grad in zip(trained, gradients, strict=True):
+        t.parameter.grad = grad
+    exact = [grad.double().norm().item() for grad in gradients]
+    assert packed.grad_norm().item() == pytest.approx((exact[0] ** 2 + exact[1] ** 2) ** 0.5, rel=1e-6)
+    for role, norm in zip(("in", "out"), exact, strict=True):
+        assert packed.role_norms()[role].item() == pytest.approx(norm, rel=1e-6)

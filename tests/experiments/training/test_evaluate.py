@@ -1,11 +1,32 @@
-"""What an evaluation says of each example."""
+"""What an evaluation says of each example, and that logits are made where a target is and nowhere else."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
+from torch.nn import functional as F
 
+from experiments.data import Encoded
 from experiments.tasks import Outputs, kind_of
+from experiments.training import evaluate as evaluation
+from experiments.training.evaluate import evaluate
+from variants import RunConfig, attach
+
+SIZES = {
+    "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 48,
+}  # fmt: skip
+MODELS = {
+    "llama": {},
+    "gemma2": {"final_logit_softcapping": 0.9, "head_dim": 6, "query_pre_attn_scalar": 6},
+    "granite": {"logits_scaling": 3.0},
+    "cohere": {"logit_scale": 0.25, "bos_token_id": 1, "eos_token_id": 2},
+    "gpt_neox": {},
+    "opt": {"word_embed_proj_dim": 12, "ffn_dim": 40, "do_layer_norm_before": True},
+    "bloom": {"n_head": 4, "n_layer": 2},
+}
 
 
 def test_the_scores_of_texts_have_the_loss_over_tokens_as_their_mean():
@@ -16,3 +37,118 @@ def test_the_scores_of_texts_have_the_loss_over_tokens_as_their_mean():
     assert loss == pytest.approx([2.0, 1.0, 12 / 7])
     assert found.metrics == {"loss": pytest.approx(19 / 11)}
     assert sum(score) / 3 == pytest.approx(19 / 11) and sum(loss) / 3 != pytest.approx(19 / 11)
+
+
+@pytest.fixture
+def split():
+    """Texts of several lengths: one without a target, one with nothing but targets."""
+    draw = torch.Generator().manual_seed(3)
+    lengths = torch.tensor([17, 5, 33, 2, 29, 33, 11])
+    first = torch.tensor([9, 1, 20, 2, 3, 0, 10])  # the first target of each
+    places = torch.arange(33)
+    ids = torch.randint(3, 61, (7, 33), generator=draw)
+    mask = (places < lengths[:, None]).long()
+    labels = torch.where((places >= first[:, None]) & mask.bool(), ids, -100)
+    encoded = Encoded(tuple("abcdefg"), ids * mask, mask, labels, 0)
+    return SimpleNamespace(
+        kind="completion", metric="loss", metrics=(), settings={}, splits={"validation": encoded}
+    )
+
+
+@pytest.fixture
+def decoder():
+    """A random decoder whose logits are far from even: `decoder("gemma2")`."""
+
+    def made(kind):
+        torch.manual_seed(1)
+        config = transformers.AutoConfig.for_model(kind, **{**SIZES, **MODELS[kind]})
+        model = transformers.AutoModelForCausalLM.from_config(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(std=0.4)
+        return model.requires_grad_(False)
+
+    return made
+
+
+def pack_of(model, seeds):
+    """Runs of LoRA on all maps, moved away from where they start, as one pack."""
+    runs = [
+        RunConfig(
+            seed, r=2, alpha=8.0, targets="all",
+            axes={"delta": "lora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform",
+                  "controller": "none"},
+        )
+        for seed in seeds
+    ]  # fmt: skip
+    attached = attach(copy.deepcopy(model), runs)
+    with torch.no_grad():
+        for trained in attached.trained:
+            for k, seed in enumerate(seeds):
+                draw = torch.Generator().manual_seed(seed)
+                trained.parameter[k] += 0.2 * torch.randn(trained.parameter[k].shape, generator=draw)
+    return attached
+
+
+@torch.no_grad()
+def by_hand(model, encoded):
+    """Per row the mean loss of its targets, in float64, from the logits at every place of the row alone."""
+    losses = []
+    for ids, mask, labels in zip(encoded.input_ids, encoded.attention_mask, encoded.labels, strict=True):
+        length = int(mask.sum())
+        logits = model(ids[None, :length], attention_mask=mask[None, :length]).logits[0, :-1].double()
+        wanted = labels[1:length] != -100
+        each = F.cross_entropy(logits[wanted], labels[1:length][wanted], reduction="sum")
+        losses.append(float(each / wanted.sum().clamp_min(1)))
+    return losses
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_losses_are_those_of_all_logits_whatever_a_model_does_to_them(decoder, split, monkeypatch, kind):
+    model = decoder(kind)
+    alone = [pack_of(model, [seed]) for seed in (4, 5, 6)]
+    expected = [by_hand(one.model.eval(), split.splits["validation"]) for one in alone]
+    assert len({row[0] for row in expected}) == 3
+    monkeypatch.setattr(evaluation, "LOGITS", 61 * 3 * 7)  # seven places of each run at a time
+    pack = pack_of(model, [4, 5, 6])
+    found = evaluate(pack.model, split, "validation", runs=3, precision="fp32", batch_size=9)
+    for one, losses in zip(found, expected, strict=True):
+        assert one.columns["loss"] == pytest.approx(losses, rel=2e-5, abs=1e-6)
+
+
+def test_logits_are_made_at_targets_alone_and_never_more_than_the_limit(decoder, split, monkeypatch):
+    model, made = decoder("llama"), []
+    monkeypatch.setattr(evaluation, "LOGITS", 61 * 5)
+    model.lm_head.register_forward_hook(lambda module, given, logits: made.append(logits.shape))
+    evaluate(model, split, "validation", runs=1, precision="fp32", batch_size=4)
+    batches = [shape for shape in made if shape[1] == 1 and shape[0] > 1]
+    chunks = [shape for shape in made if shape not in batches]
+    assert max(shape.numel() for shape in chunks) <= 61 * 5
+    targets = int((split.splits["validation"].labels[:, 1:] != -100).sum())
+    lone = sum(1 for shape in chunks if shape[1] == 1)  # a batch of one row, or a chunk of one place
+    assert targets <= sum(shape[1] for shape in chunks) <= targets + lone
+    assert not model.lm_head._forward_pre_hooks
+
+
+def test_a_model_that_does_not_call_its_head_is_read_by_all_its_logits(decoder, split):
+    class Own(torch.nn.Module):
+        """The map to the vocabulary is written out."""
+
+        def __init__(self, model):
+            super().__init__()
+            self.inner = model
+
+        def get_output_embeddings(self):
+            return self.inner.lm_head
+
+        def forward(self, input_ids, attention_mask):
+            hidden = self.inner.model(input_ids, attention_mask=attention_mask).last_hidden_state
+            return SimpleNamespace(logits=hidden @ self.inner.lm_head.weight.T)
+
+    model = decoder("llama")
+    [one], [other] = (
+        evaluate(each, split, "validation", runs=1, precision="fp32", batch_size=3)
+        for each in (model, Own(model))
+    )
+    assert one.columns["loss"] == pytest.approx(other.columns["loss"], rel=1e-5)

@@ -54,6 +54,43 @@ def test_after_running_out_of_memory_a_run_goes_on_with_half_the_rows_and_the_sa
     assert ours == pytest.approx([row["loss"] for row in history(whole) if "loss" in row], abs=1e-5)
 
 
+@pytest.mark.parametrize("limit", [7, 1])
+def test_an_evaluation_that_runs_out_of_memory_is_halved_and_training_is_not(run_of, monkeypatch, limit):
+    whole = run_of("whole")
+    execute([whole], display=Quiet())
+    trained, evaluated, forward = [], [], torch.nn.Embedding.forward
+
+    def small_memory(self, ids):
+        if ids.shape[0] > limit and not torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        (trained if torch.is_grad_enabled() else evaluated).append(ids.shape[0])
+        return forward(self, ids)
+
+    monkeypatch.setattr(torch.nn.Embedding, "forward", small_memory)
+    run = run_of("small")
+    [record] = execute([run], display=Quiet())
+    assert record["status"] == "completed"
+    halvings = {7: (64, 32, 16, 8), 1: (64, 32, 16, 8, 4, 2)}[limit]
+    told = [text.split(" rows")[0] for text in record["deviations"]]
+    assert told == [f"out of memory evaluating {rows}" for rows in halvings]
+    assert max(evaluated) <= limit and 8 in trained
+    assert run.micro_batch_size is None
+    for ours, theirs in zip(history(run), history(whole), strict=True):
+        for key in ours.keys() & {"loss", "grad_norm", "validation/loss"}:
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-5)
+
+
+def test_an_evaluation_of_one_row_that_runs_out_of_memory_ends_the_attempt(run_of, monkeypatch):
+    def none(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(execution, "evaluate", none)
+    run = run_of("run", train={"eval_batch_size": 3})
+    with pytest.raises(torch.OutOfMemoryError):
+        execute([run], display=Quiet())
+    assert len(run.deviations) == 1 and "went on with 1;" in run.deviations[0]
+
+
 @pytest.mark.parametrize("adalora", [False, True], ids=["lora", "adalora"])
 @pytest.mark.parametrize("halvings", [1, 2])
 def test_with_fewer_rows_at_a_time_every_gradient_is_the_same(run_of, monkeypatch, adalora, halvings):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from experiments.protocol import EQUAL_PARAMETERS, FEWEST_SEEDS, sign_flip_floor
 from experiments.sizing.counts import effective_scale
 from experiments.sizing.match import REFERENCE
 from experiments.spec import RunSpec, Train
@@ -19,8 +20,6 @@ from experiments.sweep.preview.fairness._finding import (
     several,
 )
 
-FEWEST_SEEDS = 3  # below this a report gives no verdict
-BUDGET = 0.1  # difference of adapter parameters from which on it is a warning
 _FOLLOWS = ("head_lr", "threads")  # of train: the variant's own default, or no matter of the result
 
 
@@ -38,10 +37,10 @@ def seeds(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
             "chance alone sets runs apart",
             "seed=0,1,2,3,4 gives five of each.",
         )
-    elif 2 / 2**n > 0.05:
+    elif sign_flip_floor(n) > 0.05:
         yield Finding(
             "note",
-            f"With {n} seeds a sign-flip test cannot go below p = {2 / 2**n:g}.",
+            f"With {n} seeds a sign-flip test cannot go below p = {sign_flip_floor(n):g}.",
             "verdicts will lean on the t distribution",
             "From 6 seeds on it can reach .05.",
         )
@@ -116,7 +115,7 @@ def _budget(ratio: float, spec: RunSpec, reference: RunSpec, known: Known) -> Fi
         left = f" ({nearest.adapter / counts[1] - 1:+.0%})" if nearest is not None else ""
         mend = f"r={rank} of {spec.variant} comes nearest{left}; match=parameters finds it for all."
     return Finding(
-        "warning" if abs(ratio - 1) > BUDGET else "note",
+        "warning" if abs(ratio - 1) > EQUAL_PARAMETERS else "note",
         f"{spec.variant} trains {counts[0]:,} adapter parameters at r={spec.r}, {reference.variant} "
         f"{counts[1]:,} at r={reference.r} ({f'{ratio - 1:+.0%}' if ratio < 2 else f'{ratio:.1f} times'}).",
         "a better result may be a larger adapter's",

@@ -8,7 +8,6 @@ from experiments.sizing.counts import Count
 from experiments.spec import RunSpec
 
 LEVELS = ("problem", "warning", "note")
-TUNED = 3  # rates tried for each cell, from which on one can be chosen by validation
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from experiments.protocol import FEWEST_POINTS
 from experiments.sizing.counts import effective_scale, rates
 from experiments.spec import RunSpec
 from experiments.sweep.preview.fairness._finding import (
-    TUNED,
     Finding,
     Known,
     compares,
@@ -33,7 +33,7 @@ def scales(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
         if scale is not None and spec.r is not None:
             tried[spec.variant, spec.r, scale].add(spec.lr)
             shared[spec.lr][spec.variant][spec.r] = scale
-    if all(len(rates) >= TUNED for rates in tried.values()):
+    if all(len(rates) >= FEWEST_POINTS for rates in tried.values()):
         return
     rates: dict[str, list[float]] = defaultdict(list)
     for lr, variants in shared.items():
@@ -67,7 +67,7 @@ def one_rate(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
         by_variant[spec.variant].add(spec.lr)
     shared = set.intersection(*by_variant.values()) if len(by_variant) > 1 else set()
     defaults = {known.default_lr[v] for v in by_variant if v in known.default_lr}
-    if len(by_variant) < 2 or len(defaults) < 2 or not 0 < len(shared) < TUNED:
+    if len(by_variant) < 2 or len(defaults) < 2 or not 0 < len(shared) < FEWEST_POINTS:
         return
     if any(rates != shared for rates in by_variant.values()):
         return

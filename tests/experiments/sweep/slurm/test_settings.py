@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from experiments.config import command
+from experiments.config import reading
 from experiments.config.groups import Conf
 from experiments.errors import UserError
 from experiments.sweep.slurm.settings import JOB, SHAPE, Settings
@@ -71,12 +71,12 @@ def test_a_shape_as_sbatch_takes_it(defaults):
     ],
 )
 def test_a_mistake_is_told_in_one_sentence(word, told):
-    [problem] = command.check(["hydra/launcher=slurm", word], Conf(CONF))
+    [problem] = reading.understood(["hydra/launcher=slurm", word], Conf(CONF), dimensions=None)[1]
     assert told in problem
 
 
 def test_keys_of_slurm_without_it_are_a_mistake():
-    [problem] = command.check(["hydra.launcher.minutes=5"], Conf(CONF))
+    [problem] = reading.understood(["hydra.launcher.minutes=5"], Conf(CONF), dimensions=None)[1]
     assert "add hydra/launcher=slurm" in problem
 
 
@@ -86,7 +86,7 @@ def test_right_words_are_none(defaults):
         "hydra.launcher.resources.model.hf.minutes=600",
         "hydra.launcher.setup=[a,b]",
     ]
-    assert command.check(words, Conf(CONF)) == []
+    assert reading.understood(words, Conf(CONF), dimensions=None)[1] == []
 
 
 def test_a_file_that_is_not_there_is_refused(defaults):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments import data
-from experiments.config.command import read
+from experiments.config.reading import read
 from experiments.errors import UserError
 from experiments.record import RunFolder
 from experiments.sweep.tuning import rounds

@@ -23,23 +23,23 @@ WORDS = {
     "failing": "ahead, but more runs failed",
     "close": "below the noise floor",
     "": "no verdict",
-}  # where the standing itself is not what tables and figures say
+}  # where the conclusion itself is not what tables and figures say
 ORDER = ("better", "worse", "ahead", "behind", "failing", "close", "equivalent", "inconclusive", "")
 
 
-def with_standing(rows: pd.DataFrame, floors: Mapping[tuple[Any, ...], Floor]) -> pd.DataFrame:
-    """Comparisons with `floor` (nan if unknown), `standing`, and `said`, the standing in words."""
+def concluded(rows: pd.DataFrame, floors: Mapping[tuple[Any, ...], Floor]) -> pd.DataFrame:
+    """Comparisons with `floor` (nan if unknown), `conclusion`, and `said`, the conclusion in words."""
     known = {
         (dataset, model, metric, split): f.level for (dataset, model, metric, _, split), f in floors.items()
     }
     keys = zip(rows["dataset"], rows["model"], rows["metric"], rows["split"], strict=True)
     levels = [known.get((d, m, str(name).removeprefix("validation/"), s), np.nan) for d, m, name, s in keys]
     rows = rows.assign(floor=np.array(levels, dtype=float))
-    standing = [_standing(row) for row in each(rows)]
-    return rows.assign(standing=standing, said=[WORDS.get(name, name) for name in standing])
+    conclusions = [_conclusion(row) for row in each(rows)]
+    return rows.assign(conclusion=conclusions, said=[WORDS.get(name, name) for name in conclusions])
 
 
-def _standing(row: Row) -> str:
+def _conclusion(row: Row) -> str:
     lead = row["p_adjusted"] < ALPHA and row["difference"] > 0 and row["n_examples"] > 0
     if lead and row["verdict"] != "better" and not abs(row["difference"]) < row["floor"]:
         return "failing"
