@@ -74,12 +74,15 @@ class Taken(Exception):
     """There is such a file already, and it was to be the first."""
 
 
-def _no_check() -> None:
+Check = Callable[[], object]  # what it raises keeps something from being written
+
+
+def unchecked() -> None:
     """Nothing to check."""
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, first: bool = False, check: Callable[[], object] = _no_check) -> Iterator[Path]:
+def replacing(path: Path, *, first: bool = False, check: Check = unchecked) -> Iterator[Path]:
     """Give a temporary path to write; on success it replaces `path` in one step, on failure it vanishes.
 
     Its mode follows the umask, whatever wrote it.
@@ -132,7 +135,7 @@ def remove_temporaries(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing_folder(path: Path, *, check: Callable[[], object] = _no_check) -> Iterator[Path]:
+def replacing_folder(path: Path, *, check: Check = unchecked) -> Iterator[Path]:
     """Give a temporary folder beside `path` to fill; it takes the place of `path` at the end, or vanishes.
 
     The modes of its files follow the umask; `check` is as in `replacing`.
@@ -199,6 +202,27 @@ def read_json(path: Path, **options: Any) -> Any:
     return parse_json(path.read_bytes(), **options)
 
 
+def digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, with one spelling for what is equal: 16 and 16.0, None and absent."""
+    text = json.dumps(_canonical(content), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, dict):
+        return {key: _canonical(v) for key, v in value.items() if v is not None}
+    return [_canonical(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def is_name(text: Any) -> bool:
+    """Whether a text from a file may name a run or a study: one folder, visible, without odd characters."""
+    return isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", text) is not None
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
@@ -228,7 +252,7 @@ def write_json(
     *,
     indent: int | None = 1,
     first: bool = False,
-    check: Callable[[], object] = _no_check,
+    check: Check = unchecked,
 ) -> None:
     """Write a mapping as JSON in one piece; NaN is refused. `first` and `check` are as in `replacing`."""
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=indent)

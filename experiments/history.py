@@ -3,12 +3,12 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from experiments.files import explained, parse_json, plain, replacing
+from experiments.files import Check, explained, parse_json, plain, replacing, unchecked
 
 
 class History:
@@ -74,7 +74,7 @@ class History:
         except FileNotFoundError:
             return True
 
-    def cut(self, size: int, *, check: Callable[[], object] = lambda: None) -> None:
+    def cut(self, size: int, *, check: Check = unchecked) -> None:
         """Drop what follows the first `size` bytes, in one piece, so that a resumed run repeats no row.
 
         The file is replaced: a process that still has the old one open writes to nothing. `check` is as in

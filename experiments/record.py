@@ -16,16 +16,16 @@ that the analysis can read records anywhere.
 """
 
 import hashlib
-import json
-import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError
-from experiments.files import plain, read_json, remove_temporaries, sha256, write_json
+from experiments.files import Check, digest, is_name, plain, read_json, remove_temporaries, sha256
+from experiments.files import unchecked as unchecked
+from experiments.files import write_json as write_json
 from experiments.history import History as History
 from experiments.history import read_history as read_history
 
@@ -96,16 +96,12 @@ class RunFolder:
         """The command that does this run again, alone."""
         return f"python -m experiments.sweep retry {self.path.parent} {self.path.name}"
 
-    def write_spec(self, spec: Mapping[str, Any], *, check: Callable[[], object] = lambda: None) -> None:
+    def write_spec(self, spec: Mapping[str, Any], *, check: Check = unchecked) -> None:
         """Write spec.json in one piece; `check` is as in `files.replacing`."""
         write_json(self.spec, plain(spec, "spec"), check=check)
 
     def write_record(
-        self,
-        record: Mapping[str, Any],
-        *,
-        first: bool = False,
-        check: Callable[[], object] = lambda: None,
+        self, record: Mapping[str, Any], *, first: bool = False, check: Check = unchecked
     ) -> None:
         """Write record.json in one piece, with its schema and the checksums of what the run left.
 
@@ -166,20 +162,16 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def checksum(record: Mapping[str, Any]) -> str:
-    """The SHA-256 of a record's content without that key itself; the order of keys does not matter."""
-    content = {key: value for key, value in record.items() if key != "sha256"}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    """The SHA-256 of a record's content without that key itself."""
+    return digest({key: value for key, value in record.items() if key != "sha256"})
 
 
 def is_edited(record: Mapping[str, Any]) -> bool:
     """Whether a record was changed after it was written; older code wrote none by which that can be told."""
-    return "sha256" in record and record["sha256"] != checksum(record)
-
-
-def is_name(text: Any) -> bool:
-    """Whether a text from a file may name a run or a study: one folder, visible, without odd characters."""
-    return isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", text) is not None
+    try:
+        return "sha256" in record and record["sha256"] != checksum(record)
+    except ValueError:  # it holds NaN, which is never written
+        return True
 
 
 def written(folder: Path) -> int | None:
@@ -246,22 +238,6 @@ def cell_key(spec: Mapping[str, Any], *without: str) -> str:
         else:
             parts.pop(key, None)
     return digest(parts)
-
-
-def digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of plain values, with one spelling for what is equal: 16 and 16.0, None and absent."""
-    text = json.dumps(_canonical(content), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _canonical(value: Any) -> Any:
-    if isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else value
-    if isinstance(value, dict):
-        return {key: _canonical(v) for key, v in value.items() if v is not None}
-    return [_canonical(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def write_planned(study: Path, cells: Mapping[str, Mapping[str, Any]]) -> Path:

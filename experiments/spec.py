@@ -16,8 +16,9 @@ from omegaconf import OmegaConf
 
 from experiments.config.settings import STORAGE_OPTIONS, Config
 from experiments.config.settings import Train as Train
+from experiments.files import digest, is_name
 from experiments.frozen import FrozenDict, frozen
-from experiments.record import cell_key, digest, identity, is_name, model_identity
+from experiments.record import cell_key, identity, model_identity
 from variants._core import costs
 
 Value = bool | int | float | str | None

@@ -35,6 +35,7 @@ from experiments.training.loader import Loader
 
 STEPS = 6
 SECONDS = 300  # after which an attempt hangs
+Fault = Callable[[int, Worker], None]  # called at each boundary with its number
 KINDS = ("kill", "stop", "late", "checkpoint", "history", "result", "disk")
 
 
@@ -79,21 +80,15 @@ def specs(folder: Path, variants: list[str]) -> dict[str, RunSpec]:
 
 
 def _model(folder: Path) -> None:
-    """A random BERT backbone of 2 layers and width 24, with a tokenizer of letters."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    """A random BERT backbone of 2 layers and width 24, whose tokens are letters and digits."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    special = ["[PAD]", "[UNK]"]
     signs = [*string.ascii_lowercase, *string.digits]
-    words = [*special, *signs, *(f"##{sign}" for sign in signs)]
-    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *signs, *(f"##{sign}" for sign in signs)]
     shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
     torch.manual_seed(0)
     BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=64, **shape)).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(
-        folder
-    )
+    BertTokenizerFast({word: i for i, word in enumerate(words)}).save_pretrained(folder)
 
 
 @dataclass
@@ -117,21 +112,15 @@ class Bench:
             if self.verdict(folder) is not None:
                 raise RuntimeError(f"an undisturbed run failed: {read(self.path(folder))}")
 
-    def attempt(
-        self, folder: Path, threads: int, fault: Callable[[int, Worker], None] = lambda number, worker: None
-    ) -> int | None:
-        """Give the run to a new worker; `fault(number, worker)` is called at each boundary.
-
-        Returns:
-            The number of boundaries that it reached; None if it was killed.
-        """
+    def attempt(self, folder: Path, threads: int, fault: Fault = lambda number, worker: None) -> int | None:
+        """Give the run to a new worker; the number of boundaries that it reached, None if it was killed."""
         counted = folder.with_suffix(".count")
         status = os.waitpid(self.begin(folder, threads, fault, counted), 0)[1]
         if status not in (0, signal.SIGKILL):
             raise RuntimeError(f"a worker ended with {status} in {folder}")
         return int(counted.read_text()) if status == 0 else None
 
-    def begin(self, folder: Path, threads: int, fault: Callable[[int, Worker], None], counted: Path) -> int:
+    def begin(self, folder: Path, threads: int, fault: Fault, counted: Path) -> int:
         """Start such a worker; its process."""
         folder.mkdir(parents=True, exist_ok=True)
         pid = os.fork()
@@ -248,15 +237,15 @@ class Bench:
         return None
 
 
-def _kill(at: int) -> Callable[[int, Worker], None]:
+def _kill(at: int) -> Fault:
     return lambda number, worker: os.kill(os.getpid(), signal.SIGKILL) if number == at else None
 
 
-def _stop(at: int) -> Callable[[int, Worker], None]:
+def _stop(at: int) -> Fault:
     return lambda number, worker: worker.stop() if number == at else None
 
 
-def _fill(at: int) -> Callable[[int, Worker], None]:
+def _fill(at: int) -> Fault:
     """From the boundary on no file takes more than 600 bytes."""
     limit = (600, resource.RLIM_INFINITY)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -1,6 +1,6 @@
 """A command given to Hydra, which starts the launcher and the sweeper that it names.
 
-Hydra composes the configuration once, of the command's first run. The runs are those of `command.read`.
+Hydra composes the configuration once, of the command's first run. The runs are those of `reading.read`.
 """
 
 import sys

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.files import replacing
+from experiments.files import Check, replacing, unchecked
 from experiments.training.memory import is_out_of_memory
 
 _NAME = re.compile(r"step-(\d+)\.([0-9a-f]{64})\.pt")
@@ -24,7 +24,7 @@ class Unusable(Exception):
     """A state that cannot be gone on from; the text says why."""
 
 
-def save(folder: Path, *, step: int, state: dict, check: Callable[[], object] = lambda: None) -> Path:
+def save(folder: Path, *, step: int, state: dict, check: Check = unchecked) -> Path:
     """Write the state after `step` steps and drop all but the last two; `check` is as in `replacing`."""
     buffer = io.BytesIO()
     torch.save(state, buffer)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.files import replacing
+from experiments.files import Check, replacing, unchecked
 from experiments.tasks import Outputs, Scores, kind_of
 from experiments.training.batch import Batch, by_length, gather
 from experiments.training.generation import Settings, generate
@@ -149,7 +149,7 @@ def overall(tested: Mapping[str, Scores]) -> dict[str, float]:
 
 
 def write_predictions(
-    path, tested: Mapping[str, tuple[Sequence[str], Scores]], *, check: Callable[[], object] = lambda: None
+    path, tested: Mapping[str, tuple[Sequence[str], Scores]], *, check: Check = unchecked
 ) -> None:
     """One row per example: id, label, prediction, score, loss, and what the kind of task adds (parquet).
 

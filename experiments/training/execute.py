@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from experiments import models, tasks
 from experiments.console.progress import Progress
 from experiments.data import Task
-from experiments.files import Taken, replacing, replacing_folder
+from experiments.files import Check, Taken, replacing, replacing_folder, unchecked
 from experiments.training import checkpoint, diagnostics, memory
 from experiments.training.evaluate import Scores, evaluate, overall, prefixed, write_predictions
 from experiments.training.loader import Loader
@@ -259,9 +259,7 @@ def _keep(run: Run, k: int, attached: Attached, record: dict[str, Any]) -> None:
             run.deviate(f"{what}: {type(error).__name__}: {error}")
 
 
-def save_trained(
-    attached: Attached, k: int, folder: Path, *, check: Callable[[], object] = lambda: None
-) -> str | None:
+def save_trained(attached: Attached, k: int, folder: Path, *, check: Check = unchecked) -> str | None:
     """Save what run k learned: in PEFT's format if that knows it, else its tensors by name.
 
     `check` is as in `files.replacing`.
@@ -277,9 +275,7 @@ def save_trained(
     return f"peft {form}"
 
 
-def _save_tensors(
-    attached: Attached, k: int, folder: Path, *, check: Callable[[], object] = lambda: None
-) -> str | None:
+def _save_tensors(attached: Attached, k: int, folder: Path, *, check: Check = unchecked) -> str | None:
     tensors = attached.kept(k)
     if not tensors:
         return None

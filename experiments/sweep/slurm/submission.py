@@ -21,8 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.files import explained, write_json
-from experiments.record import is_name
+from experiments.files import explained, is_name, write_json
 from experiments.spec import RunSpec, from_record
 from experiments.sweep.plan import Runs
 from experiments.sweep.slurm.client import Element
