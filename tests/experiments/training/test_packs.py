@@ -183,7 +183,7 @@ def test_grouping_rows_by_length_changes_no_number(frozen, split, micro, monkeyp
         return forward(self, *a, input_ids=input_ids, **k)
 
     monkeypatch.setattr(type(frozen), "forward", watched)
-    monkeypatch.setattr(loop, "LEAST_TOKENS", {"cpu": 1})
+    monkeypatch.setattr(loop, "LEAST_TOKENS", {"cpu": 1, "cuda": 1})
     (rows, _), answers = train(frozen, split, pack)
     assert {shape[0] for shape in shapes[:-1]} == {2} and len({shape[1] for shape in shapes}) > 1
     shapes.clear()
