@@ -227,7 +227,7 @@ def test_a_paper_is_reached_by_a_method(source):
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_source_says_what_it_is_and_fits_a_sitting(source):
     assert ast.get_docstring(TREES[source])
-    assert source in PAPERS or len(SOURCES[source].splitlines()) <= 300  # a paper is one file, however long
+    assert source in PAPERS or len(SOURCES[source].splitlines()) <= 400  # a paper is one file, however long
     assert "__future__" not in " ".join(imported(source))  # it would hide shapes from the runtime
 
 

@@ -32,11 +32,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments import cache
+from experiments.data._beside import BESIDE, named
 from experiments.data._conversations import asked as as_prompt
 from experiments.data._inputs import Inputs, form_of, read_inputs
 from experiments.data._tasks import (
@@ -77,9 +77,7 @@ __all__ = [
     "read_options",
 ]
 
-_VERSION = "2"  # of what is cached; a change of how rows are read or tokenised needs a new one
-CONF = Path(__file__).resolve().parents[2] / "conf"
-BESIDE = ("test", "also")
+_VERSION = "3"  # of what is cached; a change of how rows are read or tokenised needs a new one
 _NOT_ROWS = ("also", "max_length", "limit", "metric", *SETTINGS)
 DEFAULT_LENGTH = 128  # tokens
 _KEEP = 4  # encoded tasks held in memory
@@ -127,44 +125,20 @@ def _settings(own: Mapping[str, Any], options: Mapping[str, Any]) -> FrozenDict:
 def fingerprint(spec: Spec) -> str:
     """The SHA-256 of the rows that a run uses. Cheap: rows that were read once before are not read again."""
     own = _fingerprint(spec.dataset, _frozen(spec.dataset_options))
-    beside = [
+    others = [
         (role, name, _fingerprint(name, _frozen(options)), options.get("max_length"))
         for role in BESIDE
-        for name, options in _beside(spec, role)
+        for name, options in named(spec.dataset_options.get(role), role)
     ]
-    return digest(canonical([own, beside])) if beside else own
+    return digest(canonical([own, others])) if others else own
 
 
 def beside(spec: Spec, role: str) -> dict[str, tuple[RawTask, int | None]]:
-    """The datasets that a run is measured on beside its own, with their max_length.
-
-    Args:
-        spec: Its option of the name of `role` lists them, or gives each one's path by its name.
-        role: "test": instead of a test split of its own; "also": before and after, to see what was lost.
-    """
+    """The datasets that a run is measured on beside its own, with their max_length; see `_beside`."""
     return {
         name: (read_options(name, options), options.get("max_length"))
-        for name, options in _beside(spec, role)
+        for name, options in named(spec.dataset_options.get(role), role)
     }
-
-
-def _beside(spec: Spec, role: str) -> list[tuple[str, dict[str, Any]]]:
-    from experiments.config.groups import Conf
-
-    given = spec.dataset_options.get(role) or ()
-    paths = (
-        dict(given)
-        if isinstance(given, Mapping)
-        else dict.fromkeys([given] if isinstance(given, str) else given)
-    )
-    conf, found = Conf(CONF), []
-    for choice, path in paths.items():
-        if choice not in conf.choices("dataset"):
-            known = conf.choices("dataset")
-            raise UserError(f"dataset.{role}={choice} is no dataset.{did_you_mean(choice, known)}")
-        options = {key: v for key, v in conf.read("dataset", choice).items() if key != "ranges"}
-        found.append((str(options.pop("name")), options | ({"path": path} if path else {})))
-    return found
 
 
 def encode(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from experiments import data, models
 from experiments.data import Task
 from experiments.errors import UserError
+from experiments.frozen import FrozenDict
 from experiments.models import Info
 from experiments.spec import RunSpec
 from experiments.tasks import kind_of
@@ -64,10 +65,12 @@ def _with_others(task: Task, spec: RunSpec, tokenizer: Any, start: int | None) -
     """The task with the others that the run is measured on; UserError if its model cannot answer them."""
     others: dict[str, dict[str, Task]] = {}
     for role in data.BESIDE:
-        others[role] = {
-            name: data.encode(raw, tokenizer, length, start)
-            for name, (raw, length) in data.beside(spec, role).items()
-        }
+        others[role] = {}
+        for name, (raw, length) in data.beside(spec, role).items():
+            if role == "test" and raw.kind == task.kind:  # tested by the task's metrics, not by its own
+                metrics = tuple(dict.fromkeys((task.metric, *task.metrics)))
+                raw = replace(raw, settings=FrozenDict({**raw.settings, "metrics": metrics}))
+            others[role][name] = data.encode(raw, tokenizer, length, start)
         for name, other in others[role].items():
             fits = kind_of(other.kind).head == kind_of(task.kind).head
             if not fits or (kind_of(task.kind).head == "classification" and other.labels != task.labels):

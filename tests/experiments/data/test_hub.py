@@ -7,6 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from experiments import data
+from experiments.data._beside import CONF
 from experiments.data.hub import _fetch
 from experiments.errors import UserError
 
@@ -52,7 +53,7 @@ def read(choice, **options):
     """A dataset by its yaml, with other options."""
     from experiments.config.groups import Conf
 
-    content = {k: v for k, v in Conf(data.CONF).read("dataset", choice).items() if k != "ranges"}
+    content = {k: v for k, v in Conf(CONF).read("dataset", choice).items() if k != "ranges"}
     name = options.pop("name", None) or content["name"]
     content.pop("name")
     return data.read_options(name, {**content, **options})
