@@ -33,6 +33,7 @@ class Shell:
             "model": "hf", "model.path": model, "dataset": "csv", "dataset.path": "reviews.csv",
             "dataset.text": "review", "dataset.label": "stars", "dataset.max_length": 32, "train.steps": 8,
             "train.batch_size": 8, "study": "toy", "lr": 0.01, "train.threads": 1,
+            "pack": "off",  # auto decides by the clock
         }  # fmt: skip
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen:
