@@ -1,7 +1,7 @@
 """A study made by an earlier version is read, reported, exported, found finished, and resumed.
 
 tests/old_study was made at commit 2a4c12c by these commands, beside topics.csv; the last one was
-interrupted after its first step:
+interrupted after its first step. Paths were shortened afterwards, and the checksums of their files follow:
 
     run.py -m variant=lora,dora,adalora r=2 seed=0,1 COMMON
     run.py -m variant=qlora,loraplus r=2 seed=0 COMMON

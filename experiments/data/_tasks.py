@@ -199,7 +199,8 @@ class Task:
         """What the record says of the task."""
         beside = {"tests": list(self.tests), "also": list(self.also)}
         named = {role: names for role, names in beside.items() if names}
-        return {"kind": self.kind, "metrics": list(self.metrics), **self.settings, **named}
+        settings = {key: list(v) if isinstance(v, tuple) else v for key, v in self.settings.items()}
+        return {"kind": self.kind, "metrics": list(self.metrics), **settings, **named}
 
     @property
     def tested(self) -> "dict[str, Task]":

@@ -11,11 +11,11 @@ from typing import Any
 
 from experiments import models
 from experiments.errors import UserError
+from experiments.models.trial import check_model
 from experiments.spec import RunSpec
 from experiments.training import checkpoint
 from experiments.training.loader import Loader
 from experiments.training.loop import run_config, total_steps
-from experiments.training.trial import check_model
 from variants import Attached, attach
 
 _PREDICTION, _ROW, _REST = 120, 150, 40_000  # bytes: a test example, a step of the history, the other files

@@ -10,6 +10,7 @@ import pytest
 from experiments.bench.commands import checkpoint
 from experiments.bench.fake import finish, specs_of
 from experiments.console import commands
+from experiments.errors import UserError
 from experiments.record import verify
 
 HOME = Path(__file__).parents[3]
@@ -27,7 +28,7 @@ def test_a_made_up_run_is_a_whole_one(tmp_path):
 
 
 def test_words_that_no_command_would_accept_make_no_specs():
-    with pytest.raises(ValueError, match="at most 384"):
+    with pytest.raises(UserError, match="at most 384"):
         specs_of("variant=lora", "r=1000")
 
 

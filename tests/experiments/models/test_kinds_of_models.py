@@ -109,7 +109,7 @@ def test_a_number_among_the_tensors_is_no_map(tmp_path, tiny_bert, spec_of):
     tensors = load_file(folder / "model.safetensors")
     save_file({**tensors, "logit_scale": torch.tensor(2.5)}, folder / "model.safetensors", {"format": "pt"})
     plain, scaled = skeleton(spec_of(tiny_bert)), skeleton(spec_of(folder))
-    assert scaled.maps == plain.maps and len(plain.maps) > 6
+    assert scaled.layout.maps == plain.layout.maps and len(plain.layout.maps) > 6
 
 
 BNB = {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False}

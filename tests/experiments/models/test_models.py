@@ -28,7 +28,7 @@ def minilm(spec_of):
     spec = spec_of()
     spec.model, spec.model_options = (
         "minilm",
-        yaml.safe_load((CONF.parent / "model" / "minilm.yaml").read_text()),
+        yaml.safe_load((CONF / "model" / "minilm.yaml").read_text()),
     )
     return spec
 

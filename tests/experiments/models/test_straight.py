@@ -103,12 +103,24 @@ def test_it_trains_with_gradient_checkpointing_and_merges(tiny_llama, spec_of):
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def test_the_same_storage_is_loaded_once(tiny_bert, spec_of):
-    spec = spec_of(tiny_bert)
-    first = load(spec, run(double_quant=True))[0]
-    assert load(spec, run(double_quant=True, dropout=0.2))[0] is first  # no option of the storage
-    assert load(spec, run(double_quant=False))[0] is not first
-    assert load(spec, None)[0] is not first
+def test_the_same_storage_is_loaded_once(tiny_bert, toy_csv):
+    loader = Loader()
+
+    def base(*words):
+        where = (
+            f"model.path={tiny_bert}",
+            f"dataset.path={toy_csv}",
+            "dataset.text=text",
+            "dataset.label=label",
+        )
+        [spec] = specs_of("r=2", "model=hf", "dataset=csv", *where, *words)
+        return loader(spec).model
+
+    first = base("variant=qlora", "variant.double_quant=true")
+    again = base("variant=qlora", "variant.double_quant=true", "variant.dropout=0.2")
+    assert again is first  # dropout is no option of the storage
+    assert base("variant=qlora", "variant.double_quant=false") is not first
+    assert base("variant=lora") is not first
 
 
 def test_a_base_in_one_storage_is_refused_for_another(tiny_bert, spec_of):

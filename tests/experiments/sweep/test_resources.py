@@ -11,6 +11,7 @@ def machine(tmp_path, monkeypatch):
     """Six cores, room for four workers, no GPU, no Slurm: `machine("nvidia0")` adds devices."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
     monkeypatch.setattr(module, "_room", lambda: 4)
     monkeypatch.setattr(module, "DEVICES", tmp_path)

@@ -4,10 +4,11 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from experiments import record, tracking
+from experiments import data, record, tracking
 from experiments.errors import UserError
 from experiments.spec import RunSpec, Train
 from experiments.sweep.worker import Events, Worker
@@ -115,10 +116,13 @@ def test_a_run_that_is_stopped_says_so_to_its_tracker(tmp_path, monkeypatch, pha
         model="tiny", model_options={}, dataset="toy", dataset_options={}, lr=0.1, seed=3, train=Train(),
         phase=phase,
     )  # fmt: skip
+    task = SimpleNamespace(fingerprint="0" * 64)
+    monkeypatch.setattr(data, "read", lambda spec: task)
     monkeypatch.setattr(tracking, "make", lambda options, notify: Noting())
     monkeypatch.setattr(execute, "execute", begun_and_stopped)
     out = io.StringIO()
-    order = {"run": spec.as_record(), "run_id": "probe-1", "root": str(tmp_path)}
+    run_id = spec.run_id(task.fingerprint)
+    order = {"run": spec.as_record(), "run_id": run_id, "root": str(tmp_path)}
     Worker(Events(out)).carry_out(order)
-    assert calls == [("probe-1", phase, "probe-toy", ("demo", "probe", "toy", "tiny")), "preempted"]
+    assert calls == [(run_id, phase, "probe-toy", ("demo", "probe", "toy", "tiny")), "preempted"]
     assert '"interrupted"' in out.getvalue()

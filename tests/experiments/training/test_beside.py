@@ -83,7 +83,7 @@ def test_several_test_sets_count_the_same_and_keep_their_own_scores(run_of):
     assert set(sets) == {"small", "large"} and sets.count("small") < sets.count("large")
     assert sum(table["score"]) / len(sets) == pytest.approx(found["test/loss"])
     assert record["task"] == {
-        "kind": "completion", "metrics": ["exact_match"], "answer": "number", "max_new_tokens": 3,
+        "kind": "completion", "metrics": ["loss", "exact_match"], "answer": "number", "max_new_tokens": 3,
         "tests": ["small", "large"],
     }  # fmt: skip
     assert record["data"]["test_rows"] == len(sets)

@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from experiments.data import Encoded
-from experiments.training.trial import check_model
+from experiments.models.trial import check_model
 
 TINY = {
     "vocab_size": 61, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
