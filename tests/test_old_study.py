@@ -74,7 +74,7 @@ def test_its_report_holds_every_run(folder):
     runs = pd.read_csv(folder / "runs/old/report/runs.csv")
     stored = {name: json.loads(text) for name, text in records(folder).items()}
     assert set(runs["run_id"]) >= set(stored)
-    shown = runs.set_index("run_id")["test/accuracy"]
+    shown = runs.set_index("run_id")["score"]
     finished = {
         name: r["metrics"]["test/accuracy"] for name, r in stored.items() if r["status"] == "completed"
     }

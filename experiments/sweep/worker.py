@@ -258,9 +258,12 @@ class _PackOrder:
             text = f"a pack of {len(members)} runs ended with {type(error).__name__}: {error}".rstrip(": ")
             self.worker.events.note(f"{text}. They are tried again in smaller packs.")
         else:
-            for record in records or ():
+            if records is None:
+                return False
+            for record in records:
                 self._conclude(record["run_id"], record)
-            return records is not None
+            shutil.rmtree(folder, ignore_errors=True)  # all of its runs have ended
+            return True
         memory.release()  # what the failed attempt held
         shutil.rmtree(folder, ignore_errors=True)
         left = [run for run in todo if answer(run, self._folder(run["run_id"])) is None]

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from experiments import models
+from experiments.bench.fake import specs_of
 from experiments.errors import UserError
+from experiments.training.loader import Loader
 from variants import AdaptedLinear, RunConfig, attach, backbone_linears, loads_stored, merge
 
 pytest.importorskip("bitsandbytes")
