@@ -159,6 +159,7 @@ def test_so_it_does_with_dropout_accumulation_checkpointing_and_a_resume(frozen,
     check(frozen, split, spec, size=5, place=4, stop=5)
 
 
+@pytest.mark.grid
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [None, 4])
 @pytest.mark.parametrize("checkpointing", [False, True])
