@@ -10,28 +10,21 @@ the end-of-sequence token that training teaches; three rules compare options of 
 
 from typing import Any
 
-from experiments.data._chat import remarks, render
+from experiments.data._chat import render
 from experiments.data._tasks import Encoded, RawTask, Task
 from experiments.errors import UserError
-from experiments.tasks._base import IGNORE, Kind, Outputs, Scores, Tokens
+from experiments.tasks._base import IGNORE, Outputs, Scores, Tokens
+from experiments.tasks.completion import Conversational
 
 RULES = ("accuracy", "accuracy_per_token", "accuracy_per_character")
 
 
-class Choice(Kind):
+class Choice(Conversational):
     """The most likely option."""
 
     name = "choice"
     head = "causal"
     metrics = RULES
-
-    def reads(self, tokenizer: Any) -> str:
-        """The chat template."""
-        return str(tokenizer.chat_template)
-
-    def remarks(self, raw: RawTask, tokenizer: Any) -> list[str]:
-        """On the chat template."""
-        return remarks([turns for rows in raw.splits.values() for turns in rows.turns], tokenizer)
 
     def tokens(
         self, raw: RawTask, split: str, tokenizer: Any, limit: int, *, decoder_start: int | None = None

@@ -14,13 +14,8 @@ from experiments.tasks._answers import extract, settled
 from experiments.tasks._base import IGNORE, Kind, Outputs, Scores, Tokens, parts, scored
 
 
-class Completion(Kind):
-    """Cross-entropy over the completion's tokens."""
-
-    name = "completion"
-    head = "causal"
-    metrics = ("loss",)
-    room = "answers"
+class Conversational(Kind):
+    """A kind whose rows are turns of a conversation, rendered by the tokenizer's chat template."""
 
     def reads(self, tokenizer: Any) -> str:
         """The chat template."""
@@ -29,6 +24,15 @@ class Completion(Kind):
     def remarks(self, raw: RawTask, tokenizer: Any) -> list[str]:
         """On the chat template."""
         return remarks([turns for rows in raw.splits.values() for turns in rows.turns], tokenizer)
+
+
+class Completion(Conversational):
+    """Cross-entropy over the completion's tokens."""
+
+    name = "completion"
+    head = "causal"
+    metrics = ("loss",)
+    room = "answers"
 
     def tokens(
         self, raw: RawTask, split: str, tokenizer: Any, limit: int, *, decoder_start: int | None = None

@@ -26,8 +26,7 @@ from pathlib import Path
 import torch
 
 from experiments.training.loader import Loader
-from experiments import history
-from experiments.training.adamw import PackedAdamW
+from experiments.bench.faults import arm
 from experiments.spec import from_record
 from experiments.sweep import worker as workers
 from experiments.sweep.worker import Events, Worker
@@ -36,26 +35,6 @@ workers.check_data = lambda *_: None  # the runs bear another name than their da
 order, root = json.loads(sys.argv[1]), Path(sys.argv[2])
 torch.set_num_threads(1)
 loader = Loader()
-
-
-def arm(reached):
-    def around(owner, name):
-        real = getattr(owner, name)
-        def wrapped(*a, **k):
-            reached(name)
-            result = real(*a, **k)
-            reached(name)
-            return result
-        setattr(owner, name, wrapped)
-    for name in ("replace", "rename", "link", "unlink", "fsync"):
-        around(os, name)
-    around(PackedAdamW, "step")
-    def in_halves(file, data):
-        file.write(data[: len(data) // 2])
-        reached("half a line")
-        file.write(data[len(data) // 2 :])
-        reached("a line")
-    history._write_all = in_halves
 
 
 def work(folder, reached):
