@@ -1,6 +1,7 @@
 """What a run trained, in the formats of others, with the proof that it still says the same.
 
-    peft          adapter_config.json and adapter_model.safetensors, as PEFT loads them
+    peft          adapter_config.json and adapter_model.safetensors, as PEFT loads them: the run's own, or
+                  a LoRA that says the same
     merged        a plain Hugging Face checkpoint with its tokenizer: no adapter, no added latency
     dense-delta   W' - W of every changed parameter, by the names of the base's parameters
 
@@ -81,7 +82,8 @@ def check_vacant(out: Path, *, replace: bool) -> None:
 
 
 def _writer(source: Source, to: str) -> Callable[..., dict[str, Any]]:
-    if to == "peft" and source.adapter is None:
+    adapters = source.spec is not None and source.spec.method == "adapters"
+    if to == "peft" and source.adapter is None and not adapters:
         trained = source.spec.variant if source.spec else "its method"
         raise UserError(
             f"{source.name} cannot become a PEFT adapter: variant={trained} changed parameters of the model "

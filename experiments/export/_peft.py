@@ -24,14 +24,14 @@ def write(
     base: Base, source: Source, attached: Attached, folder: Path, options: "Options", reference: Reference
 ) -> dict[str, Any]:
     """Write the adapter and compare PEFT's reading of it, and the merged model, with the run's own."""
-    assert source.adapter is not None
-    form, config = options.form or "lora", _read(source.adapter)
-    if config["peft_type"] == {"lora": "LORA", "adalora": "ADALORA"}[form]:
+    form = options.form or "lora"
+    kind = _read(source.adapter)["peft_type"] if source.adapter else "not in that format"
+    if source.adapter and kind == {"lora": "LORA", "adalora": "ADALORA"}[form]:
         for name in (CONFIG, WEIGHTS):  # as the run wrote it, to the byte
             shutil.copyfile(source.adapter / name, folder / name)
     elif form == "adalora":
         raise UserError(
-            f"{source.name} has no triplets of AdaLoRA to export: its adapter is {config['peft_type']} "
+            f"{source.name} has no triplets of AdaLoRA to export: its adapter is {kind} "
             "(another variant, or ranks or blocks that PEFT's AdaLoRA cannot hold). Leave out --form"
         )
     else:
@@ -43,7 +43,7 @@ def write(
 
 
 def _as_lora(source: Source, attached: Attached, folder: Path) -> None:
-    """Write the ranks that are left. The folder is there already, so by way of one inside it."""
+    """Write two plain factors a map. The folder is there already, so by way of one inside it."""
     inner = folder / "adapter"
     try:
         write_peft(attached, 0, inner, form="lora")
