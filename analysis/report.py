@@ -23,9 +23,9 @@ from pathlib import Path
 from altair.utils.schemapi import debug_mode
 
 from analysis import options
-from analysis.compare.verdicts import verdicts
 from analysis.figures import evidence_figures, overview_figures, paper_figures
 from analysis.figures.figure import Figure
+from analysis.foreign.independent import verdicts
 from analysis.page import images, render, tables
 from analysis.page.content import collect
 from analysis.runs.cells import cells as cells_of

@@ -137,14 +137,14 @@ def _elsewhere(final: pd.DataFrame, group: pd.DataFrame, baseline: str) -> str:
 
 
 def _matched(rows: pd.DataFrame, plain: pd.DataFrame, elsewhere: str) -> tuple[list[Pair], list[Unmatched]]:
-    by_place = {(_rank(row), row["alpha"]): row for row in each(plain)}
+    by_place = {_place(row): row for row in each(plain)}
     singles: list[Pair] = []
     left: list[Unmatched] = []
     for row in each(rows):
         if pd.isna(row["r"]):
             singles += [Pair([row], [other]) for other in by_place.values()]
-        elif (_rank(row), row["alpha"]) in by_place:
-            singles.append(Pair([row], [by_place[_rank(row), row["alpha"]]]))
+        elif _place(row) in by_place:
+            singles.append(Pair([row], [by_place[_place(row)]]))
         else:
             left.append(Unmatched(row, _why(row, plain, elsewhere)))
     if len(rows) and rows["r"].isna().all() and not by_place:
@@ -170,6 +170,11 @@ def _why(row: Row, plain: pd.DataFrame, elsewhere: str) -> str:
 def _rank(cell: Row) -> float:
     """The rank at which a cell is compared: its own, or the reference's that a sweep matched it with."""
     return float(cell["r"] if pd.isna(cell["matched"]) else cell["matched"])
+
+
+def _place(cell: Row) -> tuple[float, float | None]:
+    """The rank and alpha at which a cell is compared; an alpha that nobody wrote down is equal to itself."""
+    return _rank(cell), None if pd.isna(cell["alpha"]) else float(cell["alpha"])
 
 
 def _over_ranks(singles: list[Pair]) -> list[Pair]:

@@ -27,6 +27,8 @@ def commands(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[str]:
     groups: dict[tuple[str, tuple[str, ...], str], list[Mapping[str, Any]]] = {}
     for cell in each(chosen):
         record = study.records[cell["run_ids"][0]]
+        if "source" in record:  # of somebody else
+            continue
         tuned, words = _tuned(study, cells, cell)
         rest = identity.command(record, without=("r", "seed", *tuned))
         groups.setdefault((rest, tuned, words), []).append(record)

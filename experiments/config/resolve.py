@@ -126,7 +126,7 @@ def _check_train(train: Mapping[str, Any]) -> list[str]:
 def _check_places(config: Mapping[str, Any], choices: Mapping[str, str]) -> list[str]:
     """Whether it is said where model and data are, and the data is there."""
     model, dataset, found = config["model"], config["dataset"], []
-    if not model.get("name") and not model.get("path"):
+    if not any(model.get(key) for key in ("name", "path", "package")):
         found.append(
             f"model={choices['model']} needs to know which one: model.name=roberta-base or another name of "
             f"the hub, or model.path=<folder>"

@@ -56,14 +56,16 @@ def make_layer(
     seeds=None,
     moved=True,
 ):
-    """One AdaptedLinear whose runs all hold the same kind of delta."""
+    """One AdaptedLinear whose runs all hold the same kind of delta; "lora+pissa" names its init, too."""
+    delta, _, init = delta.partition("+")
+    options = {**(options or {}), **({"init": init} if init else {})}
     torch.manual_seed(1)
     weight = torch.randn(d_out, d_in, dtype=torch.float64)
     base = make_base(storage, weight.T.contiguous() if transposed else weight, transposed)
     b = torch.randn(d_out, dtype=torch.float64) if bias else None
     layer = AdaptedLinear(base, b, name="layer", runs=runs)
     scale = get("scaling", scaling)(alpha, r)
-    slots = [Slot("layer", seed, r, scale, dropout, r, options or {}) for seed in seeds or range(runs)]
+    slots = [Slot("layer", seed, r, scale, dropout, r, options) for seed in seeds or range(runs)]
     held = get("delta", delta)(base, slots, clock=Clock())
     layer.hold(slice(0, runs), None, held, base)
     if moved:

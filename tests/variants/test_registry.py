@@ -22,6 +22,7 @@ def public():
 
 def test_the_axes_hold_what_the_papers_add():
     assert names("delta") == ["adalora", "dora", "lora"]
+    assert names("init") == ["gaussian", "kaiming", "milora", "olora", "pissa"]
     assert names("scaling") == ["alpha_over_r", "alpha_over_sqrt_r"]
     assert names("storage") == ["bf16", "fp32", "fp4", "int4", "nf4"]
     assert names("grouping") == ["lora_plus", "uniform"]
@@ -90,6 +91,7 @@ def test_every_value_in_a_variants_yaml_is_a_part_that_exists(name):
     if config["method"] == "adapters":
         for axis in ("delta", "scaling", "grouping"):
             assert config[axis] in names(axis)
+        assert config.get("init", "kaiming") in names("init")
         assert config["controller"] in {"none", *names("controller")}
         assert config["storage"] in {None, *names("storage")}
 
@@ -109,6 +111,7 @@ def code_defaults():
 @pytest.mark.parametrize("name", configs())
 def test_an_option_has_one_default_in_yaml_and_code(name):
     config, code = resolved(name), code_defaults()
-    own = {"compute"}  # in code a quantised base computes in the type of x unless asked
+    # in code a quantised base computes in the type of x unless asked; init is an axis
+    own = {"compute", "init"}
     for option in set(config) & set(code) - own:
         assert config[option] == code[option], option

@@ -12,8 +12,8 @@ from variants._core.base import BlockOf
 from variants._core.delta import AdaptedLinear, Clock, Delta
 from variants._core.names import PRESETS, Target, TargetError, by_pattern, check_used, read_patterns
 from variants._core.own import freeze, head_parameters, only_one, pack_heads, top_blocks, unfreeze
-from variants._core.registry import get, register
-from variants._core.run import RunConfig, Slot, Trained
+from variants._core.registry import get, names, register
+from variants._core.run import PLAIN, RunConfig, Slot, Trained
 from variants._core.storage import store_backbone
 from variants._core.targets import backbone_of, experts, fed_without_batch, find, unreached
 
@@ -169,7 +169,13 @@ def _hold(
 
 
 def _slot(run: RunConfig, target: Target) -> Slot:
-    delta = get("delta", run.axis("delta"))
+    delta, init = get("delta", run.axis("delta")), run.axis("init")
+    if "init" not in delta.defaults and init != PLAIN["init"]:
+        able = [name for name in names("delta") if "init" in get("delta", name).defaults]
+        raise ValueError(
+            f"init={init} says how A and B start, but delta={run.axis('delta')} starts its factors itself: "
+            f"choose a delta that takes it ({', '.join(able)}), or init={PLAIN['init']}."
+        )
     r, alpha = (
         by_pattern(read_patterns(option, run.options.get(option)), target.module, otherwise or 0)
         for option, otherwise in (("rank_pattern", run.r), ("alpha_pattern", run.alpha))
@@ -188,7 +194,7 @@ def _slot(run: RunConfig, target: Target) -> Slot:
         target_rank=int(r),
         scale=scale,
         dropout=run.dropout,
-        options=run.options,
+        options={**run.options, "init": init},
     )
 
 

@@ -120,8 +120,7 @@ class Attached:
         return {
             f"{place}.{name}": getattr(held.delta, name).detach()[k - held.part.runs.start]
             for place, held in self._own(k).values()
-            for name, how in held.delta.frozen.items()
-            if how == "saved"
+            for name in held.delta.saved
         }
 
     def _own(self, k: int) -> dict[str, tuple[str, Held]]:

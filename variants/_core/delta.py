@@ -8,6 +8,7 @@ Notation, the same in every file of this folder:
     W        (d_out, d_in)    the frozen weight, shared by all runs
     x, y     (K, N, d_in), (K, N, d_out)        input, and y = x W^T without bias
     A, B     (K, r, d_in), (K, d_out, r)        factors of the change; s the scale
+    A0, B0   as A and B                         what A and B were at the start, where that is subtracted
     W'       (K, d_out, d_in)                   the weight that a delta stands for
 
 Each trained parameter has a role: in, out, diag, magnitude, head, head_bias, weight or bias. Nobody matches
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from variants._core import costs
 from variants._core.base import Base, DenseBase, wide
 from variants._core.lowrank import Block, Factors, Part, low_rank_linear
+from variants._core.registry import get
 from variants._core.run import Slot
 from variants._core.seeds import generator
 
@@ -83,7 +85,7 @@ class Delta(nn.Module):
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__()
-        self.slots, self.clock = tuple(slots), clock
+        self.slots, self.clock, self.subtracts = tuple(slots), clock, False
         for slot in slots:
             _check(slot, base)
         scales = torch.tensor([slot.scale for slot in slots], dtype=wide(base.dtype), device=base.device)
@@ -116,7 +118,10 @@ class Delta(nn.Module):
     @classmethod
     def stack_key(cls, slot: Slot) -> tuple:
         """Neighbouring runs whose keys are equal share one stacked delta."""
-        return (slot.rank, slot.dropout > 0)
+        if "init" not in cls.defaults:
+            return (slot.rank, slot.dropout > 0)
+        init = get("init", slot.options.get("init", cls.defaults["init"]))
+        return (slot.rank, slot.dropout > 0, init.subtracts)
 
     def option(self, k: int, name: str) -> Any:
         """An option of run k, or the variant's default."""
@@ -140,6 +145,31 @@ class Delta(nn.Module):
         if where not in self.clock.shared:
             self.clock.shared[where] = self.fixed([draw(slot) for slot in self.slots], base)
         return self.clock.shared[where]
+
+    def begin(self, base: Base) -> None:
+        """Make A and B as each run's init has them, and A0 and B0 where the start is subtracted.
+
+        For deltas that name `init` among their defaults.
+        """
+        inits = [get("init", self.option(k, "init")) for k in range(len(self.slots))]
+        starts = [init.start(slot, base) for init, slot in zip(inits, self.slots, strict=True)]
+        for name, draws in (("A", [s.A for s in starts]), ("B", [s.B for s in starts])):
+            setattr(self, name, (self.fixed if name in self.frozen else self.stacked)(draws, base))
+        if inits[0].subtracts:  # `stack_key` sees to it that all of a stack do, or none
+            self.A0 = self.fixed([start.A for start in starts], base)
+            self.B0 = self.fixed([start.B for start in starts], base)
+            self.subtracts = True
+
+    @property
+    def saved(self) -> list[str]:
+        """Fixed tensors that checkpoints keep: those that `frozen` says, and a start that is subtracted."""
+        return [name for name, how in self.frozen.items() if how == "saved"] + ["A0", "B0"] * self.subtracts
+
+    def joined(self) -> tuple[Tensor, Tensor]:
+        """A and B as one pair of factors with what is subtracted: [A; A0] and [B, -B0], or A and B alone."""
+        if not self.subtracts:
+            return self.A, self.B
+        return torch.cat([self.A, self.A0], 1), torch.cat([self.B, -self.B0], 2)
 
     def factors(self, base: Base) -> Factors:
         """A, B, c and g as they are now."""
@@ -170,6 +200,8 @@ class Delta(nn.Module):
         if form != "lora" or not self.peft:
             return None
         tensors = {key: getattr(self, name).detach()[k] for name, key in self.peft.items()}
+        if self.subtracts:
+            tensors |= {key: pair.detach()[k] for key, pair in zip("AB", self.joined(), strict=True)}
         return PeftAdapter(tensors, self.slots[k].scale)
 
     @property
