@@ -139,7 +139,8 @@ _AS_THEY_ARE = (
     "study", "variant", "method", "r", "alpha", "targets", "model", "model_options", "dataset",
     "dataset_options", "lr", "seed", "tracker",
 )  # fmt: skip
-PACKABLE = ("adapters", "probe", "zero")  # methods that leave the base as it is
+# methods that leave the base as it is
+PACKABLE = ("adapters", "probe", "zero", "pfeiffer", "prefix", "ptuning_v2", "prompt", "ia3")
 # Of train: what the runs of a pack share.
 PACK = ("batch_size", "micro_batch_size", "precision", "gradient_checkpointing", "threads", "eval_rows")
 _WHERE_SET = ("phase", "signatures", "tuned", "repeat", "matched")

@@ -119,6 +119,50 @@ def test_baselines_merge_and_are_no_adapters(variant, finished, tmp_path, capsys
     assert not (tmp_path / "no").exists()
 
 
+INSERTED = {  # what PEFT holds of what is put beside the weights, and of which models
+    "ia3": ["bert", "gpt2", "llama"],
+    "ptuning_v2": ["bert", "gpt2", "llama"],
+    "prefix": ["bert", "gpt2"],
+    "prompt": ["gpt2", "llama"],
+}
+
+
+@pytest.mark.parametrize(("variant", "model"), [(v, m) for v, models in INSERTED.items() for m in models])
+def test_prompts_prefixes_and_vectors_go_to_peft(variant, model, finished, tmp_path):
+    peft = pytest.importorskip("peft")
+    run = finished(variant, model=model)
+    fidelity = exported(run, "peft", tmp_path / "out")
+    assert max(exact(fidelity)) <= 1e-5
+    theirs = peft.PeftModel.from_pretrained(plain_base(run), tmp_path / "out")
+    if variant != "prompt":  # of which PEFT gives the prompt's positions too
+        assert torch.allclose(losses(run, theirs), expected(run), atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["bert", "gpt2"])
+def test_vectors_become_weights(model, finished, tmp_path):
+    run = finished("ia3", model=model)
+    exported(run, "merged", tmp_path / "out")
+    auto = AutoModelForSequenceClassification if model == "bert" else AutoModelForCausalLM
+    assert torch.allclose(losses(run, auto.from_pretrained(tmp_path / "out")), expected(run), atol=1e-5)
+    assert max(exact(exported(run, "dense-delta", tmp_path / "delta"))) <= 1e-5
+    check_sum_of_base_and_difference(run, tmp_path / "delta")
+
+
+@pytest.mark.parametrize(
+    ("variant", "to", "message"),
+    [
+        ("houlsby", "peft", "variant=houlsby trained bottleneck adapters, which that format does not hold"),
+        ("pfeiffer", "merged", "bottleneck adapters stay a part of every forward pass"),
+        ("prefix", "dense-delta", "the keys and values of a prefix stay a part of every forward pass"),
+        ("prompt", "peft", "PEFT holds the prompts of language models alone; variant=ptuning_v2 exports"),
+    ],
+)
+def test_what_has_no_such_form_is_refused(variant, to, message, finished, tmp_path, capsys):
+    assert main([str(finished(variant)), str(tmp_path / "out"), "--to", to]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("storage", ["fp32", "bf16", "nf4"])
 def test_blocks_that_learned_as_a_whole_are_kept_beside_adapters(storage, finished, tmp_path):
     """In full, whatever the storage of the others is."""
