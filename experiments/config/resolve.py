@@ -14,12 +14,15 @@ from variants._core.names import read_patterns
 Made = TypeVar("Made")
 
 
-def resolve(config: Mapping[str, Any], *, choices: Mapping[str, str]) -> RunSpec:
+def resolve(
+    config: Mapping[str, Any], *, choices: Mapping[str, str], config_dirs: tuple[str, ...] = ()
+) -> RunSpec:
     """The run that a composed configuration requests.
 
     Args:
         config: conf/config.yaml composed, as plain containers with values of the right types.
         choices: The file chosen in each group; variant and model are known by it.
+        config_dirs: The folders that the command added to its own configuration.
     """
     variant, train, dataset = config["variant"], config["train"], config["dataset"]
     uses = variant.get("uses", SHORT)
@@ -44,6 +47,7 @@ def resolve(config: Mapping[str, Any], *, choices: Mapping[str, str]) -> RunSpec
         seed=config["seed"],
         tracker=_options(config["tracker"], ("ranges",)),
         signatures=config["signatures"],
+        config_dirs=config_dirs,
     )
 
 
