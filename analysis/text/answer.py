@@ -1,6 +1,6 @@
 """What a study lets one say, in plain words: a sentence per comparison, and a headline that sums them up."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from analysis.text import limits
 from analysis.text.format import number, pvalue, signed
 
 MOST_SENTENCES = 12
+MOST_NAMES = 6  # of variants, in a headline
 
 
 @dataclass
@@ -140,8 +141,14 @@ def headline(rows: pd.DataFrame) -> str:
             one, many = _SAID[key]
             verb = one if len(groups[key]) == 1 else many
             other = base if key != "inconclusive" or not parts else "it"
-            parts.append(f"{listed(list(groups[key]))} {verb.format(base=other)}")
+            parts.append(f"{few(list(groups[key]))} {verb.format(base=other)}")
     return "; ".join(parts) + "."
+
+
+def few(names: Collection[str]) -> str:
+    """Names in a sentence; of many the first."""
+    names = sorted(names)
+    return listed(names if len(names) <= MOST_NAMES else [*names[:3], f"{len(names) - 3} more"])
 
 
 _COUNTED = {
