@@ -49,7 +49,7 @@ def collect(
         "runs": runs(study, cells),
         "next_steps": commands(study, cells, found),
         "comparisons": comparisons(found),
-        "across": datasets.table(found),
+        "across": datasets.table(found.overall),
         "tuning": tuning.table(cells, found.budgets),
         "checklist": audit(study, cells, found, files=False),
         "figures": {figure.name: figure.spec for figure in figures},
