@@ -54,7 +54,7 @@ def collect(
         "runs": runs(study, cells),
         "next_steps": steps(study, cells, found),
         "comparisons": comparisons(found),
-        "across": datasets.table(found),
+        "across": datasets.table(found.overall),
         "tuning": tuning.table(cells, found.budgets),
         "checklist": audit(study, cells, found, files=False),
         "figures": {figure.name: figure.spec for figure in figures},
