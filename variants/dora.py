@@ -60,6 +60,14 @@ class DoRA(Delta):
         reuse = slot.options.get("reuse_base_with_dropout", cls.defaults["reuse_base_with_dropout"])
         return (*super().stack_key(slot), bool(reuse))
 
+    @torch.no_grad()
+    def start(self, k: int, base: Base, seen: Tensor) -> None:
+        """As that of A and B; m is the norms of what the run starts with, so that g = 1."""
+        super().start(k, base, seen)
+        A, B = self.joined()
+        self.m[k] = (base.weight(A.dtype) + self.scale[k] * (B[k] @ A[k])).norm(dim=1)
+        self._norms = None
+
     def factors(self, base: Base) -> Factors:
         """g = m / ||V||, differentiable in m only."""
         if self._norms is None or self._made_from != self._versions():

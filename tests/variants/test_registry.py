@@ -22,7 +22,9 @@ def public():
 
 def test_the_axes_hold_what_the_papers_add():
     assert names("delta") == ["adalora", "dora", "lora"]
-    assert names("init") == ["gaussian", "kaiming", "milora", "olora", "pissa"]
+    assert names("init") == [
+        "corda", "eva", "gaussian", "kaiming", "loftq", "lora_ga", "milora", "olora", "pissa",
+    ]  # fmt: skip
     assert names("scaling") == ["alpha_over_r", "alpha_over_sqrt_r"]
     assert names("storage") == ["bf16", "fp32", "fp4", "int4", "nf4"]
     assert names("grouping") == ["lora_plus", "uniform"]

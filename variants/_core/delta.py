@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from variants._core import costs
 from variants._core.base import Base, DenseBase, wide
+from variants._core.init import Init, Start
 from variants._core.lowrank import Block, Factors, Part, low_rank_linear
 from variants._core.registry import get
 from variants._core.run import Slot
@@ -40,6 +41,7 @@ class Clock:
 
     step: int = 0
     micro: int = 0
+    mask: Tensor | None = None  # (rows, length): which tokens of the batch at hand are no padding
     shared: dict[tuple, nn.Parameter] = field(default_factory=dict)
 
 
@@ -86,6 +88,7 @@ class Delta(nn.Module):
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__()
         self.slots, self.clock, self.subtracts = tuple(slots), clock, False
+        self.waiting: dict[int, type[Init]] = {}  # runs of the stack whose init has yet to see something
         for slot in slots:
             _check(slot, base)
         scales = torch.tensor([slot.scale for slot in slots], dtype=wide(base.dtype), device=base.device)
@@ -151,14 +154,30 @@ class Delta(nn.Module):
 
         For deltas that name `init` among their defaults.
         """
-        inits = [get("init", self.option(k, "init")) for k in range(len(self.slots))]
-        starts = [init.start(slot, base) for init, slot in zip(inits, self.slots, strict=True)]
+        starts = []
+        for k, slot in enumerate(self.slots):
+            init = get("init", self.option(k, "init"))
+            init.check(slot, base)
+            if init.needs:
+                self.waiting[k] = init
+            nothing = torch.empty(0)
+            empty = Start(torch.zeros(slot.rank, base.d_in), torch.zeros(base.d_out, slot.rank))
+            starts.append(empty if init.needs else init.start(slot, base, nothing))
         for name, draws in (("A", [s.A for s in starts]), ("B", [s.B for s in starts])):
             setattr(self, name, (self.fixed if name in self.frozen else self.stacked)(draws, base))
-        if inits[0].subtracts:  # `stack_key` sees to it that all of a stack do, or none
+        self.subtracts = init.subtracts  # `stack_key` sees to it that all of a stack do, or none
+        if self.subtracts:
             self.A0 = self.fixed([start.A for start in starts], base)
             self.B0 = self.fixed([start.B for start in starts], base)
-            self.subtracts = True
+
+    @torch.no_grad()
+    def start(self, k: int, base: Base, seen: Tensor) -> None:
+        """Give run k the start that waited for what its init has seen by now."""
+        start = self.waiting.pop(k).start(self.slots[k], base, seen)
+        for name, tensor in (("A", start.A), ("B", start.B)):
+            getattr(self, name)[k].copy_(tensor)
+            if self.subtracts:
+                getattr(self, f"{name}0")[k].copy_(tensor)
 
     @property
     def saved(self) -> list[str]:
