@@ -44,6 +44,7 @@ class DoRA(Delta):
     roles: ClassVar = {"A": "in", "B": "out", "m": "magnitude"}
     shapes: ClassVar = {"A": "r d_in", "B": "d_out r", "m": "d_out"}
     peft: ClassVar = {"A": "A", "B": "B", "m": "m"}
+    any_init: ClassVar = True
     defaults: ClassVar = {"init": "kaiming", "reuse_base_with_dropout": False}
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:

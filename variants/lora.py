@@ -61,6 +61,7 @@ class LoRA(Delta):
     roles: ClassVar = {"A": "in", "B": "out"}
     shapes: ClassVar = {"A": "r d_in", "B": "d_out r"}
     peft: ClassVar = {"A": "A", "B": "B"}
+    any_init: ClassVar = True
     defaults: ClassVar = {"init": "kaiming"}
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:

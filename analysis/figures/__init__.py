@@ -98,6 +98,8 @@ def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> Iterator[Fi
             yield figure(slug("learning_rates", tag, targets), "rates", setting, title, text, chart)
         final = group[group["final"]]
         for targets, part in by_targets(final):
+            if not evidence.lacking(part):
+                continue
             text = "Completed seeds of those that any cell here has."
             title = f"What was run{_where(targets)}"
             yield figure(

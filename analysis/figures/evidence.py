@@ -172,6 +172,14 @@ def rate_curves(points: pd.DataFrame, domain: list[str]) -> alt.FacetChart:
     return panel.facet(facet=alt.Facet("rank:N", sort=ranks, title=None), columns=min(3, len(ranks)))
 
 
+def lacking(cells: pd.DataFrame) -> bool:
+    """Whether anything is missing of what was run: a seed, a run without result, a rank of some variant."""
+    wanted = len({seed for seeds in cells["seeds_tried"] for seed in seeds})
+    ranked = cells[cells["r"].notna()]
+    holes = ranked["series"].nunique() * ranked["r"].nunique() != len(ranked)
+    return bool(holes or (cells["n"] < wanted).any())
+
+
 def coverage(cells: pd.DataFrame) -> Chart:
     """Which cells were run: done seeds of wanted seeds, by series and rank.
 

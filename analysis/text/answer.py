@@ -234,6 +234,8 @@ def place(row: Row, rows: pd.DataFrame) -> str:
 def unit(row: Row) -> str:
     """The unit of evidence of a comparison."""
     seeds = f"{row['n_seeds']} paired seeds"
+    if row.get("independent"):  # results of others
+        seeds = f"{row['n_seeds']} runs a side, independent samples"
     if not row["n_examples"]:
         return f"{seeds}; test examples not counted as noise"
     told = f"{seeds}, {row['n_examples']:,} examples"

@@ -85,8 +85,8 @@ def _cover(
     remarks = _left_dense(model, runs)
     never = _unused(model, remarks)
     for k, run in enumerate(runs):
-        if run.targets is None or run.r is None or run.alpha is None:
-            raise ValueError("low-rank adapters need targets, r and alpha.")
+        if run.targets is None or run.r is None:
+            raise ValueError("adapters need targets and r.")
         matched = find(model, run.targets, layers=run.options.get("layers"))
         matched = {p: [t for t in found if not t.module.startswith(whole)] for p, found in matched.items()}
         matched, unused = _used(matched, never, remarks)
@@ -189,17 +189,23 @@ def _start_from(dense: Mapping[str, tuple[Tensor, bool]], layers: Mapping[str, A
                 delta.start(k, base, rows.to(base.device, torch.float64))
 
 
+def _takes(delta: type[Delta], init: str) -> bool:
+    """Whether the factors of a delta may start so; one that builds on another says itself that all may."""
+    plain = not get("init", init).subtracts and get("init", init).needs != "dense"  # then B = 0
+    return "init" in delta.defaults and (plain or bool(vars(delta).get("any_init")))
+
+
 def _slot(run: RunConfig, target: Target) -> Slot:
     delta, init = get("delta", run.axis("delta")), run.axis("init")
-    if "init" not in delta.defaults and init != PLAIN["init"]:
-        able = [name for name in names("delta") if "init" in get("delta", name).defaults]
+    if init != PLAIN["init"] and not _takes(delta, init):
+        able = [name for name in names("delta") if _takes(get("delta", name), init)]
         raise ValueError(
-            f"init={init} says how A and B start, but delta={run.axis('delta')} starts its factors itself: "
-            f"choose a delta that takes it ({', '.join(able)}), or init={PLAIN['init']}."
+            f"init={init} says how A and B start, and delta={run.axis('delta')} cannot start so: choose a "
+            f"delta that can ({', '.join(able)}), or init={PLAIN['init']}."
         )
     r, alpha = (
         by_pattern(read_patterns(option, run.options.get(option)), target.module, otherwise or 0)
-        for option, otherwise in (("rank_pattern", run.r), ("alpha_pattern", run.alpha))
+        for option, otherwise in (("rank_pattern", run.r), ("alpha_pattern", run.alpha or 1.0))
     )
     if alpha <= 0:
         raise ValueError(f"alpha {alpha:g} must be positive.")

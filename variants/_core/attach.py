@@ -1,6 +1,6 @@
 """`attach`: make a model train as runs ask; and Attached, all that a loop, a record or an export needs."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +19,20 @@ from variants._core.storage import bits_per_weight, frozen_bytes
 from variants._core.targets import backbone_linears
 
 
+@dataclass(frozen=True)
+class Inserted:
+    """What a method puts into a model beside its weights, and how it leaves the model again.
+
+    fold     puts run k's part into the weights of a plain copy; None: it stays a part of every forward pass
+    to_peft  PEFT's configuration and tensors of run k; None: PEFT has no such adapter. ValueError where it
+             has, but cannot hold this one
+    """
+
+    what: str  # "bottleneck adapters"
+    fold: Callable[[nn.Module, int], None] | None = None
+    to_peft: Callable[[int], tuple[dict[str, Any], dict[str, Tensor]]] | None = None
+
+
 @dataclass
 class Attached:
     """A model that trains, and everything about it that a loop, a record or an export needs."""
@@ -33,6 +47,7 @@ class Attached:
     controllers: dict[int, Controller] = field(default_factory=dict)
     originals: dict[str, Tensor] = field(default_factory=dict)  # what plain parameters were before training
     remarks: list[str] = field(default_factory=list)  # what people should know of what is adapted
+    inserted: Inserted | None = None  # what a method added that is no change of a map's weight
 
     def held(self) -> dict[type[Delta], list[Held]]:
         """All deltas of the model, by kind."""

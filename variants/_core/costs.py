@@ -5,6 +5,7 @@ option that says so. Both are read from its source, so that a sweep of 100,000 r
 delta that declares no shapes is counted on the meta device, which loads torch.
 """
 
+import importlib
 import math
 from collections.abc import Mapping
 from functools import cache
@@ -19,6 +20,12 @@ Rates = dict[str, tuple[float, float]]  # role -> (learning rate, weight decay)
 def alpha_over_r(alpha: float, r: int) -> float:
     """s = alpha / r."""
     return alpha / r
+
+
+@register("scaling", "none")
+def unscaled(alpha: float, r: int) -> float:
+    """s = 1, of methods without an alpha."""
+    return 1.0
 
 
 @register("grouping", "uniform")
@@ -70,6 +77,18 @@ def delta_sizes(
     if known is None:
         return dict(get("delta", delta).sizes(rank, d_in, d_out, options or {}))
     return sizes(known["roles"], known["shapes"], rank, d_in, d_out)
+
+
+def method_sizes(method: str, model: Any, options: Mapping[str, Any]) -> dict[str, int] | None:
+    """Trained parameters by role of a method whose module says them; None where it does not.
+
+    Args:
+        method: Its name.
+        model: With its `layout`, the `shapes` of its backbone's parameters, `hidden` and `vocab`.
+        options: Of the run.
+    """
+    module = importlib.import_module(get("method", method).__module__)
+    return module.sizes(model, options) if hasattr(module, "sizes") else None
 
 
 def sizes(

@@ -62,8 +62,8 @@ class Delta(nn.Module):
     """A trained change of a frozen map, for the runs of one stack: W' = g * (W + B diag(c) A).
 
     A variant of this form gives `factors`, and the rest follows. One of another form sets `low_rank = False`
-    and gives `forward` and `weight` itself. Each parameter's first axis is the run, and each run's initial
-    values come from its own seed.
+    and gives `change`, or `forward` and `weight`. Each parameter's first axis is the run, and each run's
+    initial values come from its own seed.
 
     roles       trained parameter -> role
     shapes      parameter -> its shape without the run axis, in words: "r d_in". Literal, so that a run is
@@ -71,6 +71,7 @@ class Delta(nn.Module):
     frozen      parameter made by `fixed` or `shared` -> "seed" if it is drawn again from the seed, "saved" if
                 it is kept in checkpoints and with the result. Neither trained nor counted
     defaults    the options that it reads
+    any_init    whether A and B may start anyhow, away from B = 0; a delta that builds on one says it again
     rank_ratio  the option whose multiple of r is the rank at the start; None: r
     peft        own parameter -> tensor of PEFT's format (A, B, m, E); an adapter of these is read as this
                 delta, under the options `peft_options`. Empty: see `to_peft`
@@ -80,6 +81,7 @@ class Delta(nn.Module):
     shapes: ClassVar[Mapping[str, str]] = {}
     frozen: ClassVar[Mapping[str, str]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
+    any_init: ClassVar[bool] = False
     rank_ratio: ClassVar[str | None] = None
     peft: ClassVar[Mapping[str, str]] = {}
     peft_options: ClassVar[Mapping[str, Any]] = {}
@@ -87,7 +89,7 @@ class Delta(nn.Module):
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__()
-        self.slots, self.clock, self.subtracts = tuple(slots), clock, False
+        self.slots, self.clock, self.subtracts, self.given = tuple(slots), clock, False, False
         self.waiting: dict[int, type[Init]] = {}  # runs of the stack whose init has yet to see something
         for slot in slots:
             _check(slot, base)
@@ -124,7 +126,7 @@ class Delta(nn.Module):
         if "init" not in cls.defaults:
             return (slot.rank, slot.dropout > 0)
         init = get("init", slot.options.get("init", cls.defaults["init"]))
-        return (slot.rank, slot.dropout > 0, init.subtracts)
+        return (slot.rank, slot.dropout > 0, init.subtracts, bool(init.needs))
 
     def option(self, k: int, name: str) -> Any:
         """An option of run k, or the variant's default."""
@@ -165,7 +167,8 @@ class Delta(nn.Module):
             starts.append(empty if init.needs else init.start(slot, base, nothing))
         for name, draws in (("A", [s.A for s in starts]), ("B", [s.B for s in starts])):
             setattr(self, name, (self.fixed if name in self.frozen else self.stacked)(draws, base))
-        self.subtracts = init.subtracts  # `stack_key` sees to it that all of a stack do, or none
+        # `stack_key` sees to it that all of a stack are alike in this
+        self.subtracts, self.given = init.subtracts, init.subtracts or bool(init.needs)
         if self.subtracts:
             self.A0 = self.fixed([start.A for start in starts], base)
             self.B0 = self.fixed([start.B for start in starts], base)
@@ -181,8 +184,9 @@ class Delta(nn.Module):
 
     @property
     def saved(self) -> list[str]:
-        """Fixed tensors that checkpoints keep: those that `frozen` says, and a start that is subtracted."""
-        return [name for name, how in self.frozen.items() if how == "saved"] + ["A0", "B0"] * self.subtracts
+        """Fixed tensors that checkpoints keep: as `frozen` says, and what a start took from W or data."""
+        found = [name for name, how in self.frozen.items() if how == "saved" or (name == "A" and self.given)]
+        return found + ["A0", "B0"] * self.subtracts
 
     def joined(self) -> tuple[Tensor, Tensor]:
         """A and B as one pair of factors with what is subtracted: [A; A0] and [B, -B0], or A and B alone."""
@@ -194,6 +198,10 @@ class Delta(nn.Module):
         """A, B, c and g as they are now."""
         raise NotImplementedError
 
+    def change(self, base: Base) -> Float[Tensor, "K d_out d_in"]:
+        """W' - W as a dense matrix, differentiable: of a delta that is not low-rank."""
+        raise NotImplementedError
+
     def forward(
         self, x: Float[Tensor, "K N d_in"], y: Float[Tensor, "K N d_out"], base: Base
     ) -> Float[Tensor, "K N d_out"]:
@@ -201,14 +209,16 @@ class Delta(nn.Module):
 
         Dropout acts on the change's input only.
         """
+        if not self.low_rank:
+            return torch.baddbmm(y, self.dropped(x), self.change(base).to(y.dtype).mT)
         A, B, c, g = self.factors(base)
         z = torch.baddbmm(y, (c * (A @ self.dropped(x).mT)).mT, B.mT)
         return z if g is None else (g * z).to(z.dtype)
 
     def weight(self, base: Base) -> Float[Tensor, "K d_out d_in"]:
         """The dense W' of each run: what merging writes, and what tests multiply by."""
-        A = next(iter(self.parameters()))
-        return self.factors(base).weight(base.weight(A.dtype))
+        W = base.weight(next(iter(self.parameters())).dtype)
+        return self.factors(base).weight(W) if self.low_rank else W + self.change(base)
 
     def to_peft(self, k: int, form: str) -> PeftAdapter | None:
         """Run k's change in a form of PEFT's format, "lora" or "adalora"; None if it has none.
