@@ -94,11 +94,14 @@ class RunSpec:
     def base_key(self) -> tuple[Any, ...]:
         """The same for runs that may share one loaded base: the frozen model as it is stored.
 
-        A base is loaded dense where it stays so or blocks of it learn; its head is the data's.
+        A base is loaded dense where it stays so, blocks of it learn, or A and B start from it as it was; its
+        head is the data's.
         """
         storage = self.axes.get("storage", "fp32")
         dense = storage == "fp32" or self.options.get("unfreeze_top")
         stored = None if dense else (storage, *(self.options.get(name) for name in STORAGE_OPTIONS))
+        if stored and costs.needs_of_init(str(self.options.get("init", "kaiming"))) == "dense":
+            stored = (*stored, "dense")
         return *self.model_key(), self.train.base_dropout, stored
 
     def pack_key(self) -> tuple[Any, ...] | None:

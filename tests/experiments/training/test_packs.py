@@ -31,6 +31,12 @@ METHODS = {
     "qdora": {"storage": "nf4", "double_quant": True, "compute": "fp32", "delta": "dora"},
     "int4": {"storage": "int4", "double_quant": False, "compute": "fp32"},
     "bf16 base": {"storage": "bf16"},
+    "pissa": {"init": "pissa"},
+    "pissa, dora": {"init": "pissa", "delta": "dora"},
+    "eva": {"init": "eva", "init_batches": 3},
+    "lora_ga": {"init": "lora_ga", "init_batches": 2, "init_gamma": 16.0},
+    "corda": {"init": "corda", "init_batches": 2 * STEPS},  # more than it has steps
+    "loftq": {"init": "loftq", "storage": "nf4", "double_quant": True, "compute": "fp32"},
     "probe": {"method": "probe", "delta": "none"},
 }
 PLAIN = {"delta": "lora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform"}
