@@ -58,6 +58,7 @@ def check_composition(config: Mapping[str, Any], *, choices: Mapping[str, str]) 
         *checks(config["variant"], choices["variant"]),
         *_check_train(config["train"]),
         *_check_pruning(config["variant"], config["train"]["steps"]),
+        *_check_blocks(config["variant"], config["r"]),
         *_check_places(config, choices),
     ]
 
@@ -72,6 +73,11 @@ def _check_adapters(variant: Mapping[str, Any], name: str) -> list[str]:
         found.append(
             f"controller=adalora_budget prunes the singular values of delta=adalora, but variant={name} has "
             f"delta={delta} here: set variant.delta=adalora or variant.controller=none"
+        )
+    if variant.get("alpha_pattern") is not None and "alpha" not in variant["uses"]:
+        found.append(
+            f"variant={name} has no alpha, so variant.alpha_pattern={variant['alpha_pattern']} means nothing "
+            "to it: leave it out, or take a variant with a scale, as variant=lora"
         )
     for option in ("rank_pattern", "alpha_pattern"):
         try:
@@ -90,6 +96,14 @@ def _check_pruning(variant: Mapping[str, Any], steps: int | None) -> list[str]:
         f"variant.t_init={first:g} and variant.t_final={last:g} leave no steps to prune in: together they "
         f"have to be less than the run (below 1 each is a share of it, from 1 on a number of steps)"
     ]
+
+
+def _check_blocks(variant: Mapping[str, Any], r: int) -> list[str]:
+    blocks = variant.get("blocks")
+    if not blocks or r % blocks == 0:
+        return []
+    fitting = ", ".join(str(n) for n in range(1, r + 1) if r % n == 0)
+    return [f"variant.blocks={blocks} does not divide r={r}: take {fitting}, or r={-(-r // blocks) * blocks}"]
 
 
 def _check_baseline(variant: Mapping[str, Any], name: str) -> list[str]:
