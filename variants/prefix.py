@@ -161,7 +161,8 @@ def prefix(
     backbone.register_forward_pre_hook(_before, with_kwargs=True)
     name = next(name for name, module in model.named_modules() if module is backbone.prefix)
     trained = [*inserted(name, backbone.prefix, len(runs)), *head_parameters(heads)]
-    added = Inserted("the keys and values of a prefix", to_peft=lambda k: _to_peft(backbone.prefix, config, k))
+    what = "the keys and values of a prefix"
+    added = Inserted(what, to_peft=lambda k: _to_peft(backbone.prefix, config, k))
     return Attached(model, runs, trained, heads=heads, inserted=added)
 
 
