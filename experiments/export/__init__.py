@@ -1,6 +1,7 @@
 """What a run trained, in the formats of others, with the proof that it still says the same.
 
-    peft          adapter_config.json and adapter_model.safetensors, as PEFT loads them
+    peft          adapter_config.json and adapter_model.safetensors, as PEFT loads them: the run's own, or
+                  a LoRA that says the same
     merged        a plain Hugging Face checkpoint with its tokenizer: no adapter, no added latency
     dense-delta   W' - W of every changed parameter, by the names of the base's parameters
 
@@ -86,10 +87,11 @@ def check_vacant(out: Path, *, replace: bool) -> None:
 
 def _check_form(source: Source, attached: "Attached", to: str) -> None:
     """Refuse a form that cannot hold what a run trained, and name one that can."""
+    adapters = source.spec is not None and source.spec.method == "adapters"
     inserted = attached.inserted
     own = inserted is not None and inserted.to_peft is not None
     reads = "python -m experiments.predict reads the run"
-    if to == "peft" and source.adapter is None and not own:
+    if to == "peft" and source.adapter is None and not (adapters or own):
         trained = source.spec.variant if source.spec else "its method"
         what = (
             f"trained {inserted.what}"

@@ -25,15 +25,16 @@ def write(
     base: Base, source: Source, attached: Attached, folder: Path, options: "Options", reference: Reference
 ) -> dict[str, Any]:
     """Write the adapter and compare PEFT's reading of it, and the merged model, with the run's own."""
-    if source.adapter is None:
+    if attached.inserted is not None:
         return _write_inserted(base, source, attached, folder, options, reference)
-    form, config = options.form or "lora", _read(source.adapter)
-    if config["peft_type"] == {"lora": "LORA", "adalora": "ADALORA"}[form]:
+    form = options.form or "lora"
+    kind = _read(source.adapter)["peft_type"] if source.adapter else "not in that format"
+    if source.adapter and kind == {"lora": "LORA", "adalora": "ADALORA"}[form]:
         for name in (CONFIG, WEIGHTS):  # as the run wrote it, to the byte
             shutil.copyfile(source.adapter / name, folder / name)
     elif form == "adalora":
         raise UserError(
-            f"{source.name} has no triplets of AdaLoRA to export: its adapter is {config['peft_type']} "
+            f"{source.name} has no triplets of AdaLoRA to export: its adapter is {kind} "
             "(another variant, or ranks or blocks that PEFT's AdaLoRA cannot hold). Leave out --form"
         )
     else:

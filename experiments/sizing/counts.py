@@ -142,10 +142,10 @@ def base_bytes(spec: RunSpec, skeleton: Skeleton, classes: int = 0) -> int:
 def effective_scale(spec: RunSpec) -> float | None:
     """The s in s B A at the start of training; None where there is none or its rule is not known here."""
     rank, rule = spec.initial_rank, spec.axes.get("scaling")
-    if rank is None or spec.alpha is None or not rule:
+    if rank is None or not rule:
         return None
     try:
-        return float(get("scaling", rule)(spec.alpha, rank))
+        return float(get("scaling", rule)(1.0 if spec.alpha is None else spec.alpha, rank))
     except UnknownPart:
         return None
 

@@ -73,7 +73,7 @@ def make_layer(
         for k, seed in enumerate(seeds or range(runs)):
             source = torch.Generator().manual_seed(100 + seed)
             with torch.no_grad():
-                for p in held.parameters():
+                for p in (p for p in held.parameters() if p.requires_grad):
                     p[k] += 0.3 * torch.randn(p[k].shape, generator=source, dtype=torch.float64).to(p.dtype)
     return layer
 

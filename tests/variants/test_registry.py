@@ -21,9 +21,10 @@ def public():
 
 
 def test_the_axes_hold_what_the_papers_add():
-    assert names("delta") == ["adalora", "dora", "lora"]
+    forms = "delora fourierft gralora hira loha lokr lora_fa lora_xs miss randlora vera"
+    assert names("delta") == sorted(["adalora", "dora", "lora", *forms.split()])
     assert names("init") == ["gaussian", "kaiming", "milora", "olora", "pissa"]
-    assert names("scaling") == ["alpha_over_r", "alpha_over_sqrt_r"]
+    assert names("scaling") == ["alpha_over_r", "alpha_over_sqrt_r", "none"]
     assert names("storage") == ["bf16", "fp32", "fp4", "int4", "nf4"]
     assert names("grouping") == ["lora_plus", "uniform"]
     assert names("controller") == ["adalora_budget"]
@@ -35,7 +36,7 @@ def test_an_unknown_name_says_what_there_is():
     with pytest.raises(UnknownPart) as error:
         get("delta", "dorra")
     assert str(error.value) == (
-        "no delta named 'dorra'. Did you mean 'dora'? Known: adalora, dora, lora. "
+        f"no delta named 'dorra'. Did you mean 'dora'? Known: {', '.join(names('delta'))}. "
         "To add one, write variants/<file>.py with @register('delta', 'dorra'), or put the file into a "
         "folder of your own and name that in ABLORA_VARIANTS."
     )

@@ -83,8 +83,8 @@ def _cover(
     remarks = _left_dense(model, runs)
     never = _unused(model, remarks)
     for k, run in enumerate(runs):
-        if run.targets is None or run.r is None or run.alpha is None:
-            raise ValueError("low-rank adapters need targets, r and alpha.")
+        if run.targets is None or run.r is None:
+            raise ValueError("adapters need targets and r.")
         matched = find(model, run.targets, layers=run.options.get("layers"))
         matched = {p: [t for t in found if not t.module.startswith(whole)] for p, found in matched.items()}
         matched, unused = _used(matched, never, remarks)
@@ -178,7 +178,7 @@ def _slot(run: RunConfig, target: Target) -> Slot:
         )
     r, alpha = (
         by_pattern(read_patterns(option, run.options.get(option)), target.module, otherwise or 0)
-        for option, otherwise in (("rank_pattern", run.r), ("alpha_pattern", run.alpha))
+        for option, otherwise in (("rank_pattern", run.r), ("alpha_pattern", run.alpha or 1.0))
     )
     if alpha <= 0:
         raise ValueError(f"alpha {alpha:g} must be positive.")

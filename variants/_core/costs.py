@@ -22,6 +22,12 @@ def alpha_over_r(alpha: float, r: int) -> float:
     return alpha / r
 
 
+@register("scaling", "none")
+def unscaled(alpha: float, r: int) -> float:
+    """s = 1, of methods without an alpha."""
+    return 1.0
+
+
 @register("grouping", "uniform")
 def uniform(run: Any, lr: float, head_lr: float, weight_decay: float) -> Rates:
     """One learning rate for all that is adapted and one for the head. Matrices decay, vectors do not."""

@@ -60,8 +60,8 @@ class Delta(nn.Module):
     """A trained change of a frozen map, for the runs of one stack: W' = g * (W + B diag(c) A).
 
     A variant of this form gives `factors`, and the rest follows. One of another form sets `low_rank = False`
-    and gives `forward` and `weight` itself. Each parameter's first axis is the run, and each run's initial
-    values come from its own seed.
+    and gives `change`, or `forward` and `weight`. Each parameter's first axis is the run, and each run's
+    initial values come from its own seed.
 
     roles       trained parameter -> role
     shapes      parameter -> its shape without the run axis, in words: "r d_in". Literal, so that a run is
@@ -175,6 +175,10 @@ class Delta(nn.Module):
         """A, B, c and g as they are now."""
         raise NotImplementedError
 
+    def change(self, base: Base) -> Float[Tensor, "K d_out d_in"]:
+        """W' - W as a dense matrix, differentiable: of a delta that is not low-rank."""
+        raise NotImplementedError
+
     def forward(
         self, x: Float[Tensor, "K N d_in"], y: Float[Tensor, "K N d_out"], base: Base
     ) -> Float[Tensor, "K N d_out"]:
@@ -182,14 +186,16 @@ class Delta(nn.Module):
 
         Dropout acts on the change's input only.
         """
+        if not self.low_rank:
+            return torch.baddbmm(y, self.dropped(x), self.change(base).to(y.dtype).mT)
         A, B, c, g = self.factors(base)
         z = torch.baddbmm(y, (c * (A @ self.dropped(x).mT)).mT, B.mT)
         return z if g is None else (g * z).to(z.dtype)
 
     def weight(self, base: Base) -> Float[Tensor, "K d_out d_in"]:
         """The dense W' of each run: what merging writes, and what tests multiply by."""
-        A = next(iter(self.parameters()))
-        return self.factors(base).weight(base.weight(A.dtype))
+        W = base.weight(next(iter(self.parameters())).dtype)
+        return self.factors(base).weight(W) if self.low_rank else W + self.change(base)
 
     def to_peft(self, k: int, form: str) -> PeftAdapter | None:
         """Run k's change in a form of PEFT's format, "lora" or "adalora"; None if it has none.

@@ -1,14 +1,17 @@
 """What is counted before a run is what an attached model has: parameters, roles, bytes, scales and rates."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from experiments import models
+from experiments.config.groups import Conf
 from experiments.sizing.counts import adapter_roles, base_bytes, count, effective_scale, rates
 from experiments.sizing.skeleton import skeleton as skeleton_of
 
-ADAPTERS = ["lora", "dora", "adalora", "rslora", "loraplus", "qlora"]
+CONF = Conf(Path(__file__).resolve().parents[3] / "conf")
+ADAPTERS = [n for n in CONF.choices("variant") if CONF.read("variant", n)["method"] == "adapters"]
 INSERTED = ["houlsby", "pfeiffer", "prefix", "ptuning_v2", "prompt", "ia3"]
 VARIANTS = [*ADAPTERS, "full", "bitfit", "probe", "zero", *INSERTED]
 
