@@ -54,11 +54,11 @@ def storage_of(work: Workload, variant: str) -> str:
 def run_config(work: Workload, variant: str, *, r: int, targets: str) -> RunConfig:
     """A run of the variant as its yaml has it."""
     options = variant_options(variant)
-    axes = {axis: options[axis] for axis in ("delta", "scaling", "grouping", "controller")}
+    axes = {axis: options.get(axis) for axis in ("delta", "scaling", "grouping", "controller")}
     alpha = 16.0 if "alpha" in options["uses"] else None
     return RunConfig(
-        seed=0, targets=targets, r=r, alpha=alpha, axes={**axes, "storage": storage_of(work, variant)},
-        options=options, steps=STEPS,
+        seed=0, method=options["method"], targets=targets, r=r, alpha=alpha, options=options, steps=STEPS,
+        axes={**axes, "storage": storage_of(work, variant)},
     )  # fmt: skip
 
 

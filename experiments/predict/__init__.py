@@ -150,5 +150,8 @@ class Predictor:
             attached = put_back(self.base, pack)
             self._packs[names] = attached.model
             if self.merged:
-                self._packs[names] = merge(attached, 0, dtype=torch.float32).eval()
+                try:
+                    self._packs[names] = merge(attached, 0, dtype=torch.float32).eval()
+                except ValueError as error:
+                    raise UserError(f"{names[0]}: {error} Leave out --merged") from error
         return self._packs[names]

@@ -38,6 +38,17 @@ METHODS = {
     "corda": {"init": "corda", "init_batches": 2 * STEPS},  # more than it has steps
     "loftq": {"init": "loftq", "storage": "nf4", "double_quant": True, "compute": "fp32"},
     "probe": {"method": "probe", "delta": "none"},
+    "pfeiffer": {"method": "pfeiffer", "delta": "none", "bottleneck": 5},
+    "prefix": {"method": "prefix", "delta": "none", "length": 3, "inner": 5},
+    "ptuning_v2": {"method": "ptuning_v2", "delta": "none", "length": 3},
+    "prompt": {"method": "prompt", "delta": "none", "length": 3},
+    "ia3 on nf4": {
+        "method": "ia3",
+        "delta": "none",
+        "storage": "nf4",
+        "double_quant": True,
+        "compute": "fp32",
+    },
 }
 PLAIN = {"delta": "lora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform"}
 
