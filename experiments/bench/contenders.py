@@ -54,7 +54,8 @@ def storage_of(work: Workload, variant: str) -> str:
 def run_config(work: Workload, variant: str, *, r: int, targets: str) -> RunConfig:
     """A run of the variant as its yaml has it."""
     options = variant_options(variant)
-    axes = {axis: options.get(axis) for axis in ("delta", "scaling", "grouping", "controller")}
+    chosen = ("delta", "scaling", "grouping", "gradient", "controller")
+    axes = {axis: options[axis] for axis in chosen if options.get(axis)}
     alpha = 16.0 if "alpha" in options["uses"] else None
     return RunConfig(
         seed=0, method=options["method"], targets=targets, r=r, alpha=alpha, options=options, steps=STEPS,
