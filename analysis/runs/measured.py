@@ -1,8 +1,8 @@
 """A study by another of its metrics than the primary one: `--metric`.
 
-    rouge_l                   another metric of the test split
-    after/wikitext/perplexity what a run scored on a dataset beside its own
-    lm_eval/arc_easy/acc      what lm-evaluation-harness found, see `experiments.lm_eval`
+rouge_l                   another metric of the test split
+after/wikitext/perplexity what a run scored on a dataset beside its own
+lm_eval/arc_easy/acc      what lm-evaluation-harness found, see `experiments.lm_eval`
 """
 
 from collections.abc import Mapping
