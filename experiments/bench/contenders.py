@@ -100,6 +100,7 @@ def ours(work: Workload, variant: str, *, r: int, targets: str) -> Contender:
         attached.before_step()
         (work.loss(attached.model) + attached.penalty().sum()).backward()
         optimiser.clip(optimiser.grad_norm())
+        attached.before_update()
         optimiser.step(factor, alive)
         attached.after_step(attached.clock.step)
         if attached.clock.step % Train.log_every == 0:
