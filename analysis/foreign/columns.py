@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from analysis.foreign.result import FALLING, Result, status_of
+from analysis.foreign.result import Result, status_of
+from analysis.runs.load import FALLING
 from experiments.errors import UserError, did_you_mean
 
 NAMES = {

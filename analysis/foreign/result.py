@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.runs.load import FALLING
 from experiments.errors import UserError
 from experiments.files import digest
 from experiments.record import RunFolder, run_folders
 
 SHARES = ("accuracy", "exact_match")  # metrics that are a share of examples: their noise follows from n
-FALLING = ("loss", "perplexity", "mse", "rmse", "mae", "wer")  # metrics of which less is better
 _STATUSES = {
     "diverged": ("diverged", "nan"),
     "oom": ("oom", "out of memory"),
