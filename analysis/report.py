@@ -88,7 +88,7 @@ def build(
                 figures.append(figure)
                 if drawing:  # meanwhile
                     drawing.add(figure, look)
-            content = collect(study, cells, found, figures, pool=pool)
+            content = collect(study, cells, found, figures, pool=pool, metric=metric)
             content["images"] = images_too
             tables.tables(study, cells, found, folder)
             tables.write(folder / "report.md", render.markdown(content))
@@ -104,9 +104,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.compared(parser)
     parser.add_argument(
         "--no-images", action="store_true", help="leave out the SVG, PDF and PNG files of the figures"
-    )
-    parser.add_argument(
-        "--metric", help="another than the primary one, as lm_eval/arc_easy/acc; written beside the report"
     )
     given = parser.parse_args(arguments)
     how = {"metric": given.metric, "baseline": given.baseline, "margin": given.margin, "pool": given.pool}
