@@ -6,6 +6,7 @@
         verdicts.csv     one row per comparison with the baseline, also as verdicts.tex
         results.csv      one row per cell, also as results.parquet and results.tex
         runs.csv         one row per run
+        flips.csv        the test examples that flip between the baseline and the leading variant
         figures/         every figure as SVG, PDF and PNG, for print: 240 or 500 pt wide, with text of 8 pt
 
 The report holds nothing but what the records say: equal records give equal bytes, whenever and wherever it is
@@ -56,6 +57,7 @@ def build(
     metric: str | None = None,
     images_too: bool = True,
     width: int = images.PRINT[-1],
+    texts: Path | None = None,
 ) -> Path:
     """Write the report of a study, whatever state it is in, and return the path of its page.
 
@@ -67,6 +69,7 @@ def build(
         metric: what judges the runs in place of their primary metric.
         images_too: whether to write every figure as SVG, PDF and PNG beside the page.
         width: of these images in pt, one of `images.PRINT`; their text has 8 pt.
+        texts: a table that holds the texts of the test examples, for those that flip between two variants.
     """
     folder = Path(study_folder) / "report"
     with images.Drawing(folder / "figures", width) if images_too else contextlib.nullcontext() as drawing:
@@ -95,9 +98,10 @@ def build(
                 for figure in overview_figures(study, cells, room):
                     if figure.kind == "cost":
                         drawing.add(figure, look)
-            content = collect(study, cells, found, figures, pool=pool, metric=metric)
+            content = collect(study, cells, found, figures, pool=pool, metric=metric, texts=texts)
             content["images"] = images_too
             tables.tables(study, cells, found, folder)
+            tables.flips(content["flips"], folder)
             tables.write(folder / "report.md", render.markdown(content))
             tables.write(folder / "report.html", render.html(content))
     return folder / "report.html"
@@ -118,6 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=images.PRINT,
         default=images.PRINT[-1],
         help="of these files in pt: a column of a paper, or a page (default: 500); text has 8 pt",
+    )
+    parser.add_argument(
+        "--texts", type=Path, help="a table with the texts of the test examples, for those that flip"
     )
     given = parser.parse_args(arguments)
     how = {"baseline": given.baseline, "margin": given.margin, "pool": given.pool, "metric": given.metric}
