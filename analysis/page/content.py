@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from analysis.runs.cells import SETTING, order_of
 from analysis.runs.load import Study
 from analysis.runs.rows import SHOWN_COSTS, each
 from analysis.text import answer, tuning
-from analysis.text.choice import choice
+from analysis.text.choice import Choice, choice
 from analysis.text.circumstances import environment, error_text, notes, trouble
+from analysis.text.flips import Flips, flips
 from analysis.text.format import count, number
 from analysis.text.next_steps import steps
 from analysis.text.ranks import advise
@@ -33,15 +35,18 @@ def collect(
     *,
     pool: bool = False,
     metric: str | None = None,
+    texts: Path | None = None,
 ) -> dict[str, Any]:
     """Everything that the templates show, in the order of the page."""
     series = sorted(set(cells["series"]), key=order_of)
     results = cells[~cells["tuning"].astype(bool)]
     ranks = advise(study, cells, margin=found.margin)
+    chosen = choice(study, cells, found, ranks)
     return {
         "study": study.name,
         "report": _command(study, found, pool, metric),
-        "choice": choice(study, cells, found, ranks),
+        "choice": chosen,
+        "flips": _flips(study, cells, found, chosen, texts),
         "ranks": ranks,
         "answer": answer.answer(study, cells, found),
         "facts": facts(study, results),
@@ -65,6 +70,15 @@ def collect(
         "checklist": audit(study, cells, found, files=False),
         "figures": {figure.name: figure.spec for figure in figures},
     }
+
+
+def _flips(
+    study: Study, cells: pd.DataFrame, found: Verdicts, chosen: Choice, texts: Path | None
+) -> Flips | None:
+    """The examples that flip between the baseline and the leader, or the variant nearest to one."""
+    lines = [line for line in chosen.rows if not line["base"] and not line["reference"]]
+    line = next((line for line in lines if line["series"] == chosen.leader), lines[0] if lines else None)
+    return flips(study, cells, found, line["series"], line["r"], texts) if line else None
 
 
 def _command(study: Study, found: Verdicts, pool: bool, metric: str | None) -> str:
