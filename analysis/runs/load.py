@@ -61,7 +61,7 @@ class Study:
 
     @cached_property
     def arrays(self) -> Callable[[str], Mapping[str, np.ndarray]]:
-        """The arrays of a run by name, each file read once; one that cannot be used is noted in `problems`."""
+        """The arrays of a run by name, each file read once; `problems` notes one that cannot be used."""
         return cache(self._arrays)
 
     def _arrays(self, run_id: str) -> Mapping[str, np.ndarray]:

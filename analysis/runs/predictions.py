@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from analysis.stats import influence
 from analysis.runs.faults import Problem
 from analysis.runs.measured import samples
+from analysis.stats import influence
 from experiments.record import RunFolder
 
 TOLERANCE = 1e-6
