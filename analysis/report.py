@@ -53,6 +53,7 @@ def build(
     baseline: str = "lora",
     margin: float = 0.01,
     pool: bool = False,
+    metric: str | None = None,
     images_too: bool = True,
 ) -> Path:
     """Write the report of a study, whatever state it is in, and return the path of its page.
@@ -62,11 +63,13 @@ def build(
         baseline: the variant that the others are compared with.
         margin: differences below it do not matter, in units of the metric.
         pool: take results of different code, versions, hardware or data for comparable.
+        metric: compare by another than the primary metric; the report is then in report-<metric>/.
         images_too: whether to write every figure as SVG, PDF and PNG beside the page.
     """
-    folder = Path(study_folder) / "report"
+    apart = f"-{metric.replace('/', '-')}" if metric else ""
+    folder = Path(study_folder) / f"report{apart}"
     with images.Drawing(folder / "figures") if images_too else contextlib.nullcontext() as drawing:
-        study = read(Path(study_folder), pool=pool)
+        study = read(Path(study_folder), pool=pool, metric=metric)
         cells = cells_of(study)
         found = verdicts(study, cells, baseline=baseline, margin=margin)
         look = images.theme_of(set(cells["series"]))
@@ -85,7 +88,7 @@ def build(
                 figures.append(figure)
                 if drawing:  # meanwhile
                     drawing.add(figure, look)
-            content = collect(study, cells, found, figures, pool=pool)
+            content = collect(study, cells, found, figures, pool=pool, metric=metric)
             content["images"] = images_too
             tables.tables(study, cells, found, folder)
             tables.write(folder / "report.md", render.markdown(content))
@@ -103,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--no-images", action="store_true", help="leave out the SVG, PDF and PNG files of the figures"
     )
     given = parser.parse_args(arguments)
-    how = {"baseline": given.baseline, "margin": given.margin, "pool": given.pool}
+    how = {"metric": given.metric, "baseline": given.baseline, "margin": given.margin, "pool": given.pool}
     return report_errors(lambda: print(build(given.study, **how, images_too=not given.no_images)))
 
 

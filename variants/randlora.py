@@ -50,7 +50,7 @@ class RandLoRA(Delta):
         self.A, self.B = drawn("A", r, small), drawn("B", large, n * r)
         self.lam = self.stacked([torch.zeros(n, r) for _ in slots], base)
         self.gamma = self.stacked([torch.full((n, small), 1 / small) for _ in slots], base)
-        scales = [self.option(k, "randlora_scale") * slot.scale for k, slot in enumerate(slots)]
+        scales = [self.option(k, "randlora_scale") for k in range(len(slots))]
         self.register_buffer("s", self.scale.new_tensor(scales)[:, None, None], persistent=False)
 
     @classmethod
@@ -60,9 +60,9 @@ class RandLoRA(Delta):
         return {"diag": -(-small // rank) * (rank + small) if rank else 0}
 
     def factors(self, base: Base) -> Factors:
-        """All bases as one product of the rank n r, the trained side on the smaller one of the map."""
-        small = self.lam[:, :, :, None] * self.A[:, None] * self.gamma[:, :, None]
-        small = small.flatten(1, 2)  # (K, n r, small)
+        """All bases as one product of the rank n r, l_j on its bottleneck."""
+        small = (self.A[:, None] * self.gamma[:, :, None]).flatten(1, 2)  # (K, n r, small)
+        c = self.scale * self.s * self.lam.flatten(1)[:, :, None]
         if base.d_in <= base.d_out:
-            return Factors(small, self.B, self.s)
-        return Factors(self.B.mT, small.mT, self.s)
+            return Factors(small, self.B, c)
+        return Factors(self.B.mT, small.mT, c)

@@ -26,7 +26,13 @@ from analysis.text.ranks import advise
 
 
 def collect(
-    study: Study, cells: pd.DataFrame, found: Verdicts, figures: Sequence[Figure], *, pool: bool = False
+    study: Study,
+    cells: pd.DataFrame,
+    found: Verdicts,
+    figures: Sequence[Figure],
+    *,
+    pool: bool = False,
+    metric: str | None = None,
 ) -> dict[str, Any]:
     """Everything that the templates show, in the order of the page."""
     series = sorted(set(cells["series"]), key=order_of)
@@ -34,7 +40,7 @@ def collect(
     ranks = advise(study, cells, margin=found.margin)
     return {
         "study": study.name,
-        "report": _command(study, found, pool),
+        "report": _command(study, found, pool, metric),
         "choice": choice(study, cells, found, ranks),
         "ranks": ranks,
         "answer": answer.answer(study, cells, found),
@@ -54,18 +60,19 @@ def collect(
         "runs": runs(study, cells),
         "next_steps": steps(study, cells, found),
         "comparisons": comparisons(found),
-        "across": datasets.table(found),
+        "across": datasets.table(found.overall),
         "tuning": tuning.table(cells, found.budgets),
         "checklist": audit(study, cells, found, files=False),
         "figures": {figure.name: figure.spec for figure in figures},
     }
 
 
-def _command(study: Study, found: Verdicts, pool: bool) -> str:
+def _command(study: Study, found: Verdicts, pool: bool, metric: str | None) -> str:
     """The command that makes this report."""
     words = ["python", "-m", "analysis.report", f"runs/{study.name}"]
     words += ["--baseline", found.baseline] if found.baseline != "lora" else []
     words += ["--margin", f"{found.margin:g}"] if found.margin != 0.01 else []
+    words += ["--metric", metric] if metric else []
     return shlex.join([*words, *["--pool"] * pool])
 
 

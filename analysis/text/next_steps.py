@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 
 from analysis import stats
-from analysis.compare.conclusion import listed
 from analysis.compare.verdicts import Verdicts
 from analysis.runs import identity
 from analysis.runs.load import Study
 from analysis.runs.rows import Row, each
+from analysis.text.answer import few
 from analysis.text.format import amount, number
 
 MOST_SEEDS = 40  # beyond it, seeds are not the way
@@ -20,8 +20,7 @@ MOST_SEEDS = 40  # beyond it, seeds are not the way
 
 def steps(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[str, str]]:
     """What to run next and why: (sentence, command), the command empty where none would settle it."""
-    few = found.table[found.table["n_seeds"] < stats.FEWEST_SEEDS]
-    if len(few):
+    if (found.table["n_seeds"] < stats.FEWEST_SEEDS).any():
         why = f"Three seeds of everything that is compared; below {stats.FEWEST_SEEDS} there is no verdict."
         return _told(why, commands(study, cells, found))
     rows = each(found.overall[found.overall["conclusion"] == "inconclusive"])
@@ -33,13 +32,13 @@ def steps(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[str,
     if near:
         most = max(needed[row["key"]] or 0 for row in near)
         keys = {key for row in near for key in row["cells"]}
-        names = listed(sorted({row["variant"] for row in near}))
+        names = few({row["variant"] for row in near})
         more = _more(study, cells, keys, most)
         why = f"{names} {'is' if len(near) == 1 else 'are'} open: about {most} seeds show a difference of "
         why += f"{found.margin:g}{more}. Plan the number now; looking after each seed errs more often."
         out += _told(why, _sweeps(study, cells, keys, range(most)))
     if far:
-        names = listed(sorted({row["variant"] for row in far}))
+        names = few({row["variant"] for row in far})
         n = max(row["n_examples"] for row in far)
         least = min(row["detectable_in_family"] for row in far)
         why = f"No sensible number of seeds shows a difference of {found.margin:g} for {names} on {n:,} test "
@@ -55,7 +54,7 @@ def _told(why: str, commands: Sequence[str]) -> list[tuple[str, str]]:
 
 def _seeds_needed(row: Row, margin: float) -> int | None:
     """How many paired seeds show the margin, test examples as they are; None where no number does."""
-    spread = stats.Spread(float(row["sd_seeds"]), float(row["noise"].examples), int(row["n_examples"]))
+    spread = stats.Spread(float(row["sd_seeds"]), float(row["found"].noise.examples), int(row["n_examples"]))
     return stats.seeds_needed(margin, spread)
 
 
