@@ -23,14 +23,13 @@ from pathlib import Path
 from altair.utils.schemapi import debug_mode
 
 from analysis import options
-from analysis.compare.verdicts import verdicts
 from analysis.figures import evidence_figures, overview_figures, paper_figures
 from analysis.figures.figure import Figure
+from analysis.foreign.independent import verdicts
 from analysis.page import images, render, tables
 from analysis.page.content import collect
 from analysis.runs.cells import cells as cells_of
 from analysis.runs.load import read
-from analysis.text.ranks import advise
 from experiments.errors import report_errors
 from experiments.files import explained
 
@@ -77,17 +76,17 @@ def build(
         )  # each figure is checked as a whole, not piece by piece: a third of the time
         with explained(folder), whole:
             folder.mkdir(exist_ok=True)
+            repeated = len(cells) > 0 and cells["n"].max() > 1  # one seed explains no paper
             for figure in itertools.chain(
                 overview_figures(study, cells),
                 evidence_figures(cells, found.table),
-                paper_figures(study, cells, baseline=baseline),
+                paper_figures(study, cells, baseline=found.baseline) if repeated else (),
             ):
                 figures.append(figure)
                 if drawing:  # meanwhile
                     drawing.add(figure, look)
             content = collect(study, cells, found, figures, pool=pool)
             content["images"] = images_too
-            content["ranks"] = advise(study, cells, margin=margin)
             tables.tables(study, cells, found, folder)
             tables.write(folder / "report.md", render.markdown(content))
             tables.write(folder / "report.html", render.html(content))

@@ -35,7 +35,13 @@ FINISHED = ("completed", "diverged")  # results; the others are to be run again
 PHASES = ("run", "tune", "confirm")
 
 _REQUIRED = ("run_id", "study", "spec")
-_NO_RESULT = ("study", "tracker", "signatures", "matched")  # of a spec: decide nothing about the result
+_NO_RESULT = (
+    "study",
+    "tracker",
+    "signatures",
+    "matched",
+    "config_dirs",
+)  # of a spec: decide nothing about the result
 PLANNED = ".planned"  # of a study: a list of runs per distinct command; to forget one, delete its list
 _NOT_RUNS = ("report", "wandb")
 

@@ -253,7 +253,9 @@ def plain(requirement):
 
 def test_every_import_is_declared():
     declared = {plain(requirement) for requirement in PROJECT["dependencies"]}
-    extras = {plain(r) for extra in ("minilm", "math") for r in PROJECT["optional-dependencies"][extra]}
+    extras = {
+        plain(r) for extra in ("minilm", "gguf", "math") for r in PROJECT["optional-dependencies"][extra]
+    }
     tests = {plain(r) for r in PROJECT["optional-dependencies"]["test"]}
     homes = importlib.metadata.packages_distributions()
     for source in SOURCES:

@@ -85,6 +85,15 @@ class Predictions:
         except (pa.ArrowException, KeyError):  # `of` reports a file that cannot be used
             return False
 
+    def majority(self, run_id: str) -> float | None:
+        """The share of the most frequent label of a run's test examples; None where labels are no classes."""
+        try:
+            table = pq.ParquetFile(self._path(run_id).predictions).read(["label"], use_threads=False)
+        except (OSError, pa.ArrowException, KeyError):
+            return None
+        counts = pc.value_counts(table["label"]).field("counts").to_numpy()
+        return float(counts.max() / counts.sum()) if 1 < len(counts) <= len(table) / 2 else None
+
     def _read(self, run_id: str) -> Scores | None:
         record, path = self._records[run_id], self._path(run_id).predictions
         name = record["primary"]["metric"]

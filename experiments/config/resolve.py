@@ -14,12 +14,15 @@ from variants._core.names import read_patterns
 Made = TypeVar("Made")
 
 
-def resolve(config: Mapping[str, Any], *, choices: Mapping[str, str]) -> RunSpec:
+def resolve(
+    config: Mapping[str, Any], *, choices: Mapping[str, str], config_dirs: tuple[str, ...] = ()
+) -> RunSpec:
     """The run that a composed configuration requests.
 
     Args:
         config: conf/config.yaml composed, as plain containers with values of the right types.
         choices: The file chosen in each group; variant and model are known by it.
+        config_dirs: The folders that the command added to its own configuration.
     """
     variant, train, dataset = config["variant"], config["train"], config["dataset"]
     uses = variant.get("uses", SHORT)
@@ -44,6 +47,7 @@ def resolve(config: Mapping[str, Any], *, choices: Mapping[str, str]) -> RunSpec
         seed=config["seed"],
         tracker=_options(config["tracker"], ("ranges",)),
         signatures=config["signatures"],
+        config_dirs=config_dirs,
     )
 
 
@@ -140,7 +144,7 @@ def _check_train(train: Mapping[str, Any]) -> list[str]:
 def _check_places(config: Mapping[str, Any], choices: Mapping[str, str]) -> list[str]:
     """Whether it is said where model and data are, and the data is there."""
     model, dataset, found = config["model"], config["dataset"], []
-    if not model.get("name") and not model.get("path"):
+    if not any(model.get(key) for key in ("name", "path", "package")):
         found.append(
             f"model={choices['model']} needs to know which one: model.name=roberta-base or another name of "
             f"the hub, or model.path=<folder>"

@@ -13,7 +13,7 @@ from functools import cached_property
 from experiments.sizing.skeleton import Skeleton
 from experiments.spec import RunSpec
 from variants._core import costs
-from variants._core.names import by_pattern, read_patterns
+from variants._core.names import TargetError, by_pattern, read_patterns
 from variants._core.registry import UnknownPart, get
 
 Roles = dict[str, int]  # role -> trained parameters
@@ -89,7 +89,11 @@ def count(spec: RunSpec, skeleton: Skeleton, classes: int) -> Count | None:
             roles = adapter_roles(spec, skeleton)
             return None if roles is None else Count({**roles, **head}, model)
         case _:
-            return None
+            try:
+                found = costs.method_sizes(spec.method, skeleton, spec.options)
+            except (UnknownPart, TargetError):
+                return None
+            return None if found is None else Count({**found, **head}, model)
 
 
 def adapter_roles(spec: RunSpec, skeleton: Skeleton, r: int | None = None) -> Roles | None:

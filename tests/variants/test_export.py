@@ -27,6 +27,8 @@ RUNS = {
     "rslora": RunConfig(0, r=3, targets="qv", axes={"scaling": "alpha_over_sqrt_r"}),
     "dora": RunConfig(0, r=2, targets="all", axes={"delta": "dora"}),
     "adalora": RunConfig(0, r=2, targets="all", axes=ADALORA, steps=9, options={"t_init": 2, "t_final": 3}),
+    "pissa": RunConfig(0, r=2, targets="all", axes={"init": "pissa"}),
+    "pissa, dora": RunConfig(0, r=2, targets="qv", axes={"init": "pissa", "delta": "dora"}),
     "patterns": RunConfig(
         0,
         r=2,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from variants import RunConfig, attach, get, names, rates
+from variants import RunConfig, UnknownPart, attach, get, names, rates
 
 
 @pytest.mark.parametrize(("scaling", "slope"), [("alpha_over_r", -0.5), ("alpha_over_sqrt_r", 0.0)])
@@ -53,8 +53,8 @@ def test_the_variance_of_a_does_not_depend_on_the_rank(kind, layer_of):
 
 
 def test_an_unknown_initialisation_is_refused(layer_of):
-    with pytest.raises(ValueError, match="init 'orthogonal' is unknown: A starts 'kaiming' or 'gaussian'"):
-        layer_of("lora", options={"init": "orthogonal"})
+    with pytest.raises(UnknownPart, match=r"no init named 'pisa'\. Did you mean 'pissa'"):
+        layer_of("lora", options={"init": "pisa"})
 
 
 ROLES = {"in", "out", "diag", "weight", "magnitude", "bias", "head", "head_bias"}

@@ -5,6 +5,7 @@ option that says so. Both are read from its source, so that a sweep of 100,000 r
 delta that declares no shapes is counted on the meta device, which loads torch.
 """
 
+import importlib
 import math
 from collections.abc import Mapping
 from functools import cache
@@ -78,6 +79,18 @@ def delta_sizes(
     return sizes(known["roles"], known["shapes"], rank, d_in, d_out)
 
 
+def method_sizes(method: str, model: Any, options: Mapping[str, Any]) -> dict[str, int] | None:
+    """Trained parameters by role of a method whose module says them; None where it does not.
+
+    Args:
+        method: Its name.
+        model: With its `layout`, the `shapes` of its backbone's parameters, `hidden` and `vocab`.
+        options: Of the run.
+    """
+    module = importlib.import_module(get("method", method).__module__)
+    return module.sizes(model, options) if hasattr(module, "sizes") else None
+
+
 def sizes(
     roles: Mapping[str, str], shapes: Mapping[str, str], rank: int, d_in: int, d_out: int
 ) -> dict[str, int]:
@@ -93,6 +106,13 @@ def _declaration(delta: str) -> Mapping[str, Any] | None:
     """What a delta's class declares, read from its source; None where it has to be loaded to know."""
     found = declared("delta", delta)
     return found if found is not None and {"roles", "shapes"} <= found.keys() else None
+
+
+@cache
+def needs_of_init(init: str) -> str:
+    """What an init has to see before the first step: inputs, gradient, dense, or "" for nothing."""
+    known = declared("init", init)
+    return str(get("init", init).needs if known is None else known.get("needs", ""))
 
 
 def stored_bytes(storage: str, n: int, options: Mapping[str, Any]) -> int:

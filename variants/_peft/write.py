@@ -60,6 +60,29 @@ def write_peft(
     _write(Path(folder), config, tensors, replace=replace)
 
 
+def write_inserted(attached: Attached, k: int, folder: str | os.PathLike) -> None:
+    """Write what run k put into the model, and its head, as a folder that PEFT loads.
+
+    Raises:
+        ValueError: PEFT has no such adapter, or cannot hold this one.
+    """
+    inserted = attached.inserted
+    if inserted is None or inserted.to_peft is None:
+        raise ValueError(f"PEFT has no {inserted.what if inserted else 'place for what this run trained'}.")
+    config, tensors = inserted.to_peft(k)
+    prefix = PREFIX if "target_modules" in config else "base_model."  # prompts wrap the model once
+    heads = _heads(attached, k)
+    about = {
+        "base_model_name_or_path": getattr(attached.model.config, "name_or_path", None) or None,
+        "task_type": _task(type(attached.model).__name__),
+        "inference_mode": True,
+    }
+    if "target_modules" in config:
+        about["modules_to_save"] = _tops(heads)
+    tensors = tensors | {f"{prefix}{name}": tensor for name, tensor in heads.items()}
+    _write(Path(folder), config | about, tensors, replace=False)
+
+
 def peft_form(attached: Attached, k: int) -> str | None:
     """The form in which PEFT's format keeps all that run k trained; None if it keeps it in none.
 
@@ -150,6 +173,10 @@ def _heads(attached: Attached, k: int) -> dict[str, Tensor]:
     }
 
 
+def _tops(heads: Mapping[str, Tensor]) -> list[str] | None:
+    return sorted({name.split(".")[0] for name in heads}) or None
+
+
 def _common(
     attached: Attached, k: int, pieces: Mapping[str, PeftAdapter], heads: Mapping[str, Tensor]
 ) -> dict[str, Any]:
@@ -158,7 +185,7 @@ def _common(
         "base_model_name_or_path": getattr(config, "name_or_path", None) or None,
         "task_type": _task(type(attached.model).__name__),
         "target_modules": list(pieces),
-        "modules_to_save": sorted({name.split(".")[0] for name in heads}) or None,
+        "modules_to_save": _tops(heads),
         "fan_in_fan_out": any(attached.layers[name].origin is not torch.nn.Linear for name in pieces),
         "lora_dropout": attached.runs[k].dropout,
         "bias": "none",
