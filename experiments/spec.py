@@ -95,11 +95,14 @@ class RunSpec:
     def base_key(self) -> tuple[Any, ...]:
         """The same for runs that may share one loaded base: the frozen model as it is stored.
 
-        A base is loaded dense where it stays so or blocks of it learn; its head is the data's.
+        A base is loaded dense where it stays so, blocks of it learn, or A and B start from it as it was; its
+        head is the data's.
         """
         storage = self.axes.get("storage", "fp32")
         dense = storage == "fp32" or self.options.get("unfreeze_top")
         stored = None if dense else (storage, *(self.options.get(name) for name in STORAGE_OPTIONS))
+        if stored and costs.needs_of_init(str(self.options.get("init", "kaiming"))) == "dense":
+            stored = (*stored, "dense")
         return *self.model_key(), self.train.base_dropout, stored
 
     def pack_key(self) -> tuple[Any, ...] | None:
@@ -146,7 +149,8 @@ _AS_THEY_ARE = (
 _FROZEN = (
     "axes", "options", "model_options", "dataset_options", "tracker", "targets", "tuned", "config_dirs",
 )  # fmt: skip
-PACKABLE = ("adapters", "probe", "zero")  # methods that leave the base as it is
+# methods that leave the base as it is
+PACKABLE = ("adapters", "probe", "zero", "pfeiffer", "prefix", "ptuning_v2", "prompt", "ia3")
 # Of train: what the runs of a pack share.
 PACK = ("batch_size", "micro_batch_size", "precision", "gradient_checkpointing", "threads", "eval_rows")
 _WHERE_SET = ("phase", "signatures", "tuned", "repeat", "matched", "config_dirs")

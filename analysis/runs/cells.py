@@ -87,11 +87,14 @@ def _cell(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _recommendation(runs: Sequence[Run], done: Sequence[Run]) -> dict[str, float]:
-    """What tuning goes by: the mean on validation, the worst there is if a run diverged, and its seeds."""
+    """What tuning goes by: the mean on validation, the worst there is if a run diverged, and its seeds.
+
+    Runs without any result on validation, as others publish them, go by their score; the audit says so.
+    """
     diverged = any(run["status"] == "diverged" for run in runs)
     sign = -1.0 if any(run["goal"] == "min" for run in runs) else 1.0
     known = sum(not np.isnan(run["validation"]) for run in done)
-    value = -np.inf if diverged else sign * _mean(done, "validation")
+    value = -np.inf if diverged else sign * _mean(done, "validation" if known else "score")
     return {"recommended": value, "recommended_n": known}
 
 
