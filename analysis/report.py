@@ -66,12 +66,13 @@ def build(
         baseline: the variant that the others are compared with.
         margin: differences below it do not matter, in units of the metric.
         pool: take results of different code, versions, hardware or data for comparable.
-        metric: what judges the runs in place of their primary metric.
+        metric: compare by another than the primary metric; the report is then in report-<metric>/.
         images_too: whether to write every figure as SVG, PDF and PNG beside the page.
         width: of these images in pt, one of `images.PRINT`; their text has 8 pt.
         texts: a table that holds the texts of the test examples, for those that flip between two variants.
     """
-    folder = Path(study_folder) / "report"
+    apart = f"-{metric.replace('/', '-')}" if metric else ""
+    folder = Path(study_folder) / f"report{apart}"
     with images.Drawing(folder / "figures", width) if images_too else contextlib.nullcontext() as drawing:
         study = read(Path(study_folder), pool=pool, metric=metric)
         cells = cells_of(study)
@@ -128,9 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     how = {"baseline": given.baseline, "margin": given.margin, "pool": given.pool, "metric": given.metric}
-    return report_errors(
-        lambda: print(build(given.study, **how, images_too=not given.no_images, width=given.width))
-    )
+    how |= {"images_too": not given.no_images, "width": given.width, "texts": given.texts}
+    return report_errors(lambda: print(build(given.study, **how)))
 
 
 if __name__ == "__main__":

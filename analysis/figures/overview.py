@@ -28,6 +28,8 @@ def metric_title(row: Row) -> str:
     """The axis title of a setting's metric, e.g. "Test accuracy"."""
     if not isinstance(row["metric"], str):
         return "Primary metric"  # of runs that all ended without one
+    if "/" in row["metric"]:  # chosen by --metric, and known by that name
+        return row["metric"]
     return f"{row['split']} {row['metric']}".replace("_", " ").capitalize()
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analysis.runs.load import FALLING
+from analysis.runs.measured import LESS_IS_BETTER
 from experiments.errors import UserError
 from experiments.files import digest
 from experiments.record import RunFolder, run_folders
@@ -166,7 +166,7 @@ def _record(result: Result, run_id: str, study: str, phase: str, form: str) -> d
         "spec": known(spec),
         "status": result.status,
         "phase": phase,
-        "primary": {"metric": result.metric, "goal": "min" if result.metric in FALLING else "max"},
+        "primary": {"metric": result.metric, "goal": "min" if result.metric in LESS_IS_BETTER else "max"},
         "metrics": known(metrics) if result.status == "completed" else {},
         "cost": result.cost,
         "data": known(data),

@@ -17,11 +17,12 @@ import pandas as pd
 
 from analysis.runs import arrays, histories, identity
 from analysis.runs.failures import places
-from analysis.runs.faults import NotFinite, Problem, fault, refuse_constant
+from analysis.runs.faults import NotFinite, Problem, refuse_constant
+from analysis.runs.measured import by_metric
 from analysis.runs.predictions import Predictions
 from analysis.runs.rows import each, row_of, table_of
 from experiments import record as records
-from experiments.errors import UserError, did_you_mean, printable
+from experiments.errors import UserError, printable
 from experiments.files import read_json
 from experiments.record import RunFolder
 
@@ -60,7 +61,7 @@ class Study:
 
     @cached_property
     def arrays(self) -> Callable[[str], Mapping[str, np.ndarray]]:
-        """The arrays of a run by name, each file read once; one that cannot be used is noted in `problems`."""
+        """The arrays of a run by name, each file read once; unusable ones are noted in `problems`."""
         return cache(self._arrays)
 
     def _arrays(self, run_id: str) -> Mapping[str, np.ndarray]:
@@ -92,16 +93,13 @@ class Study:
         return RunFolder(self.folder / self._places[run_id])
 
 
-FALLING = ("loss", "perplexity", "bits_per_byte", "mse", "rmse", "mae", "wer", "brier", "ece")  # less is better
-
-
 def read(folder: Path, *, pool: bool = False, metric: str | None = None) -> Study:
     """Read every run folder of a study; UserError when there is nothing to report on.
 
     Args:
         folder: runs/STUDY.
         pool: take results of different code, versions, hardware or data for comparable.
-        metric: what judges the runs in place of their primary metric; UserError where none has it.
+        metric: another than the primary one, see `measured`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -139,7 +137,8 @@ def read(folder: Path, *, pool: bool = False, metric: str | None = None) -> Stud
         raise UserError(f"{folder} holds no run: no folder in it has a spec.json or a record.json.{hint}")
     ordered = {run_id: found[run_id] for run_id in sorted(found)}
     if metric is not None:
-        ordered = _judged_by(metric, ordered, folder, problems)
+        lacking = sorted(ordered.keys() - (ordered := by_metric(ordered, metric)).keys())
+        problems += [Problem(run_id, f"was not measured by {metric}; left out") for run_id in lacking]
     predictions = Predictions(ordered, lambda run_id: RunFolder(folder / folders[run_id]))
     for run_id in predictions.check():
         del ordered[run_id]
@@ -156,32 +155,6 @@ def read(folder: Path, *, pool: bool = False, metric: str | None = None) -> Stud
     unfinished, missing = [*map(printable, unfinished)], [*map(printable, missing)]
     name = printable(folder.resolve().name)
     return Study(name, folder, table, ordered, predictions, problems, unfinished, missing)
-
-
-def _judged_by(
-    metric: str, found: Mapping[str, dict[str, Any]], folder: Path, problems: list[Problem]
-) -> dict[str, dict[str, Any]]:
-    """The records with another primary metric; a completed run that lacks it is left out, and said so."""
-    names = lambda content: {key.split("/", 1)[1] for key in content.get("metrics") or {} if _is_split(key)}  # noqa: E731
-    known = set().union(*map(names, found.values()))
-    if metric not in known:
-        hint = did_you_mean(metric, known)
-        there = ", ".join(sorted(known)) or "none"
-        raise UserError(f"no run in {folder} has a result of {metric!r}.{hint} There are: {there}.")
-    out = {}
-    for run_id, content in found.items():
-        own = content.get("primary") or {}
-        goal = own["goal"] if own.get("metric") == metric else "min" if metric in FALLING else "max"
-        if content["status"] == "completed" and metric not in names(content):
-            problems.append(Problem(run_id, f"has no result of {metric}; left out"))
-        else:
-            instead = {} if own.get("metric") == metric else {"instead_of": own.get("metric")}
-            out[run_id] = content | ({"primary": {"metric": metric, "goal": goal} | instead} if own else {})
-    return out
-
-
-def _is_split(key: str) -> bool:
-    return key.startswith(("test/", "validation/")) and key.count("/") == 1
 
 
 def _mixed(table: pd.DataFrame) -> list[Problem]:
@@ -227,7 +200,7 @@ def _checked(run: RunFolder, problems: list[Problem]) -> dict[str, Any] | None:
     except (OSError, ValueError):
         problems.append(Problem(run.path.name, "record.json is torn or is not JSON; not used. Run it again"))
         return None
-    wrong = fault(content)
+    wrong = records.fault(content)
     if not wrong and records.is_edited(content):
         wrong = "record.json differs from its own checksum: it was changed after the run"
     if wrong:
