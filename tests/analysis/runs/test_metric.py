@@ -56,5 +56,22 @@ def test_macro_f1_is_taken_apart_by_example_and_the_choice_is_said(writer):
 def test_a_metric_that_no_run_has_is_refused_with_the_nearest(writer):
     w = writer()
     w.grid(("lora",), (8,), (0,))
-    with pytest.raises(UserError, match=r"no run in .* has a result of 'acuracy'.*accuracy.*loss"):
+    with pytest.raises(UserError, match=r"--metric acuracy: no run .*accuracy.*loss"):
         load.read(w.root, metric="acuracy")
+
+
+def test_tuning_goes_by_the_same_metric(writer):
+    w = writer()
+    for lr, loss in ((0.001, 0.9), (0.002, 0.5), (0.004, 0.7)):
+        record = w.run(w.spec("lora", 8, 100, lr=lr), 0.9 - 100 * lr, phase="tune")  # accuracy: the first
+        record["metrics"]["validation/loss"] = loss
+        path = w.root / record["run_id"] / "record.json"
+        path.write_text(json.dumps(record))
+    for seed in range(3):
+        w.run(w.spec("lora", 8, seed, lr=0.001), phase="confirm")
+        w.run(w.spec("lora", 8, seed, lr=0.002), phase="confirm")
+    for metric, best in ((None, 0.001), ("loss", 0.002)):
+        study = load.read(w.root, metric=metric)
+        table = cells.cells(study)
+        assert list(table.loc[table["final"], "lr"]) == [best]
+        assert set(table.loc[table["final"], "rates"]) == {3} and not study.problems
