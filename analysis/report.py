@@ -30,7 +30,6 @@ from analysis.page import images, render, tables
 from analysis.page.content import collect
 from analysis.runs.cells import cells as cells_of
 from analysis.runs.load import read
-from analysis.text.ranks import advise
 from experiments.errors import report_errors
 from experiments.files import explained
 
@@ -54,6 +53,7 @@ def build(
     baseline: str = "lora",
     margin: float = 0.01,
     pool: bool = False,
+    metric: str | None = None,
     images_too: bool = True,
 ) -> Path:
     """Write the report of a study, whatever state it is in, and return the path of its page.
@@ -63,11 +63,13 @@ def build(
         baseline: the variant that the others are compared with.
         margin: differences below it do not matter, in units of the metric.
         pool: take results of different code, versions, hardware or data for comparable.
+        metric: compare by another than the primary metric; the report is then in report-<metric>/.
         images_too: whether to write every figure as SVG, PDF and PNG beside the page.
     """
-    folder = Path(study_folder) / "report"
+    apart = f"-{metric.replace('/', '-')}" if metric else ""
+    folder = Path(study_folder) / f"report{apart}"
     with images.Drawing(folder / "figures") if images_too else contextlib.nullcontext() as drawing:
-        study = read(Path(study_folder), pool=pool)
+        study = read(Path(study_folder), pool=pool, metric=metric)
         cells = cells_of(study)
         found = verdicts(study, cells, baseline=baseline, margin=margin)
         look = images.theme_of(set(cells["series"]))
@@ -77,17 +79,17 @@ def build(
         )  # each figure is checked as a whole, not piece by piece: a third of the time
         with explained(folder), whole:
             folder.mkdir(exist_ok=True)
+            repeated = len(cells) > 0 and cells["n"].max() > 1  # one seed explains no paper
             for figure in itertools.chain(
                 overview_figures(study, cells),
                 evidence_figures(cells, found.table),
-                paper_figures(study, cells, baseline=baseline),
+                paper_figures(study, cells, baseline=found.baseline) if repeated else (),
             ):
                 figures.append(figure)
                 if drawing:  # meanwhile
                     drawing.add(figure, look)
             content = collect(study, cells, found, figures, pool=pool)
             content["images"] = images_too
-            content["ranks"] = advise(study, cells, margin=margin)
             tables.tables(study, cells, found, folder)
             tables.write(folder / "report.md", render.markdown(content))
             tables.write(folder / "report.html", render.html(content))
@@ -103,8 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--no-images", action="store_true", help="leave out the SVG, PDF and PNG files of the figures"
     )
+    parser.add_argument(
+        "--metric", help="another than the primary one, as lm_eval/arc_easy/acc; written beside the report"
+    )
     given = parser.parse_args(arguments)
-    how = {"baseline": given.baseline, "margin": given.margin, "pool": given.pool}
+    how = {"metric": given.metric, "baseline": given.baseline, "margin": given.margin, "pool": given.pool}
     return report_errors(lambda: print(build(given.study, **how, images_too=not given.no_images)))
 
 

@@ -6,6 +6,7 @@
         predictions.parquet  one row per test example
         signatures.npz       small arrays that the papers' figures are drawn from
         adapter/             the adapter in PEFT's format
+        lm_eval/             if asked for: one row per example of a task of lm-evaluation-harness
         checkpoint/          only while the run is unfinished
         log.txt events.jsonl what happened on the way; not covered by checksums
         record.json          schema 1, with the checksums of the files above and of itself
@@ -35,7 +36,13 @@ FINISHED = ("completed", "diverged")  # results; the others are to be run again
 PHASES = ("run", "tune", "confirm")
 
 _REQUIRED = ("run_id", "study", "spec")
-_NO_RESULT = ("study", "tracker", "signatures", "matched")  # of a spec: decide nothing about the result
+_NO_RESULT = (
+    "study",
+    "tracker",
+    "signatures",
+    "matched",
+    "config_dirs",
+)  # of a spec: decide nothing about the result
 PLANNED = ".planned"  # of a study: a list of runs per distinct command; to forget one, delete its list
 _NOT_RUNS = ("report", "wandb")
 
@@ -137,7 +144,7 @@ class RunFolder:
     def checksums(self) -> dict[str, str]:
         """The SHA-256 of each lasting file, by its path inside the folder."""
         files = [self.spec, self.history, self.predictions, self.signatures]
-        lasting = [*files, *sorted(self.adapter.rglob("*"))]
+        lasting = [*files, *sorted(self.adapter.rglob("*")), *sorted(self.path.glob("lm_eval/*"))]
         return {str(p.relative_to(self.path)): sha256(p) for p in lasting if p.is_file()}
 
 

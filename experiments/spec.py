@@ -32,6 +32,7 @@ class RunSpec:
     names the keys of the record between whose values tuning chooses. `repeat` counts the runs before it
     that were the same one. `signatures` is whether the run leaves the small arrays that its paper's figures
     need. `matched` is the rank of the reference whose budget this run was given, where a sweep matches ranks.
+    `config_dirs` are the folders of configuration that the command added to its own (--config-dir).
     """
 
     study: str
@@ -55,9 +56,10 @@ class RunSpec:
     tuned: tuple[str, ...] = ()
     repeat: int = 0
     matched: int | None = None
+    config_dirs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("axes", "options", "model_options", "dataset_options", "tracker", "targets", "tuned"):
+        for name in _FROZEN:
             object.__setattr__(self, name, frozen(getattr(self, name)))
 
     @property
@@ -78,6 +80,7 @@ class RunSpec:
             "variant_options": self.options,
             "tuned": self.tuned or None,
             "repeat": self.repeat or None,
+            "config_dirs": self.config_dirs or None,
         }
 
     def model_key(self) -> tuple[Any, ...]:
@@ -91,11 +94,14 @@ class RunSpec:
     def base_key(self) -> tuple[Any, ...]:
         """The same for runs that may share one loaded base: the frozen model as it is stored.
 
-        A base is loaded dense where it stays so or blocks of it learn; its head is the data's.
+        A base is loaded dense where it stays so, blocks of it learn, or A and B start from it as it was; its
+        head is the data's.
         """
         storage = self.axes.get("storage", "fp32")
         dense = storage == "fp32" or self.options.get("unfreeze_top")
         stored = None if dense else (storage, *(self.options.get(name) for name in STORAGE_OPTIONS))
+        if stored and costs.needs_of_init(str(self.options.get("init", "kaiming"))) == "dense":
+            stored = (*stored, "dense")
         return *self.model_key(), self.train.base_dropout, stored
 
     def pack_key(self) -> tuple[Any, ...] | None:
@@ -121,9 +127,9 @@ class RunSpec:
     def hash(self, data_sha256: str) -> str:
         """SHA-256 of all that decides the result, the data included.
 
-        Left out are study, tracker, signatures, matched and train.threads, and where model and data lie. Data
-        is known by the hash of its rows; a model of the hub by its name and commit and, if one is pinned, its
-        sha256; a model in a folder by all bytes that the folder holds (`content`, see `resolve`).
+        Left out are study, tracker, signatures, matched, config_dirs and train.threads, and where model and
+        data lie. Data is known by the hash of its rows; a model of the hub by its name and commit and, if one
+        is pinned, its sha256; a model in a folder by all bytes that it holds (`content`, see `resolve`).
         """
         parts = identity(self._parts())
         dataset = {key: value for key, value in self.dataset_options.items() if key != "path"}
@@ -139,11 +145,14 @@ _AS_THEY_ARE = (
     "study", "variant", "method", "r", "alpha", "targets", "model", "model_options", "dataset",
     "dataset_options", "lr", "seed", "tracker",
 )  # fmt: skip
+_FROZEN = (
+    "axes", "options", "model_options", "dataset_options", "tracker", "targets", "tuned", "config_dirs",
+)  # fmt: skip
 # methods that leave the base as it is
 PACKABLE = ("adapters", "probe", "zero", "pfeiffer", "prefix", "ptuning_v2", "prompt", "ia3")
 # Of train: what the runs of a pack share.
 PACK = ("batch_size", "micro_batch_size", "precision", "gradient_checkpointing", "threads", "eval_rows")
-_WHERE_SET = ("phase", "signatures", "tuned", "repeat", "matched")
+_WHERE_SET = ("phase", "signatures", "tuned", "repeat", "matched", "config_dirs")
 
 
 @cache

@@ -28,6 +28,7 @@ class LoRAFA(LoRA):
     """W' = W + s B A with A frozen; to others it is a LoRA."""
 
     roles: ClassVar = {"B": "out"}
+    any_init: ClassVar = True
     frozen: ClassVar = {**LoRA.frozen, "A": "seed"}
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:

@@ -60,9 +60,9 @@ class RandLoRA(Delta):
         return {"diag": -(-small // rank) * (rank + small) if rank else 0}
 
     def factors(self, base: Base) -> Factors:
-        """All bases as one product of the rank n r, the trained side on the smaller one of the map."""
-        small = self.lam[:, :, :, None] * self.A[:, None] * self.gamma[:, :, None]
-        small = small.flatten(1, 2)  # (K, n r, small)
+        """All bases as one product of the rank n r, l_j on its bottleneck."""
+        small = (self.A[:, None] * self.gamma[:, :, None]).flatten(1, 2)  # (K, n r, small)
+        c = self.scale * self.s * self.lam.flatten(1)[:, :, None]
         if base.d_in <= base.d_out:
-            return Factors(small, self.B, self.scale * self.s)
-        return Factors(self.B.mT, small.mT, self.scale * self.s)
+            return Factors(small, self.B, c)
+        return Factors(self.B.mT, small.mT, c)

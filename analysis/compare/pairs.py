@@ -51,8 +51,7 @@ class Paired:
     """
 
     seeds: list[int]
-    variant: np.ndarray  # (S,) the metric, as recorded, a mean over ranks
-    baseline: np.ndarray  # (S,)
+    by_rank: np.ndarray  # (2, R, S) the metric as recorded, of variant and baseline at each rank
     sign: float  # of "better" in the metric
     ranks: tuple[float, ...] = ()  # those with any seed in common
     runs: tuple[str, ...] = ()  # all that count here, of both sides
@@ -65,8 +64,9 @@ class Paired:
 
     @property
     def by_seed(self) -> np.ndarray:
-        """The differences per seed (S,)."""
-        return np.asarray(self.sign * (self.variant - self.baseline))
+        """The differences per seed (S,), a mean over ranks."""
+        variant, baseline = self.by_rank.mean(axis=1)
+        return np.asarray(self.sign * (variant - baseline))
 
 
 @dataclass(frozen=True)
@@ -203,13 +203,12 @@ def paired(pair: Pair, study: Study) -> Paired:
     runs = [(v["by_seed"], b["by_seed"]) for v, b in both]
     sign = -1.0 if pair.baseline[0]["goal"] == "min" else 1.0
     if not runs:
-        return Paired([], np.empty(0), np.empty(0), sign)
+        return Paired([], np.empty((2, 1, 0)), sign)
     common = sorted(set.intersection(*[set(v) & set(b) for v, b in runs]))
     seeds = _seen(runs, common, study.predictions)
-    mean = lambda sides: np.mean([[study.scores[side[seed]] for seed in seeds] for side in sides], axis=0)  # noqa: E731
-    variant, baseline = mean([v for v, _ in runs]), mean([b for _, b in runs])
+    by_rank = np.array([[[study.scores[side[s]] for s in seeds] for side in sides] for sides in zip(*runs)])  # noqa: B905
     counted = tuple(side[seed] for sides in runs for side in sides for seed in seeds)
-    found = Paired(seeds, variant, baseline, sign, tuple(_rank(b) for _, b in both), counted)
+    found = Paired(seeds, by_rank, sign, tuple(_rank(b) for _, b in both), counted)
     found.left_out = [seed for seed in common if seed not in seeds]
     sides = [tuple(_examples(side, seeds, study.predictions) for side in run) for run in runs]
     known = [ids for side in sides for _, ids in side]

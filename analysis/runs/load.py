@@ -18,6 +18,7 @@ import pandas as pd
 from analysis.runs import arrays, histories, identity
 from analysis.runs.failures import places
 from analysis.runs.faults import NotFinite, Problem, fault, refuse_constant
+from analysis.runs.measured import by_metric
 from analysis.runs.predictions import Predictions
 from analysis.runs.rows import each, row_of, table_of
 from experiments import record as records
@@ -92,12 +93,13 @@ class Study:
         return RunFolder(self.folder / self._places[run_id])
 
 
-def read(folder: Path, *, pool: bool = False) -> Study:
+def read(folder: Path, *, pool: bool = False, metric: str | None = None) -> Study:
     """Read every run folder of a study; UserError when there is nothing to report on.
 
     Args:
         folder: runs/STUDY.
         pool: take results of different code, versions, hardware or data for comparable.
+        metric: another than the primary one, see `measured`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -134,6 +136,9 @@ def read(folder: Path, *, pool: bool = False) -> Study:
         hint = _studies_below(folder)
         raise UserError(f"{folder} holds no run: no folder in it has a spec.json or a record.json.{hint}")
     ordered = {run_id: found[run_id] for run_id in sorted(found)}
+    if metric is not None:
+        lacking = sorted(ordered.keys() - (ordered := by_metric(ordered, metric)).keys())
+        problems += [Problem(run_id, f"was not measured by {metric}; left out") for run_id in lacking]
     predictions = Predictions(ordered, lambda run_id: RunFolder(folder / folders[run_id]))
     for run_id in predictions.check():
         del ordered[run_id]

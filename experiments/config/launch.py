@@ -77,8 +77,8 @@ class OwnSweeper(Sweeper):
         first = self.command.runs[0]
         composed = spec_of(config, config.hydra, match=False)
         ours, theirs = first.as_record(), composed.as_record()
-        matched = ("r", "matched") if first.matched is not None else ()
-        differs = [k for k in ours | theirs if k not in matched and ours.get(k) != theirs.get(k)]
+        other = ("config_dirs", *(("r", "matched") if first.matched is not None else ()))
+        differs = [k for k in ours | theirs if k not in other and ours.get(k) != theirs.get(k)]
         if differs:
             raise UserError(
                 f"Hydra composes {differs[0]}={theirs.get(differs[0])} from this configuration, where "

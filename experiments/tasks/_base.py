@@ -33,7 +33,7 @@ class Outputs:
 
     total: "Tensor"  # (N,) float32, the summed loss in nats
     targets: "Tensor"  # (N,) over how many targets it was summed
-    predicted: "Tensor"  # (N,) class numbers or values, (N, C) logits; -1 where loss is on tokens
+    predicted: "Tensor"  # (N,) class numbers or values, (N, C) logits; see `training.losses` for tokens
     answers: list[str] | None = None  # generated, by example
 
 

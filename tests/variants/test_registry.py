@@ -23,7 +23,8 @@ def public():
 def test_the_axes_hold_what_the_papers_add():
     forms = "delora fourierft gralora hira loha lokr lora_fa lora_xs miss randlora vera"
     assert names("delta") == sorted(["adalora", "dora", "lora", *forms.split()])
-    assert names("init") == ["gaussian", "kaiming", "milora", "olora", "pissa"]
+    starts = "corda eva gaussian kaiming loftq lora_ga milora olora pissa"
+    assert names("init") == starts.split()
     assert names("scaling") == ["alpha_over_r", "alpha_over_sqrt_r", "constant", "none"]
     assert names("storage") == ["bf16", "fp32", "fp4", "int4", "nf4"]
     assert names("grouping") == ["lora_plus", "uniform"]

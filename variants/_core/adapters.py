@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from variants._core import costs
 from variants._core.attach import Attached
@@ -16,7 +16,7 @@ from variants._core.own import freeze, head_parameters, only_one, pack_heads, to
 from variants._core.registry import get, names, register
 from variants._core.run import PLAIN, RunConfig, Slot, Trained
 from variants._core.storage import store_backbone
-from variants._core.targets import backbone_of, experts, fed_without_batch, find, unreached
+from variants._core.targets import backbone_of, experts, fed_without_batch, find, is_conv1d, unreached
 
 
 @register("method", "adapters")
@@ -37,10 +37,12 @@ def adapters(
     whole = _unfrozen(model, runs)
     coverage, wanted, remarks = _cover(model, runs, whole)
     _check_batch_axis(model, runs, wanted)
+    dense = _dense(model, runs, wanted)
     layers = store_backbone(model, runs, adapted=set(wanted), whole=whole, device=device)
     for name, targets in wanted.items():
         for target, members in targets.items():
             _hold(layers[name], target, members, runs, clock)
+    _start_from(dense, layers)
     heads = pack_heads(model, [run.seed for run in runs], fresh=fresh)
     adapted = {name: layers[name] for name in wanted}
     attached = Attached(
@@ -176,13 +178,38 @@ def _hold(
         layer.hold(slice(stack[0], stack[-1] + 1), target.rows, delta, base)
 
 
+def _dense(
+    model: nn.Module, runs: Sequence[RunConfig], adapted: Collection[str]
+) -> dict[str, tuple[Tensor, bool]]:
+    """Where an init needs it: the adapted maps before they go into their storage, and if transposed."""
+    if all(get("init", run.axis("init")).needs != "dense" for run in runs):
+        return {}
+    found = {name: model.get_submodule(name) for name in adapted}
+    return {n: (m.weight, is_conv1d(m)) for n, m in found.items() if not isinstance(m, AdaptedLinear)}
+
+
+def _start_from(dense: Mapping[str, tuple[Tensor, bool]], layers: Mapping[str, AdaptedLinear]) -> None:
+    for name, (weight, transposed) in dense.items():
+        W = (weight.mT if transposed else weight).detach()
+        for part, delta, base in layers[name].held:
+            rows = W if part.block is None else W[part.block]
+            for k in [k for k, init in delta.waiting.items() if init.needs == "dense"]:
+                delta.start(k, base, rows.to(base.device, torch.float64))
+
+
+def _takes(delta: type[Delta], init: str) -> bool:
+    """Whether the factors of a delta may start so; one that builds on another says itself that all may."""
+    plain = not get("init", init).subtracts and get("init", init).needs != "dense"  # then B = 0
+    return "init" in delta.defaults and (plain or bool(vars(delta).get("any_init")))
+
+
 def _slot(run: RunConfig, target: Target) -> Slot:
     delta, init = get("delta", run.axis("delta")), run.axis("init")
-    if "init" not in delta.defaults and init != PLAIN["init"]:
-        able = [name for name in names("delta") if "init" in get("delta", name).defaults]
+    if init != PLAIN["init"] and not _takes(delta, init):
+        able = [name for name in names("delta") if _takes(get("delta", name), init)]
         raise ValueError(
-            f"init={init} says how A and B start, but delta={run.axis('delta')} starts its factors itself: "
-            f"choose a delta that takes it ({', '.join(able)}), or init={PLAIN['init']}."
+            f"init={init} says how A and B start, and delta={run.axis('delta')} cannot start so: choose a "
+            f"delta that can ({', '.join(able)}), or init={PLAIN['init']}."
         )
     _check_gradient(run)
     r, alpha = (

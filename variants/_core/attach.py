@@ -1,13 +1,17 @@
 """`attach`: make a model train as runs ask; and Attached, all that a loop, a record or an export needs."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from variants._core.base import wide
 from variants._core.delta import AdaptedLinear, Clock, Delta, Held
 from variants._core.registry import get
 from variants._core.run import PLAIN, Controller, RunConfig, Trained
@@ -99,6 +103,31 @@ class Attached:
         for k, controller in self.controllers.items():
             if runs is None or k in runs:
                 controller.after_step(step)
+        self.after_load()
+
+    def waiting(self) -> list[tuple[Held, int]]:
+        """The runs of deltas whose init has yet to see something, as a place and an index in its stack."""
+        return [
+            (held, k) for layer in self.layers.values() for held in layer.held for k in held.delta.waiting
+        ]
+
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """Forward and backward passes inside show inits what they wait for; at the end A and B start.
+
+        The clock's step counts the batches, each run's own as long as its init wants some.
+        """
+        sums: dict[tuple[int, int], Tensor] = {}
+        layers = [layer for layer in self.layers.values() if any(h.delta.waiting for h in layer.held)]
+        hooks = [layer.register_forward_hook(partial(_observe, self.clock, sums)) for layer in layers]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for held, k in self.waiting():
+            if (id(held.delta), k) in sums:
+                held.delta.start(k, held.base, sums[id(held.delta), k])
         self.after_load()
 
     def step_log(self, k: int) -> list[dict[str, float]]:
@@ -220,6 +249,33 @@ class Attached:
 
 def _one_or_all(values: dict[str, Any]) -> Any:
     return next(iter(values.values())) if len(set(values.values())) == 1 else values
+
+
+def _observe(clock: Clock, sums: dict[tuple[int, int], Tensor], layer: AdaptedLinear, args: Any, out: Tensor):
+    """Hook: when the gradient of the layer's output is there, add what its waiting inits need."""
+    x, mask, step = args[0].detach(), clock.mask, clock.step
+
+    def add(dy: Tensor) -> None:
+        rows = x.to(wide(x.dtype)).reshape(layer.runs, -1, x.shape[-1])
+        part = dy.to(wide(x.dtype)).reshape(layer.runs, -1, dy.shape[-1])
+        real = None if mask is None or mask.shape != x.shape[:-1] else mask.bool().view(layer.runs, -1)
+        for held in layer.held:
+            for k, init in held.delta.waiting.items():
+                if step >= init.batches(held.delta.slots[k]):
+                    continue
+                run = held.part.runs.start + k
+                if init.needs == "inputs":
+                    tokens = rows[run] if real is None else rows[run][real[run]]
+                    one = F.pad(tokens, (0, 1), value=1.0)
+                    found = one.mT @ one
+                else:
+                    of_block = part[run] if held.part.block is None else part[run][:, held.part.block]
+                    found = of_block.mT @ rows[run]
+                key = (id(held.delta), k)
+                sums[key] = found.double() + sums.get(key, 0.0)
+
+    if out.requires_grad:
+        out.register_hook(add)
 
 
 class Weights(Mapping[str, tuple[Tensor, Tensor]]):

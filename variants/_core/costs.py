@@ -129,6 +129,13 @@ def _declaration(delta: str) -> Mapping[str, Any] | None:
     return found if found is not None and {"roles", "shapes"} <= found.keys() else None
 
 
+@cache
+def needs_of_init(init: str) -> str:
+    """What an init has to see before the first step: inputs, gradient, dense, or "" for nothing."""
+    known = declared("init", init)
+    return str(get("init", init).needs if known is None else known.get("needs", ""))
+
+
 def stored_bytes(storage: str, n: int, options: Mapping[str, Any]) -> int:
     """Bytes of a matrix of n numbers in a storage."""
     if storage in ("fp32", "bf16"):

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from variants._core import costs
 from variants._core.base import Base, DenseBase, wide
+from variants._core.init import Init, Start
 from variants._core.lowrank import Block, Factors, Part, low_rank_linear
 from variants._core.registry import get
 from variants._core.run import Slot
@@ -40,6 +41,7 @@ class Clock:
 
     step: int = 0
     micro: int = 0
+    mask: Tensor | None = None  # (rows, length): which tokens of the batch at hand are no padding
     shared: dict[tuple, nn.Parameter] = field(default_factory=dict)
 
 
@@ -69,6 +71,7 @@ class Delta(nn.Module):
     frozen      parameter made by `fixed` or `shared` -> "seed" if it is drawn again from the seed, "saved" if
                 it is kept in checkpoints and with the result. Neither trained nor counted
     defaults    the options that it reads
+    any_init    whether A and B may start anyhow, away from B = 0; a delta that builds on one says it again
     rank_ratio  the option whose multiple of r is the rank at the start; None: r
     peft        own parameter -> tensor of PEFT's format (A, B, m, E); an adapter of these is read as this
                 delta, under the options `peft_options`. Empty: see `to_peft`
@@ -78,6 +81,7 @@ class Delta(nn.Module):
     shapes: ClassVar[Mapping[str, str]] = {}
     frozen: ClassVar[Mapping[str, str]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
+    any_init: ClassVar[bool] = False
     rank_ratio: ClassVar[str | None] = None
     peft: ClassVar[Mapping[str, str]] = {}
     peft_options: ClassVar[Mapping[str, Any]] = {}
@@ -85,7 +89,8 @@ class Delta(nn.Module):
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__()
-        self.slots, self.clock, self.subtracts = tuple(slots), clock, False
+        self.slots, self.clock, self.subtracts, self.given = tuple(slots), clock, False, False
+        self.waiting: dict[int, type[Init]] = {}  # runs of the stack whose init has yet to see something
         for slot in slots:
             _check(slot, base)
         scales = torch.tensor([slot.scale for slot in slots], dtype=wide(base.dtype), device=base.device)
@@ -137,7 +142,7 @@ class Delta(nn.Module):
         if "init" not in cls.defaults:
             return (slot.rank, slot.dropout > 0)
         init = get("init", slot.options.get("init", cls.defaults["init"]))
-        return (slot.rank, slot.dropout > 0, init.subtracts)
+        return (slot.rank, slot.dropout > 0, init.subtracts, bool(init.needs))
 
     def option(self, k: int, name: str) -> Any:
         """An option of run k, or the variant's default."""
@@ -167,19 +172,37 @@ class Delta(nn.Module):
 
         For deltas that name `init` among their defaults.
         """
-        inits = [get("init", self.option(k, "init")) for k in range(len(self.slots))]
-        starts = [init.start(slot, base) for init, slot in zip(inits, self.slots, strict=True)]
+        starts = []
+        for k, slot in enumerate(self.slots):
+            init = get("init", self.option(k, "init"))
+            init.check(slot, base)
+            if init.needs:
+                self.waiting[k] = init
+            nothing = torch.empty(0)
+            empty = Start(torch.zeros(slot.rank, base.d_in), torch.zeros(base.d_out, slot.rank))
+            starts.append(empty if init.needs else init.start(slot, base, nothing))
         for name, draws in (("A", [s.A for s in starts]), ("B", [s.B for s in starts])):
             setattr(self, name, (self.fixed if name in self.frozen else self.stacked)(draws, base))
-        if inits[0].subtracts:  # `stack_key` sees to it that all of a stack do, or none
+        # `stack_key` sees to it that all of a stack are alike in this
+        self.subtracts, self.given = init.subtracts, init.subtracts or bool(init.needs)
+        if self.subtracts:
             self.A0 = self.fixed([start.A for start in starts], base)
             self.B0 = self.fixed([start.B for start in starts], base)
-            self.subtracts = True
+
+    @torch.no_grad()
+    def start(self, k: int, base: Base, seen: Tensor) -> None:
+        """Give run k the start that waited for what its init has seen by now."""
+        start = self.waiting.pop(k).start(self.slots[k], base, seen)
+        for name, tensor in (("A", start.A), ("B", start.B)):
+            getattr(self, name)[k].copy_(tensor)
+            if self.subtracts:
+                getattr(self, f"{name}0")[k].copy_(tensor)
 
     @property
     def saved(self) -> list[str]:
-        """Fixed tensors that checkpoints keep: those that `frozen` says, and a start that is subtracted."""
-        return [name for name, how in self.frozen.items() if how == "saved"] + ["A0", "B0"] * self.subtracts
+        """Fixed tensors that checkpoints keep: as `frozen` says, and what a start took from W or data."""
+        found = [name for name, how in self.frozen.items() if how == "saved" or (name == "A" and self.given)]
+        return found + ["A0", "B0"] * self.subtracts
 
     def joined(self) -> tuple[Tensor, Tensor]:
         """A and B as one pair of factors with what is subtracted: [A; A0] and [B, -B0], or A and B alone."""

@@ -285,7 +285,7 @@ def test_four_bits_are_read_back_as_they_were_stored(storage, double_quant, fini
 
 
 @pytest.mark.parametrize("model", ["bert", "gpt2"])
-def test_requantising_is_asked_for_and_its_error_shown(model, finished, tmp_path, capsys):
+def test_requantising_is_asked_for_and_its_error_shown(model, finished, tmp_path, capsys, monkeypatch):
     pytest.importorskip("accelerate")
     run = finished("qlora", model=model, targets="all", compute="fp32")
     assert main([str(run), str(tmp_path / "out"), "--to", "merged", "--requantise", "nf4"]) == 0
@@ -297,9 +297,11 @@ def test_requantising_is_asked_for_and_its_error_shown(model, finished, tmp_path
     assert (about["dtype"], about["requantised_from"]) == ("nf4", "bf16")
     assert 0.001 < entry["weight_error"] < 0.15 and entry["max_relative_difference"] > 1e-4
     kind = AutoModelForSequenceClassification if model == "bert" else AutoModelForCausalLM
+    # where a processor has bf16, its kernel would refuse widths as odd as this model's
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
     again = kind.from_pretrained(tmp_path / "out")
     assert again.config.quantization_config.load_in_4bit
-    assert torch.allclose(losses(run, again), expected(run), atol=0.3)
+    assert torch.allclose(losses(run, again), expected(run), atol=0.5)
 
 
 def test_int4_goes_to_others_merged_or_in_the_codes_that_they_have(finished, tmp_path, capsys):

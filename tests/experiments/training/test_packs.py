@@ -35,6 +35,12 @@ METHODS = {
     "lora_pro": {"gradient": "lora_pro", "delta": "dora"},
     "learned scales": {"learn_scale": "layer"},
     "a learned scale": {"learn_scale": "model", "gradient": "riemannian"},
+    "pissa": {"init": "pissa"},
+    "pissa, dora": {"init": "pissa", "delta": "dora"},
+    "eva": {"init": "eva", "init_batches": 3},
+    "lora_ga": {"init": "lora_ga", "init_batches": 2, "init_gamma": 16.0},
+    "corda": {"init": "corda", "init_batches": 2 * STEPS},  # more than it has steps
+    "loftq": {"init": "loftq", "storage": "nf4", "double_quant": True, "compute": "fp32"},
     "probe": {"method": "probe", "delta": "none"},
     "pfeiffer": {"method": "pfeiffer", "delta": "none", "bottleneck": 5},
     "prefix": {"method": "prefix", "delta": "none", "length": 3, "inner": 5},
