@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from analysis.stats import influence
 from analysis.runs.faults import Problem
 from analysis.runs.measured import samples
+from analysis.stats import influence
 from experiments.record import RunFolder
 
 TOLERANCE = 1e-6
@@ -79,12 +79,12 @@ class Predictions:
     def _one_answer(self, run_id: str) -> bool:
         """Whether a run answered all examples alike, though their labels differ; False if that is unknown."""
         path = self._path(run_id).predictions
-        if not path.is_file():
-            return False
         try:
+            if not path.is_file():
+                return False
             table = pq.ParquetFile(path).read(["label", "prediction"], use_threads=False)
             return len(pc.unique(table["prediction"])) == 1 < len(pc.unique(table["label"]))
-        except (pa.ArrowException, KeyError):  # `of` reports a file that cannot be used
+        except (OSError, pa.ArrowException, KeyError):  # `of` reports a file that cannot be used
             return False
 
     def majority(self, run_id: str) -> float | None:
@@ -105,11 +105,14 @@ class Predictions:
         expected = (record.get("files") or {}).get(str(file))
         if metric is None:
             return None
-        if not path.is_file():
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
             if expected:
-                raise _Unusable("is missing, though the record lists it")
+                raise _Unusable("is missing, though the record lists it") from None
             return None
-        content = path.read_bytes()
+        except OSError as error:
+            raise _Unusable(f"cannot be read: {error.strerror}") from error
         if expected and hashlib.sha256(content).hexdigest() != expected:
             raise _Unusable("differs from its checksum: changed or truncated after the run")
         values, ids = _columns(content, name, column)

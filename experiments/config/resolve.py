@@ -75,6 +75,11 @@ def _check_adapters(variant: Mapping[str, Any], name: str) -> list[str]:
             f"controller=adalora_budget prunes the singular values of delta=adalora, but variant={name} has "
             f"delta={delta} here: set variant.delta=adalora or variant.controller=none"
         )
+    if variant.get("alpha_pattern") is not None and "alpha" not in variant["uses"]:
+        found.append(
+            f"variant={name} has no alpha, so variant.alpha_pattern={variant['alpha_pattern']} means nothing "
+            "to it: leave it out, or take a variant with a scale, as variant=lora"
+        )
     gradient, learns = variant.get("gradient"), variant.get("learn_scale")
     if gradient not in (None, "none") and delta not in (None, "none") and not costs.trains_both(delta):
         found.append(
@@ -90,11 +95,6 @@ def _check_adapters(variant: Mapping[str, Any], name: str) -> list[str]:
         found.append(
             "variant.learn_scale=model trains one scale, and rank_pattern and alpha_pattern start layers at "
             "several: set variant.learn_scale=layer"
-        )
-    if variant.get("alpha_pattern") is not None and "alpha" not in variant["uses"]:
-        found.append(
-            f"variant={name} has no alpha, so variant.alpha_pattern={variant['alpha_pattern']} means nothing "
-            "to it: leave it out, or take a variant with a scale, as variant=lora"
         )
     for option in ("rank_pattern", "alpha_pattern"):
         try:
