@@ -30,7 +30,6 @@ from analysis.page import images, render, tables
 from analysis.page.content import collect
 from analysis.runs.cells import cells as cells_of
 from analysis.runs.load import read
-from analysis.text.ranks import advise
 from experiments.errors import report_errors
 from experiments.files import explained
 
@@ -80,17 +79,17 @@ def build(
         )  # each figure is checked as a whole, not piece by piece: a third of the time
         with explained(folder), whole:
             folder.mkdir(exist_ok=True)
+            repeated = len(cells) > 0 and cells["n"].max() > 1  # one seed explains no paper
             for figure in itertools.chain(
                 overview_figures(study, cells),
                 evidence_figures(cells, found.table),
-                paper_figures(study, cells, baseline=baseline),
+                paper_figures(study, cells, baseline=found.baseline) if repeated else (),
             ):
                 figures.append(figure)
                 if drawing:  # meanwhile
                     drawing.add(figure, look)
-            content = collect(study, cells, found, figures, pool=pool)
+            content = collect(study, cells, found, figures, pool=pool, metric=metric)
             content["images"] = images_too
-            content["ranks"] = advise(study, cells, margin=margin)
             tables.tables(study, cells, found, folder)
             tables.write(folder / "report.md", render.markdown(content))
             tables.write(folder / "report.html", render.html(content))
@@ -105,9 +104,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.compared(parser)
     parser.add_argument(
         "--no-images", action="store_true", help="leave out the SVG, PDF and PNG files of the figures"
-    )
-    parser.add_argument(
-        "--metric", help="another than the primary one, as lm_eval/arc_easy/acc; written beside the report"
     )
     given = parser.parse_args(arguments)
     how = {"metric": given.metric, "baseline": given.baseline, "margin": given.margin, "pool": given.pool}

@@ -23,20 +23,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.errors import UserError
+from experiments.errors import UserError, typed
 from experiments.files import Check, digest, is_name, plain, read_json, remove_temporaries, sha256
 from experiments.files import unchecked as unchecked
 from experiments.files import write_json as write_json
 from experiments.history import History as History
 from experiments.history import read_history as read_history
+from experiments.record_form import SCHEMA as SCHEMA
+from experiments.record_form import STATUSES as STATUSES
+from experiments.record_form import fault as fault
+from experiments.record_form import malformed
 
-SCHEMA = 1
-STATUSES = ("completed", "diverged", "oom", "failed", "preempted")
 FINISHED = ("completed", "diverged")  # results; the others are to be run again
 PHASES = ("run", "tune", "confirm")
 
 _REQUIRED = ("run_id", "study", "spec")
-_NO_RESULT = ("study", "tracker", "signatures", "matched")  # of a spec: decide nothing about the result
+_NO_RESULT = (
+    "study",
+    "tracker",
+    "signatures",
+    "matched",
+    "config_dirs",
+)  # of a spec: decide nothing about the result
 PLANNED = ".planned"  # of a study: a list of runs per distinct command; to forget one, delete its list
 _NOT_RUNS = ("report", "wandb")
 
@@ -95,7 +103,7 @@ class RunFolder:
     @property
     def repeat(self) -> str:
         """The command that does this run again, alone."""
-        return f"python -m experiments.sweep retry {self.path.parent} {self.path.name}"
+        return f"python -m experiments.sweep retry {typed(self.path.parent)} {self.path.name}"
 
     def write_spec(self, spec: Mapping[str, Any], *, check: Check = unchecked) -> None:
         """Write spec.json in one piece; `check` is as in `files.replacing`."""
@@ -143,7 +151,7 @@ class RunFolder:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """The record of a run folder (or of a record.json); None when there is none or it is torn.
+    """The record of a run folder (or of a record.json); None when there is none or it is torn or malformed.
 
     A record of another schema is a UserError, because reading it as this one could mislead.
     """
@@ -159,7 +167,7 @@ def read(path: Path) -> dict[str, Any] | None:
             f"{file} has schema {record['schema']}, this version reads schema {SCHEMA}. "
             "Read it with the version that wrote it, or run the study again in another folder."
         )
-    return record if "status" in record else None
+    return record if record.get("status") in STATUSES and not malformed(record) else None
 
 
 def checksum(record: Mapping[str, Any]) -> str:

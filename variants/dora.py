@@ -44,6 +44,7 @@ class DoRA(Delta):
     roles: ClassVar = {"A": "in", "B": "out", "m": "magnitude"}
     shapes: ClassVar = {"A": "r d_in", "B": "d_out r", "m": "d_out"}
     peft: ClassVar = {"A": "A", "B": "B", "m": "m"}
+    any_init: ClassVar = True
     defaults: ClassVar = {"init": "kaiming", "reuse_base_with_dropout": False}
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
@@ -59,6 +60,14 @@ class DoRA(Delta):
         """Both readings of dropout do not stack."""
         reuse = slot.options.get("reuse_base_with_dropout", cls.defaults["reuse_base_with_dropout"])
         return (*super().stack_key(slot), bool(reuse))
+
+    @torch.no_grad()
+    def start(self, k: int, base: Base, seen: Tensor) -> None:
+        """As that of A and B; m is the norms of what the run starts with, so that g = 1."""
+        super().start(k, base, seen)
+        A, B = self.joined()
+        self.m[k] = (base.weight(A.dtype) + self.scale[k] * (B[k] @ A[k])).norm(dim=1)
+        self._norms = None
 
     def factors(self, base: Base) -> Factors:
         """g = m / ||V||, differentiable in m only."""

@@ -33,7 +33,7 @@ class Kaiming(Init):
     """A ~ U(-1/sqrt(d_in), 1/sqrt(d_in)), B = 0."""
 
     @staticmethod
-    def start(slot: Slot, base: Base) -> Start:
+    def start(slot: Slot, base: Base, seen: Tensor) -> Start:
         """As the authors' code."""
         return _drawn(slot, base, uniform)
 
@@ -43,7 +43,7 @@ class Gaussian(Init):
     """A ~ N(0, 1/d_in), B = 0."""
 
     @staticmethod
-    def start(slot: Slot, base: Base) -> Start:
+    def start(slot: Slot, base: Base, seen: Tensor) -> Start:
         """As the paper, with the variance left open there."""
         return _drawn(slot, base, normal)
 
@@ -61,6 +61,7 @@ class LoRA(Delta):
     roles: ClassVar = {"A": "in", "B": "out"}
     shapes: ClassVar = {"A": "r d_in", "B": "d_out r"}
     peft: ClassVar = {"A": "A", "B": "B"}
+    any_init: ClassVar = True
     defaults: ClassVar = {"init": "kaiming"}
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:

@@ -16,6 +16,7 @@ share W.
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from variants._core.base import Base
 from variants._core.init import Init, Start
@@ -30,7 +31,7 @@ class OLoRA(Init):
     subtracts: ClassVar = True
 
     @staticmethod
-    def start(slot: Slot, base: Base) -> Start:
+    def start(slot: Slot, base: Base, seen: Tensor) -> Start:
         """The first r columns of Q and rows of R."""
         Q, R = torch.linalg.qr(base.weight(torch.float64))
         signs = torch.where(R.diagonal() < 0, -1.0, 1.0)

@@ -17,6 +17,8 @@ decomposed, where QPiSSA quantises W_res.
 
 from typing import ClassVar
 
+from torch import Tensor
+
 from variants._core.base import Base
 from variants._core.init import Init, Start, svd_of
 from variants._core.registry import register
@@ -30,6 +32,6 @@ class PiSSA(Init):
     subtracts: ClassVar = True
 
     @staticmethod
-    def start(slot: Slot, base: Base) -> Start:
+    def start(slot: Slot, base: Base, seen: Tensor) -> Start:
         """Equations 2 and 3."""
         return svd_of(base, slot.rank).split(slot.scale)

@@ -1,8 +1,10 @@
 """One comparison: what the runs of a pair of cells show, with all that the report says of it.
 
-Nothing here knows of the other comparisons: the p values are adjusted, and judged, in `verdicts`.
+The noise between seeds is taken together with that of comparisons with the same baseline (`pooled`). The p
+values are adjusted, and judged, in `verdicts`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,13 +46,12 @@ class Comparison:
     seeds: tuple[int, ...]  # in common
     left_out: tuple[int, ...]  # seeds in common that lack scores by example
     ranks: tuple[float, ...]  # that have any seed in common
-    scores: np.ndarray  # by seed (S,), a mean over ranks
-    scores_baseline: np.ndarray
+    by_rank: np.ndarray  # (2, R, S) the metric of variant and baseline, by rank and seed
     sign: float  # of "better" in the metric
     learned: bool
+    found: stats.Difference | None = None  # with its noise
     difference: float = np.nan
     n_examples: int = 0  # 0: their noise is not counted
-    noise: stats.Noise | None = None
     se: float = np.nan
     ci_low: float = np.nan
     ci_high: float = np.nan
@@ -67,6 +68,21 @@ class Comparison:
     def n_seeds(self) -> int:
         """How many seeds are paired."""
         return len(self.seeds)
+
+    def with_noise(self, noise: stats.Noise) -> "Comparison":
+        """This comparison with other noise, and all that follows from it."""
+        assert self.found is not None
+        found = self.found.with_noise(noise)
+        return replace(
+            self,
+            found=found,
+            se=noise.se,
+            ci_low=found.low,
+            ci_high=found.high,
+            p=found.p,
+            p_tost=stats.equivalence_p(found, self.margin),
+            smallest_detectable=stats.smallest_detectable(noise) if found.n_examples else np.nan,
+        )
 
 
 def compared(pair: Pair, study: Study, margin: float, mixed: set[str], sides: Sides | None) -> Comparison:
@@ -103,8 +119,7 @@ def compared(pair: Pair, study: Study, margin: float, mixed: set[str], sides: Si
         seeds=tuple(common.seeds),
         left_out=tuple(common.left_out),
         ranks=common.ranks,
-        scores=common.variant,
-        scores_baseline=common.baseline,
+        by_rank=common.by_rank,
         sign=common.sign,
         learned=not (n and all(map(study.learned_nothing, common.runs))),
         difference=float(common.by_seed.mean()) if n else np.nan,
@@ -121,21 +136,35 @@ def compared(pair: Pair, study: Study, margin: float, mixed: set[str], sides: Si
     alone = common.scores if len(common.scores) == 1 and common.binary else []
     return replace(
         row,
+        found=found,
         difference=found.mean,
         n_examples=found.n_examples,
-        noise=found.noise,
-        se=found.noise.se,
-        ci_low=found.low,
-        ci_high=found.high,
-        p=found.p,
-        p_tost=stats.equivalence_p(found, margin),
-        smallest_detectable=stats.smallest_detectable(found.noise) if found.n_examples else np.nan,
         sd_seeds=float(common.by_seed.std(ddof=1)),
         sign_flip=flip,
         sign_flip_floor=floor,
         mcnemar=tuple(stats.mcnemar(*alone[0])) if alone else (),
         why=f"{BLIND}, since {common.why_blind}" if d is None else "",
     )
+
+
+def pooled(rows: Sequence[Comparison]) -> list[Comparison]:
+    """Comparisons with their numbers: the noise between seeds taken together where it may be.
+
+    That is where several variants meet the same cells of the baseline at the same ranks with the same seeds.
+    """
+    out = list(rows)
+    groups: dict[object, list[int]] = {}
+    for i, row in enumerate(rows):
+        if row.found is not None:
+            baseline = row.cells[len(row.cells) // 2 :]
+            groups.setdefault((baseline, row.split, row.seeds, row.ranks), []).append(i)
+    for members in groups.values():
+        scores = np.stack([rows[members[0]].by_rank[1], *(rows[i].by_rank[0] for i in members)])
+        for i, (seeds, df) in zip(members, stats.moderated(scores), strict=True):
+            found = rows[i].found
+            assert found is not None
+            out[i] = rows[i].with_noise(found.noise._replace(seeds=stats.no_dust(seeds), seeds_df=df))
+    return out
 
 
 def _too_few(row: Comparison) -> str:

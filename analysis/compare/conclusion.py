@@ -1,19 +1,15 @@
-"""What a verdict is worth as a ranking: whether the tuning was fair, and whether the noise floor drowns it.
+"""What a verdict is worth as a ranking: whether the two sides were compared fairly.
 
 better, worse    as the verdict says
 ahead, behind    the side in front had more points to choose from, so nobody is called the winner
 failing          the variant is in front, yet more of its runs failed or diverged, so it is not called better
-close            the difference is below the noise floor (see `noise`), so nobody is ranked by it
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from analysis.compare.budgets import Sides
-from analysis.compare.noise import Floor
 from analysis.runs.rows import Row, each
 from analysis.stats import ALPHA
 
@@ -21,32 +17,23 @@ WORDS = {
     "ahead": "ahead, with more tuning",
     "behind": "behind, with less tuning",
     "failing": "ahead, but more runs failed",
-    "close": "below the noise floor",
     "": "no verdict",
 }  # where the conclusion itself is not what tables and figures say
-ORDER = ("better", "worse", "ahead", "behind", "failing", "close", "equivalent", "inconclusive", "")
+ORDER = ("better", "worse", "ahead", "behind", "failing", "equivalent", "inconclusive", "")
 
 
-def concluded(rows: pd.DataFrame, floors: Mapping[tuple[Any, ...], Floor]) -> pd.DataFrame:
-    """Comparisons with `floor` (nan if unknown), `conclusion`, and `said`, the conclusion in words."""
-    known = {
-        (dataset, model, metric, split): f.level for (dataset, model, metric, _, split), f in floors.items()
-    }
-    keys = zip(rows["dataset"], rows["model"], rows["metric"], rows["split"], strict=True)
-    levels = [known.get((d, m, str(name).removeprefix("validation/"), s), np.nan) for d, m, name, s in keys]
-    rows = rows.assign(floor=np.array(levels, dtype=float))
+def concluded(rows: pd.DataFrame) -> pd.DataFrame:
+    """Comparisons with `conclusion`, and `said`, the conclusion in words."""
     conclusions = [_conclusion(row) for row in each(rows)]
     return rows.assign(conclusion=conclusions, said=[WORDS.get(name, name) for name in conclusions])
 
 
 def _conclusion(row: Row) -> str:
     lead = row["p_adjusted"] < ALPHA and row["difference"] > 0 and row["n_examples"] > 0
-    if lead and row["verdict"] != "better" and not abs(row["difference"]) < row["floor"]:
+    if lead and row["verdict"] == "inconclusive":
         return "failing"
     if row["verdict"] not in ("better", "worse"):
         return str(row["verdict"])
-    if abs(row["difference"]) < row["floor"]:
-        return "close"
     better = row["verdict"] == "better"
     if favoured(row["sides"], variant=better):
         return "ahead" if better else "behind"

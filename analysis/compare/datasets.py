@@ -1,26 +1,65 @@
-"""Variants across datasets: interquartile mean and probability of improvement, stratified by dataset."""
+"""Variants across datasets: one test of the mean, interquartile mean and probability of improvement.
+
+The mean of a variant's differences over D datasets has the noise sum(parts) / D^2, with Satterthwaite's
+degrees of freedom. It is a claim about the mean over these datasets, not over others.
+"""
 
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from analysis.compare.verdicts import Verdicts
+from analysis import stats
+from analysis.runs.rows import each
 from analysis.stats import FEWEST_SEEDS, across
 
+_SHARED = ("variant", "baseline", "metric", "model", "targets", "stack", "split", "margin", "sign")
 
-def table(found: Verdicts) -> list[dict[str, Any]]:
+
+def means(overall: pd.DataFrame) -> pd.DataFrame:
+    """One row per variant with a p on each of several datasets, all else equal: the test of its mean."""
+    known = overall[overall["p"].notna()].assign(targets=overall["targets"].fillna(""))
+    rows = []
+    for shared, group in known.groupby(list(_SHARED), sort=False):
+        group = group.drop_duplicates("dataset")
+        if len(group) < 2:
+            continue
+        noise = stats.mean_noise([row["found"].noise for row in each(group)])
+        found = stats.Difference(group["difference"].mean(), 0, 0, noise, 0, 0).with_noise(noise)
+        rows.append(
+            dict(zip(_SHARED, shared, strict=True))
+            | {
+                "datasets": tuple(group["dataset"]),
+                "differences": tuple(group["difference"]),
+                "of": tuple(group.index),
+                "sides": group["sides"].iloc[0],
+                "difference": found.mean,
+                "ci_low": found.low,
+                "ci_high": found.high,
+                "p": found.p,
+                "p_tost": stats.equivalence_p(found, shared[_SHARED.index("margin")]),
+                "n_examples": int(group["n_examples"].min()),
+                "failed": int(group["failed"].sum()),
+                "failed_baseline": int(group["failed_baseline"].sum()),
+            }
+        )
+    names = ("of", "p", "p_tost", "difference", "ci_low", "ci_high", "datasets", "differences", *_SHARED)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=names)
+
+
+def table(overall: pd.DataFrame) -> list[dict[str, Any]]:
     """One row per variant that was compared on at least two datasets, with 3 paired seeds or more on each.
 
     Seeds are resampled within their dataset. Datasets on which no run of a pair learned are left out.
     """
     rows = []
-    known = found.overall[(found.overall["n_seeds"] >= FEWEST_SEEDS) & found.overall["learned"].astype(bool)]
+    known = overall[(overall["n_seeds"] >= FEWEST_SEEDS) & overall["learned"].astype(bool)]
     for (variant, metric), group in known.groupby(["variant", "metric"], sort=False):
         group = group.drop_duplicates(["dataset", "model", "targets", "stack"])
         if group["dataset"].nunique() < 2:
             continue
         sign = group["sign"].iloc[0]
-        ours, plain = [sign * s for s in group["scores"]], [sign * s for s in group["scores_baseline"]]
+        ours, plain = ([sign * scores[side].mean(axis=0) for scores in group["by_rank"]] for side in (0, 1))
         rng = np.random.default_rng(0)
         low, high = across.improvement_interval(ours, plain, rng=rng)
         middle = sorted(sign * v for v in across.stratified(across.iqm, ours, rng=rng))

@@ -1,13 +1,12 @@
-"""The noise floor: what chance does to one cell, below which nothing is ranked.
+"""The noise floor: what chance does to one cell. It is shown, and judges nothing.
 
     seed to seed    the standard deviation between seeds of one cell, pooled over the cells of a setting
                     (dataset, model, metric): the compared ones, and plain runs beside confirmed ones, as
                     `+experiment=noise_floor` leaves them in a study that was tuned
     same seed       how far the result of a run moves when the very same run is repeated (`repeat=true`)
 
-The floor is the larger of the two. It is used from 4 degrees of freedom on: one cell with 5 seeds, or two
-with 3. A mean difference below it can be real, and is then a verdict, but another seed alone moves a result
-further, so it ranks nobody.
+The floor is the larger of the two, known from 4 degrees of freedom on: one cell with 5 seeds, or two with 3.
+A mean over many seeds can tell a difference below it; that is what more seeds are for.
 """
 
 from collections.abc import Sequence

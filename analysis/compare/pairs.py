@@ -1,8 +1,9 @@
 """Which cells are compared with which: variant against baseline, all else equal, seeds in common.
 
 Two cells are peers when only what defines a variant sets them apart: same data, model, training, targets,
-rank and alpha, same stack. A cell whose rank was matched for equal cost stands at the reference's rank. Over
-ranks (`r` = "all") a seed contributes its mean over the ranks, so that a seed counts once.
+rank and alpha, same stack. A method without a rank or an alpha meets any. A cell whose rank was matched for
+equal cost stands at the reference's rank. Over ranks (`r` = "all") a seed contributes its mean over the
+ranks, so that a seed counts once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,8 +51,7 @@ class Paired:
     """
 
     seeds: list[int]
-    variant: np.ndarray  # (S,) the metric, as recorded, a mean over ranks
-    baseline: np.ndarray  # (S,)
+    by_rank: np.ndarray  # (2, R, S) the metric as recorded, of variant and baseline at each rank
     sign: float  # of "better" in the metric
     ranks: tuple[float, ...] = ()  # those with any seed in common
     runs: tuple[str, ...] = ()  # all that count here, of both sides
@@ -64,8 +64,9 @@ class Paired:
 
     @property
     def by_seed(self) -> np.ndarray:
-        """The differences per seed (S,)."""
-        return np.asarray(self.sign * (self.variant - self.baseline))
+        """The differences per seed (S,), a mean over ranks."""
+        variant, baseline = self.by_rank.mean(axis=1)
+        return np.asarray(self.sign * (variant - baseline))
 
 
 @dataclass(frozen=True)
@@ -137,19 +138,23 @@ def _elsewhere(final: pd.DataFrame, group: pd.DataFrame, baseline: str) -> str:
 
 
 def _matched(rows: pd.DataFrame, plain: pd.DataFrame, elsewhere: str) -> tuple[list[Pair], list[Unmatched]]:
-    by_place = {_place(row): row for row in each(plain)}
+    by_place = {(_rank(row), row["alpha"]): row for row in each(plain)}
     singles: list[Pair] = []
     left: list[Unmatched] = []
     for row in each(rows):
-        if pd.isna(row["r"]):
-            singles += [Pair([row], [other]) for other in by_place.values()]
-        elif _place(row) in by_place:
-            singles.append(Pair([row], [by_place[_place(row)]]))
-        else:
+        peers = [other for place, other in by_place.items() if _meets(row, *place)]
+        singles += [Pair([row], [other]) for other in peers]
+        if not peers and not pd.isna(row["r"]):
             left.append(Unmatched(row, _why(row, plain, elsewhere)))
     if len(rows) and rows["r"].isna().all() and not by_place:
         left.append(Unmatched(rows.iloc[0], _OTHER.format(elsewhere) if elsewhere else _ABSENT))
     return singles + _over_ranks(singles), left
+
+
+def _meets(row: Row, rank: float, alpha: float) -> bool:
+    """Whether a cell is compared at this rank and alpha of the baseline."""
+    same_alpha = row["alpha"] == alpha or pd.isna(row["alpha"]) or pd.isna(alpha)
+    return bool(pd.isna(row["r"]) or (_rank(row) == rank and same_alpha))
 
 
 _ABSENT = "the baseline was not run in this setting"
@@ -170,11 +175,6 @@ def _why(row: Row, plain: pd.DataFrame, elsewhere: str) -> str:
 def _rank(cell: Row) -> float:
     """The rank at which a cell is compared: its own, or the reference's that a sweep matched it with."""
     return float(cell["r"] if pd.isna(cell["matched"]) else cell["matched"])
-
-
-def _place(cell: Row) -> tuple[float, float | None]:
-    """The rank and alpha at which a cell is compared; an alpha that nobody wrote down is equal to itself."""
-    return _rank(cell), None if pd.isna(cell["alpha"]) else float(cell["alpha"])
 
 
 def _over_ranks(singles: list[Pair]) -> list[Pair]:
@@ -203,13 +203,12 @@ def paired(pair: Pair, study: Study) -> Paired:
     runs = [(v["by_seed"], b["by_seed"]) for v, b in both]
     sign = -1.0 if pair.baseline[0]["goal"] == "min" else 1.0
     if not runs:
-        return Paired([], np.empty(0), np.empty(0), sign)
+        return Paired([], np.empty((2, 1, 0)), sign)
     common = sorted(set.intersection(*[set(v) & set(b) for v, b in runs]))
     seeds = _seen(runs, common, study.predictions)
-    mean = lambda sides: np.mean([[study.scores[side[seed]] for seed in seeds] for side in sides], axis=0)  # noqa: E731
-    variant, baseline = mean([v for v, _ in runs]), mean([b for _, b in runs])
+    by_rank = np.array([[[study.scores[side[s]] for s in seeds] for side in sides] for sides in zip(*runs)])  # noqa: B905
     counted = tuple(side[seed] for sides in runs for side in sides for seed in seeds)
-    found = Paired(seeds, variant, baseline, sign, tuple(_rank(b) for _, b in both), counted)
+    found = Paired(seeds, by_rank, sign, tuple(_rank(b) for _, b in both), counted)
     found.left_out = [seed for seed in common if seed not in seeds]
     sides = [tuple(_examples(side, seeds, study.predictions) for side in run) for run in runs]
     known = [ids for side in sides for _, ids in side]

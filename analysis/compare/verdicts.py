@@ -1,18 +1,19 @@
 """Verdicts: what the paired evidence says about each variant beside the baseline.
 
-Rules, in this order, on p values adjusted by Holm's method within a family:
+Rules, in this order, on p values adjusted for all comparisons of the study:
 
     fewer than 3 paired seeds                                 no verdict
     no scores by example, whose noise is then unknown         inconclusive
-    p of no difference < .05                                  better or worse, by the sign of the difference
     p of a difference of at least the margin < .05 (TOST)     equivalent
+    p of no difference < .05                                  better or worse, by the sign of the difference
     otherwise                                                 inconclusive
 
 A comparison uses the seeds whose runs all have scores by example, if these are 3 or more. A variant with
-more failed or diverged runs than the baseline is never better. Two families: the overall comparisons, one
-per variant and setting, which the answer rests on, and the comparisons at single ranks behind them. TOST is
-adjusted apart. How fair the tuning of the two sides was changes no verdict: it changes what the report says
-of one (`conclusion`).
+more failed or diverged runs than the baseline is never better. The comparisons form a tree: half of the
+level is for the means over datasets (`datasets`), where there are several, and half for the settings; within
+a setting the overall comparison of a variant, which the answer rests on, comes before those at its single
+ranks. All claims of a difference together err in at most 5% of studies; so do all claims of equivalence. What
+keeps a verdict from being a fair one is judged apart, in `conclusion`.
 """
 
 from collections.abc import Sequence
@@ -22,9 +23,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.compare import noise
+from analysis.compare import datasets
 from analysis.compare.budgets import Budgets, budgets, sides
-from analysis.compare.comparison import Comparison, compared
+from analysis.compare.comparison import Comparison, compared, pooled
 from analysis.compare.conclusion import concluded
 from analysis.compare.pairs import Unmatched, check_baseline, pairs
 from analysis.runs import identity
@@ -44,6 +45,7 @@ class Verdicts:
     margin: float
     table: pd.DataFrame
     predictions: Predictions
+    across: pd.DataFrame = field(default_factory=pd.DataFrame)  # one row per variant over several datasets
     budgets: Budgets = field(default_factory=dict)
     unmatched: list[Unmatched] = field(default_factory=list)
     differing: list[str] = field(
@@ -76,20 +78,54 @@ def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margi
     mixed = set(counts.index[counts > 1])
     tuning = budgets(study, cells)
     rows = [compared(pair, study, margin, mixed, sides(pair, tuning)) for pair in found]
-    table = _table(rows)
+    table, across = judged(rows)
+    differing = _differing(study, cells, mixed)
+    return Verdicts(baseline, margin, table, study.predictions, across, tuning, unmatched, differing)
+
+
+def judged(rows: Sequence[Comparison]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The comparisons as a table with their verdicts, and those over several datasets."""
+    table = _table(pooled(rows))
     table["overall"] = pd.Series(_overall(table), table.index, dtype=bool)
     table = _sorted(table)
-    table[["p_adjusted", "p_equivalent"]] = np.nan
-    for _, family in table.groupby("overall"):
-        for name, p in (("p_adjusted", family["p"]), ("p_equivalent", family["p_tost"])):
-            known = p.notna()
-            table.loc[p.index[known], name] = stats.holm(p[known].to_numpy(float))
-            table.loc[p.index, f"{name}_family"] = int(known.sum())
+    across = datasets.means(table[table["overall"]])
+    parent, share = _tree(table, across)
+    for name, source in (("p_adjusted", "p"), ("p_equivalent", "p_tost")):
+        p = np.concatenate([[0.0, 0.0], *(part[source].to_numpy(float) for part in (across, table))])
+        adjusted = np.where(np.isnan(p), np.nan, stats.within_tree(np.nan_to_num(p), parent))
+        across[name], table[name] = adjusted[2 : 2 + len(across)], adjusted[2 + len(across) :]
+    across["share"], table["share"] = share[2 : 2 + len(across)], share[2 + len(across) :]
     table["detectable_in_family"] = [_in_family(row) for row in each(table)]
-    table["verdict"] = [_verdict(row) for row in each(table)]
-    table = concluded(table, noise.floors(study, cells))
-    differing = _differing(study, cells, mixed)
-    return Verdicts(baseline, margin, table, study.predictions, tuning, unmatched, differing)
+    for part in (across, table):
+        part["verdict"] = [_verdict(row) for row in each(part)]
+    return concluded(table), concluded(across)
+
+
+def _tree(table: pd.DataFrame, across: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """The hypothesis above each, and its share of the level when it is first tested.
+
+    Two that only group others come first: over datasets, and in a setting; then the rows of both tables. Rows
+    without p ask for no share.
+    """
+    first = 2 + len(across)
+    rows = each(table)
+    heads = {row["key"]: first + i for i, row in enumerate(rows) if row["overall"]}
+    heads |= {(row["key"], row["alpha"]): first + i for i, row in enumerate(rows) if row["overall"]}
+    inner = [
+        1 if row["overall"] else heads.get((row["key"], row["alpha"]), heads[row["key"]]) for row in rows
+    ]
+    parent = np.array([-1, -1, *[0] * len(across), *inner])
+    known = np.concatenate([[False, False], *(part["p"].notna() for part in (across, table))]).astype(bool)
+    counted = known.copy()
+    for _ in range(2):
+        above = parent[counted]
+        counted[above[above >= 0]] = True
+    parent[~counted] = np.arange(len(parent))[~counted]  # apart from the tree
+    share = np.ones(len(parent))
+    for i in range(len(parent)):
+        siblings = (parent == parent[i]) & counted
+        share[i] = (share[parent[i]] if parent[i] >= 0 else 1.0) / max(int(siblings.sum()), 1)
+    return parent, share
 
 
 def _table(rows: Sequence[Comparison]) -> pd.DataFrame:
@@ -105,7 +141,7 @@ def _in_family(row: Row) -> float:
     """The smallest true difference that would mostly show after Holm's adjustment as well; nan if unknown."""
     if not row["n_examples"] or pd.isna(row["p"]):
         return float("nan")
-    return stats.smallest_detectable(row["noise"], alpha=ALPHA / row["p_adjusted_family"])
+    return stats.smallest_detectable(row["found"].noise, alpha=ALPHA * row["share"])
 
 
 def _differing(study: Study, cells: pd.DataFrame, mixed: set[str]) -> list[str]:
@@ -136,8 +172,10 @@ def _verdict(row: Row) -> str:
         return ""
     if not row["n_examples"]:
         return "inconclusive"
+    if row["p_equivalent"] < ALPHA:
+        return "equivalent"
     if row["p_adjusted"] < ALPHA and row["difference"] < 0:
         return "worse"
     if row["p_adjusted"] < ALPHA and row["failed"] <= row["failed_baseline"]:
         return "better"
-    return "equivalent" if row["p_equivalent"] < ALPHA else "inconclusive"
+    return "inconclusive"

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from analysis.figures import theme
 from analysis.page import images
+from analysis.text.choice import SHOWN
 from analysis.text.format import amount, count, number, percent, proper, pvalue, signed
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -66,6 +67,7 @@ def html(data: Mapping[str, Any]) -> str:
         .render(
             **data,
             themes=themes,
+            shown=SHOWN,
             longest=max(map(len, data["series"]), default=0),
             colours=colours,
             css=read("page.css"),

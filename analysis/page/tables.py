@@ -36,7 +36,7 @@ def tables(study: Study, cells: pd.DataFrame, found: Verdicts, folder: Path) -> 
     """Write the tables of comparisons (verdicts.*), cells (results.*) and runs (runs.csv)."""
     write(folder / "verdicts.csv", csv_text(found.table[list(VERDICTS)]))
     write(folder / "verdicts.tex", tex.verdicts(found))
-    write(folder / "results.tex", tex.results(cells))
+    write(folder / "results.tex", tex.results(study, cells))
     results = cells[list(RESULTS)].assign(seeds=[" ".join(map(str, seeds)) for seeds in cells["seeds"]])
     write(folder / "results.csv", csv_text(results))
     write(folder / "runs.csv", csv_text(study.runs[list(RUNS)]))

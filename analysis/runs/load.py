@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.runs import arrays, histories, identity
 from analysis.runs.failures import places
-from analysis.runs.faults import NotFinite, Problem, fault, refuse_constant
+from analysis.runs.faults import NotFinite, Problem, refuse_constant
 from analysis.runs.measured import by_metric
 from analysis.runs.predictions import Predictions
 from analysis.runs.rows import each, row_of, table_of
@@ -61,7 +61,7 @@ class Study:
 
     @cached_property
     def arrays(self) -> Callable[[str], Mapping[str, np.ndarray]]:
-        """The arrays of a run by name, each file read once; `problems` notes one that cannot be used."""
+        """The arrays of a run by name, each file read once; unusable ones are noted in `problems`."""
         return cache(self._arrays)
 
     def _arrays(self, run_id: str) -> Mapping[str, np.ndarray]:
@@ -200,7 +200,7 @@ def _checked(run: RunFolder, problems: list[Problem]) -> dict[str, Any] | None:
     except (OSError, ValueError):
         problems.append(Problem(run.path.name, "record.json is torn or is not JSON; not used. Run it again"))
         return None
-    wrong = fault(content)
+    wrong = records.fault(content)
     if not wrong and records.is_edited(content):
         wrong = "record.json differs from its own checksum: it was changed after the run"
     if wrong:

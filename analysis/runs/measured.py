@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.errors import UserError, did_you_mean
 
-LESS_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "mse")  # of the metrics of ablora itself
+LESS_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "mse", "rmse", "mae", "wer", "brier", "ece")
 
 
 def by_metric(records: Mapping[str, dict[str, Any]], metric: str) -> dict[str, dict[str, Any]]:
@@ -32,7 +32,9 @@ def by_metric(records: Mapping[str, dict[str, Any]], metric: str) -> dict[str, d
             task = metric.split("/")[1] if metric.startswith("lm_eval/") else ""
             goals = ((content.get("lm_eval") or {}).get(task) or {}).get("goals") or {}
             less = metric.rsplit("/", 1)[-1] in LESS_IS_BETTER
-            primary = {"metric": metric, "goal": goals.get(metric) or ("min" if less else "max"), "chosen": 1}
+            before = (content.get("primary") or {}).get("metric")
+            primary = {"metric": metric, "goal": goals.get(metric) or ("min" if less else "max")}
+            primary |= {"instead_of": before} if before != metric else {}
             metrics = {**content["metrics"], f"test/{metric}": own[metric]}
             chosen[run_id] = {**content, "primary": primary, "metrics": metrics}
         elif content["status"] != "completed":

@@ -79,28 +79,40 @@ class Predictions:
     def _one_answer(self, run_id: str) -> bool:
         """Whether a run answered all examples alike, though their labels differ; False if that is unknown."""
         path = self._path(run_id).predictions
-        if not path.is_file():
-            return False
         try:
+            if not path.is_file():
+                return False
             table = pq.ParquetFile(path).read(["label", "prediction"], use_threads=False)
             return len(pc.unique(table["prediction"])) == 1 < len(pc.unique(table["label"]))
-        except (pa.ArrowException, KeyError):  # `of` reports a file that cannot be used
+        except (OSError, pa.ArrowException, KeyError):  # `of` reports a file that cannot be used
             return False
+
+    def majority(self, run_id: str) -> float | None:
+        """The share of the most frequent label of a run's test examples; None where labels are no classes."""
+        try:
+            table = pq.ParquetFile(self._path(run_id).predictions).read(["label"], use_threads=False)
+        except (OSError, pa.ArrowException, KeyError):
+            return None
+        counts = pc.value_counts(table["label"]).field("counts").to_numpy()
+        return float(counts.max() / counts.sum()) if 1 < len(counts) <= len(table) / 2 else None
 
     def _read(self, run_id: str) -> Scores | None:
         record, folder = self._records[run_id], self._path(run_id)
-        name, chosen = record["primary"]["metric"], record["primary"].get("chosen")
+        name, chosen = record["primary"]["metric"], "instead_of" in record["primary"]
         file, column = samples(name) or (Path(folder.predictions.name), "score")
         path = folder.path / file
         metric = record["metrics"].get(f"test/{name}")
         expected = (record.get("files") or {}).get(str(file))
         if metric is None:
             return None
-        if not path.is_file():
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
             if expected:
-                raise _Unusable("is missing, though the record lists it")
+                raise _Unusable("is missing, though the record lists it") from None
             return None
-        content = path.read_bytes()
+        except OSError as error:
+            raise _Unusable(f"cannot be read: {error.strerror}") from error
         if expected and hashlib.sha256(content).hexdigest() != expected:
             raise _Unusable("differs from its checksum: changed or truncated after the run")
         values, ids = _columns(content, name, column)

@@ -8,8 +8,9 @@ from analysis.stats.difference import (
     Spread,
     detectable,
     equivalence_p,
-    holm,
     mcnemar,
+    mean_noise,
+    no_dust,
     one_way,
     quantile,
     seeds_needed,
@@ -19,10 +20,31 @@ from analysis.stats.difference import (
     two_way,
     wilson,
 )  # fmt: skip
+from analysis.stats.families import holm, within_tree
+from analysis.stats.pooling import moderated
 from experiments.protocol import FEWEST_SEEDS
 
 __all__ = [
-    "ALPHA", "FEWEST_SEEDS", "POWER", "Difference", "Noise", "Spread", "detectable", "equivalence_p", "holm",
-    "mcnemar", "one_way", "quantile", "seeds_needed", "sign_flip", "smallest_detectable", "t_interval",
-    "two_way", "wilson",
+    "ALPHA",
+    "FEWEST_SEEDS",
+    "POWER",
+    "Difference",
+    "Noise",
+    "Spread",
+    "detectable",
+    "equivalence_p",
+    "holm",
+    "mcnemar",
+    "mean_noise",
+    "moderated",
+    "no_dust",
+    "one_way",
+    "quantile",
+    "seeds_needed",
+    "sign_flip",
+    "smallest_detectable",
+    "t_interval",
+    "two_way",
+    "wilson",
+    "within_tree",
 ]  # fmt: skip

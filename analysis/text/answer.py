@@ -1,6 +1,6 @@
 """What a study lets one say, in plain words: a sentence per comparison, and a headline that sums them up."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from analysis.text import limits
 from analysis.text.format import number, pvalue, signed
 
 MOST_SENTENCES = 12
+MOST_NAMES = 6  # of variants, in a headline
 
 
 @dataclass
@@ -98,7 +99,7 @@ def _of_noise(floor: noise.Floor) -> str:
     """What chance does to one cell."""
     text = f"Another seed moves this result by {floor.sd:.3f} (SD, {floor.df} degrees of freedom)"
     if not np.isnan(floor.level):
-        text += f": differences below {floor.level:.3f}, the noise floor, rank nobody"
+        text += f": below {floor.level:.3f}, the noise floor, two single runs tell nothing apart"
     return f"{text}; {floor.repeat_text}" if floor.repeats else text
 
 
@@ -140,8 +141,14 @@ def headline(rows: pd.DataFrame) -> str:
             one, many = _SAID[key]
             verb = one if len(groups[key]) == 1 else many
             other = base if key != "inconclusive" or not parts else "it"
-            parts.append(f"{listed(list(groups[key]))} {verb.format(base=other)}")
+            parts.append(f"{few(list(groups[key]))} {verb.format(base=other)}")
     return "; ".join(parts) + "."
+
+
+def few(names: Collection[str]) -> str:
+    """Names in a sentence; of many the first."""
+    names = sorted(names)
+    return listed(names if len(names) <= MOST_NAMES else [*names[:3], f"{len(names) - 3} more"])
 
 
 _COUNTED = {
@@ -150,7 +157,6 @@ _COUNTED = {
     "ahead": "ahead with more tuning",
     "behind": "behind with less tuning",
     "failing": "ahead with more failed runs",
-    "close": "apart by less than the noise floor",
     "equivalent": "equivalent",
     "inconclusive": "undecided",
     "": "without a verdict",
@@ -161,7 +167,6 @@ _SAID = {
     "ahead": ("came out ahead of {base} with more tuning", "came out ahead of {base} with more tuning"),
     "behind": ("came out behind {base} with less tuning", "came out behind {base} with less tuning"),
     "failing": ("came out ahead of {base} with more failed runs",) * 2,
-    "close": ("differs from {base} by less than noise", "differ from {base} by less than noise"),
     "equivalent": ("is equivalent to {base}", "are equivalent to {base}"),
     "inconclusive": (
         "shows no significant difference from {base}",
@@ -178,7 +183,6 @@ def sentence(row: Row, rows: pd.DataFrame) -> str:
         return f"No verdict on {name}{where}: {row['why']}."
     interval = f"{signed(row['ci_low'])} to {signed(row['ci_high'])}"
     evidence = f"{signed(row['difference'])} ({interval}; {unit(row)})"
-    side = "ahead of" if row["difference"] > 0 else "behind"
     text = {
         "better": f"{name} is better than {base}{where}: {evidence}",
         "worse": f"{name} is worse than {base}{where}: {evidence}",
@@ -186,13 +190,11 @@ def sentence(row: Row, rows: pd.DataFrame) -> str:
         "behind": f"{name} came out behind {base}{where}, with less tuning: {evidence}",
         "failing": f"{name} came out ahead of {base}{where}, but is not called better, since more of its "
         f"runs failed or diverged ({row['failed']}, against {row['failed_baseline']} of {base}): {evidence}",
-        "close": f"{name} is {side} {base}{where} by less than the noise floor of {row['floor']:.3f}, by "
-        f"which seeds alone move one cell, so they are not ranked: {evidence}",
         "equivalent": f"{name} and {base} are equivalent within {row['margin']:g}{where}: {evidence}",
         "inconclusive": f"No significant difference between {name} and {base}{where}: {evidence}",
     }[row["conclusion"]]
-    if row["conclusion"] in ("better", "worse") and abs(row["difference"]) < row["margin"]:
-        text += f". The difference is real but negligible: less than the margin of {row['margin']:g}"
+    if row["conclusion"] == "equivalent" and row["p_adjusted"] < stats.ALPHA:
+        text += ". The difference is real but negligible"
     if row["conclusion"] == "inconclusive":
         text += _open(row)
     if row["failed"] > row["failed_baseline"] and row["conclusion"] != "failing":
@@ -207,7 +209,7 @@ def _open(row: Row) -> str:
     """Why a comparison stays open, and what it would have shown."""
     if not row["n_examples"]:
         return f". That is no verdict: {row['why']}"
-    family = int(row["p_adjusted_family"])
+    family = round(1 / row["share"])
     text = ""
     if row["ci_low"] > 0 or row["ci_high"] < 0:
         text = f". Its interval leaves zero out, but it is one of {family} comparisons: adjusted for them, p"
@@ -276,5 +278,5 @@ def _observation(
         text += f"; next is {cell_name(rival)} with {rival['mean']:.3f}"
     floor = floors.get(tuple(row[list(SETTING)]))
     if rival is not None and floor and abs(best["mean"] - rival["mean"]) < floor.level:
-        text += f". That is closer than the noise floor of {floor.level:.3f}, so they are not ranked"
+        text += f". That is closer than the noise floor of {floor.level:.3f}, by which seeds alone move a run"
     return text + "."

@@ -151,5 +151,8 @@ class Predictor:
             attached = put_back(self.base, [self.sources[name] for name in names])
             self._packs[names] = attached.model
             if self.merged:
-                self._packs[names] = merge(attached, 0, dtype=torch.float32).eval()
+                try:
+                    self._packs[names] = merge(attached, 0, dtype=torch.float32).eval()
+                except ValueError as error:
+                    raise UserError(f"{names[0]}: {error} Leave out --merged") from error
         return self._packs[names]

@@ -56,6 +56,8 @@ def generate(
         precision: Of the forward pass.
         size: Prompts of each run in a batch.
     """
+    virtual = getattr(model, "virtual_tokens", ())  # of prompt tuning: the model's own, before every text
+    prompts = [[*virtual, *prompt] for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     ordered = [prompts[i] for i in order]
     device = next(model.parameters()).device

@@ -153,7 +153,23 @@ def test_a_delta_that_starts_its_factors_itself_refuses_an_init(tiny_model):
     run = RunConfig(0, r=2, axes={"delta": "adalora", "controller": "none", "init": "pissa"})
     with pytest.raises(
         ValueError,
-        match=r"init=pissa says how A and B start, but delta=adalora starts its factors itself: choose a "
-        r"delta that takes it \(dora, lora\), or init=kaiming",
+        match=r"init=pissa says how A and B start, and delta=adalora cannot start so: choose a delta "
+        r"that can \(dora, lora, lora_fa\), or init=kaiming",
     ):
         attach(tiny_model("bert"), [run])
+
+
+def test_a_delta_that_builds_on_lora_takes_what_leaves_b_at_zero(tiny_model):
+    for init in ("gaussian", "eva"):
+        attach(tiny_model("bert"), [RunConfig(0, r=2, axes={"delta": "delora", "init": init})])
+    with pytest.raises(ValueError, match="init=milora says how A and B start, and delta=delora cannot"):
+        attach(tiny_model("bert"), [RunConfig(0, r=2, axes={"delta": "delora", "init": "milora"})])
+
+
+def test_a_frozen_factor_that_was_taken_from_w_is_kept_with_the_run(tiny_model):
+    run = RunConfig(0, r=2, axes={"delta": "lora_fa", "init": "pissa"})
+    attached = attach(tiny_model("bert"), [run, RunConfig(1, r=2, axes={"delta": "lora_fa"})])
+    kept = [{name.rpartition(".")[2] for name in attached.kept(k) if "deltas" in name} for k in (0, 1)]
+    assert kept == [{"A", "B", "A0", "B0"}, {"B"}]
+    for name, (W, after) in attached.weights(0).items():
+        assert_close(after, W, msg=name)

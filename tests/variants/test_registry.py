@@ -21,20 +21,24 @@ def public():
 
 
 def test_the_axes_hold_what_the_papers_add():
-    assert names("delta") == ["adalora", "dora", "lora"]
-    assert names("init") == ["gaussian", "kaiming", "milora", "olora", "pissa"]
-    assert names("scaling") == ["alpha_over_r", "alpha_over_sqrt_r"]
+    forms = "delora fourierft gralora hira loha lokr lora_fa lora_xs miss randlora vera"
+    assert names("delta") == sorted(["adalora", "dora", "lora", *forms.split()])
+    starts = "corda eva gaussian kaiming loftq lora_ga milora olora pissa"
+    assert names("init") == starts.split()
+    assert names("scaling") == ["alpha_over_r", "alpha_over_sqrt_r", "constant", "none"]
     assert names("storage") == ["bf16", "fp32", "fp4", "int4", "nf4"]
     assert names("grouping") == ["lora_plus", "uniform"]
+    assert names("gradient") == ["lora_pro", "riemannian"]
     assert names("controller") == ["adalora_budget"]
-    assert names("method") == ["adapters", "bitfit", "full", "probe", "zero"]
+    inserted = ["houlsby", "ia3", "pfeiffer", "prefix", "prompt", "ptuning_v2"]
+    assert names("method") == sorted(["adapters", "bitfit", "full", "probe", "zero", *inserted])
 
 
 def test_an_unknown_name_says_what_there_is():
     with pytest.raises(UnknownPart) as error:
         get("delta", "dorra")
     assert str(error.value) == (
-        "no delta named 'dorra'. Did you mean 'dora'? Known: adalora, dora, lora. "
+        f"no delta named 'dorra'. Did you mean 'dora'? Known: {', '.join(names('delta'))}. "
         "To add one, write variants/<file>.py with @register('delta', 'dorra'), or put the file into a "
         "folder of your own and name that in ABLORA_VARIANTS."
     )

@@ -5,11 +5,19 @@
 An init gives A and B. Where it `subtracts`, B0 A0 stays what B A was at the start, so that the run starts at
 W as if s B A had been taken out of it: the frozen half is two more factors, and the runs of a pack share one
 W whatever their inits.
+
+An init may need to see something first: its `start` is called before the first step with what was seen, and
+until then A and B are zero. It sees, in float64,
+
+    inputs     (d_in + 1, d_in + 1)   sum of [x, 1]^T [x, 1] over the tokens of the first batches, no padding
+    gradient   (d_out, d_in)          sum of dLoss/dW over the first batches
+    dense      (d_out, d_in)          W before it went into its storage
 """
 
 import hashlib
 from collections import OrderedDict
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,6 +26,7 @@ from torch import Tensor
 from variants._core.base import Base
 from variants._core.run import Slot
 
+BATCHES = 8  # that are seen unless the option `init_batches` says otherwise
 KEPT = 1024  # decompositions of a process, the oldest goes
 
 
@@ -32,14 +41,46 @@ class Init:
     """How A and B of one run on one map start.
 
     subtracts   whether s B A of the start is taken off W again, as A0 and B0
+    needs       what has to be seen first: inputs, gradient, dense, or "" for nothing
+    defaults    the options that it reads
     """
 
     subtracts: ClassVar[bool] = False
+    needs: ClassVar[str] = ""
+    defaults: ClassVar[Mapping[str, Any]] = {}
 
     @staticmethod
-    def start(slot: Slot, base: Base) -> Start:
-        """A and B, of any floating-point type."""
+    def check(slot: Slot, base: Base) -> None:
+        """ValueError, as soon as the model is known, where this init is not possible."""
+
+    @staticmethod
+    def start(slot: Slot, base: Base, seen: Tensor) -> Start:
+        """A and B, of any floating-point type; `seen` is empty where nothing is needed."""
         raise NotImplementedError
+
+    @classmethod
+    def batches(cls, slot: Slot) -> int:
+        """How many batches a run shows it."""
+        return 0 if cls.needs in ("", "dense") else int(slot.options.get("init_batches", BATCHES))
+
+
+def covariance(seen: Float[Tensor, "d_in+1 d_in+1"]) -> Float[Tensor, "d_in d_in"]:
+    """Of the inputs, around their mean."""
+    n, mean = seen[-1, -1], seen[-1, :-1] / seen[-1, -1]
+    return seen[:-1, :-1] / n - torch.outer(mean, mean)
+
+
+def eigenvectors(C: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """Columns, of the largest eigenvalue first, each with its largest entry positive."""
+    return _signed(torch.linalg.eigh(C).eigenvectors.flip(1))
+
+
+def _signed(U: Tensor) -> Tensor:
+    return U * _signs(U)
+
+
+def _signs(U: Tensor) -> Tensor:
+    return U.gather(0, U.abs().argmax(0, keepdim=True)).sign()
 
 
 class Svd(NamedTuple):
@@ -48,6 +89,10 @@ class Svd(NamedTuple):
     U: Tensor
     S: Tensor
     V: Tensor
+
+    def strongest(self, rank: int) -> "Svd":
+        """The first `rank` of them."""
+        return Svd(self.U[:, :rank], self.S[:rank], self.V[:, :rank])
 
     def split(self, scale: float) -> Start:
         """B = U sqrt(S / s), A = sqrt(S / s) V^T: s B A is U diag(S) V^T."""
@@ -58,8 +103,7 @@ class Svd(NamedTuple):
 def svd(W: Float[Tensor, "d_out d_in"]) -> Svd:
     """All singular triplets of a matrix. Each u has its largest entry positive, so that signs are settled."""
     U, S, Vt = torch.linalg.svd(W.double(), full_matrices=False)
-    signs = U.gather(0, U.abs().argmax(0, keepdim=True)).sign()
-    return Svd(U * signs, S, Vt.mT * signs)
+    return Svd(_signed(U), S, Vt.mT * _signs(U))
 
 
 _known: OrderedDict[tuple, Svd] = OrderedDict()

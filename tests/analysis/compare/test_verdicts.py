@@ -136,7 +136,7 @@ def test_equivalence_has_a_family_of_its_own(writer, judged):
     _, found = judged(w, margin=0.05)
     table = found.table.sort_values("p_tost")
     p = table["p_tost"].to_numpy()
-    assert len(p) == 3 and list(table["p_equivalent_family"]) == [3, 3, 3]
+    assert len(p) == 3
     holm = np.minimum(1, np.maximum.accumulate(p * [3, 2, 1]))
     assert list(table["p_equivalent"]) == pytest.approx(list(holm))
     assert list(table["p_tost"]) != pytest.approx(list(table["p"]))

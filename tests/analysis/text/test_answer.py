@@ -48,7 +48,7 @@ def test_a_lead_with_more_failed_runs_is_a_lead_but_not_better(writer, said, jud
 def test_an_interval_beside_zero_that_does_not_survive_holm_is_explained(writer, said, judged):
     w = writer(n_examples=300)
     others = [f"v{i}" for i in range(8)]
-    w.grid(("lora", "dora", *others), (8,), range(4), effects={"dora": 0.06})
+    w.grid(("lora", "dora", *others), (8,), range(4), effects={"dora": 0.05})
     row = judged(w)[0]["dora", 8]
     assert row["p"] < 0.05 < row["p_adjusted"]
     _, text = said(w)

@@ -86,5 +86,5 @@ def test_a_dataset_on_which_nothing_was_learned_has_no_part_in_the_table_across_
         for record in w.grid(ranks=(8,), seeds=range(4), dataset=dataset):
             answered(w, record, "1" if dataset == "second" else "0011")
     study = load.read(w.root)
-    [row] = datasets.table(verdicts.verdicts(study, cells.cells(study)))
+    [row] = datasets.table(verdicts.verdicts(study, cells.cells(study)).overall)
     assert row["settings"] == 2

@@ -31,9 +31,36 @@ METHODS = {
     "qdora": {"storage": "nf4", "double_quant": True, "compute": "fp32", "delta": "dora"},
     "int4": {"storage": "int4", "double_quant": False, "compute": "fp32"},
     "bf16 base": {"storage": "bf16"},
+    "pissa": {"init": "pissa"},
+    "pissa, dora": {"init": "pissa", "delta": "dora"},
+    "eva": {"init": "eva", "init_batches": 3},
+    "lora_ga": {"init": "lora_ga", "init_batches": 2, "init_gamma": 16.0},
+    "corda": {"init": "corda", "init_batches": 2 * STEPS},  # more than it has steps
+    "loftq": {"init": "loftq", "storage": "nf4", "double_quant": True, "compute": "fp32"},
+    "riemannian": {"gradient": "riemannian"},
+    "lora_pro": {"gradient": "lora_pro", "delta": "dora"},
+    "learned scales": {"learn_scale": "layer"},
+    "a learned scale": {"learn_scale": "model", "gradient": "riemannian"},
     "probe": {"method": "probe", "delta": "none"},
+    "pfeiffer": {"method": "pfeiffer", "delta": "none", "bottleneck": 5},
+    "prefix": {"method": "prefix", "delta": "none", "length": 3, "inner": 5},
+    "ptuning_v2": {"method": "ptuning_v2", "delta": "none", "length": 3},
+    "prompt": {"method": "prompt", "delta": "none", "length": 3},
+    "ia3 on nf4": {
+        "method": "ia3",
+        "delta": "none",
+        "storage": "nf4",
+        "double_quant": True,
+        "compute": "fp32",
+    },
 }
-PLAIN = {"delta": "lora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform"}
+PLAIN = {
+    "delta": "lora",
+    "scaling": "alpha_over_r",
+    "storage": "fp32",
+    "grouping": "uniform",
+    "gradient": "none",
+}
 
 
 def spec_of(method="lora", seed=0, *, r=3, alpha=5.0, targets="qv", lr=6e-3, dropout=0.0, **train):
