@@ -21,7 +21,9 @@ class Tokens:
 
     ids: tuple[str, ...]
     input_ids: list[list[int]]
-    labels: Any  # lists of token ids with IGNORE where no loss is due, or a tensor
+    # Lists of token ids with IGNORE where no loss is due; or how many tokens a row begins with that have
+    # none, the others being the row's own; or a tensor.
+    labels: Any
     truncated: int = 0
     extra: dict[str, list[list[int]]] = field(default_factory=dict)
     meta: dict[str, list[Any]] = field(default_factory=dict)  # see `Encoded.meta`
@@ -162,6 +164,11 @@ def parts(
     if task.metric != "loss" and metrics.is_mean(task.metric):
         return metrics.per_example(task.metric, predictions, references, _room(task))
     return other
+
+
+def statistics(task: Task, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, list[Any]]:
+    """Columns from which corpus metrics of other samples of the examples can be made."""
+    return metrics.statistics(task.metrics, predictions, references, _room(task))
 
 
 def _room(task: Task) -> str | None:
