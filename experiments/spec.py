@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
 
@@ -161,17 +162,43 @@ def _model_identity(options: FrozenDict) -> FrozenDict:
 
 
 def from_record(record: Mapping[str, Any]) -> RunSpec:
-    """The spec that `as_record` wrote; ValueError where its study is no name of a folder."""
-    if not is_name(record["study"]):
-        raise ValueError(f"study {record['study']!r} is no name of a folder")
+    """The spec that `as_record` wrote; ValueError for what it cannot have written."""
+    if not isinstance(record, Mapping):
+        raise ValueError("this is no spec of a run: not a mapping")
+    if not is_name(record.get("study")):
+        raise ValueError(f"study {record.get('study')!r} is no name of a folder")
     unset = {f.name: None for f in fields(Train) if type(None) in get_args(f.type)}
-    return RunSpec(
-        **{name: record.get(name) for name in _AS_THEY_ARE},  # type: ignore[arg-type]
-        **{name: record[name] for name in _WHERE_SET if name in record},
-        train=Train(**{**unset, **record["train"]}),
-        axes=record["variant_axes"],
-        options=record["variant_options"],
-    )
+    try:
+        made = RunSpec(
+            **{name: record.get(name) for name in _AS_THEY_ARE},  # type: ignore[arg-type]
+            **{name: record[name] for name in _WHERE_SET if name in record},
+            train=Train(**{**unset, **record["train"]}),
+            axes=record["variant_axes"],
+            options=record["variant_options"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"this is no spec of a run: {type(error).__name__} {error}") from None
+    for part in (made, made.train):
+        for f in fields(part):
+            if not _is_a(getattr(part, f.name), f.type):
+                raise ValueError(f"the spec's {f.name} is {getattr(part, f.name)!r}")
+    return made
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON is of an annotated type."""
+    if kind in (Any, Value) or (not isinstance(kind, type) and not get_args(kind)):
+        return True
+    origin = get_origin(kind) or kind
+    if origin in (Union, UnionType):
+        return any(_is_a(value, each) for each in get_args(kind))
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(_is_a(v, get_args(kind)[1]) for v in value.values())
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_a(v, get_args(kind)[0]) for v in value)
+    if origin is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, origin) and (origin is bool or not isinstance(value, bool))
 
 
 def register() -> None:

@@ -254,7 +254,9 @@ def plain(requirement):
 def test_every_import_is_declared():
     declared = {plain(requirement) for requirement in PROJECT["dependencies"]}
     extras = {
-        plain(r) for extra in ("minilm", "gguf", "math") for r in PROJECT["optional-dependencies"][extra]
+        plain(r)
+        for extra in ("minilm", "gguf", "lm-eval", "math")
+        for r in PROJECT["optional-dependencies"][extra]
     }
     tests = {plain(r) for r in PROJECT["optional-dependencies"]["test"]}
     homes = importlib.metadata.packages_distributions()

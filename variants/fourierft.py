@@ -44,7 +44,7 @@ class FourierFT(Delta):
         sources = (generator(s.seed, "init", "fourierft", base.d_out, base.d_in) for s in slots)
         places = [torch.randperm(base.d_out * base.d_in, generator=source)[:n] for source in sources]
         self.register_buffer("places", torch.stack(places).to(base.device), persistent=False)
-        scales = [self.option(k, "fourier_scale") * slot.scale for k, slot in enumerate(slots)]
+        scales = [self.option(k, "fourier_scale") for k in range(len(slots))]
         self.register_buffer("alpha", self.scale.new_tensor(scales)[:, None, None], persistent=False)
 
     @classmethod
@@ -60,4 +60,4 @@ class FourierFT(Delta):
     def change(self, base: Base) -> Tensor:
         """Alpha Re(F^-1(C))."""
         C = self.c.new_zeros(len(self.c), base.d_out * base.d_in).scatter(1, self.places, self.c)
-        return self.alpha * torch.fft.ifft2(C.view(-1, base.d_out, base.d_in)).real
+        return self.scale * self.alpha * torch.fft.ifft2(C.view(-1, base.d_out, base.d_in)).real

@@ -51,7 +51,7 @@ class RandLoRA(Delta):
         self.A, self.B = drawn("A", r, small), drawn("B", large, n * r)
         self.lam = self.stacked([torch.zeros(n, r) for _ in slots], base)
         self.gamma = self.stacked([torch.full((n, small), 1 / small) for _ in slots], base)
-        scales = [self.option(k, "randlora_scale") * slot.scale for k, slot in enumerate(slots)]
+        scales = [self.option(k, "randlora_scale") for k in range(len(slots))]
         self.register_buffer("s", self.scale.new_tensor(scales)[:, None, None], persistent=False)
 
     @classmethod
@@ -63,5 +63,5 @@ class RandLoRA(Delta):
     def change(self, base: Base) -> Tensor:
         """All bases as one product of the rank n r, with the trained side on the smaller one of the map."""
         small = (self.A[:, None] * self.gamma[:, :, None]).flatten(1, 2)  # (K, n r, small)
-        total = self.s * (self.B @ (self.lam.flatten(1)[:, :, None] * small))
+        total = self.scale * self.s * (self.B @ (self.lam.flatten(1)[:, :, None] * small))
         return total if base.d_in <= base.d_out else total.mT

@@ -222,7 +222,9 @@ def _spelled(spec: Mapping[str, Any]) -> list[str]:
         for part, group in _GROUPS.items()
         for key, value in (spec.get(part) or {}).items()
     ]
-    return [word for word in words if not word.startswith("model.content=") and not _RATE_OF_NOTHING.match(word)]
+    return [
+        word for word in words if not word.startswith("model.content=") and not _RATE_OF_NOTHING.match(word)
+    ]
 
 
 def value_text(value: Any) -> str:

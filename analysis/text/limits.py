@@ -13,11 +13,23 @@ from analysis.runs.load import Study
 
 def limits(study: Study, final: pd.DataFrame, found: Verdicts | None) -> list[str]:
     """The limits of a study's final cells and of the verdicts on them."""
-    out = _unlearned(study, final)
+    out = _unlearned(study, final) + _other_metric(study)
     if final["n"].max() < stats.FEWEST_SEEDS:
         out.append(_few_seeds(final))
     out += _rates(final)
     return out + (_of_verdicts(found) if found is not None else [])
+
+
+def _other_metric(study: Study) -> list[str]:
+    """That the metric was chosen when the runs were there."""
+    primaries = [record.get("primary") or {} for record in study.records.values()]
+    before = sorted({str(primary["instead_of"]) for primary in primaries if primary.get("instead_of")})
+    if not before:
+        return []
+    return [
+        f"The runs were made for {listed(before)} and are judged by {primaries[0]['metric']}: of many "
+        "metrics one favours a variant by chance, so say which you looked at."
+    ]
 
 
 def _few_seeds(final: pd.DataFrame) -> str:

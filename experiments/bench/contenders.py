@@ -55,11 +55,12 @@ def storage_of(work: Workload, variant: str) -> str:
 def run_config(work: Workload, variant: str, *, r: int, targets: str) -> RunConfig:
     """A run of the variant as its yaml has it."""
     options = variant_options(variant)
-    axes = {axis: options[axis] for axis in ("delta", "scaling", "grouping", "controller")}
+    chosen = ("delta", "scaling", "grouping", "gradient", "controller")
+    axes = {axis: options[axis] for axis in chosen if options.get(axis)}
     alpha = 16.0 if "alpha" in options["uses"] else None
     return RunConfig(
-        seed=0, targets=targets, r=r, alpha=alpha, axes={**axes, "storage": storage_of(work, variant)},
-        options=options, steps=STEPS,
+        seed=0, method=options["method"], targets=targets, r=r, alpha=alpha, options=options, steps=STEPS,
+        axes={**axes, "storage": storage_of(work, variant)},
     )  # fmt: skip
 
 
@@ -100,6 +101,7 @@ def ours(work: Workload, variant: str, *, r: int, targets: str) -> Contender:
         attached.before_step()
         (work.loss(attached.model) + attached.penalty().sum()).backward()
         optimiser.clip(optimiser.grad_norm())
+        attached.before_update()
         optimiser.step(factor, alive)
         attached.after_step(attached.clock.step)
         if attached.clock.step % Train.log_every == 0:

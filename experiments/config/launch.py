@@ -3,12 +3,14 @@
 Hydra composes the configuration once, of the command's first run. The runs are those of `reading.read`.
 """
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal import utils as hydra_utils
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -37,10 +39,11 @@ def main(arguments: Sequence[str], folder: Path) -> None:
         folder: The configuration.
     """
     with plain_errors():
-        flags, _, _ = split(arguments)
+        flags, words, _ = split(arguments)
         if any(flag in flags for flag in _HELP):
             print(help.page(folder))  # Hydra would list its own groups first, which takes it a second
             return
+        _check_hydras_own(flags, words)
         register()
         for_hydra = list(arguments)
         if not any(flag in flags for flag in _ANSWERED_BY_HYDRA):
@@ -48,7 +51,26 @@ def main(arguments: Sequence[str], folder: Path) -> None:
             _given[:] = [command]
             for_hydra = command.for_hydra()
         sys.argv[1:] = for_hydra
+        hydra_utils.run_and_report = lambda func: func()  # its own prints tracebacks, of a UserError, too
         hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(alone)()
+
+
+def _check_hydras_own(flags: Mapping[str, str | None], words: Sequence[str]) -> None:
+    """Refuse what Hydra's own options cannot work on: it would show a traceback."""
+    if {"--shell-completion", "-sc"} & flags.keys():
+        what = words[0].partition("=") if words else ("", "", "")
+        if what[0] not in ("install", "uninstall", "query") or what[2] not in ("bash", "zsh", "fish"):
+            raise UserError(
+                "--shell-completion takes install=bash or uninstall=bash (zsh and fish, too), as in "
+                'eval "$(python run.py --shell-completion install=bash)"'
+            )
+        if what[0] == "query" and "COMP_LINE" not in os.environ:
+            raise UserError("--shell-completion query=... is for the shell alone, which sets COMP_LINE.")
+    rerun = flags.get("--experimental-rerun")
+    if "--experimental-rerun" in flags and not (rerun and Path(rerun).is_file()):
+        raise UserError(
+            f"--experimental-rerun takes the config.pickle of an earlier run; {rerun} is no file."
+        )
 
 
 def alone(config: DictConfig) -> float:

@@ -9,6 +9,7 @@ from experiments.errors import UserError, did_you_mean
 from experiments.frozen import FrozenDict
 from experiments.models import commit_of, content_of
 from experiments.spec import RunSpec, Train
+from variants._core import costs
 from variants._core.names import read_patterns
 
 Made = TypeVar("Made")
@@ -78,6 +79,22 @@ def _check_adapters(variant: Mapping[str, Any], name: str) -> list[str]:
         found.append(
             f"variant={name} has no alpha, so variant.alpha_pattern={variant['alpha_pattern']} means nothing "
             "to it: leave it out, or take a variant with a scale, as variant=lora"
+        )
+    gradient, learns = variant.get("gradient"), variant.get("learn_scale")
+    if gradient not in (None, "none") and delta not in (None, "none") and not costs.trains_both(delta):
+        found.append(
+            f"gradient={gradient} rewrites the gradients of A and B together, and delta={delta} does not "
+            f"train both as LoRA does: set variant.delta=lora, or variant.gradient=none"
+        )
+    if variant.get("scale_lr_ratio") is not None and not learns:
+        found.append(
+            f"variant.scale_lr_ratio={variant['scale_lr_ratio']:g} is the rate of a scale that learns: set "
+            f"variant.learn_scale=layer, or leave it out"
+        )
+    if learns == "model" and (variant.get("rank_pattern") or variant.get("alpha_pattern")):
+        found.append(
+            "variant.learn_scale=model trains one scale, and rank_pattern and alpha_pattern start layers at "
+            "several: set variant.learn_scale=layer"
         )
     for option in ("rank_pattern", "alpha_pattern"):
         try:

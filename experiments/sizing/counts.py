@@ -108,7 +108,10 @@ def adapter_roles(spec: RunSpec, skeleton: Skeleton, r: int | None = None) -> Ro
         return None  # the last: blocks that learn as a whole are not counted here
     delta, total = spec.axes.get("delta") or "lora", Counter[str]()
     try:
-        for (rank, d_in, d_out), n in Counter(_ranked(spec, skeleton, spec.r if r is None else r)).items():
+        ranked = Counter(_ranked(spec, skeleton, spec.r if r is None else r))
+        if spec.options.get("learn_scale"):
+            total["scale"] = ranked.total() if spec.options["learn_scale"] == "layer" else 1
+        for (rank, d_in, d_out), n in ranked.items():
             for role, size in costs.delta_sizes(delta, rank, d_in, d_out, spec.options).items():
                 total[role] += n * size
     except UnknownPart:

@@ -194,6 +194,7 @@ class Trainer:
                 callback.on_gradient(step)
             progress.alive &= (torch.isfinite(loss) & torch.isfinite(norm)) | (step >= self._ends)
             optimiser.clip(norm)
+            attached.before_update()
             ends = zip(self.specs, self.ends, strict=True)
             factors = [schedule(s.train, step=step, steps=end) for s, end in ends]
             optimiser.step(torch.tensor(factors, device=self.device), self.under_way())

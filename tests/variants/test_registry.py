@@ -25,9 +25,10 @@ def test_the_axes_hold_what_the_papers_add():
     assert names("delta") == sorted(["adalora", "dora", "lora", *forms.split()])
     starts = "corda eva gaussian kaiming loftq lora_ga milora olora pissa"
     assert names("init") == starts.split()
-    assert names("scaling") == ["alpha_over_r", "alpha_over_sqrt_r", "none"]
+    assert names("scaling") == ["alpha_over_r", "alpha_over_sqrt_r", "constant", "none"]
     assert names("storage") == ["bf16", "fp32", "fp4", "int4", "nf4"]
     assert names("grouping") == ["lora_plus", "uniform"]
+    assert names("gradient") == ["lora_pro", "riemannian"]
     assert names("controller") == ["adalora_budget"]
     inserted = ["houlsby", "ia3", "pfeiffer", "prefix", "prompt", "ptuning_v2"]
     assert names("method") == sorted(["adapters", "bitfit", "full", "probe", "zero", *inserted])

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from variants._core import costs
 from variants._core.attach import Attached
 from variants._core.base import BlockOf
 from variants._core.delta import AdaptedLinear, Clock, Delta
@@ -162,11 +163,18 @@ def _hold(
 
     def alike(k: int) -> tuple:
         kind = runs[k].axis("delta")
-        return kind, get("delta", kind).stack_key(slots[k]), k - members.index(k)
+        learns = runs[k].options.get("learn_scale")
+        own = k if learns == "model" else None  # what all its layers share is one run's
+        return kind, get("delta", kind).stack_key(slots[k]), learns, own, k - members.index(k)
 
     for (kind, *_), stretch in groupby(members, key=alike):
         stack = list(stretch)
         delta: Delta = get("delta", kind)(base, [slots[k] for k in stack], clock=clock)
+        learns = runs[stack[0]].options.get("learn_scale")
+        if learns:
+            delta.learn_scale(clock.shared.get(("scale", stack[0])))
+        if learns == "model":
+            clock.shared["scale", stack[0]] = delta.scale
         layer.hold(slice(stack[0], stack[-1] + 1), target.rows, delta, base)
 
 
@@ -203,6 +211,7 @@ def _slot(run: RunConfig, target: Target) -> Slot:
             f"init={init} says how A and B start, and delta={run.axis('delta')} cannot start so: choose a "
             f"delta that can ({', '.join(able)}), or init={PLAIN['init']}."
         )
+    _check_gradient(run)
     r, alpha = (
         by_pattern(read_patterns(option, run.options.get(option)), target.module, otherwise or 0)
         for option, otherwise in (("rank_pattern", run.r), ("alpha_pattern", run.alpha or 1.0))
@@ -225,13 +234,28 @@ def _slot(run: RunConfig, target: Target) -> Slot:
     )
 
 
+def _check_gradient(run: RunConfig) -> None:
+    kind, delta = run.axis("gradient"), run.axis("delta")
+    if kind == PLAIN["gradient"]:
+        return
+    get("gradient", kind)
+    if not costs.trains_both(delta):
+        able = ", ".join(filter(costs.trains_both, names("delta")))
+        raise ValueError(
+            f"gradient={kind} rewrites the gradients of A and B together, and delta={delta} does not train "
+            f"both as LoRA does: choose a delta that does ({able}), or gradient=none."
+        )
+
+
 def _delta_parameters(layers: Mapping[str, AdaptedLinear]) -> list[Trained]:
-    return [
-        Trained(f"{name}.deltas.{i}.{parameter}", getattr(held.delta, parameter), role, held.part.runs)
-        for name, layer in layers.items()
-        for i, held in enumerate(layer.held)
-        for parameter, role in held.delta.roles.items()
-    ]
+    found: dict[int, Trained] = {}  # by parameter: a learned s may be that of several layers
+    for name, layer in layers.items():
+        for i, (part, delta, _) in enumerate(layer.held):
+            learns = isinstance(delta.scale, torch.nn.Parameter)
+            for leaf, role in {**delta.roles, **({"scale": "scale"} if learns else {})}.items():
+                own = getattr(delta, leaf)
+                found.setdefault(id(own), Trained(f"{name}.deltas.{i}.{leaf}", own, role, part.runs))
+    return list(found.values())
 
 
 def _controllers(attached: Attached) -> dict[int, Any]:

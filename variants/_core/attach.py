@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from variants._core.base import wide
 from variants._core.delta import AdaptedLinear, Clock, Delta, Held
 from variants._core.registry import get
-from variants._core.run import Controller, RunConfig, Trained
+from variants._core.run import PLAIN, Controller, RunConfig, Trained
 from variants._core.storage import bits_per_weight, frozen_bytes
 from variants._core.targets import backbone_linears
 
@@ -74,6 +74,26 @@ class Attached:
         """Call before each optimiser step's first forward pass: deltas bring up to date what they keep."""
         for kind, held in self.held().items():
             kind.refresh(held)
+
+    @torch.no_grad()
+    def before_update(self) -> None:
+        """Call between clipping and the optimiser: the `gradient` axis of each run rewrites its own in place.
+
+        A pack's rows stay apart: what one run's factors are has no part in another's.
+        """
+        kinds = [run.axis("gradient") for run in self.runs]
+        if set(kinds) == {PLAIN["gradient"]}:
+            return
+        for layer in self.layers.values():
+            for part, delta, _ in layer.held:
+                of_part = kinds[part.runs]
+                for kind in set(of_part) - {PLAIN["gradient"]}:
+                    rows = [i for i, own in enumerate(of_part) if own == kind]
+                    A, B = delta.A[rows], delta.B[rows]
+                    changed = get("gradient", kind)(
+                        A, B, delta.A.grad[rows], delta.B.grad[rows], delta.scale[rows]
+                    )
+                    delta.A.grad[rows], delta.B.grad[rows] = changed
 
     def after_step(self, step: int, runs: Collection[int] | None = None) -> None:
         """Call after the optimiser's step number `step` (from 0), its gradients still in place.
@@ -189,7 +209,7 @@ class Attached:
         slots = {name: held.delta.slots[i] for name, (held, i) in self.slots(k).items()}
         facts: dict[str, Any] = {"matched": list(slots)}
         if slots:
-            facts["scale"] = _one_or_all({name: slot.scale for name, slot in slots.items()})
+            facts["scale"] = _one_or_all({n: h.delta.scale_of(i) for n, (h, i) in self.slots(k).items()})
             facts["rank"] = _one_or_all({name: slot.rank for name, slot in slots.items()})
         facts["trainable_parameters"] = self.count(k)
         computes = {

@@ -13,6 +13,7 @@ from typing import Any
 
 from variants._core.registry import declared, get, register
 
+SCALE_LR_RATIO = 0.1
 Rates = dict[str, tuple[float, float]]  # role -> (learning rate, weight decay)
 
 
@@ -28,15 +29,26 @@ def unscaled(alpha: float, r: int) -> float:
     return 1.0
 
 
+@register("scaling", "constant")
+def constant(alpha: float, r: int) -> float:
+    """s = alpha, whatever the rank is."""
+    return alpha
+
+
 @register("grouping", "uniform")
 def uniform(run: Any, lr: float, head_lr: float, weight_decay: float) -> Rates:
-    """One learning rate for all that is adapted and one for the head. Matrices decay, vectors do not."""
+    """One learning rate for all that is adapted and one for the head. Matrices decay, vectors do not.
+
+    A scale that learns does so at `scale_lr_ratio` times the rate.
+    """
+    ratio = float(run.options.get("scale_lr_ratio") or SCALE_LR_RATIO)
     return {
         "in": (lr, weight_decay),
         "out": (lr, weight_decay),
         "diag": (lr, weight_decay),
         "weight": (lr, weight_decay),
         "magnitude": (lr, 0.0),
+        "scale": (lr * ratio, 0.0),
         "bias": (lr, 0.0),
         "head": (head_lr, weight_decay),
         "head_bias": (head_lr, 0.0),
@@ -58,6 +70,15 @@ def initial_rank(delta: str, r: int, options: Mapping[str, Any]) -> int:
         return r
     value = options.get(option)
     return starting_rank(r, float(known["defaults"][option] if value is None else value))
+
+
+def trains_both(delta: str) -> bool:
+    """Whether a delta's A and B both learn, and are the factors of its change as PEFT knows them."""
+    known = _declaration(delta)
+    if known is None:
+        kind = get("delta", delta)
+        known = {"roles": kind.roles, "peft": kind.peft}
+    return {"A", "B"} <= set(known["roles"]) & set(known.get("peft", ()))
 
 
 def largest_rank(delta: str, limit: int, options: Mapping[str, Any]) -> int:

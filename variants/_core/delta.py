@@ -11,8 +11,8 @@ Notation, the same in every file of this folder:
     A0, B0   as A and B                         what A and B were at the start, where that is subtracted
     W'       (K, d_out, d_in)                   the weight that a delta stands for
 
-Each trained parameter has a role: in, out, diag, magnitude, head, head_bias, weight or bias. Nobody matches
-on names.
+Each trained parameter has a role: in, out, diag, magnitude, scale, head, head_bias, weight or bias. Nobody
+matches on names.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -95,8 +95,24 @@ class Delta(nn.Module):
         for slot in slots:
             _check(slot, base)
         scales = torch.tensor([slot.scale for slot in slots], dtype=wide(base.dtype), device=base.device)
+        self.scale: Tensor
         self.register_buffer("scale", scales[:, None, None], persistent=False)
         self.number = slots[0].scale if len({slot.scale for slot in slots}) == 1 else None
+
+    def learn_scale(self, shared: nn.Parameter | None = None) -> None:
+        """Train s, (K, 1, 1), from where its rule puts it; `shared` is the parameter of other layers too."""
+        if shared is not None and not torch.equal(shared.detach(), self.scale.to(shared)):
+            raise ValueError(
+                f"learn_scale=model trains one s, but {self.slots[0].name} starts at another one than the "
+                "layers before it: use learn_scale=layer, or one rank and one alpha for all layers."
+            )
+        start = self._buffers.pop("scale")
+        self.scale = nn.Parameter(start.clone()) if shared is None else shared
+        self.number = None
+
+    def scale_of(self, k: int) -> float:
+        """Run k's s as it is now."""
+        return float(self.scale[k].detach()) if isinstance(self.scale, nn.Parameter) else self.slots[k].scale
 
     @classmethod
     def initial_rank(cls, r: int, options: Mapping[str, Any]) -> int:
@@ -232,7 +248,7 @@ class Delta(nn.Module):
         tensors = {key: getattr(self, name).detach()[k] for name, key in self.peft.items()}
         if self.subtracts:
             tensors |= {key: pair.detach()[k] for key, pair in zip("AB", self.joined(), strict=True)}
-        return PeftAdapter(tensors, self.slots[k].scale)
+        return PeftAdapter(tensors, self.scale_of(k))
 
     @property
     def fuses(self) -> bool:

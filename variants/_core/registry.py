@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-AXES = ("method", "delta", "init", "scaling", "storage", "grouping", "controller")
+AXES = ("method", "delta", "init", "scaling", "storage", "grouping", "gradient", "controller")
 
 _parts: dict[tuple[str, str], Any] = {}
 _reads: dict[tuple[str, str], tuple[str, ...]] = {}

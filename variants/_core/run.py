@@ -38,6 +38,7 @@ PLAIN = {
     "scaling": "alpha_over_r",
     "storage": "fp32",
     "grouping": "uniform",
+    "gradient": "none",
     "controller": "none",
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments import data
 from experiments.console.display import Display
-from experiments.errors import UserError, say
+from experiments.errors import UserError, say, typed
 from experiments.files import check_writable
 from experiments.spec import RunSpec
 from experiments.sweep import engine
@@ -51,8 +51,6 @@ class Submitter:
         self._study, self._last = self.root / specs[0].study, None
         check_writable(self._study)
         found = plan(specs, fingerprints=data.fingerprint, root=self.root, again=again)
-        if again:
-            engine.set_aside(self._study, found)
         queued = active(self._study, client.queue() or [])
         todo = tuple((spec, run_id) for spec, run_id in found.todo if run_id not in queued)
         waiting = len(found.todo) - len(todo)
@@ -64,6 +62,8 @@ class Submitter:
                 display.note(note)
             if todo and self.settings.job("check") and self._refused(replace(found, todo=todo), display):
                 return engine.USAGE
+        if again:
+            engine.set_aside(self._study, found)
         write_requested(self._study, (*found.done, *found.todo))
         if todo:
             self._last = self._new()
@@ -103,7 +103,10 @@ class Submitter:
         try:
             job = self._after(made, "report", ["python", "-m", "analysis.report", str(self._study)])
         except UserError as error:
-            say(f"No job makes the report ({error}) It is made by: python -m analysis.report {self._study}")
+            say(
+                f"No job makes the report ({error}) It is made by: "
+                f"python -m analysis.report {typed(self._study)}"
+            )
         else:
             say(f"Job {job} makes the report when they have ended, however they end.")
 
@@ -187,8 +190,9 @@ def _words(shape: Shape, tasks: int) -> str:
 
 def _next_steps(study: Path, *, queued: bool) -> str:
     if not queued:
-        return f"Nothing to submit. The report: python -m analysis.report {study}"
+        return f"Nothing to submit. The report: python -m analysis.report {typed(study)}"
     return (
-        f"You may log out. How it goes: python -m experiments.sweep watch {study} (status, cancel, retry).\n"
+        f"You may log out. How it goes: python -m experiments.sweep watch {typed(study)} "
+        "(status, cancel, retry).\n"
         f"The same command given again submits what is missing then."
     )

@@ -37,9 +37,30 @@ METHODS = {
     "lora_ga": {"init": "lora_ga", "init_batches": 2, "init_gamma": 16.0},
     "corda": {"init": "corda", "init_batches": 2 * STEPS},  # more than it has steps
     "loftq": {"init": "loftq", "storage": "nf4", "double_quant": True, "compute": "fp32"},
+    "riemannian": {"gradient": "riemannian"},
+    "lora_pro": {"gradient": "lora_pro", "delta": "dora"},
+    "learned scales": {"learn_scale": "layer"},
+    "a learned scale": {"learn_scale": "model", "gradient": "riemannian"},
     "probe": {"method": "probe", "delta": "none"},
+    "pfeiffer": {"method": "pfeiffer", "delta": "none", "bottleneck": 5},
+    "prefix": {"method": "prefix", "delta": "none", "length": 3, "inner": 5},
+    "ptuning_v2": {"method": "ptuning_v2", "delta": "none", "length": 3},
+    "prompt": {"method": "prompt", "delta": "none", "length": 3},
+    "ia3 on nf4": {
+        "method": "ia3",
+        "delta": "none",
+        "storage": "nf4",
+        "double_quant": True,
+        "compute": "fp32",
+    },
 }
-PLAIN = {"delta": "lora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform"}
+PLAIN = {
+    "delta": "lora",
+    "scaling": "alpha_over_r",
+    "storage": "fp32",
+    "grouping": "uniform",
+    "gradient": "none",
+}
 
 
 def spec_of(method="lora", seed=0, *, r=3, alpha=5.0, targets="qv", lr=6e-3, dropout=0.0, **train):
@@ -178,8 +199,9 @@ def test_grouping_rows_by_length_changes_no_number(frozen, split, micro, monkeyp
     assert torch.equal(answers[0], expected)
 
 
-def test_a_pack_that_was_stopped_goes_on_to_the_same_bits(frozen, split):
-    spec = spec_of("adalora", 4, dropout=0.2)
+@pytest.mark.parametrize("method", ["adalora", "pissa", "lora_ga"])
+def test_a_pack_that_was_stopped_goes_on_to_the_same_bits(frozen, split, method):
+    spec = spec_of(method, 4, dropout=0.2)
     pack = [*company(spec, 3), spec]
     assert train(frozen, split, pack, stop=5)[0] == train(frozen, split, pack)[0]
 
