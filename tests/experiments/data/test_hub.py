@@ -190,3 +190,14 @@ def test_the_e2e_files_of_the_lora_paper_are_read_by_their_double_bars(tmp_path)
         "Mill ; a Thai place, it is 3 | 4 .", "Mill ; one more place, it is 3 | 4 .",
     }  # fmt: skip
     assert any("separated by ||" in note for note in raw.notes)
+
+
+@pytest.mark.parametrize("articles", [True, False])
+def test_plain_text_is_read_by_its_lines_for_language_modelling(tmp_path, articles):
+    article = " = Title {} = \n One, two | three . \n\n = = Part = = \n More ; text \n"
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.txt").write_text("".join(article.format(i) for i in range(3)))
+    own = {} if articles else {"document": None}
+    raw = read("wikitext", path=str(tmp_path), **own)
+    assert [len(rows) for rows in raw.splits.values()] == [3 if articles else 1] * 3
+    assert "".join(sorted(raw.splits["test"].texts)) == "".join(article.format(i) for i in range(3))
