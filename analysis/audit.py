@@ -285,7 +285,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="of the files: PEFT's method comparison, a CSV with a row per run, an export of W&B",
     )
     foreign.add_argument("--out", type=Path, help="the study folder to write (default: runs/NAME)")
-    foreign.add_argument("--metric", help="the score to read, where the files have several")
     foreign.add_argument(
         "--examples",
         action="append",
@@ -306,7 +305,8 @@ def _show(given: argparse.Namespace) -> None:
         folder, told = importing.study(
             given.study, given.format, given.out, metric=given.metric, examples=sizes
         )
-    study = read(folder, pool=given.pool or given.format is not None)
+    metric = given.metric if given.format is None else None  # else the records have it alone
+    study = read(folder, pool=given.pool, metric=metric)
     cells = cells_of(study)
     found = verdicts(study, cells, baseline=given.baseline, margin=given.margin)
     if is_foreign(study):
@@ -323,8 +323,8 @@ def _own(given: argparse.Namespace) -> Path:
     if files or len(given.study) > 1:
         what = f"{files[0]} is a file" if files else "there are several folders"
         raise UserError(f"{what}: for results of others add --format {', '.join(sorted(importing.READERS))}.")
-    if given.out or given.metric or given.examples:
-        raise UserError("--out, --metric and --examples are of --format, which is missing.")
+    if given.out or given.examples:
+        raise UserError("--out and --examples are of --format, which is missing.")
     return Path(given.study[0])
 
 

@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from analysis.foreign.result import FALLING, Result, status_of
+from analysis.foreign.result import Result, status_of
+from analysis.runs.measured import LESS_IS_BETTER
 from experiments.errors import UserError, did_you_mean
 
 NAMES = {
@@ -97,7 +98,8 @@ class Columns:
             known = next((m for m, ws in METRICS.items() if metric in ws), None)
             if known is None and wanted is not None and plain(wanted) in (metric, words):
                 known = plain(wanted)
-            if known and not (split == "" and known in FALLING and wanted is None):  # of training, mostly
+            in_training = split == "" and known in LESS_IS_BETTER and wanted is None  # mostly
+            if known and not in_training:
                 found.setdefault(known, {}).setdefault(split, name)
         if wanted is not None:
             wanted = next((m for m, ws in METRICS.items() if plain(wanted) in ws), plain(wanted))
@@ -106,7 +108,7 @@ class Columns:
                 raise UserError(f"{self.place} has no column for the metric {wanted!r}; it has {there}.")
             found = {wanted: found[wanted]}
         if len(found) > 1:  # a loss beside a score is not what people compare
-            found = {m: s for m, s in found.items() if m not in FALLING} or found
+            found = {m: s for m, s in found.items() if m not in LESS_IS_BETTER} or found
         if len(found) > 1:
             raise UserError(
                 f"{self.place} has several scores: {', '.join(sorted(found))}. Name one with --metric."

@@ -28,15 +28,15 @@ from scipy import special
 
 from analysis import stats
 from analysis.compare import verdicts as compare
-from analysis.compare.conclusion import WORDS, favoured
+from analysis.compare.conclusion import concluded
 from analysis.compare.verdicts import Verdicts
-from analysis.foreign.result import SHARES
 from analysis.runs.load import Study
+from analysis.runs.predictions import MEANS
 from analysis.runs.rows import Row, each
 from experiments.errors import UserError
 
 NO_SIZE = "the number of test examples is not known, so neither is their noise (--examples says it)"
-_RESULT = ("difference", "n_seeds", "n_examples", "noise", "se", "ci_low", "ci_high", "p", "p_tost",
+_RESULT = ("difference", "n_seeds", "n_examples", "found", "se", "ci_low", "ci_high", "p", "p_tost",
            "smallest_detectable", "tried", "why")  # fmt: skip
 
 
@@ -107,12 +107,11 @@ def _judged(study: Study, cells: pd.DataFrame, found: Verdicts) -> Verdicts:
             there = p.notna()
             table.loc[p.index, name] = np.nan
             table.loc[p.index[there], name] = stats.holm(p[there].to_numpy(float))
-            table.loc[p.index, f"{name}_family"] = int(there.sum())
+            table.loc[p.index, "share"] = 1 / max(int(there.sum()), 1)
     table["detectable_in_family"] = [_detectable(row) for row in each(table)]
     table["verdict"] = [_verdict(row) for row in each(table)]
-    table["conclusion"] = [_conclusion(row) for row in each(table)]
-    table["said"] = [WORDS.get(name, name) for name in table["conclusion"]]
-    found.table = table.assign(sign_flip=np.nan, sign_flip_floor=np.nan, independent=True)
+    found.across = found.across[:0]  # means over paired datasets, which there are none of
+    found.table = concluded(table).assign(sign_flip=np.nan, sign_flip_floor=np.nan, independent=True)
     return found
 
 
@@ -144,8 +143,8 @@ class _Evidence:
         tried = max((self.on_test.get(key, 1) for key in keys), default=1)
         runs, mean = min(ours.runs, plain.runs), float(row["sign"] * (ours.mean - plain.mean))
         out: dict[str, Any] = dict.fromkeys(_RESULT, nan)
-        out |= {"difference": mean, "n_seeds": runs, "n_examples": 0, "noise": None, "tried": tried}
-        share = row["metric"] in SHARES and ours.n > 0 and plain.n > 0
+        out |= {"difference": mean, "n_seeds": runs, "n_examples": 0, "found": None, "tried": tried}
+        share = row["metric"] in MEANS and ours.n > 0 and plain.n > 0
         sampling = sum(s.mean * (1 - s.mean) / s.n for s in (ours, plain)) if share else 0.0
         if runs < stats.FEWEST_SEEDS:
             return out | {"why": _too_few(runs, mean, sampling)}
@@ -157,7 +156,7 @@ class _Evidence:
         d = stats.Difference(mean=mean, low=low, high=high, noise=noise, n_seeds=runs, n_examples=n)
         return out | {
             "n_examples": n,
-            "noise": noise,
+            "found": d,
             "se": noise.se,
             "ci_low": low,
             "ci_high": high,
@@ -213,9 +212,7 @@ def _too_few(runs: int, difference: float, sampling: float) -> str:
 def _detectable(row: Row) -> float:
     if not row["n_examples"]:
         return float("nan")
-    return stats.smallest_detectable(
-        row["noise"], alpha=stats.ALPHA / row["tried"] / row["p_adjusted_family"]
-    )
+    return stats.smallest_detectable(row["found"].noise, alpha=stats.ALPHA / row["tried"] * row["share"])
 
 
 def _verdict(row: Row) -> str:
@@ -223,17 +220,10 @@ def _verdict(row: Row) -> str:
         return ""
     if not row["n_examples"]:
         return "inconclusive"
+    if row["p_equivalent"] < stats.ALPHA:
+        return "equivalent"
     if row["p_adjusted"] < stats.ALPHA and row["difference"] < 0:
         return "worse"
     if row["p_adjusted"] < stats.ALPHA and row["failed"] <= row["failed_baseline"]:
         return "better"
-    return "equivalent" if row["p_equivalent"] < stats.ALPHA else "inconclusive"
-
-
-def _conclusion(row: Row) -> str:
-    """As for studies of ours; no noise floor is known here beyond what the intervals hold."""
-    verdict = str(row["verdict"])
-    if verdict in ("better", "worse") and favoured(row["sides"], variant=verdict == "better"):
-        return "ahead" if verdict == "better" else "behind"
-    lead = row["p_adjusted"] < stats.ALPHA and row["difference"] > 0 and row["n_examples"] > 0
-    return "failing" if lead and verdict != "better" else verdict
+    return "inconclusive"

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.runs.measured import LESS_IS_BETTER
+from analysis.runs.predictions import MEANS
 from experiments.errors import UserError
 from experiments.files import digest
 from experiments.record import RunFolder, run_folders
 
-SHARES = ("accuracy", "exact_match")  # metrics that are a share of examples: their noise follows from n
-FALLING = ("loss", "perplexity", "mse", "rmse", "mae", "wer")  # metrics of which less is better
 _STATUSES = {
     "diverged": ("diverged", "nan"),
     "oom": ("oom", "out of memory"),
@@ -73,7 +73,7 @@ def complete(results: Sequence[Result], examples: Mapping[str, int]) -> list[str
     _check_tasks(examples, {result.task for result in results})
     for result in results:
         result.n = examples.get(result.task, examples.get("", result.n))
-    known = [r for r in results if r.metric in SHARES]
+    known = [r for r in results if r.metric in MEANS]
     values = [v for r in known for v in (r.score, r.validation) if v is not None]
     if values and max(values) > 1:
         told.append("Scores above 1 were taken as per cent.")
@@ -166,7 +166,7 @@ def _record(result: Result, run_id: str, study: str, phase: str, form: str) -> d
         "spec": known(spec),
         "status": result.status,
         "phase": phase,
-        "primary": {"metric": result.metric, "goal": "min" if result.metric in FALLING else "max"},
+        "primary": {"metric": result.metric, "goal": "min" if result.metric in LESS_IS_BETTER else "max"},
         "metrics": known(metrics) if result.status == "completed" else {},
         "cost": result.cost,
         "data": known(data),

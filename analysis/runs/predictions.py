@@ -98,7 +98,7 @@ class Predictions:
 
     def _read(self, run_id: str) -> Scores | None:
         record, folder = self._records[run_id], self._path(run_id)
-        name, chosen = record["primary"]["metric"], record["primary"].get("chosen")
+        name, chosen = record["primary"]["metric"], "instead_of" in record["primary"]
         file, column = samples(name) or (Path(folder.predictions.name), "score")
         path = folder.path / file
         metric = record["metrics"].get(f"test/{name}")

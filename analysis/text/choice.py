@@ -52,12 +52,13 @@ def choice(study: Study, cells: pd.DataFrame, found: Verdicts, ranks: Sequence[A
     by_key = {(cell["cell_key"], cell["stack"]): cell for cell in each(cells[cells["final"].astype(bool)])}
     advised = {(a.series, a.dataset, a.model, a.targets): a.sufficient or a.best for a in ranks}
     out = Choice(rows=_rows(rows, by_key, advised))
-    winners = _winners(rows)
-    out.leader = _leader(winners)
+    choices = _choices(rows)
+    winners, over_data = _winners(rows, choices), _winners(found.across, choices)
+    out.leader = _leader(over_data if len(over_data) else winners)
     if out.leader and winners["variant"].nunique() > 1:
         other = verdicts(study, cells, baseline=out.leader, margin=found.margin)
         out.among = _among(other, set(winners["variant"]))
-    out.sentence = _sentence(rows, out, found)
+    out.sentence = _sentence(rows, over_data, out, found)
     over = sorted({r for row in each(rows) if row["r"] == "all" for r in row["ranks"]})
     if over:
         out.note = (
@@ -68,11 +69,15 @@ def choice(study: Study, cells: pd.DataFrame, found: Verdicts, ranks: Sequence[A
     return out
 
 
-def _winners(rows: pd.DataFrame) -> pd.DataFrame:
-    """The comparisons that a variant won; full fine-tuning and the like are references, not choices."""
-    ranked = rows["variant_r"].notna()
-    choices = rows[ranked] if ranked.any() else rows
-    return choices[choices["conclusion"] == "better"]
+def _choices(rows: pd.DataFrame) -> set[str]:
+    """The variants to choose from; full fine-tuning and the like are references where others have ranks."""
+    ranked = rows[rows["variant_r"].notna()]
+    return set((ranked if len(ranked) else rows)["variant"])
+
+
+def _winners(table: pd.DataFrame, choices: set[str]) -> pd.DataFrame:
+    """The comparisons of a table that one of these variants won."""
+    return table[(table["conclusion"] == "better") & table["variant"].isin(choices)] if len(table) else table
 
 
 def _leader(winners: pd.DataFrame) -> str:
@@ -166,10 +171,10 @@ def _among(other: Verdicts, winners: set[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _sentence(rows: pd.DataFrame, out: Choice, found: Verdicts) -> str:
+def _sentence(rows: pd.DataFrame, over_data: pd.DataFrame, out: Choice, found: Verdicts) -> str:
     base = rows["baseline"].iloc[0]
     if out.leader:
-        return _take(rows, out, base)
+        return _take(rows, over_data, out, base)
     if (rows["verdict"] == "").all():
         return ""
     plain = next(line for line in out.rows if line["base"])
@@ -183,30 +188,30 @@ def _sentence(rows: pd.DataFrame, out: Choice, found: Verdicts) -> str:
     return f"{keep}."
 
 
-def _take(rows: pd.DataFrame, out: Choice, base: str) -> str:
+def _take(rows: pd.DataFrame, over_data: pd.DataFrame, out: Choice, base: str) -> str:
     own = rows[rows["variant"] == out.leader]
-    won = own[own["conclusion"] == "better"]
-    lines = [line for line in out.rows if line["series"] == out.leader and line["conclusion"] == "better"]
-    if len(own) > 1:
-        text = f"Take {out.leader}: better than {base} in {len(won)} of {len(own)} settings"
-        worse = int((own["conclusion"] == "worse").sum())
-        text += f", worse in {worse}" if worse else ""
+    won = int((own["conclusion"] == "better").sum())
+    lines = [line for line in out.rows if line["series"] == out.leader]
+    if len(over_data):
+        mean = each(over_data[over_data["variant"] == out.leader])[0]
+        text = f"Take {out.leader}: {signed(mean['difference'])} over {base} "
+        text += f"({signed(mean['ci_low'])} to {signed(mean['ci_high'])}), the mean over "
+        text += f"{len(mean['datasets'])} datasets; better on {won} of {len(own)} alone"
+    elif len(own) > 1:
+        text = f"Take {out.leader}: better than {base} in {won} of {len(own)} settings"
     else:
         line = lines[0]
         text = f"Take {_named(line)}: {signed(line['difference'])} over {base} "
         text += f"({signed(line['low'])} to {signed(line['high'])})"
+    worse = int((own["conclusion"] == "worse").sum())
+    text += f", worse on {worse}" if worse else ""
     costs = [
-        f"{ratio:.2f} times its {_WORDS[key]}"
+        f"{ratio:.2f} times the {_WORDS[key]}"
         for key in ("trainable_parameters", "step_ms")
         if (ratio := lines[0]["ratios"][key]) is not None and not CHEAPER < ratio < 1 / CHEAPER
     ]
-    text += (
-        f", at {listed(costs)}"
-        if costs
-        else ", at about its cost"
-        if any(lines[0]["ratios"].values())
-        else ""
-    )
+    about = ", at about its cost" if any(lines[0]["ratios"].values()) else ""
+    text += f", at {listed(costs)}" if costs else about
     rivals = {row["variant"] for row in out.among if row["conclusion"] not in ("worse", "behind")}
     if rivals:
         verb = "is" if len(rivals) == 1 else "are"

@@ -54,7 +54,7 @@ def _told(why: str, commands: Sequence[str]) -> list[tuple[str, str]]:
 
 def _seeds_needed(row: Row, margin: float) -> int | None:
     """How many paired seeds show the margin, test examples as they are; None where no number does."""
-    spread = stats.Spread(float(row["sd_seeds"]), float(row["noise"].examples), int(row["n_examples"]))
+    spread = stats.Spread(float(row["sd_seeds"]), float(row["found"].noise.examples), int(row["n_examples"]))
     return stats.seeds_needed(margin, spread)
 
 

@@ -21,7 +21,9 @@ class Tokens:
 
     ids: tuple[str, ...]
     input_ids: list[list[int]]
-    labels: Any  # lists of token ids with IGNORE where no loss is due, or a tensor
+    # Lists of token ids with IGNORE where no loss is due; or how many tokens a row begins with that have
+    # none, the others being the row's own; or a tensor.
+    labels: Any
     truncated: int = 0
     extra: dict[str, list[list[int]]] = field(default_factory=dict)
     meta: dict[str, list[Any]] = field(default_factory=dict)  # see `Encoded.meta`

@@ -60,7 +60,15 @@ def test_two_settings_are_counted(writer, chosen):
     for dataset, effect in (("a", 0.1), ("b", -0.1)):
         w.grid(("lora", "dora"), (8,), range(5), effects={"dora": effect}, dataset=dataset)
     found, _ = chosen(w)
-    assert found.sentence.startswith("Take dora: better than lora in 1 of 2 settings, worse in 1")
+    assert found.sentence.startswith("Take dora: better than lora in 1 of 2 settings, worse on 1")
+
+
+def test_a_mean_over_datasets_counts_before_single_ones(writer, chosen):
+    w = writer(n_examples=800)
+    for dataset in "abc":
+        w.grid(("lora", "dora"), (8,), range(5), effects={"dora": 0.1}, dataset=dataset)
+    assert chosen(w)[0].sentence.startswith("Take dora: +0.")
+    assert "the mean over 3 datasets; better on 3 of 3 alone" in chosen(w)[0].sentence
 
 
 def test_one_seed_recommends_nobody_and_says_what_to_run(writer, chosen):
