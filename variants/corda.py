@@ -46,5 +46,5 @@ class CorDA(Init):
         """A and B from the sums over the first batches."""
         C = seen[:-1, :-1] / seen[-1, -1]
         C = C + DAMPING * C.diagonal().mean() * torch.eye(len(C), dtype=C.dtype, device=C.device)
-        top = svd(base.weight(torch.float64) @ C).strongest(slot.rank)
+        top = svd(base.weight(torch.float64) @ C).part(slot.rank)
         return top._replace(V=torch.linalg.solve(C, top.V)).split(slot.scale)

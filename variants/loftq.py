@@ -43,4 +43,4 @@ class LoftQ(Init):
                 f"init=loftq starts with what the storage loses of W, and at {slot.name} it loses nothing: "
                 "set variant.storage=nf4 (or fp4, int4, bf16), or variant.init=pissa."
             )
-        return svd(lost).strongest(slot.rank).split(slot.scale)
+        return svd(lost).part(slot.rank).split(slot.scale)

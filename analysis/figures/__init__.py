@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis import stats
 from analysis.figures import curves, evidence, overview
-from analysis.figures.figure import Figure, figure, slug
+from analysis.figures.figure import HEIGHT, WIDTH, Figure, figure, slug
 from analysis.figures.overview import setting_name
 from analysis.figures.papers import paper_figures as paper_figures
 from analysis.runs.cells import SETTING, order_of
@@ -15,8 +15,10 @@ from analysis.runs.rows import each
 from analysis.text.format import proper
 
 
-def overview_figures(study: Study, cells: pd.DataFrame) -> Iterator[Figure]:
-    """All figures of the first part of the report, setting by setting."""
+def overview_figures(
+    study: Study, cells: pd.DataFrame, size: tuple[float, float] = (WIDTH - 110, HEIGHT - 90)
+) -> Iterator[Figure]:
+    """All figures of the first part of the report, setting by setting; `size` is that of `by_cost`."""
     final = cells[cells["final"] & (cells["n"] > 0)]
     domain = sorted(final["series"].unique(), key=order_of)
     settings = list(final.groupby(list(SETTING), sort=True, dropna=False))
@@ -27,7 +29,7 @@ def overview_figures(study: Study, cells: pd.DataFrame) -> Iterator[Figure]:
         far = overview.far_off(barred)
         names = ", ".join(f"{cell['series']} ({cell['mean']:.3f})" for cell in each(barred[far]))
         aside = f" Too far off to be drawn here: {names}." if names else ""
-        yield from _setting_figures(study, barred[~far], domain, tag, setting_name(row), aside)
+        yield from _setting_figures(study, barred[~far], domain, tag, setting_name(row), aside, size)
         yield from _curve_figures(study, barred, domain, tag, setting_name(row))
         if group["n"].max() >= stats.FEWEST_SEEDS or (group["diverged"] + group["failed"]).any():
             yield from _reliability(study, barred[~far], domain, tag, setting_name(row))
@@ -50,10 +52,16 @@ def _reliability(
 
 
 def _setting_figures(
-    study: Study, cells: pd.DataFrame, domain: list[str], tag: str, setting: str, aside: str
+    study: Study,
+    cells: pd.DataFrame,
+    domain: list[str],
+    tag: str,
+    setting: str,
+    aside: str,
+    size: tuple[float, float],
 ) -> Iterator[Figure]:
     title = overview.metric_title(cells.iloc[0])
-    for targets, group in by_targets(cells):
+    for targets, group in by_targets(cells) if cells["r"].notna().any() else ():
         where = _where(targets)
         runs = study.completed.reindex([i for ids in group["by_seed"] for i in ids.values()]).dropna(
             subset=["run_id", "r"]
@@ -73,7 +81,7 @@ def _setting_figures(
             text = "Labels are ranks, where there is room. The dashed line joins the cells that no other "
             text += "cell beats in both respects; cells of equal cost stand beside each other. "
             text += _bars(cells) + aside + _grey(cells, domain)
-            chart = overview.by_cost(cells, domain, axis)
+            chart = overview.by_cost(cells, domain, axis, size)
             file = slug(f"metric_by_{axis}", tag)
             words = f"{title} against {name[0].lower()}{name[1:]}"
             yield figure(file, "cost", setting, words, text, chart, name)
@@ -161,8 +169,9 @@ def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> I
         far = evidence.far_off(part)
         names = ", ".join(f"{evidence.row_name(row)} ({row['difference']:+.3f})" for row in each(part[far]))
         row = part.iloc[0]
+        how = "runs, as independent samples," if "independent" in rows else "paired seeds"
         text = (
-            "Means over paired seeds with 95% intervals; filled marks are decided. "
+            f"Means over {how} with 95% intervals; filled marks are decided. "
             f"Shaded: differences of less than {row['margin']:g}, the margin."
         )
         text += f" Too far off to be drawn here: {names}." if names else ""
@@ -170,7 +179,8 @@ def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> I
             str(name) for name, key in ((targets, "targets"), (stack, "stack")) if rows[key].nunique() > 1
         ]
         metric = str(row["metric"]).rsplit("/", 1)[-1].replace("_", " ")
-        here = f" on {row['dataset']} with {row['model']}" if tag else ""
+        model = f" with {row['model']}" if row["model"] != "unknown" else ""
+        here = f" on {row['dataset']}{model}" if tag else ""
         title = f"Differences from {proper(row['baseline'])}{here}{_where(', '.join(apart))}"
         chart = evidence.forest(part[~far], domain, metric)
         yield figure(slug("differences", tag, *apart), "forest", setting, title, text, chart)

@@ -35,7 +35,8 @@ def metric_title(row: Row) -> str:
 
 def setting_name(row: Row) -> str:
     """A setting in words: what was learned by which model and how it is judged."""
-    return f"{row['dataset']} · {row['model']} · {metric_title(row).lower()}"
+    parts = [row["dataset"], row["model"], metric_title(row).lower()]
+    return " · ".join(part for part in parts if part != "unknown")
 
 
 def with_bars(cells: pd.DataFrame) -> pd.DataFrame:
@@ -195,7 +196,9 @@ def apart(values: np.ndarray, least: float) -> np.ndarray:
     return out
 
 
-def by_cost(cells: pd.DataFrame, domain: list[str], axis: str) -> Chart:
+def by_cost(
+    cells: pd.DataFrame, domain: list[str], axis: str, size: tuple[float, float] = (WIDTH - 110, HEIGHT - 90)
+) -> Chart:
     """The metric against one cost; a thin line joins the cells that no other cell beats in both.
 
     Cells of equal cost stand beside each other, and a rank is written only where nothing is in its way.
@@ -204,6 +207,7 @@ def by_cost(cells: pd.DataFrame, domain: list[str], axis: str) -> Chart:
         cells: the final cells of one setting, with bars.
         domain: all series of the study.
         axis: one of COSTS.
+        size: of the panel in units of the page's text, by which marks and texts are kept apart.
     """
     title, (name, log) = metric_title(cells.iloc[0]), COSTS[axis]
     frame = cells.assign(
@@ -215,9 +219,8 @@ def by_cost(cells: pd.DataFrame, domain: list[str], axis: str) -> Chart:
     )
     front = [name for name in emphasised(frame, domain) if name in set(frame["series"])]
     in_front = frame["series"].isin(front)
-    x, y = _pixels(frame["cost"], log, WIDTH - 110), _pixels(frame["mean"], False, HEIGHT - 90)
-    x = beside(x)
-    frame = frame.assign(at=_costs(x, frame["cost"], log, WIDTH - 110), side=labelled(x, y, frame["rank"]))
+    x, y = beside(_pixels(frame["cost"], log, size[0])), _pixels(frame["mean"], False, size[1])
+    frame = frame.assign(at=_costs(x, frame["cost"], log, size[0]), side=labelled(x, y, frame["rank"]))
     scale = alt.Scale(type="log", nice=False, padding=24) if log else alt.Scale(zero=False, padding=24)
     ticks: Any = log_ticks(frame["cost"].to_numpy(float)) if log else alt.Undefined
     label: Any = alt.Undefined

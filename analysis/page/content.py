@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,14 @@ from analysis.runs.cells import SETTING, order_of
 from analysis.runs.load import Study
 from analysis.runs.rows import SHOWN_COSTS, each
 from analysis.text import answer, tuning
-from analysis.text.choice import choice
+from analysis.text.choice import Choice, choice
 from analysis.text.circumstances import environment, error_text, notes, trouble
+from analysis.text.flips import Flips, flips
 from analysis.text.format import count, number
 from analysis.text.next_steps import steps
 from analysis.text.ranks import advise
+
+NAMES_SHOWN = 12
 
 
 def collect(
@@ -33,15 +37,18 @@ def collect(
     *,
     pool: bool = False,
     metric: str | None = None,
+    texts: Path | None = None,
 ) -> dict[str, Any]:
     """Everything that the templates show, in the order of the page."""
     series = sorted(set(cells["series"]), key=order_of)
     results = cells[~cells["tuning"].astype(bool)]
     ranks = advise(study, cells, margin=found.margin)
+    chosen = choice(study, cells, found, ranks)
     return {
         "study": study.name,
         "report": _command(study, found, pool, metric),
-        "choice": choice(study, cells, found, ranks),
+        "choice": chosen,
+        "flips": _flips(study, cells, found, chosen, texts),
         "ranks": ranks,
         "answer": answer.answer(study, cells, found),
         "facts": facts(study, results),
@@ -52,6 +59,7 @@ def collect(
             for key in ("dataset", "model", "targets", "lr", "split", "metric")
         },
         "metric": _one(results, metric_title),
+        "costs": bool(len(results)) and bool(results[list(SHOWN_COSTS)].notna().any().any()),
         "settings": _by_setting([f for f in figures if f.kind != "paper"]),
         "papers": _by_paper([f for f in figures if f.kind == "paper"]),
         "trouble": trouble(study, cells, found),
@@ -65,6 +73,15 @@ def collect(
         "checklist": audit(study, cells, found, files=False),
         "figures": {figure.name: figure.spec for figure in figures},
     }
+
+
+def _flips(
+    study: Study, cells: pd.DataFrame, found: Verdicts, chosen: Choice, texts: Path | None
+) -> Flips | None:
+    """The examples that flip between the baseline and the leader, or the variant nearest to one."""
+    lines = [line for line in chosen.rows if not line["base"] and not line["reference"]]
+    line = next((line for line in lines if line["series"] == chosen.leader), lines[0] if lines else None)
+    return flips(study, cells, found, line["series"], line["r"], texts) if line else None
 
 
 def _command(study: Study, found: Verdicts, pool: bool, metric: str | None) -> str:
@@ -119,7 +136,7 @@ def facts(study: Study, results: pd.DataFrame) -> list[tuple[str, str]]:
     asked = len(runs) + len(study.unfinished) + len(study.missing) + len(study.problems)
     pairs = [
         ("Runs", f"{len(study.completed)} completed of {asked}"),
-        ("Variants", " · ".join(sorted(runs["variant"].unique(), key=order_of))),
+        ("Variants", _names(sorted(runs["variant"].unique(), key=order_of))),
         ("Ranks", " · ".join(f"{r:g}" for r in ranks)),
         ("Targets", " · ".join(sorted(runs["targets"].dropna().unique()))),
         (
@@ -136,6 +153,12 @@ def facts(study: Study, results: pd.DataFrame) -> list[tuple[str, str]]:
         spread = f"{floors[0].sd:.3f} (SD between seeds of one cell, {floors[0].df} degrees of freedom)"
         pairs.append(("Noise floor", "; ".join(filter(None, (spread, floors[0].repeat_text)))))
     return [(label, value) for label, value in pairs if value]
+
+
+def _names(names: Sequence[str]) -> str:
+    """Names in a row; of many the first."""
+    more = len(names) - NAMES_SHOWN
+    return " · ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _ranges(results: pd.DataFrame) -> dict[tuple[Any, ...], tuple[float, float]]:

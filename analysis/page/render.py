@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from analysis.figures import theme
 from analysis.page import images
+from analysis.text import flips
 from analysis.text.choice import SHOWN
 from analysis.text.format import amount, count, number, percent, proper, pvalue, signed
 
@@ -68,6 +69,7 @@ def html(data: Mapping[str, Any]) -> str:
             **data,
             themes=themes,
             shown=SHOWN,
+            flips_shown=flips.SHOWN,
             longest=max(map(len, data["series"]), default=0),
             colours=colours,
             css=read("page.css"),

@@ -170,14 +170,16 @@ def _interrupted(todo: Runs, study: Path) -> list[Pack]:
 
 def _shared_out(group: list[tuple[RunSpec, str]], most: int, workers: int) -> list[Pack]:
     """Packs of about equal size, at most `most`, with runs that stack side by side."""
-    alike = sorted(group, key=lambda run: (run[0].axes.get("delta", ""), run[0].r or 0, _drops(run[0])))
+    alike = sorted(group, key=_stacking)
     count = min(len(group), max(ceil(len(group) / most), min(workers, len(group))))
     bounds = [round(i * len(group) / count) for i in range(count + 1)]
     return [Pack.of(tuple(alike[start:stop])) for start, stop in pairwise(bounds)]
 
 
-def _drops(spec: RunSpec) -> bool:
-    return bool(spec.options.get("dropout"))
+def _stacking(run: tuple[RunSpec, str]) -> tuple:
+    """Sorts runs whose deltas stack side by side."""
+    spec, options = run[0], run[0].options
+    return spec.axes.get("delta", ""), spec.r or 0, bool(options.get("dropout")), str(options.get("init", ""))
 
 
 def _length(spec: RunSpec) -> Hashable:

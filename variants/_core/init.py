@@ -90,9 +90,10 @@ class Svd(NamedTuple):
     S: Tensor
     V: Tensor
 
-    def strongest(self, rank: int) -> "Svd":
-        """The first `rank` of them."""
-        return Svd(self.U[:, :rank], self.S[:rank], self.V[:, :rank])
+    def part(self, rank: int, weakest: bool = False) -> "Svd":
+        """The `rank` strongest or weakest of them."""
+        some = slice(-rank, None) if weakest else slice(rank)
+        return Svd(*(t[..., some].clone() for t in self))
 
     def split(self, scale: float) -> Start:
         """B = U sqrt(S / s), A = sqrt(S / s) V^T: s B A is U diag(S) V^T."""
@@ -112,15 +113,15 @@ _known: OrderedDict[tuple, Svd] = OrderedDict()
 def svd_of(base: Base, rank: int, *, weakest: bool = False) -> Svd:
     """The `rank` strongest or weakest singular triplets of W.
 
-    Kept by the content of W and the rank: the runs of a sweep decompose each map once per process.
+    Kept by the content of W, a few more than needed: the runs of a sweep over ranks decompose each map once
+    per process.
     """
     W = base.weight(torch.float64)
     content = hashlib.sha256(W.contiguous().cpu().numpy().tobytes()).digest()
-    key = (content, tuple(W.shape), str(W.device), rank, weakest)
+    width = max(32, 1 << (rank - 1).bit_length())
+    key = (content, tuple(W.shape), str(W.device), width, weakest)
     if key not in _known:
-        part = slice(-rank, None) if weakest else slice(rank)
-        U, S, V = svd(W)
-        _known[key] = Svd(U[:, part].clone(), S[part].clone(), V[:, part].clone())
+        _known[key] = svd(W).part(width, weakest)
         if len(_known) > KEPT:
             _known.popitem(last=False)
-    return _known[key]
+    return _known[key].part(rank, weakest)

@@ -199,8 +199,9 @@ def test_grouping_rows_by_length_changes_no_number(frozen, split, micro, monkeyp
     assert torch.equal(answers[0], expected)
 
 
-def test_a_pack_that_was_stopped_goes_on_to_the_same_bits(frozen, split):
-    spec = spec_of("adalora", 4, dropout=0.2)
+@pytest.mark.parametrize("method", ["adalora", "pissa", "lora_ga"])
+def test_a_pack_that_was_stopped_goes_on_to_the_same_bits(frozen, split, method):
+    spec = spec_of(method, 4, dropout=0.2)
     pack = [*company(spec, 3), spec]
     assert train(frozen, split, pack, stop=5)[0] == train(frozen, split, pack)[0]
 
