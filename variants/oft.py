@@ -6,8 +6,8 @@
     symbol   name   shape             role
     Q_i      q      (K, n of them)    in     zero; the entries above the diagonals, block after block
 
-r is the size of a block. Angles between the rows of W, and their norms, stay as they are. Trained parameters:
-r (r - 1) / 2 a block, d_in / r blocks a map.
+r is the size of a block; a scale, where there is one, multiplies Q. Angles between the rows of W, and their
+norms, stay as they are. Trained parameters: r (r - 1) / 2 a block, d_in / r blocks a map.
 
 Deviations: the last block is smaller where r does not divide d_in. Neither the bound on Q (COFT) nor blocks
 that share one R are here. The dense change is formed once a pass.
@@ -57,7 +57,7 @@ class OFT(Delta):
         K, b, n = len(self.q), self.size, -(-base.d_in // self.size)
         with torch.autocast(self.q.device.type, enabled=False):
             U = self.q.new_zeros(K, n * b * b).index_copy(1, self.above, self.q).view(K, n, b, b)
-            Q, one = U - U.mT, torch.eye(b, dtype=U.dtype, device=U.device)
+            Q, one = self.scale[:, None] * (U - U.mT), torch.eye(b, dtype=U.dtype, device=U.device)
             turn = torch.linalg.solve(one + Q, one - Q, left=False) - one
             W = F.pad(base.weight(U.dtype), (0, n * b - base.d_in)).unflatten(1, (n, b))
             return torch.einsum("onb,kncb->konc", W, turn).flatten(2)[..., : base.d_in]
