@@ -32,6 +32,7 @@ class OFT(Delta):
 
     roles: ClassVar = {"q": "in"}
     low_rank = False
+    scaled = False
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__(base, slots, clock=clock)

@@ -91,6 +91,11 @@ def _check_adapters(variant: Mapping[str, Any], name: str) -> list[str]:
             f"variant.scale_lr_ratio={variant['scale_lr_ratio']:g} is the rate of a scale that learns: set "
             f"variant.learn_scale=layer, or leave it out"
         )
+    if learns and delta not in (None, "none") and not costs.has_scale(delta):
+        found.append(
+            f"variant.learn_scale={learns} trains the scale of a change of W, and delta={delta} has none: "
+            "set variant.delta=lora, or leave it out"
+        )
     if learns == "model" and (variant.get("rank_pattern") or variant.get("alpha_pattern")):
         found.append(
             "variant.learn_scale=model trains one scale, and rank_pattern and alpha_pattern start layers at "

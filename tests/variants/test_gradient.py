@@ -142,8 +142,17 @@ def test_a_delta_without_both_factors_is_refused_with_those_that_have_them(tiny_
 # --- a scale that learns
 
 
+SCALED = [name for name in names("delta") if get("delta", name).scaled]
+
+
+def test_a_delta_without_a_scale_has_none_to_learn(tiny_model):
+    assert set(names("delta")) - set(SCALED) == {"oft"}
+    with pytest.raises(ValueError, match=r"learn_scale trains s, and OFT has none.*delta=lora"):
+        attach(tiny_model("bert"), [config(0, delta="oft", learn_scale="layer")])
+
+
 @pytest.mark.parametrize("runs", [1, 3])
-@pytest.mark.parametrize("delta", names("delta"))
+@pytest.mark.parametrize("delta", SCALED)
 def test_a_scale_that_learns_has_the_gradient_of_the_dense_form(delta, runs, layer_of, rows, gradients):
     layer, x = layer_of(delta, runs=runs), rows(runs)
     plain = layer(x).detach()

@@ -72,6 +72,12 @@ def initial_rank(delta: str, r: int, options: Mapping[str, Any]) -> int:
     return starting_rank(r, float(known["defaults"][option] if value is None else value))
 
 
+def has_scale(delta: str) -> bool:
+    """Whether s is in a delta's change of W."""
+    known = _declaration(delta)
+    return bool(get("delta", delta).scaled if known is None else known.get("scaled", True))
+
+
 def trains_both(delta: str) -> bool:
     """Whether a delta's A and B both learn, and are the factors of its change as PEFT knows them."""
     known = _declaration(delta)

@@ -73,6 +73,7 @@ class Delta(nn.Module):
                 it is kept in checkpoints and with the result. Neither trained nor counted
     defaults    the options that it reads
     any_init    whether A and B may start anyhow, away from B = 0; a delta that builds on one says it again
+    scaled      whether s is in its change of W, so that it can learn
     rank_ratio  the option whose multiple of r is the rank at the start; None: r
     peft        own parameter -> tensor of PEFT's format (A, B, m, E); an adapter of these is read as this
                 delta, under the options `peft_options`. Empty: see `to_peft`
@@ -87,6 +88,7 @@ class Delta(nn.Module):
     peft: ClassVar[Mapping[str, str]] = {}
     peft_options: ClassVar[Mapping[str, Any]] = {}
     low_rank: ClassVar[bool] = True
+    scaled: ClassVar[bool] = True
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__()
@@ -105,6 +107,10 @@ class Delta(nn.Module):
             raise ValueError(
                 f"learn_scale=model trains one s, but {self.slots[0].name} starts at another one than the "
                 "layers before it: use learn_scale=layer, or one rank and one alpha for all layers."
+            )
+        if not self.scaled:
+            raise ValueError(
+                f"learn_scale trains s, and {type(self).__name__} has none: leave it out, or use delta=lora."
             )
         start = self._buffers.pop("scale")
         self.scale = nn.Parameter(start.clone()) if shared is None else shared
