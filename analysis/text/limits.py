@@ -29,7 +29,7 @@ def limits(study: Study, final: pd.DataFrame, found: Verdicts | None) -> list[st
                 f"The best of {len(final)} cells is partly the luckiest of {len(final)}: expect it to do "
                 "worse when repeated."
             )
-    out += _rates(final)
+    out += _rates(final) + _collapses(final)
     return out + (_of_verdicts(found) if found is not None else [])
 
 
@@ -84,8 +84,32 @@ def _rates(final: pd.DataFrame) -> list[str]:
     return out
 
 
+def _collapses(final: pd.DataFrame) -> list[str]:
+    """What so many runs without a collapse still allow (Clopper and Pearson, one-sided 95%)."""
+    most = int(final["n"].max())
+    if most < stats.FEWEST_SEEDS or final[["failed", "diverged"]].to_numpy().any():
+        return []
+    return [
+        f"All {most} runs of a cell were completed, where most were run. Up to {1 - 0.05 ** (1 / most):.0%} "
+        "of its runs may still fail or diverge (95%)."
+    ]
+
+
+def _looks(found: Verdicts) -> list[str]:
+    """Whether the number of seeds was decided at the start."""
+    steps = [row for row in found.table["steps"] if row]
+    added = max(steps, key=len, default=())
+    if len(added) > 1:
+        there = ", then ".join(map(str, added))
+        return [
+            f"Seeds were requested in steps ({there}). Who looks each time and stops at a verdict finds "
+            "some by chance, so p values are multiplied by the number of looks at three seeds or more."
+        ]
+    return []
+
+
 def _of_verdicts(found: Verdicts) -> list[str]:
-    out = []
+    out = _looks(found)
     judged = found.table[found.table["p_adjusted"].notna()]
     if (judged["n_examples"] == 0).any():
         n = int((judged["n_examples"] == 0).sum())
