@@ -1,19 +1,28 @@
-"""python -m analysis.audit runs/STUDY: what a reviewer would ask, met or not, and what would meet it."""
+"""python -m analysis.audit runs/STUDY: what a reviewer would ask, met or not, and what would meet it.
+
+    python -m analysis.audit FILES --format peft|csv|wandb
+
+reads results of others first, as `analysis.foreign` does, writes them as a study and audits that.
+"""
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from analysis import options, stats
-from analysis.compare.verdicts import Verdicts, verdicts
+from analysis.compare.verdicts import Verdicts
+from analysis.foreign import importing, rules
+from analysis.foreign.independent import is_foreign, verdicts
 from analysis.runs.cells import cells as cells_of
 from analysis.runs.cells import missing_seeds
 from analysis.runs.load import Study, read
 from analysis.runs.rows import each
-from experiments.errors import report_errors
+from analysis.text import answer
+from experiments.errors import UserError, report_errors
 from experiments.protocol import ADVISED_SEEDS, EQUAL_PARAMETERS
 from experiments.record import verify
 
@@ -31,8 +40,17 @@ class Item:
 
 
 def audit(study: Study, cells: pd.DataFrame, found: Verdicts, *, files: bool = True) -> list[Item]:
-    """The whole checklist; `files` also recomputes the checksums of every run folder."""
-    checks: Sequence[Callable[..., Iterator[Item]]] = (_evidence, _tuning, _fairness, _losses, _origin)
+    """The whole checklist; `files` also recomputes the checksums of every run folder.
+
+    Results of others say nothing of their code, data and files, which is said elsewhere; they have rules of
+    their own instead.
+    """
+    checks: list[Callable[..., Iterator[Item]]] = [_evidence, _tuning, _fairness, _losses]
+    if is_foreign(study):
+        checks.append(lambda *given: (Item(*rule) for rule in rules.rules(*given)))
+        files = False
+    else:
+        checks.append(_origin)
     items = [item for check in checks for item in check(study, cells, found)]
     return items + (list(_files(study)) if files else [])
 
@@ -54,7 +72,9 @@ def _evidence(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
     yield Item(
         "Test examples count as noise, not only seeds",
         len(judged) > 0 and blind == 0,
-        f"{blind} of {len(judged)} comparisons have no usable per-example scores",
+        f"{blind} of {len(judged)} comparisons have no usable per-example scores"
+        if len(judged)
+        else "no comparison has an interval",
         "keep predictions.parquet of every run, with a metric that is a mean over examples",
     )
     missing = judged["detectable_in_family"] > found.margin
@@ -62,7 +82,9 @@ def _evidence(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
         "The study could have shown a difference as small as the margin",
         len(judged) > 0 and not missing.any(),
         f"{int(missing.sum())} of {len(judged)} comparisons could not show {found.margin:g} (power "
-        f"{stats.POWER:g}, adjusted for their number)",
+        f"{stats.POWER:g}, adjusted for their number)"
+        if len(judged)
+        else "no comparison has an interval",
         _power_remedy(judged, found.margin),
     )
     names = table.groupby("variant")["dataset"].nunique()
@@ -83,14 +105,19 @@ def _power_remedy(judged: pd.DataFrame, margin: float) -> str:
 
 def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
     final = cells[cells["final"].astype(bool)]
-    tried: dict[int, set[str]] = {}
+    tried: dict[tuple[int, int], set[str]] = {}
     for row in each(final):
-        tried.setdefault(found.budgets[row["cell_key"], row["stack"]].points, set()).add(str(row["series"]))
-    points = sorted(set(tried) - {0})  # 0: nothing to tune
-    told = "; ".join(f"{n} for {', '.join(sorted(tried[n]))}" for n in points)
+        tried.setdefault(found.budgets[row["cell_key"], row["stack"]].effort, set()).add(str(row["series"]))
+    points = sorted(set(tried) - {(0, 0)})  # 0: nothing to tune
+    unknown = any(budget.unknown for budget in found.budgets.values())
+    told = "; ".join(
+        f"{n} for {rules.listed(sorted(tried[n, runs]))}" + f" ({runs} runs)" * (runs > 0)
+        for n, runs in points
+    )
+    told += "; some were confirmed without their tuning runs" if unknown else ""
     yield Item(
         "The learning rate of every variant was tuned, with the same number of points",
-        len(points) == 1 and points[0] > 1,
+        len(points) == 1 and points[0][0] > 1 and not unknown,
         f"points per cell: {told or 'none'}",
         f"{FAIR}, which gives every cell equally many points and chooses on validation",
     )
@@ -135,12 +162,13 @@ def _fairness(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
         plain = group.loc[of_baseline, "trainable_parameters"].dropna()
         for name, others in group[~of_baseline].groupby("series"):
             own = others["trainable_parameters"].dropna()
-            if not any(abs(a - b) <= EQUAL_PARAMETERS * b for a in own for b in plain):
+            unknown = is_foreign(study) and own.empty  # said among what is not known
+            if not unknown and not any(abs(a - b) <= EQUAL_PARAMETERS * b for a in own for b in plain):
                 unmatched.append(str(name))
     yield Item(
         "Each variant was also compared at an equal number of trainable parameters",
         len(final) > 0 and not unmatched,
-        f"no cell within {EQUAL_PARAMETERS:.0%} of a baseline's: {', '.join(sorted(set(unmatched)))}"
+        f"no cell within {EQUAL_PARAMETERS:.0%} of a baseline's: {rules.listed(sorted(unmatched))}"
         if unmatched
         else "",
         "match=parameters chooses ranks at which their numbers meet",
@@ -251,18 +279,97 @@ def text(items: Sequence[Item]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m analysis.audit", description="The reviewer's checklist of a study."
+        prog="python -m analysis.audit",
+        description="The reviewer's checklist of a study, or of results that others published.",
     )
-    options.compared(parser)
+    options.compared(parser, several=True)
+    foreign = parser.add_argument_group("results of others")
+    foreign.add_argument(
+        "--format",
+        choices=sorted(importing.READERS),
+        help="of the files: PEFT's method comparison, a CSV with a row per run, an export of W&B",
+    )
+    foreign.add_argument("--out", type=Path, help="the study folder to write (default: runs/NAME)")
+    foreign.add_argument(
+        "--examples",
+        action="append",
+        default=[],
+        metavar="[TASK=]N",
+        help="test examples, where the files do not say it",
+    )
     given = parser.parse_args(arguments)
     return report_errors(lambda: _show(given))
 
 
 def _show(given: argparse.Namespace) -> None:
-    study = read(given.study, pool=given.pool)
+    told: list[str] = []
+    if given.format is None:
+        folder = _own(given)
+    else:
+        sizes = _sizes(given.examples)
+        folder, told = importing.study(
+            given.study, given.format, given.out, metric=given.metric, examples=sizes
+        )
+    metric = given.metric if given.format is None else None  # else the records have it alone
+    study = read(folder, pool=given.pool or given.format is not None, metric=metric)
     cells = cells_of(study)
     found = verdicts(study, cells, baseline=given.baseline, margin=given.margin)
+    if is_foreign(study):
+        print("\n".join([*conclusions(study, cells, found, told), "", "The rules of a fair comparison"]))
     print(text(audit(study, cells, found)))
+    if is_foreign(study):
+        print(f"\nThe records are in {folder}. The report:")
+        print(f"python -m analysis.report {folder} --baseline {found.baseline}")
+
+
+def _own(given: argparse.Namespace) -> Path:
+    """The study folder of a command without --format."""
+    files = [path for path in given.study if path.is_file()]
+    if files or len(given.study) > 1:
+        what = f"{files[0]} is a file" if files else "there are several folders"
+        raise UserError(f"{what}: for results of others add --format {', '.join(sorted(importing.READERS))}.")
+    if given.out or given.examples:
+        raise UserError("--out and --examples are of --format, which is missing.")
+    return Path(given.study[0])
+
+
+def _sizes(given: Sequence[str]) -> Mapping[str, int]:
+    """Test examples by task, from words such as gsm8k=1319 or 1319, which is of every task."""
+    sizes = {}
+    for word in given:
+        task, _, number = word.rpartition("=")
+        if not number.isdecimal() or not int(number):
+            raise UserError(f"--examples {word}: give a whole number as in 1319, or TASK=1319.")
+        sizes[task] = int(number)
+    return sizes
+
+
+def conclusions(study: Study, cells: pd.DataFrame, found: Verdicts, told: Sequence[str] = ()) -> list[str]:
+    """What results of others let one conclude, as lines: what holds, what cannot be told, what is not known.
+
+    Args:
+        study: the records made of them.
+        cells: its cells.
+        found: the verdicts on it.
+        told: what was assumed when they were read.
+    """
+    done, rows = study.completed, found.overall
+    tasks = ", ".join(sorted(done["dataset"].unique()))
+    lines = [
+        f"{len(study.runs)} runs of {done['variant'].nunique()} methods on {tasks}, compared with "
+        f"{found.baseline}",
+        *told,
+    ]
+    held = rows[rows["conclusion"].isin(["better", "worse", "equivalent"])]
+    lines += ["", f"What holds ({len(held)} of {len(rows)})"]
+    lines += [f"  {answer.sentence(row, rows)}" for row in each(held)] or ["  nothing"]
+    rest = rows.drop(held.index)
+    lines += ["", f"What cannot be told ({len(rest)} of {len(rows)})"]
+    single = rest[rest["conclusion"] == ""]
+    lines += [f"  {answer.sentence(row, rows)}" for row in each(rest.drop(single.index))]
+    lines += [f"  {line}" for line in rules.too_few(cells, single, found)]
+    lines += ["", "Not known", *(f"  {line}" for line in rules.unknown(study, found))]
+    return lines
 
 
 if __name__ == "__main__":

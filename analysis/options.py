@@ -15,9 +15,17 @@ def margin(text: str) -> float:
     return value
 
 
-def compared(parser: argparse.ArgumentParser) -> None:
-    """The study, and how its runs are compared: --baseline, --margin and --pool."""
-    parser.add_argument("study", type=Path, help="the folder that holds the runs, e.g. runs/demo")
+def compared(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """The study (or, with `several`, files of results), and how its runs are compared."""
+    if several:
+        text = "the folder that holds the runs, e.g. runs/demo; with --format, files of results"
+        parser.add_argument("study", type=Path, nargs="+", help=text)
+    else:
+        parser.add_argument("study", type=Path, help="the folder that holds the runs, e.g. runs/demo")
     parser.add_argument("--baseline", default="lora", help="the variant to compare with (default: lora)")
     parser.add_argument("--margin", type=margin, default=0.01, help="what does not matter (default: 0.01)")
+    parser.add_argument(
+        "--metric",
+        help="what judges the runs, e.g. macro_f1, loss or lm_eval/arc_easy/acc (default: the primary one)",
+    )
     parser.add_argument("--pool", action="store_true", help="compare across code, versions, hardware, data")

@@ -6,7 +6,8 @@
         verdicts.csv     one row per comparison with the baseline, also as verdicts.tex
         results.csv      one row per cell, also as results.parquet and results.tex
         runs.csv         one row per run
-        figures/         every figure as SVG, PDF and PNG
+        flips.csv        the test examples that flip between the baseline and the leading variant
+        figures/         every figure as SVG, PDF and PNG, for print: 240 or 500 pt wide, with text of 8 pt
 
 The report holds nothing but what the records say: equal records give equal bytes, whenever and wherever it is
 built (of a PDF, whose parts the converter writes in any order, an equal drawing).
@@ -23,14 +24,13 @@ from pathlib import Path
 from altair.utils.schemapi import debug_mode
 
 from analysis import options
-from analysis.compare.verdicts import verdicts
 from analysis.figures import evidence_figures, overview_figures, paper_figures
 from analysis.figures.figure import Figure
+from analysis.foreign.independent import verdicts
 from analysis.page import images, render, tables
 from analysis.page.content import collect
 from analysis.runs.cells import cells as cells_of
 from analysis.runs.load import read
-from analysis.text.ranks import advise
 from experiments.errors import report_errors
 from experiments.files import explained
 
@@ -54,7 +54,10 @@ def build(
     baseline: str = "lora",
     margin: float = 0.01,
     pool: bool = False,
+    metric: str | None = None,
     images_too: bool = True,
+    width: int = images.PRINT[-1],
+    texts: Path | None = None,
 ) -> Path:
     """Write the report of a study, whatever state it is in, and return the path of its page.
 
@@ -63,32 +66,43 @@ def build(
         baseline: the variant that the others are compared with.
         margin: differences below it do not matter, in units of the metric.
         pool: take results of different code, versions, hardware or data for comparable.
+        metric: compare by another than the primary metric; the report is then in report-<metric>/.
         images_too: whether to write every figure as SVG, PDF and PNG beside the page.
+        width: of these images in pt, one of `images.PRINT`; their text has 8 pt.
+        texts: a table that holds the texts of the test examples, for those that flip between two variants.
     """
-    folder = Path(study_folder) / "report"
-    with images.Drawing(folder / "figures") if images_too else contextlib.nullcontext() as drawing:
-        study = read(Path(study_folder), pool=pool)
+    apart = f"-{metric.replace('/', '-')}" if metric else ""
+    folder = Path(study_folder) / f"report{apart}"
+    with images.Drawing(folder / "figures", width) if images_too else contextlib.nullcontext() as drawing:
+        study = read(Path(study_folder), pool=pool, metric=metric)
         cells = cells_of(study)
         found = verdicts(study, cells, baseline=baseline, margin=margin)
-        look = images.theme_of(set(cells["series"]))
+        look = images.theme_of(set(cells["series"]), width)
+        narrow = images_too and width < images.PRINT[-1]
         figures: list[Figure] = []
         whole = debug_mode(
             False
         )  # each figure is checked as a whole, not piece by piece: a third of the time
         with explained(folder), whole:
             folder.mkdir(exist_ok=True)
+            repeated = len(cells) > 0 and cells["n"].max() > 1  # one seed explains no paper
             for figure in itertools.chain(
                 overview_figures(study, cells),
                 evidence_figures(cells, found.table),
-                paper_figures(study, cells, baseline=baseline),
+                paper_figures(study, cells, baseline=found.baseline) if repeated else (),
             ):
                 figures.append(figure)
-                if drawing:  # meanwhile
+                if drawing and not (narrow and figure.kind == "cost"):  # meanwhile
                     drawing.add(figure, look)
-            content = collect(study, cells, found, figures, pool=pool)
+            if drawing and narrow:  # whose labels have less room
+                room = ((width - 60) / images.SCALE, (width * 0.7 - 50) / images.SCALE)
+                for figure in overview_figures(study, cells, room):
+                    if figure.kind == "cost":
+                        drawing.add(figure, look)
+            content = collect(study, cells, found, figures, pool=pool, metric=metric, texts=texts)
             content["images"] = images_too
-            content["ranks"] = advise(study, cells, margin=margin)
             tables.tables(study, cells, found, folder)
+            tables.flips(content["flips"], folder)
             tables.write(folder / "report.md", render.markdown(content))
             tables.write(folder / "report.html", render.html(content))
     return folder / "report.html"
@@ -103,9 +117,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--no-images", action="store_true", help="leave out the SVG, PDF and PNG files of the figures"
     )
+    parser.add_argument(
+        "--width",
+        type=int,
+        choices=images.PRINT,
+        default=images.PRINT[-1],
+        help="of these files in pt: a column of a paper, or a page (default: 500); text has 8 pt",
+    )
+    parser.add_argument(
+        "--texts", type=Path, help="a table with the texts of the test examples, for those that flip"
+    )
     given = parser.parse_args(arguments)
-    how = {"baseline": given.baseline, "margin": given.margin, "pool": given.pool}
-    return report_errors(lambda: print(build(given.study, **how, images_too=not given.no_images)))
+    how = {"baseline": given.baseline, "margin": given.margin, "pool": given.pool, "metric": given.metric}
+    how |= {"images_too": not given.no_images, "width": given.width, "texts": given.texts}
+    return report_errors(lambda: print(build(given.study, **how)))
 
 
 if __name__ == "__main__":

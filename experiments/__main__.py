@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
         "a finished run for PEFT, merged, or as a weight update",
     ),
     "predict": ("experiments.predict", (), "answers of finished runs on new texts"),
+    "lm-eval": ("experiments.lm_eval", (), "tasks of lm-evaluation-harness, answered by a study's runs"),
     "bench": ("experiments.bench", (), "measure speed and memory on this machine"),
 }
 

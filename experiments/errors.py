@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import errno
 import os
+import shlex
 import signal
 import sys
 import unicodedata
@@ -29,26 +30,42 @@ def report_errors(action: Callable[[], int | None]) -> int:
     """Run a command; its exit code: a UserError is printed in one line and gives its own, None is 0.
 
     Ctrl-C is no error: 130, as shells have it. Where nobody reads the output any more (a pipe to `head`) the
-    command ends quietly with 141, as shells have that; where it cannot be written (a full disk), with 1.
+    command ends quietly with 141, as shells have that; where it cannot be written (a full disk), with 1. A
+    file that the system refuses is told like a mistake of the command.
     """
     try:
         code = action() or 0
         sys.stdout.flush()
         return code
     except UserError as error:
-        with contextlib.suppress(OSError):
-            print(f"error: {printable(str(error))}", file=sys.stderr)
-        return error.code
+        return _told(error)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as error:
         if not output_lost(error):
-            raise
+            return _told(refusal(error))
         if isinstance(error, BrokenPipeError):
             return 128 + signal.SIGPIPE
         with contextlib.suppress(OSError):
             print(f"error: the output cannot be written: {error.strerror}.", file=sys.stderr)
         return 1
+
+
+def _told(error: UserError) -> int:
+    with contextlib.suppress(OSError):
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+    return error.code
+
+
+def refusal(error: OSError) -> UserError:
+    """What the system said of a file, as a sentence; an error that is of no file is raised as it is."""
+    if error.filename is None:
+        raise error
+    reason = (error.strerror or type(error).__name__).lower()
+    return UserError(
+        f"the system refuses {printable(str(error.filename))}: {reason}. See that it is there, of the right "
+        "kind and yours to use, then give the same command again."
+    )
 
 
 def say(text: str, *, error: bool = False) -> None:
@@ -72,6 +89,11 @@ def output_lost(error: OSError) -> bool:
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
+
+
+def typed(path: object) -> str:
+    """A path as a word of a printed command: quoted where a shell would take it apart."""
+    return shlex.quote(str(path))
 
 
 def printable(text: str) -> str:

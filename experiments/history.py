@@ -122,10 +122,14 @@ def finite(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The rows of a history up to its first broken line, which is normally none or a torn last one."""
-    if not path.exists():
+    """The rows of a history up to its first broken line, which is normally none or a torn last one.
+
+    None of a file that is not there or cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+    except OSError:
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
     try:
         rows: list[dict[str, Any]] = json.loads(f"[{','.join(lines)}]")  # all at once: many times faster
         if len(rows) == len(lines):

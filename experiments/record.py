@@ -6,6 +6,7 @@
         predictions.parquet  one row per test example
         signatures.npz       small arrays that the papers' figures are drawn from
         adapter/             the adapter in PEFT's format
+        lm_eval/             if asked for: one row per example of a task of lm-evaluation-harness
         checkpoint/          only while the run is unfinished
         log.txt events.jsonl what happened on the way; not covered by checksums
         record.json          schema 1, with the checksums of the files above and of itself
@@ -22,20 +23,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.errors import UserError
+from experiments.errors import UserError, typed
 from experiments.files import Check, digest, is_name, plain, read_json, remove_temporaries, sha256
 from experiments.files import unchecked as unchecked
 from experiments.files import write_json as write_json
 from experiments.history import History as History
 from experiments.history import read_history as read_history
+from experiments.record_form import SCHEMA as SCHEMA
+from experiments.record_form import STATUSES as STATUSES
+from experiments.record_form import fault as fault
+from experiments.record_form import malformed
 
-SCHEMA = 1
-STATUSES = ("completed", "diverged", "oom", "failed", "preempted")
 FINISHED = ("completed", "diverged")  # results; the others are to be run again
 PHASES = ("run", "tune", "confirm")
 
 _REQUIRED = ("run_id", "study", "spec")
-_NO_RESULT = ("study", "tracker", "signatures", "matched")  # of a spec: decide nothing about the result
+_NO_RESULT = (
+    "study",
+    "tracker",
+    "signatures",
+    "matched",
+    "config_dirs",
+)  # of a spec: decide nothing about the result
 PLANNED = ".planned"  # of a study: a list of runs per distinct command; to forget one, delete its list
 _NOT_RUNS = ("report", "wandb")
 
@@ -94,7 +103,7 @@ class RunFolder:
     @property
     def repeat(self) -> str:
         """The command that does this run again, alone."""
-        return f"python -m experiments.sweep retry {self.path.parent} {self.path.name}"
+        return f"python -m experiments.sweep retry {typed(self.path.parent)} {self.path.name}"
 
     def write_spec(self, spec: Mapping[str, Any], *, check: Check = unchecked) -> None:
         """Write spec.json in one piece; `check` is as in `files.replacing`."""
@@ -137,12 +146,12 @@ class RunFolder:
     def checksums(self) -> dict[str, str]:
         """The SHA-256 of each lasting file, by its path inside the folder."""
         files = [self.spec, self.history, self.predictions, self.signatures]
-        lasting = [*files, *sorted(self.adapter.rglob("*"))]
+        lasting = [*files, *sorted(self.adapter.rglob("*")), *sorted(self.path.glob("lm_eval/*"))]
         return {str(p.relative_to(self.path)): sha256(p) for p in lasting if p.is_file()}
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """The record of a run folder (or of a record.json); None when there is none or it is torn.
+    """The record of a run folder (or of a record.json); None when there is none or it is torn or malformed.
 
     A record of another schema is a UserError, because reading it as this one could mislead.
     """
@@ -158,7 +167,7 @@ def read(path: Path) -> dict[str, Any] | None:
             f"{file} has schema {record['schema']}, this version reads schema {SCHEMA}. "
             "Read it with the version that wrote it, or run the study again in another folder."
         )
-    return record if "status" in record else None
+    return record if record.get("status") in STATUSES and not malformed(record) else None
 
 
 def checksum(record: Mapping[str, Any]) -> str:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
 
@@ -32,6 +33,7 @@ class RunSpec:
     names the keys of the record between whose values tuning chooses. `repeat` counts the runs before it
     that were the same one. `signatures` is whether the run leaves the small arrays that its paper's figures
     need. `matched` is the rank of the reference whose budget this run was given, where a sweep matches ranks.
+    `config_dirs` are the folders of configuration that the command added to its own (--config-dir).
     """
 
     study: str
@@ -55,9 +57,10 @@ class RunSpec:
     tuned: tuple[str, ...] = ()
     repeat: int = 0
     matched: int | None = None
+    config_dirs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("axes", "options", "model_options", "dataset_options", "tracker", "targets", "tuned"):
+        for name in _FROZEN:
             object.__setattr__(self, name, frozen(getattr(self, name)))
 
     @property
@@ -78,6 +81,7 @@ class RunSpec:
             "variant_options": self.options,
             "tuned": self.tuned or None,
             "repeat": self.repeat or None,
+            "config_dirs": self.config_dirs or None,
         }
 
     def model_key(self) -> tuple[Any, ...]:
@@ -91,11 +95,14 @@ class RunSpec:
     def base_key(self) -> tuple[Any, ...]:
         """The same for runs that may share one loaded base: the frozen model as it is stored.
 
-        A base is loaded dense where it stays so or blocks of it learn; its head is the data's.
+        A base is loaded dense where it stays so, blocks of it learn, or A and B start from it as it was; its
+        head is the data's.
         """
         storage = self.axes.get("storage", "fp32")
         dense = storage == "fp32" or self.options.get("unfreeze_top")
         stored = None if dense else (storage, *(self.options.get(name) for name in STORAGE_OPTIONS))
+        if stored and costs.needs_of_init(str(self.options.get("init", "kaiming"))) == "dense":
+            stored = (*stored, "dense")
         return *self.model_key(), self.train.base_dropout, stored
 
     def pack_key(self) -> tuple[Any, ...] | None:
@@ -121,9 +128,9 @@ class RunSpec:
     def hash(self, data_sha256: str) -> str:
         """SHA-256 of all that decides the result, the data included.
 
-        Left out are study, tracker, signatures, matched and train.threads, and where model and data lie. Data
-        is known by the hash of its rows; a model of the hub by its name and commit and, if one is pinned, its
-        sha256; a model in a folder by all bytes that the folder holds (`content`, see `resolve`).
+        Left out are study, tracker, signatures, matched, config_dirs and train.threads, and where model and
+        data lie. Data is known by the hash of its rows; a model of the hub by its name and commit and, if one
+        is pinned, its sha256; a model in a folder by all bytes that it holds (`content`, see `resolve`).
         """
         parts = identity(self._parts())
         dataset = {key: value for key, value in self.dataset_options.items() if key != "path"}
@@ -139,10 +146,14 @@ _AS_THEY_ARE = (
     "study", "variant", "method", "r", "alpha", "targets", "model", "model_options", "dataset",
     "dataset_options", "lr", "seed", "tracker",
 )  # fmt: skip
-PACKABLE = ("adapters", "probe", "zero")  # methods that leave the base as it is
+_FROZEN = (
+    "axes", "options", "model_options", "dataset_options", "tracker", "targets", "tuned", "config_dirs",
+)  # fmt: skip
+# methods that leave the base as it is
+PACKABLE = ("adapters", "probe", "zero", "pfeiffer", "prefix", "ptuning_v2", "prompt", "ia3")
 # Of train: what the runs of a pack share.
 PACK = ("batch_size", "micro_batch_size", "precision", "gradient_checkpointing", "threads", "eval_rows")
-_WHERE_SET = ("phase", "signatures", "tuned", "repeat", "matched")
+_WHERE_SET = ("phase", "signatures", "tuned", "repeat", "matched", "config_dirs")
 
 
 @cache
@@ -151,17 +162,43 @@ def _model_identity(options: FrozenDict) -> FrozenDict:
 
 
 def from_record(record: Mapping[str, Any]) -> RunSpec:
-    """The spec that `as_record` wrote; ValueError where its study is no name of a folder."""
-    if not is_name(record["study"]):
-        raise ValueError(f"study {record['study']!r} is no name of a folder")
+    """The spec that `as_record` wrote; ValueError for what it cannot have written."""
+    if not isinstance(record, Mapping):
+        raise ValueError("this is no spec of a run: not a mapping")
+    if not is_name(record.get("study")):
+        raise ValueError(f"study {record.get('study')!r} is no name of a folder")
     unset = {f.name: None for f in fields(Train) if type(None) in get_args(f.type)}
-    return RunSpec(
-        **{name: record.get(name) for name in _AS_THEY_ARE},  # type: ignore[arg-type]
-        **{name: record[name] for name in _WHERE_SET if name in record},
-        train=Train(**{**unset, **record["train"]}),
-        axes=record["variant_axes"],
-        options=record["variant_options"],
-    )
+    try:
+        made = RunSpec(
+            **{name: record.get(name) for name in _AS_THEY_ARE},  # type: ignore[arg-type]
+            **{name: record[name] for name in _WHERE_SET if name in record},
+            train=Train(**{**unset, **record["train"]}),
+            axes=record["variant_axes"],
+            options=record["variant_options"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"this is no spec of a run: {type(error).__name__} {error}") from None
+    for part in (made, made.train):
+        for f in fields(part):
+            if not _is_a(getattr(part, f.name), f.type):
+                raise ValueError(f"the spec's {f.name} is {getattr(part, f.name)!r}")
+    return made
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON is of an annotated type."""
+    if kind in (Any, Value) or (not isinstance(kind, type) and not get_args(kind)):
+        return True
+    origin = get_origin(kind) or kind
+    if origin in (Union, UnionType):
+        return any(_is_a(value, each) for each in get_args(kind))
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(_is_a(v, get_args(kind)[1]) for v in value.values())
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_a(v, get_args(kind)[0]) for v in value)
+    if origin is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, origin) and (origin is bool or not isinstance(value, bool))
 
 
 def register() -> None:

@@ -15,7 +15,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("variants", "experiments", "analysis", "hydra_plugins")
 HEAVY = ("torch", "transformers", "datasets", "evaluate", "wandb", "bitsandbytes", "peft")
-ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+PAPER = re.compile(r"arXiv:\d{4}\.\d{4,5}|OpenReview:\w+")
 
 SOURCES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
@@ -209,8 +209,8 @@ def test_a_method_has_a_file_that_cites_its_paper(name):
     assert conf["name"] == name
     docstring = ast.get_docstring(TREES[f"variants/{name}.py"])
     if conf.get("paper"):
-        (paper,) = ARXIV.findall(conf["paper"])
-        assert paper in ARXIV.findall(docstring)
+        (paper,) = PAPER.findall(conf["paper"])
+        assert paper in PAPER.findall(docstring)
     else:
         assert "baseline" in (ROOT / f"conf/variant/{name}.yaml").read_text()
 
@@ -253,7 +253,11 @@ def plain(requirement):
 
 def test_every_import_is_declared():
     declared = {plain(requirement) for requirement in PROJECT["dependencies"]}
-    extras = {plain(r) for extra in ("minilm", "math") for r in PROJECT["optional-dependencies"][extra]}
+    extras = {
+        plain(r)
+        for extra in ("minilm", "gguf", "lm-eval", "math")
+        for r in PROJECT["optional-dependencies"][extra]
+    }
     tests = {plain(r) for r in PROJECT["optional-dependencies"]["test"]}
     homes = importlib.metadata.packages_distributions()
     for source in SOURCES:

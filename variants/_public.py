@@ -14,7 +14,7 @@ from variants._core.storage import dense_size, loads_stored, store_backbone, sto
 from variants._core.targets import backbone_linears, fed_without_batch, linear_shapes, resolve
 from variants._peft.config import AdapterError
 from variants._peft.read import Adapter, attach_peft, read_peft
-from variants._peft.write import peft_form, write_peft
+from variants._peft.write import peft_form, write_inserted, write_peft
 
 __all__ = [
     "AdaptedLinear",
@@ -56,5 +56,6 @@ __all__ = [
     "stored_layer",
     "top_blocks",
     "uniform",
+    "write_inserted",
     "write_peft",
 ]

@@ -79,9 +79,9 @@ class AdaLoRA(Delta):
         """PEFT's own AdaLoRA with the triplets as they are, or a LoRA of those left with L folded into B."""
         Q, L, P = (getattr(self, name).detach()[k] for name in "QLP")
         if form == "adalora":
-            return PeftAdapter({"A": Q, "B": P, "E": L}, self.slots[k].scale)
+            return PeftAdapter({"A": Q, "B": P, "E": L}, self.scale_of(k))
         alive = L != 0
-        return PeftAdapter({"A": Q[alive], "B": P[:, alive] * L[alive]}, self.slots[k].scale)
+        return PeftAdapter({"A": Q[alive], "B": P[:, alive] * L[alive]}, self.scale_of(k))
 
     @classmethod
     def penalty(cls, held: Sequence[Held], runs: int) -> Tensor | None:

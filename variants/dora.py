@@ -8,6 +8,8 @@
     B        B      (K, d_out, r)    out         zero
     m        m      (K, d_out)       magnitude   norms of the rows of W, one per output as in the code
 
+A and B may start otherwise (`init`); where the start is subtracted, V = W + s (B A - B0 A0).
+
 The norm depends on A and B alone, so it is worked out once per optimiser step, in the Gram form ||V||^2 =
 ||W||^2 + 2 s <W A^T, B> + s^2 <B A A^T, B> by rows, in float32, without a d_out x d_in matrix. Where that
 cancels (below 1e-4 of ||W||^2) the rows are formed and summed as they are.
@@ -31,7 +33,6 @@ from variants._core.delta import Clock, Delta, Held
 from variants._core.lowrank import EVERYWHERE, Factors
 from variants._core.registry import register
 from variants._core.run import Slot
-from variants.lora import initial_a
 
 CANCELS = 1e-4  # of ||W||^2: below this the Gram form has lost too many digits
 
@@ -43,14 +44,12 @@ class DoRA(Delta):
     roles: ClassVar = {"A": "in", "B": "out", "m": "magnitude"}
     shapes: ClassVar = {"A": "r d_in", "B": "d_out r", "m": "d_out"}
     peft: ClassVar = {"A": "A", "B": "B", "m": "m"}
+    any_init: ClassVar = True
     defaults: ClassVar = {"init": "kaiming", "reuse_base_with_dropout": False}
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__(base, slots, clock=clock)
-        self.A = self.stacked(
-            [initial_a(s, base.d_in, self.option(k, "init")) for k, s in enumerate(slots)], base
-        )
-        self.B = self.stacked([torch.zeros(base.d_out, slot.rank) for slot in slots], base)
+        self.begin(base)
         self.m = self.stacked([base.row_squares().sqrt()] * len(slots), base)
         self.reuse_base = bool(self.option(0, "reuse_base_with_dropout"))
         self._norms: Tensor | None = None
@@ -62,12 +61,20 @@ class DoRA(Delta):
         reuse = slot.options.get("reuse_base_with_dropout", cls.defaults["reuse_base_with_dropout"])
         return (*super().stack_key(slot), bool(reuse))
 
+    @torch.no_grad()
+    def start(self, k: int, base: Base, seen: Tensor) -> None:
+        """As that of A and B; m is the norms of what the run starts with, so that g = 1."""
+        super().start(k, base, seen)
+        A, B = self.joined()
+        self.m[k] = (base.weight(A.dtype) + self.scale[k] * (B[k] @ A[k])).norm(dim=1)
+        self._norms = None
+
     def factors(self, base: Base) -> Factors:
         """g = m / ||V||, differentiable in m only."""
         if self._norms is None or self._made_from != self._versions():
             self.refresh([Held(EVERYWHERE, self, base)])
         g = (self.m / self._norms)[:, None]
-        return Factors(self.A, self.B, self.scale if self.number is None else self.number, g)
+        return Factors(*self.joined(), self.scale if self.number is None else self.number, g)
 
     def forward(self, x: Tensor, y: Tensor, base: Base) -> Tensor:
         """The authors' reading of dropout, from y = base.linear(x)."""
@@ -107,14 +114,16 @@ class DoRA(Delta):
 
     def _gram(self, base: Base) -> Tensor:
         """||V||^2 by rows, (K, d_out)."""
-        K, r, d_in = self.A.shape
-        with torch.autocast(self.A.device.type, enabled=False):
-            WA = (base.weight(self.A.dtype) @ self.A.reshape(K * r, d_in).T).view(-1, K, r).transpose(0, 1)
-            sB = self.scale * self.B
-            return base.row_squares() + ((2 * WA + sB @ (self.A @ self.A.mT)) * sB).sum(-1)
+        A, B = self.joined()
+        K, r, d_in = A.shape
+        with torch.autocast(A.device.type, enabled=False):
+            WA = (base.weight(A.dtype) @ A.reshape(K * r, d_in).T).view(-1, K, r).transpose(0, 1)
+            sB = self.scale * B
+            return base.row_squares() + ((2 * WA + sB @ (A @ A.mT)) * sB).sum(-1)
 
     def _exact_(self, n2: Tensor, rows: Tensor, base: Base) -> None:
         """Replace the marked entries of n2 by sums over rows of V that are formed."""
+        A, B = self.joined()
         for k, j in rows.nonzero().tolist():
-            V = base.weight(self.A.dtype)[j] + self.scale[k, 0, 0] * (self.B[k, j] @ self.A[k])
+            V = base.weight(A.dtype)[j] + self.scale[k, 0, 0] * (B[k, j] @ A[k])
             n2[k, j] = V.square().sum()

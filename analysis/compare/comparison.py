@@ -76,7 +76,11 @@ class Comparison:
 
     @property
     def looks(self) -> int:
-        """How often these seeds could be looked at before more were requested; 1 if all were at once."""
+        """How often these seeds could be looked at, the last time included; 1 if all were requested at once.
+
+        p is multiplied by its square: with looks at 3, 4, ... 10 seeds, equal variants err in .055 instead of
+        .17 (a single comparison; with the number itself it would be .076).
+        """
         return max(sum(n >= stats.FEWEST_SEEDS for n in self.steps), 1)
 
     def with_noise(self, noise: stats.Noise) -> "Comparison":
@@ -89,8 +93,8 @@ class Comparison:
             se=noise.se,
             ci_low=found.low,
             ci_high=found.high,
-            p=min(found.p * self.looks, 1.0),
-            p_tost=min(stats.equivalence_p(found, self.margin) * self.looks, 1.0),
+            p=min(found.p * self.looks**2, 1.0),
+            p_tost=min(stats.equivalence_p(found, self.margin) * self.looks**2, 1.0),
         )
 
 

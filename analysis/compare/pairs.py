@@ -1,8 +1,9 @@
 """Which cells are compared with which: variant against baseline, all else equal, seeds in common.
 
 Two cells are peers when only what defines a variant sets them apart: same data, model, training, targets,
-rank and alpha, same stack. A cell whose rank was matched for equal cost stands at the reference's rank. Over
-ranks (`r` = "all") a seed contributes its mean over the ranks, so that a seed counts once.
+rank and alpha, same stack. A method without a rank or an alpha meets any. A cell whose rank was matched for
+equal cost stands at the reference's rank. Over ranks (`r` = "all") a seed contributes its mean over the
+ranks, so that a seed counts once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -141,15 +142,19 @@ def _matched(rows: pd.DataFrame, plain: pd.DataFrame, elsewhere: str) -> tuple[l
     singles: list[Pair] = []
     left: list[Unmatched] = []
     for row in each(rows):
-        if pd.isna(row["r"]):
-            singles += [Pair([row], [other]) for other in by_place.values()]
-        elif (_rank(row), row["alpha"]) in by_place:
-            singles.append(Pair([row], [by_place[_rank(row), row["alpha"]]]))
-        else:
+        peers = [other for place, other in by_place.items() if _meets(row, *place)]
+        singles += [Pair([row], [other]) for other in peers]
+        if not peers and not pd.isna(row["r"]):
             left.append(Unmatched(row, _why(row, plain, elsewhere)))
     if len(rows) and rows["r"].isna().all() and not by_place:
         left.append(Unmatched(rows.iloc[0], _OTHER.format(elsewhere) if elsewhere else _ABSENT))
     return singles + _over_ranks(singles), left
+
+
+def _meets(row: Row, rank: float, alpha: float) -> bool:
+    """Whether a cell is compared at this rank and alpha of the baseline."""
+    same_alpha = row["alpha"] == alpha or pd.isna(row["alpha"]) or pd.isna(alpha)
+    return bool(pd.isna(row["r"]) or (_rank(row) == rank and same_alpha))
 
 
 _ABSENT = "the baseline was not run in this setting"

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from analysis import stats
 from analysis.figures import curves, evidence, overview
-from analysis.figures.figure import Figure, figure, slug
+from analysis.figures.figure import HEIGHT, WIDTH, Figure, figure, slug
 from analysis.figures.overview import setting_name
 from analysis.figures.papers import paper_figures as paper_figures
 from analysis.runs.cells import SETTING, order_of
@@ -14,8 +15,10 @@ from analysis.runs.rows import each
 from analysis.text.format import proper
 
 
-def overview_figures(study: Study, cells: pd.DataFrame) -> Iterator[Figure]:
-    """All figures of the first part of the report, setting by setting."""
+def overview_figures(
+    study: Study, cells: pd.DataFrame, size: tuple[float, float] = (WIDTH - 110, HEIGHT - 90)
+) -> Iterator[Figure]:
+    """All figures of the first part of the report, setting by setting; `size` is that of `by_cost`."""
     final = cells[cells["final"] & (cells["n"] > 0)]
     domain = sorted(final["series"].unique(), key=order_of)
     settings = list(final.groupby(list(SETTING), sort=True, dropna=False))
@@ -26,12 +29,36 @@ def overview_figures(study: Study, cells: pd.DataFrame) -> Iterator[Figure]:
         far = overview.far_off(barred)
         names = ", ".join(f"{cell['series']} ({cell['mean']:.3f})" for cell in each(barred[far]))
         aside = f" Too far off to be drawn here: {names}." if names else ""
-        yield from _setting_figures(study, barred[~far], domain, tag, setting_name(row), aside)
+        yield from _setting_figures(study, barred[~far], domain, tag, setting_name(row), aside, size)
         yield from _curve_figures(study, barred, domain, tag, setting_name(row))
+        if group["n"].max() >= stats.FEWEST_SEEDS or (group["diverged"] + group["failed"]).any():
+            yield from _reliability(study, barred[~far], domain, tag, setting_name(row))
+
+
+def _reliability(
+    study: Study, cells: pd.DataFrame, domain: list[str], tag: str, setting: str
+) -> Iterator[Figure]:
+    """The seeds of each cell, from three seeds on or where runs were lost."""
+    for targets, group in by_targets(cells):
+        runs = study.completed.reindex([i for ids in group["by_seed"] for i in ids.values()])
+        runs = runs.dropna(subset=["run_id"])
+        names = group.drop_duplicates("cell_key").set_index("cell_key")["series"]
+        chart = evidence.reliability(group, runs.assign(series=runs["cell_key"].map(names)), domain)
+        text = "A dot is a seed, the bar their mean; at the right, how many runs ended with a result."
+        rest = len(group) - evidence.RELIABILITY_ROWS
+        text += f" {rest} more cells are in the table." if rest > 0 else ""
+        name = slug("reliability", tag, targets)
+        yield figure(name, "reliability", setting, f"Reliability over seeds{_where(targets)}", text, chart)
 
 
 def _setting_figures(
-    study: Study, cells: pd.DataFrame, domain: list[str], tag: str, setting: str, aside: str
+    study: Study,
+    cells: pd.DataFrame,
+    domain: list[str],
+    tag: str,
+    setting: str,
+    aside: str,
+    size: tuple[float, float],
 ) -> Iterator[Figure]:
     title = overview.metric_title(cells.iloc[0])
     for targets, group in by_targets(cells):
@@ -42,29 +69,57 @@ def _setting_figures(
         runs = runs.assign(
             series=runs["cell_key"].map(group.drop_duplicates("cell_key").set_index("cell_key")["series"])
         )
-        chart = overview.by_rank(group, runs, domain)
+        majority = _majority(study, group)
+        drawn = majority if majority is not None and _near(group, majority) else None
+        chart = overview.by_rank(group, runs, domain, majority=drawn)
         name = slug("metric_by_rank", tag, targets)
-        yield figure(name, "rank", setting, f"{title} against rank{where}", _bars(group) + aside, chart)
+        text = _bars(group) + aside + _grey(group, domain)
+        text += f" The majority class scores {majority:.3f}." if majority is not None else ""
+        yield figure(name, "rank", setting, f"{title} against rank{where}", text, chart)
     for axis, (name, _) in overview.COSTS.items():
         if (cells[axis] > 0).any():
-            text = (
-                "Labels are ranks. The dashed line joins the cells that no other cell beats in both respects."
-            )
-            text += f" {_bars(cells)}{aside}"
-            chart = overview.by_cost(cells, domain, axis)
+            text = "Labels are ranks, where there is room. The dashed line joins the cells that no other "
+            text += "cell beats in both respects; cells of equal cost stand beside each other. "
+            text += _bars(cells) + aside + _grey(cells, domain)
+            chart = overview.by_cost(cells, domain, axis, size)
             file = slug(f"metric_by_{axis}", tag)
             words = f"{title} against {name[0].lower()}{name[1:]}"
             yield figure(file, "cost", setting, words, text, chart, name)
+
+
+def _majority(study: Study, cells: pd.DataFrame) -> float | None:
+    """The accuracy of answering the most frequent class of the test set everywhere; None if unknown."""
+    first = cells.iloc[0]
+    if first["metric"] != "accuracy" or first["split"] != "test":
+        return None
+    return next((share for ids in cells["run_ids"] if (share := study.predictions.majority(ids[0]))), None)
+
+
+def _near(cells: pd.DataFrame, value: float) -> bool:
+    """Whether a reference lies near enough to be drawn without flattening the differences."""
+    low, high = cells["mean"].min(), cells["mean"].max()
+    return bool(low - 2 * (high - low) <= value <= high + 2 * (high - low))
+
+
+def _grey(cells: pd.DataFrame, domain: list[str]) -> str:
+    """How many series are drawn in grey, in words."""
+    many = len(domain) - len(overview.emphasised(cells, domain))
+    return f" In grey: {many} more series." if many else ""
 
 
 def _curve_figures(
     study: Study, cells: pd.DataFrame, domain: list[str], tag: str, setting: str
 ) -> Iterator[Figure]:
     for targets, group in by_targets(cells):
-        table = curves.frame(group, study)
+        front = overview.emphasised(group, domain)
+        table = curves.frame(group[group["series"].isin(front)], study)
         if len(table):
-            text = "Lines: training loss, on batches, before each step; marks: validation loss."
-            text += " Bands run from the lowest to the highest seed." if (table["size"] > 1).any() else ""
+            text = "Lines: training loss, on batches, before each step, smoothed over a tenth of the steps; "
+            text += "marks: validation loss."
+            if (table["size"] > 1).any() and table["series"].nunique() <= curves.BANDS:
+                text += " Bands run from the lowest to the highest seed."
+            if len(front) < len(domain):
+                text += f" {len(front)} of {len(domain)} series, the best of them and the first."
             chart = curves.loss_curves(table, domain)
             name = slug("loss_curves", tag, targets)
             yield figure(name, "curves", setting, f"Loss during training{_where(targets)}", text, chart)
@@ -92,12 +147,15 @@ def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> Iterator[Fi
         yield from _forests(rows, domain, tag, setting)
         points = evidence.rate_points(here)
         for targets, part in by_targets(points) if len(points) else []:
-            text = "A ring marks the chosen rate. A peak on the edge of the grid may lie beyond it."
+            text = "A ring marks the chosen rate, named for the largest rank. A peak on the edge of the "
+            text += "grid may lie beyond it."
             title = f"Validation against learning rate{_where(targets)}"
             chart = evidence.rate_curves(part, domain)
             yield figure(slug("learning_rates", tag, targets), "rates", setting, title, text, chart)
         final = group[group["final"]]
         for targets, part in by_targets(final):
+            if not evidence.lacking(part):
+                continue
             text = "Completed seeds of those that any cell here has."
             title = f"What was run{_where(targets)}"
             yield figure(

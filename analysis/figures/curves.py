@@ -4,8 +4,11 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.figures.figure import tooltips
+from analysis.figures.figure import color, shape, tooltips
 from analysis.runs.load import Study
+
+DASHES = ([1, 0], [6, 2], [2, 2], [8, 2, 2, 2], [4, 4])
+BANDS = 3  # series, beyond which bands hide lines
 
 
 def frame(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -15,7 +18,8 @@ def frame(cells: pd.DataFrame, study: Study) -> pd.DataFrame:
         for split in ("training", "validation"):
             runs = [getattr(study.curves(run_id), split) for run_id in cell.by_seed.values()]
             if any(map(len, runs)):
-                numbers.append(by_step(np.concatenate(runs)))
+                points = by_step(np.concatenate(runs))
+                numbers.append(smooth(points) if split == "training" else points)
                 names += [(split, cell.series, rank_name(cell.r))] * len(numbers[-1])
     table = pd.DataFrame(np.concatenate(numbers), columns=["step", "mean", "min", "max", "size"]).round(5)
     table["size"] = table["size"].astype(int)
@@ -31,6 +35,19 @@ def by_step(points: np.ndarray) -> np.ndarray:
     lowest, highest = (f.reduceat(points[:, 1], starts) for f in (np.minimum, np.maximum))
     mean = np.add.reduceat(points[:, 1], starts) / size
     return np.column_stack([steps, mean, lowest, highest, size])
+
+
+def smooth(points: np.ndarray) -> np.ndarray:
+    """Columns of `by_step` (steps, 5) with mean, lowest and highest averaged over a tenth of the steps."""
+    reach = len(points) // 20
+    if reach < 1:
+        return points
+    window = np.ones(2 * reach + 1)
+    weight = np.convolve(np.ones(len(points)), window, "same")
+    out = points.copy()
+    for column in (1, 2, 3):
+        out[:, column] = np.convolve(points[:, column], window, "same") / weight
+    return out
 
 
 def rank_name(r: float) -> str:
@@ -49,21 +66,33 @@ def loss_curves(table: pd.DataFrame, domain: list[str]) -> alt.FacetChart:
         table["rank"].unique(),
         key=lambda name: (name == "no rank", float(name.split()[-1]) if name != "no rank" else 0),
     )
-    scale = alt.Scale(domain=domain)
-    color = alt.Color("series:N", scale=scale, sort=domain)
+    present = [name for name in domain if name in set(table["series"])]
+    # a layer per dash: as an encoding it would draw the legend's marks with it
+    dashes = {
+        tuple(dash): [n for i, n in enumerate(domain) if i % len(DASHES) == k]
+        for k, dash in enumerate(DASHES)
+    }
     base = alt.Chart().encode(
-        x=alt.X("step:Q", title="Step", axis=alt.Axis(tickCount=4, format="~s")), color=color
+        x=alt.X("step:Q", title="Step", axis=alt.Axis(tickCount=4, format="~s")),
+        color=color(domain, present),
     )
     y = alt.Y("mean:Q", title="Loss", scale=alt.Scale(zero=False))
     tips = tooltips("series:N", "rank:N", "split:N", "step:Q", ("mean:Q", "loss", ".4f"), ("size:Q", "seeds"))
     train, valid = "datum.split == 'training'", "datum.split == 'validation'"
     layers = [
-        base.mark_line(strokeWidth=1.5, strokeOpacity=0.8).encode(y=y).transform_filter(train),
-        base.mark_point(filled=True, size=55, opacity=1)
-        .encode(y=y, shape=alt.Shape("series:N", scale=scale, sort=domain), tooltip=tips)
+        *[
+            base.mark_line(strokeWidth=1.6, strokeOpacity=0.85, strokeDash=list(dash))
+            .encode(y=y)
+            .transform_filter(train)
+            .transform_filter(alt.FieldOneOfPredicate("series", names))
+            for dash, names in dashes.items()
+            if set(names) & set(present)
+        ],
+        base.mark_point(filled=True, size=30, opacity=0.9)
+        .encode(y=y, shape=shape(domain, present), tooltip=tips)
         .transform_filter(valid),
     ]
-    if (table["size"] > 1).any():
+    if (table["size"] > 1).any() and len(present) <= BANDS:
         band = base.mark_area(fillOpacity=0.12).encode(y=alt.Y("min:Q", title="Loss"), y2=alt.Y2("max:Q"))
         layers.insert(0, band.transform_filter(train))
     return (

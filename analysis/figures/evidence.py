@@ -5,9 +5,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from analysis.figures.curves import rank_name
-from analysis.figures.figure import tooltips
-from analysis.figures.overview import Chart
+from analysis.figures.curves import DASHES, rank_name
+from analysis.figures.figure import color, tooltips
+from analysis.figures.overview import GREY, Chart, metric_title
 from analysis.runs.cells import chosen
 from analysis.runs.rows import Row, each
 
@@ -133,43 +133,120 @@ def rate_points(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def rate_curves(points: pd.DataFrame, domain: list[str]) -> alt.FacetChart:
-    """Validation against learning rate, one panel per rank; a ring marks the chosen rate.
+    """Validation against learning rate, one panel per series, a line per rank; a ring marks what was chosen.
 
     Args:
         points: rows of `rate_points` in one setting.
         domain: all series of the study.
     """
+    ranked = points["r"].fillna(-1)
+    largest = ranked.groupby(points["series"]).transform("max")
     frame = points.assign(
-        rank=[rank_name(r) for r in points["r"]], mark=["edge" if edge else "" for edge in points["edge"]]
+        rank=[rank_name(r) for r in points["r"]],
+        mark=[
+            (f"{lr:.2g}" + (" (edge)" if edge else "")) if chosen and (edge or r == top) else ""
+            for lr, edge, chosen, r, top in zip(
+                points["lr"], points["edge"], points["chosen"], ranked, largest, strict=True
+            )
+        ],
     )
     frame = frame[["series", "rank", "lr", "validation", "n", "chosen", "edge", "mark"]]
     ranks = list(dict.fromkeys(frame.sort_values("rank", key=lambda c: points["r"])["rank"]))
-    scale = alt.Scale(domain=domain)
+    names = [name for name in domain if name in set(frame["series"])]
     title = f"Validation {points['metric'].iloc[0]}".replace("_", " ")
     base = alt.Chart().encode(
         x=alt.X(
             "lr:Q",
             title="Learning rate",
-            scale=alt.Scale(type="log", nice=False),
+            scale=alt.Scale(type="log", nice=False, padding=16),
             axis=alt.Axis(format="~e", tickCount=4),
         ),
         y=alt.Y("validation:Q", title=title, scale=alt.Scale(zero=False)),
-        color=alt.Color("series:N", scale=scale, sort=domain),
+        color=color(domain, (), legend=False),
+        detail=alt.Detail("rank:N"),
+    )
+    dash = alt.StrokeDash(
+        "rank:N",
+        sort=ranks,
+        scale=alt.Scale(domain=ranks, range=[DASHES[i % len(DASHES)] for i in range(len(ranks))]),
+        legend=alt.Legend() if len(ranks) > 1 else None,
     )
     tips = tooltips("series:N", "rank:N", "lr:Q", ("validation:Q", "", ".4f"), ("n:Q", "seeds"), "edge:N")
+    ringed = alt.condition("datum.chosen", alt.value(1), alt.value(0))
     layers = alt.layer(
-        base.mark_line(strokeOpacity=0.6),
-        base.mark_point(filled=True, size=40, opacity=1).encode(
-            shape=alt.Shape("series:N", scale=scale, sort=domain), tooltip=tips
-        ),
-        base.mark_point(filled=False, size=190, shape="circle").encode(
-            opacity=alt.condition("datum.chosen", alt.value(1), alt.value(0))
-        ),
-        base.mark_text(dy=-16, fontWeight=600).encode(text=alt.Text("mark:N")),
+        base.mark_line(strokeOpacity=0.7).encode(strokeDash=dash),
+        base.mark_point(filled=True, size=34, opacity=1).encode(tooltip=tips),
+        base.mark_point(filled=False, size=170, shape="circle").encode(opacity=ringed),
+        base.mark_text(dy=-15, fontWeight=600)
+        .encode(text=alt.Text("mark:N"))
+        .transform_filter(f"datum.rank == '{ranks[-1]}'"),
         data=frame,
     )
-    panel = layers.properties(width=220, height=220)
-    return panel.facet(facet=alt.Facet("rank:N", sort=ranks, title=None), columns=min(3, len(ranks)))
+    panel = layers.properties(width=220, height=200)
+    return panel.facet(facet=alt.Facet("series:N", sort=names, title=None), columns=min(3, len(names)))
+
+
+RELIABILITY_ROWS = 30
+
+
+def reliability(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str]) -> Chart:
+    """How far the seeds of each cell lie apart, and how many of them ended without a result.
+
+    Args:
+        cells: the final cells of one setting.
+        runs: their completed runs, with `series`.
+        domain: all series of the study.
+    """
+    cells = cells if len(cells) <= RELIABILITY_ROWS else cells.head(RELIABILITY_ROWS)
+    rows = [
+        {
+            "row": cell_row(cell),
+            "series": cell["series"],
+            "mean": cell["mean"],
+            "ended": f"{int(cell['n'])} of {int(cell['n'] + cell['diverged'] + cell['failed'])}",
+            "lost": bool(cell["diverged"] + cell["failed"]),
+        }
+        for cell in each(cells)
+    ]
+    names = {(cell["cell_key"], cell["stack"]): cell_row(cell) for cell in each(cells)}
+    dots = [
+        {"row": names[key], "series": run["series"], "score": run["score"], "seed": run["seed"]}
+        for run in each(runs)
+        if (key := (run["cell_key"], run["stack"])) in names
+    ]
+    order = [row["row"] for row in rows]
+    y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(grid=False, labelLimit=260, domain=False))
+    title = metric_title(cells.iloc[0])
+    paint = color(domain, (), legend=False)
+    base = alt.Chart(pd.DataFrame(rows)).encode(y=y)
+    ended = alt.condition("datum.lost", alt.value("#b23a2a"), alt.value(GREY))
+    return alt.layer(
+        alt.Chart(pd.DataFrame(dots))
+        .mark_circle(size=42, opacity=0.6)
+        .encode(
+            x=alt.X("score:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True)),
+            y=y,
+            color=paint,
+            tooltip=tooltips("series:N", "seed:Q", ("score:Q", "", ".4f")),
+        ),
+        base.mark_tick(thickness=2, size=16).encode(x=alt.X("mean:Q", title=title), color=paint),
+        base.mark_text(align="left", dx=8).encode(
+            x=alt.value("width"), text=alt.Text("ended:N"), color=ended
+        ),
+    ).properties(height=max(60, 22 * len(order)), padding={"top": 5, "left": 5, "right": 40, "bottom": 5})
+
+
+def cell_row(cell: Row) -> str:
+    """A cell as a row of a figure: "dora · r 8"."""
+    return str(cell["series"]) + (f" · r {cell['r']:g}" if cell["r"] == cell["r"] else "")
+
+
+def lacking(cells: pd.DataFrame) -> bool:
+    """Whether anything is missing of what was run: a seed, a run without result, a rank of some variant."""
+    wanted = len({seed for seeds in cells["seeds_tried"] for seed in seeds})
+    ranked = cells[cells["r"].notna()]
+    holes = ranked["series"].nunique() * ranked["r"].nunique() != len(ranked)
+    return bool(holes or (cells["n"] < wanted).any())
 
 
 def coverage(cells: pd.DataFrame) -> Chart:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,20 @@ def _plain(value: Any) -> Any:
 
 
 alt.data_transformers.register("inline", _inline)
+
+
+def color(domain: Sequence[str], present: Collection[str], *, legend: bool = True) -> alt.Color:
+    """The colour of a series, the same in every figure; the legend names those that have marks here."""
+    values = [name for name in domain if name in set(present)]
+    shown: Any = alt.Legend(values=values) if legend and len(values) > 1 else None
+    return alt.Color("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=shown)
+
+
+def shape(domain: Sequence[str], present: Collection[str]) -> alt.Shape:
+    """The shape of a series, in the same legend as its colour."""
+    values = [name for name in domain if name in set(present)]
+    shown: Any = alt.Legend(values=values) if len(values) > 1 else None
+    return alt.Shape("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=shown)
 
 
 def tooltips(*fields: str | tuple[str, ...]) -> list[alt.Tooltip]:

@@ -1,5 +1,6 @@
 """The figures of a study's results: the metric against rank, and against what it costs to get it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.figures.figure import tooltips
+from analysis.figures.figure import HEIGHT, WIDTH, color, shape, tooltips
 from analysis.runs.rows import Row
 
 Chart = alt.LayerChart | alt.FacetChart
@@ -19,6 +20,7 @@ COSTS = {
     "adapter_bytes": ("Adapter on disk (kB)", True),
 }
 _UNIT = {"peak_bytes": 1e-6, "adapter_bytes": 1e-3}
+GREY = "#8a94a3"
 SHARES = ("accuracy", "exact_match")  # metrics that are a share of examples, one point each
 
 
@@ -26,6 +28,8 @@ def metric_title(row: Row) -> str:
     """The axis title of a setting's metric, e.g. "Test accuracy"."""
     if not isinstance(row["metric"], str):
         return "Primary metric"  # of runs that all ended without one
+    if "/" in row["metric"]:  # chosen by --metric, and known by that name
+        return row["metric"]
     return f"{row['split']} {row['metric']}".replace("_", " ").capitalize()
 
 
@@ -42,14 +46,6 @@ def with_bars(cells: pd.DataFrame) -> pd.DataFrame:
         if np.isnan(low[i]) and share and row.test_rows > 0 and row.n:
             low[i], high[i] = stats.wilson(row.mean * row.test_rows, row.test_rows)
     return cells.assign(bar_low=low, bar_high=high)
-
-
-def _color(domain: list[str]) -> alt.Color:
-    return alt.Color("series:N", scale=alt.Scale(domain=domain), sort=domain)
-
-
-def _shape(domain: list[str]) -> alt.Shape:
-    return alt.Shape("series:N", scale=alt.Scale(domain=domain), sort=domain)
 
 
 def _tooltip(metric: str) -> list[alt.Tooltip]:
@@ -69,27 +65,54 @@ def _tooltip(metric: str) -> list[alt.Tooltip]:
 _KEPT = ("series", "r", "lr", "mean", "n", "bar_low", "bar_high", "trainable_parameters", "share")
 
 
-def by_rank(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str]) -> Chart:
+MOST_SERIES = 10  # in one figure; the others are grey
+
+
+def emphasised(cells: pd.DataFrame, domain: Sequence[str]) -> list[str]:
+    """The series that a figure shows in colour: all, or the first (the baseline) and the best of many."""
+    if len(domain) <= MOST_SERIES:
+        return list(domain)
+    sign = -1.0 if cells["goal"].iloc[0] == "min" else 1.0
+    order = (sign * cells.groupby("series")["mean"].max()).sort_values(ascending=False, kind="stable")
+    best = {domain[0], *[name for name in order.index if name != domain[0]][: MOST_SERIES - 2]}
+    return [name for name in domain if name in best]
+
+
+def by_rank(
+    cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str], *, majority: float | None = None
+) -> Chart:
     """The metric against rank, a line per series; methods without a rank are level lines.
 
     Args:
         cells: the final cells of one setting and one choice of targets, with bars.
         runs: their completed runs, for the small dots of single seeds.
         domain: all series of the study, so that colours stay the same in every figure.
+        majority: what answering the most frequent class everywhere scores, if that is to be drawn.
     """
-    title = metric_title(cells.iloc[0])
+    title, front = metric_title(cells.iloc[0]), emphasised(cells, domain)
     y = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False, nice=True))
     ranked, level = cells[cells["r"].notna()], cells[cells["r"].isna()]
-    order = [f"{r:g}" for r in sorted(ranked["r"].unique())]
+    back, ranked = ranked[~ranked["series"].isin(front)], ranked[ranked["series"].isin(front)]
+    order = [f"{r:g}" for r in sorted(set(ranked["r"]) | set(back["r"]))]
     present = [name for name in domain if name in set(ranked["series"])]
     x = alt.X("rank:O", title="Rank r", sort=order, axis=alt.Axis(labelAngle=0))
     dodge = alt.XOffset("series:N", sort=present, scale=alt.Scale(domain=present, paddingOuter=1))
     frame = ranked.assign(rank=[f"{r:g}" for r in ranked["r"]])[["rank", *_KEPT]]
-    base = alt.Chart().encode(x=x, xOffset=dodge, color=_color(domain))
-    dots = runs.assign(rank=[f"{r:g}" for r in runs["r"]])[["series", "rank", "seed", "score"]]
-    layers = []
-    if len(level):
-        layers += _levels(level, title, domain)
+    base = alt.Chart().encode(x=x, xOffset=dodge, color=color(domain, present))
+    dots = runs[runs["series"].isin(front)]
+    dots = dots.assign(rank=[f"{r:g}" for r in dots["r"]])[["series", "rank", "seed", "score"]]
+    layers: list[Any] = []
+    if len(back):
+        grey = back.assign(rank=[f"{r:g}" for r in back["r"]])[["rank", *_KEPT]]
+        layers.append(
+            alt.Chart(grey)
+            .mark_line(color=GREY, strokeWidth=1, opacity=0.45, point=alt.OverlayMarkDef(color=GREY, size=12))
+            .encode(x=x, y=y, detail=alt.Detail("series:N"), tooltip=_tooltip(title))
+        )
+    if len(level) or majority is not None:
+        low = float(np.nanmin(cells[["mean", "bar_low"]].to_numpy(float)))
+        high = float(np.nanmax(cells[["mean", "bar_high"]].to_numpy(float)))
+        layers += _levels(level, title, color(domain, present), majority, (high - low) / HEIGHT)
     if len(ranked):
         layers += [
             base.mark_line(strokeOpacity=0.45).encode(y=y),
@@ -105,36 +128,85 @@ def by_rank(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str]) -> Chart
                     x=x,
                     xOffset=dodge,
                     y=alt.Y("score:Q", title=title),
-                    color=_color(domain),
+                    color=color(domain, present),
                     tooltip=tooltips("series:N", "rank:O", "seed:Q", ("score:Q", "", ".4f")),
                 )
             )
         layers.append(
             base.mark_point(filled=True, size=85, opacity=1).encode(
-                y=y, shape=_shape(domain), tooltip=_tooltip(title)
+                y=y, shape=shape(domain, present), tooltip=_tooltip(title)
             )
         )
     return alt.layer(*layers, data=frame if len(ranked) else alt.Undefined)
 
 
-def _levels(level: pd.DataFrame, title: str, domain: list[str]) -> list[alt.Chart]:
-    """Level lines for methods that have no rank, named at their right end."""
-    chart = alt.Chart(level[list(_KEPT)]).encode(y=alt.Y("mean:Q", title=title), color=_color(domain))
-    return [
-        chart.mark_rule(strokeDash=[5, 4], strokeWidth=1.5).encode(tooltip=_tooltip(title)),
-        chart.mark_text(align="right", baseline="bottom", dy=-4, fontWeight=600).encode(
-            x=alt.value("width"), text=alt.Text("series:N")
-        ),
-    ]
+def _levels(
+    level: pd.DataFrame, title: str, paint: alt.Color, majority: float | None, unit: float
+) -> list[alt.Chart]:
+    """Level lines for methods that have no rank and for the majority class, named at their right end.
+
+    Args:
+        level: the cells without a rank.
+        title: of the axis.
+        paint: the colour of a series.
+        majority: its score, if it is to be drawn.
+        unit: the metric per pixel, by which the names are kept apart.
+    """
+    values = level["mean"].to_numpy(float)
+    names = list(level["series"])
+    if majority is not None:
+        values, names = np.append(values, majority), [*names, "majority class"]
+    text = pd.DataFrame({"series": names, "at": apart(values + 9 * unit, 15 * unit), "mean": values})
+    place = {"x": alt.value("width"), "y": alt.Y("at:Q", title=title), "text": alt.Text("series:N")}
+    label: dict[str, Any] = {"align": "right", "fontWeight": 600}
+    known, other = text.head(len(level)), text.tail(len(text) - len(level))
+    layers = []
+    if len(level):
+        layers.append(
+            alt.Chart(level[list(_KEPT)])
+            .mark_rule(strokeDash=[5, 4], strokeWidth=1.5)
+            .encode(
+                y=alt.Y("mean:Q", title=title),
+                color=paint,
+                tooltip=_tooltip(title),
+            )
+        )
+        layers.append(alt.Chart(known).mark_text(**label).encode(color=paint, **place))
+    if len(other):
+        rule = alt.Chart(other).mark_rule(strokeDash=[2, 3], strokeWidth=1.5, color=GREY)
+        layers.append(rule.encode(y=alt.Y("mean:Q", title=title)))
+        layers.append(alt.Chart(other).mark_text(color=GREY, **label).encode(**place))
+    return layers
 
 
-def by_cost(cells: pd.DataFrame, domain: list[str], axis: str) -> Chart:
+def apart(values: np.ndarray, least: float) -> np.ndarray:
+    """The values (n,), moved as little as it takes to keep `least` between any two, in their order."""
+    order = np.argsort(values, kind="stable")
+    blocks: list[list[float]] = []  # [mean of the block's first place, its size]
+    for value in values[order]:
+        blocks.append([float(value), 1])
+        while len(blocks) > 1 and blocks[-1][0] - blocks[-2][0] < least * blocks[-2][1]:
+            (start, size), (before, count) = blocks.pop(), blocks.pop()
+            total = (before * count + (start - least * count) * size) / (count + size)
+            blocks.append([total, count + size])
+    placed = [start + least * i for start, size in blocks for i in range(int(size))]
+    out = np.empty(len(values))
+    out[order] = placed
+    return out
+
+
+def by_cost(
+    cells: pd.DataFrame, domain: list[str], axis: str, size: tuple[float, float] = (WIDTH - 110, HEIGHT - 90)
+) -> Chart:
     """The metric against one cost; a thin line joins the cells that no other cell beats in both.
+
+    Cells of equal cost stand beside each other, and a rank is written only where nothing is in its way.
 
     Args:
         cells: the final cells of one setting, with bars.
         domain: all series of the study.
         axis: one of COSTS.
+        size: of the panel in units of the page's text, by which marks and texts are kept apart.
     """
     title, (name, log) = metric_title(cells.iloc[0]), COSTS[axis]
     frame = cells.assign(
@@ -144,6 +216,10 @@ def by_cost(cells: pd.DataFrame, domain: list[str], axis: str) -> Chart:
     frame = frame.assign(
         best=frontier(frame["cost"].to_numpy(float), frame["mean"].to_numpy(float), frame["goal"].iloc[0])
     )
+    front = [name for name in emphasised(frame, domain) if name in set(frame["series"])]
+    in_front = frame["series"].isin(front)
+    x, y = beside(_pixels(frame["cost"], log, size[0])), _pixels(frame["mean"], False, size[1])
+    frame = frame.assign(at=_costs(x, frame["cost"], log, size[0]), side=labelled(x, y, frame["rank"]))
     scale = alt.Scale(type="log", nice=False, padding=24) if log else alt.Scale(zero=False, padding=24)
     ticks: Any = log_ticks(frame["cost"].to_numpy(float)) if log else alt.Undefined
     label: Any = alt.Undefined
@@ -151,37 +227,110 @@ def by_cost(cells: pd.DataFrame, domain: list[str], axis: str) -> Chart:
     if axis == "trainable_parameters" and len(totals):
         label = f"[format(datum.value, '.3~s'), format(datum.value / {np.median(totals):.0f}, '.2~p')]"
         name += " and their share of the model"
-    x = alt.X(
-        "cost:Q",
+    across = alt.X(
+        "at:Q",
         title=name,
         scale=scale,
         axis=alt.Axis(
             grid=True, labelExpr=label, format="~s", values=ticks, tickCount=5, labelOverlap="greedy"
         ),
     )
-    y = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False))
-    base = alt.Chart().encode(x=x, color=_color(domain))
+    up = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False))
+    base = alt.Chart().encode(x=across, color=color(domain, front))
+    tips = [*_tooltip(title), *tooltips(("cost:Q", name, ",.4~g"))]
+    kept = [*_KEPT, "cost", "at", "rank", "best", "side"]
+    grey = alt.Chart(frame.loc[~in_front, kept]).mark_point(filled=True, size=22, color=GREY, opacity=0.45)
+    back = [grey.encode(x=across, y=up, tooltip=tips)] if not in_front.all() else []
+    text = [
+        base.mark_text(dx=dx, dy=dy, align=align, fontSize=10.5)
+        .encode(y=up, text=alt.Text("rank:N"))
+        .transform_filter(f"datum.side == '{side}'")
+        for side, (dx, dy, align) in _SIDES.items()
+        if (frame.loc[in_front, "side"] == side).any()
+    ]
     return alt.layer(
+        *back,
         base.mark_line(interpolate="step-after", strokeWidth=1.2, strokeOpacity=0.7, strokeDash=[3, 3])
-        .encode(y=y, color=alt.value("#8a94a3"))
+        .encode(y=up, color=alt.value(GREY))
         .transform_filter("datum.best"),
         base.mark_rule(strokeWidth=1.4, strokeOpacity=0.45).encode(
             y=alt.Y("bar_low:Q", title=title), y2=alt.Y2("bar_high:Q")
         ),
-        base.mark_point(filled=True, size=85, opacity=1).encode(
-            y=y,
-            shape=_shape(domain),
-            tooltip=[*_tooltip(title), *tooltips(("cost:Q", name, ",.4~g"))],
+        base.mark_point(filled=True, size=70, opacity=1).encode(
+            y=up, shape=shape(domain, front), tooltip=tips
         ),
-        base.mark_text(dx=8, dy=-8, align="left", fontSize=10.5).encode(y=y, text=alt.Text("rank:N")),
-        data=frame[[*_KEPT, "cost", "rank", "best"]],
+        *text,
+        data=frame.loc[in_front, kept],
     )
 
 
+_SIDES: dict[str, tuple[int, int, Any]] = {
+    "ne": (7, -7, "left"),
+    "se": (7, 8, "left"),
+    "nw": (-7, -7, "right"),
+    "sw": (-7, 8, "right"),
+}
+
+
+def _pixels(values: pd.Series, log: bool, size: float) -> np.ndarray:
+    """Where values (n,) lie on an axis of `size` pixels."""
+    at = np.log10(values.to_numpy(float)) if log else values.to_numpy(float)
+    span = at.max() - at.min()
+    return np.asarray((at - at.min()) / span * size if span > 0 else np.full(len(at), size / 2))
+
+
+def _costs(x: np.ndarray, values: pd.Series, log: bool, size: float) -> np.ndarray:
+    """The inverse of `_pixels` for places (n,) near those of the values."""
+    at = np.log10(values.to_numpy(float)) if log else values.to_numpy(float)
+    span = at.max() - at.min()
+    unit = span / size if span > 0 else (0.3 if log else max(at.max(), 1.0) * 0.3) / size
+    middle = at.min() if span > 0 else at.min() - unit * size / 2
+    out = middle + x * unit
+    return np.asarray(10.0**out if log else out)
+
+
+def beside(x: np.ndarray, least: float = 9.0) -> np.ndarray:
+    """Places (n,) in pixels, where those within a pixel of each other are spread around their middle."""
+    out = x.astype(float).copy()
+    order = np.argsort(x, kind="stable")
+    start = 0
+    for end in range(1, len(x) + 1):
+        if end == len(x) or x[order[end]] - x[order[start]] > 1:
+            group = order[start:end]
+            gap = min(least, 60 / max(len(group), 1))
+            out[group] = x[group].mean() + gap * (np.arange(len(group)) - (len(group) - 1) / 2)
+            start = end
+    return out
+
+
+def labelled(x: np.ndarray, y: np.ndarray, texts: Sequence[str]) -> list[str]:
+    """On which side of its mark each text fits without touching a mark or another text; "" where on none.
+
+    Args:
+        x: of the marks (n,), in pixels.
+        y: likewise, upward.
+        texts: one per mark.
+    """
+    taken = [(a - 6, b - 6, a + 6, b + 6) for a, b in zip(x, y, strict=True)]
+    out = []
+    for a, b, text in zip(x, y, texts, strict=True):
+        width, side = 6.2 * len(text), ""
+        for name, (dx, dy, align) in _SIDES.items() if text else ():
+            left = a + dx - (width if align == "right" else 0)
+            box = (left, b - dy - 5.5, left + width, b - dy + 5.5)
+            others = [t for t in taken if t != (a - 6, b - 6, a + 6, b + 6)]
+            if all(box[2] < o[0] or o[2] < box[0] or box[3] < o[1] or o[3] < box[1] for o in others):
+                side = name
+                taken.append(box)
+                break
+        out.append(side)
+    return out
+
+
 def log_ticks(values: np.ndarray) -> list[float]:
-    """Round numbers for a logarithmic axis over values (n,): 1-2-5 steps, or powers of ten on a long one."""
+    """Round numbers for a logarithmic axis over values (n,): powers of ten, and more on a short one."""
     low, high = np.log10(values.min()), np.log10(values.max())
-    steps = (1, 2, 5) if high - low < 1.8 else (1,)
+    steps = (1, 1.5, 2, 3, 4, 5, 6, 8) if high - low < 0.6 else (1, 2, 5) if high - low < 1.8 else (1,)
     decades = range(int(np.floor(low)), int(np.ceil(high)) + 1)
     return [float(step * 10.0**k) for k in decades for step in steps]
 

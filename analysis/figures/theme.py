@@ -35,16 +35,23 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 FONT = "Inter, 'Segoe UI', 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif"
 
 
-def config(*, dark: bool = False, columns: int = 6, font: str = FONT) -> dict[str, Any]:
-    """The Vega-Lite configuration of one theme; `columns` is for the legend."""
+def config(*, dark: bool = False, columns: int = 6, font: str = FONT, scale: float = 1.0) -> dict[str, Any]:
+    """The Vega-Lite configuration of one theme.
+
+    Args:
+        dark: for dark pages.
+        columns: of the legend.
+        font: of all text.
+        scale: of text and of the distances around it.
+    """
     ink, soft, grid = ("#e7eaef", "#a3acba", "#2b323c") if dark else ("#1c2330", "#5c6675", "#e6e9ee")
     text = {
         "labelColor": soft,
         "titleColor": ink,
         "labelFont": font,
         "titleFont": font,
-        "labelFontSize": 12,
-        "titleFontSize": 12.5,
+        "labelFontSize": 12 * scale,
+        "titleFontSize": 12 * scale,
         "titleFontWeight": 600,
     }
     return {
@@ -53,7 +60,13 @@ def config(*, dark: bool = False, columns: int = 6, font: str = FONT) -> dict[st
         "range": {"category": list(DARK if dark else LIGHT), "symbol": list(SHAPES)},
         "view": {"stroke": None},
         "axis": text
-        | {"gridColor": grid, "domainColor": grid, "tickColor": grid, "titlePadding": 10, "labelPadding": 6},
+        | {
+            "gridColor": grid,
+            "domainColor": grid,
+            "tickColor": grid,
+            "titlePadding": 10 * scale,
+            "labelPadding": 6 * scale,
+        },
         "axisX": {"grid": False},
         "axisY": {
             "ticks": False,
@@ -61,7 +74,7 @@ def config(*, dark: bool = False, columns: int = 6, font: str = FONT) -> dict[st
             "titleAnchor": "end",
             "titleAngle": 0,
             "titleAlign": "left",
-            "titleY": -14,
+            "titleY": -14 * scale,
             "titleX": 0,
             "titleBaseline": "bottom",
         },
@@ -69,18 +82,23 @@ def config(*, dark: bool = False, columns: int = 6, font: str = FONT) -> dict[st
         | {
             "orient": "top",
             "title": None,
-            "symbolSize": 80,
+            "symbolSize": 80 * scale**2,
             "symbolStrokeWidth": 2,
-            "columnPadding": 16,
+            "columnPadding": 16 * scale,
             "symbolOpacity": 1,
             "columns": columns,
-            "offset": 34,
+            "offset": 34 * scale,
             "labelLimit": 260,
         },
         "header": text
-        | {"title": None, "labelFontWeight": 600, "labelColor": ink, "labelPadding": 28},  # above axis titles
-        "text": {"font": font, "color": soft, "fontSize": 11.5},
+        | {
+            "title": None,
+            "labelFontWeight": 600,
+            "labelColor": ink,
+            "labelPadding": 28 * scale,
+        },  # above axis titles
+        "text": {"font": font, "color": soft, "fontSize": 12 * scale if scale < 1 else 11.5},
         "rule": {"color": soft},
-        "line": {"strokeWidth": 2},
-        "point": {"strokeWidth": 1.6},
+        "line": {"strokeWidth": 2 * scale},
+        "point": {"strokeWidth": 1.6 * scale},
     }

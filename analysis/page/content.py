@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,20 +19,35 @@ from analysis.runs.cells import SETTING, order_of
 from analysis.runs.load import Study
 from analysis.runs.rows import SHOWN_COSTS, each
 from analysis.text import answer, tuning
+from analysis.text.choice import Choice, choice
 from analysis.text.circumstances import environment, error_text, notes, trouble
+from analysis.text.flips import Flips, flips
 from analysis.text.format import count, number
-from analysis.text.next_steps import commands
+from analysis.text.next_steps import steps
+from analysis.text.ranks import advise
 
 
 def collect(
-    study: Study, cells: pd.DataFrame, found: Verdicts, figures: Sequence[Figure], *, pool: bool = False
+    study: Study,
+    cells: pd.DataFrame,
+    found: Verdicts,
+    figures: Sequence[Figure],
+    *,
+    pool: bool = False,
+    metric: str | None = None,
+    texts: Path | None = None,
 ) -> dict[str, Any]:
     """Everything that the templates show, in the order of the page."""
     series = sorted(set(cells["series"]), key=order_of)
     results = cells[~cells["tuning"].astype(bool)]
+    ranks = advise(study, cells, margin=found.margin)
+    chosen = choice(study, cells, found, ranks)
     return {
         "study": study.name,
-        "report": _command(study, found, pool),
+        "report": _command(study, found, pool, metric),
+        "choice": chosen,
+        "flips": _flips(study, cells, found, chosen, texts),
+        "ranks": ranks,
         "answer": answer.answer(study, cells, found),
         "facts": facts(study, results),
         "series": {name: i for i, name in enumerate(series)},
@@ -47,7 +63,7 @@ def collect(
         "notes": notes(study),
         "environment": environment(study),
         "runs": runs(study, cells),
-        "next_steps": commands(study, cells, found),
+        "next_steps": steps(study, cells, found),
         "comparisons": comparisons(found),
         "across": datasets.table(found.overall),
         "tuning": tuning.table(cells, found.budgets),
@@ -56,11 +72,21 @@ def collect(
     }
 
 
-def _command(study: Study, found: Verdicts, pool: bool) -> str:
+def _flips(
+    study: Study, cells: pd.DataFrame, found: Verdicts, chosen: Choice, texts: Path | None
+) -> Flips | None:
+    """The examples that flip between the baseline and the leader, or the variant nearest to one."""
+    lines = [line for line in chosen.rows if not line["base"] and not line["reference"]]
+    line = next((line for line in lines if line["series"] == chosen.leader), lines[0] if lines else None)
+    return flips(study, cells, found, line["series"], line["r"], texts) if line else None
+
+
+def _command(study: Study, found: Verdicts, pool: bool, metric: str | None) -> str:
     """The command that makes this report."""
     words = ["python", "-m", "analysis.report", f"runs/{study.name}"]
     words += ["--baseline", found.baseline] if found.baseline != "lora" else []
     words += ["--margin", f"{found.margin:g}"] if found.margin != 0.01 else []
+    words += ["--metric", metric] if metric else []
     return shlex.join([*words, *["--pool"] * pool])
 
 
@@ -76,7 +102,7 @@ def _by_setting(figures: Sequence[Figure]) -> list[dict[str, Any]]:
             "name": name,
             **{
                 kind: [f for f in figures if f.setting == name and f.kind == kind]
-                for kind in ("forest", "rank", "cost", "rates", "curves", "coverage")
+                for kind in ("forest", "rank", "cost", "rates", "reliability", "curves", "coverage")
             },
         }
         for name in names

@@ -18,13 +18,15 @@ from typing import Any, Self
 import vl_convert
 
 from analysis.figures import theme
-from analysis.figures.figure import WIDTH, Figure
+from analysis.figures.figure import HEIGHT, Figure
 from analysis.page import drawing
 from experiments.errors import UserError
 from experiments.files import explained, replacing
 
 _GLOBALS = "window.vegaEmbed = vegaEmbed; window.vegaLite = vegaLite; window.vega = vega;"
 FORMATS = ("svg", "pdf", "png")
+PRINT = (240, 500)  # widths of images in pt: a column of a paper, and a page
+SCALE = 8 / 12  # of text and marks, from the page's to print's
 FIRST, EACH = 2, 12  # processes that start at once; figures that pay for the start of another
 IMAGE_FONT = "'Liberation Sans', Arial, Helvetica, sans-serif"  # the converter's own; as wide as Arial
 # Without the fonts of this machine images are the same everywhere, and made in two thirds of the time.
@@ -51,10 +53,11 @@ def bundle() -> str:
     return text
 
 
-def theme_of(names: Collection[str]) -> dict[str, Any]:
-    """The configuration of images whose legends hold these names: the longest says how many fit in a row."""
+def theme_of(names: Collection[str], width: int = PRINT[-1]) -> dict[str, Any]:
+    """The configuration of images of this width whose legends hold these names, with text of 8 pt."""
     longest = max(map(len, names), default=8)
-    return theme.config(columns=max(1, WIDTH // (34 + 7 * longest)), font=IMAGE_FONT)
+    columns = max(1, int(width // (22 + 4.6 * longest)))
+    return theme.config(columns=columns, font=IMAGE_FONT, scale=SCALE)
 
 
 class Drawing:
@@ -62,10 +65,14 @@ class Drawing:
 
     Use as a context, at whose end all are drawn and images of no figure are removed. The first processes
     start at its begin, as they take a second to be ready. Two figures of one definition are drawn once.
+
+    Args:
+        folder: for the images.
+        width: of each, in pt.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, width: int = PRINT[-1]):
+        self.folder, self.width = folder, width
         self._jobs: SimpleQueue[str | None] = SimpleQueue()
         self._most = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._most)
@@ -104,7 +111,7 @@ class Drawing:
 
     def add(self, figure: Figure, config: dict[str, Any]) -> None:
         """Draw this one too, with the configuration that `theme_of` returns."""
-        spec = json.dumps(_on_paper(figure.spec))
+        spec = json.dumps(on_paper(figure.spec, self.width))
         self._like[figure.name] = self._drawn.setdefault((spec, json.dumps(config)), figure.name)
         if self._like[figure.name] == figure.name:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -140,9 +147,42 @@ class Drawing:
                 stale.unlink()
 
 
-def _on_paper(spec: dict[str, Any]) -> dict[str, Any]:
-    width = {"width": WIDTH} if spec.get("width") == "container" else {}
-    return spec | width | {"padding": 12, "background": "white"}
+def on_paper(spec: dict[str, Any], width: int) -> dict[str, Any]:
+    """A figure's definition for print: of this width in pt, with marks and distances to match 8 pt text."""
+    found = _scaled(spec)
+    assert isinstance(found, dict)
+    if "facet" in found:
+        inner = found["spec"]
+        columns = min(found.get("columns") or 1, 2 if width < PRINT[-1] else 3)
+        each = (width - 34) // columns - 14
+        height = min(float(inner.get("height", 220)), each * 0.9)
+        found |= {"columns": columns, "spec": inner | {"width": each, "height": height}}
+    elif found.get("width") == "container":
+        found |= {"width": width, "autosize": {"type": "fit-x", "contains": "padding"}}
+        if found.get("height", 0) > width * 0.7 and found["height"] == HEIGHT * SCALE:
+            found["height"] = width * 0.7
+    return found | {"padding": found.get("padding", 4), "background": "white"}
+
+
+def _scaled(node: Any, key: str = "") -> Any:
+    """A definition with smaller marks, and with text of the theme's size."""
+    if isinstance(node, list):
+        return [_scaled(one, key) for one in node]
+    if not isinstance(node, dict):
+        return node
+    if key in ("data", "datasets"):
+        return node
+    out = {name: _scaled(value, name) for name, value in node.items()}
+    if key == "mark":
+        out.pop("fontSize", None)
+        out |= {name: out[name] * SCALE for name in ("dx", "dy", "strokeWidth", "thickness") if name in out}
+        out |= {"size": out["size"] * SCALE**2} if "size" in out else {}
+    for name in ("height", "padding", "labelLimit"):
+        if isinstance(out.get(name), int | float):
+            out[name] = out[name] * SCALE
+        elif name == "padding" and isinstance(out.get(name), dict):
+            out[name] = {side: value * SCALE for side, value in out[name].items()}
+    return out
 
 
 def _feed(process: Process, jobs: SimpleQueue[str | None]) -> None:

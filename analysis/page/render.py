@@ -10,6 +10,8 @@ from markupsafe import Markup
 
 from analysis.figures import theme
 from analysis.page import images
+from analysis.text import flips
+from analysis.text.choice import SHOWN
 from analysis.text.format import amount, count, number, percent, proper, pvalue, signed
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -66,6 +68,8 @@ def html(data: Mapping[str, Any]) -> str:
         .render(
             **data,
             themes=themes,
+            shown=SHOWN,
+            flips_shown=flips.SHOWN,
             longest=max(map(len, data["series"]), default=0),
             colours=colours,
             css=read("page.css"),

@@ -14,6 +14,7 @@ from analysis.compare.verdicts import Verdicts
 from analysis.page import tex
 from analysis.runs.load import Study
 from analysis.runs.rows import SHOWN_COSTS
+from analysis.text.flips import Flips
 from experiments.files import replacing
 
 RESULTS = (
@@ -36,13 +37,27 @@ def tables(study: Study, cells: pd.DataFrame, found: Verdicts, folder: Path) -> 
     """Write the tables of comparisons (verdicts.*), cells (results.*) and runs (runs.csv)."""
     write(folder / "verdicts.csv", csv_text(found.table[list(VERDICTS)]))
     write(folder / "verdicts.tex", tex.verdicts(found))
-    write(folder / "results.tex", tex.results(cells))
+    write(folder / "results.tex", tex.results(study, cells))
     results = cells[list(RESULTS)].assign(seeds=[" ".join(map(str, seeds)) for seeds in cells["seeds"]])
     write(folder / "results.csv", csv_text(results))
     write(folder / "runs.csv", csv_text(study.runs[list(RUNS)]))
     table = pa.Table.from_pandas(results.infer_objects(), preserve_index=False).replace_schema_metadata(None)
     with replacing(folder / "results.parquet") as temporary:
         pq.write_table(table, temporary)
+
+
+def flips(found: Flips | None, folder: Path) -> None:
+    """Write flips.csv, or remove that of an earlier report where nothing flips."""
+    path = folder / "flips.csv"
+    if found is None or not found.found:
+        path.unlink(missing_ok=True)
+        return
+    rows = [
+        {"id": f.id, "label": f.label, found.variant: f.variant, found.baseline: f.baseline}
+        | {f"{found.variant} said": f.said, f"{found.baseline} said": f.said_baseline, "text": f.text}
+        for f in found.found
+    ]
+    write(path, csv_text(pd.DataFrame(rows)))
 
 
 def write(path: Path, text: str) -> None:

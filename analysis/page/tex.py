@@ -1,37 +1,107 @@
 """Tables for papers: LaTeX with booktabs rules."""
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 import pandas as pd
 
+from analysis import stats
+from analysis.compare.pairs import Pair, paired
 from analysis.compare.verdicts import Verdicts
+from analysis.runs.cells import SETTING
+from analysis.runs.load import Study
 from analysis.runs.rows import each
-from analysis.text.format import count, number, percent
+from analysis.text.format import number
 
 
-def table(align: str, rows: list[dict[str, object]], comment: str) -> str:
-    """A booktabs tabular of equal rows; whatever text is in them, LaTeX prints it as it stands."""
+def table(align: str, rows: Sequence[Mapping[str, object]], comment: str, *, escape: bool = True) -> str:
+    """A booktabs tabular of equal rows; with `escape` LaTeX prints whatever text is in them as it stands."""
     frame = pd.DataFrame(rows).map(lambda value: " ".join(str(value).split()))
-    style = frame.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
+    style = frame.style.hide(axis="index")
+    if escape:
+        style = style.format(escape="latex").format_index(escape="latex", axis="columns")
     tabular = style.to_latex(hrules=True, column_format=align).replace("\u2013", "--")
     return f"% {' '.join(comment.split())} Needs \\usepackage{{booktabs}}.\n{tabular}"
 
 
-def results(cells: pd.DataFrame) -> str:
-    """The results of the final cells, mean and standard deviation over seeds."""
-    rows: list[dict[str, object]] = [
-        {
-            "Data": c["dataset"],
-            "Variant": c["series"],
-            "Rank": "" if pd.isna(c["r"]) else f"{c['r']:g}",
-            "Targets": c["targets"] or "",
-            "Seeds": int(c["n"]),
-            "Mean": number(c["mean"]),
-            "SD": number(c["sd"]),
-            "Parameters": count(c["trainable_parameters"]),
-            "Share": percent(c["share"]),
-        }
-        for c in each(cells[cells["final"].astype(bool) & (cells["n"] > 0)])
+def results(study: Study, cells: pd.DataFrame) -> str:
+    """Variants by datasets: mean and 95% interval over seeds, the best of each dataset in bold.
+
+    Bold too is what is not significantly worse than the best (paired over seeds and examples, Holm over the
+    dataset's cells); where a cell cannot be paired with the best by three seeds, it stays as it is.
+    """
+    final = cells[cells["final"].astype(bool) & (cells["n"] > 0)]
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    heads: list[str] = []
+    for setting, group in final.groupby([*SETTING, "stack"], sort=True, dropna=False):
+        names = dict(zip((*SETTING, "stack"), setting, strict=True))
+        head = f"{names['dataset']} ({names['metric']})".replace("_", " ")
+        for key in ("model", "split"):
+            head += f", {names[key]}" if final[key].nunique() > 1 else ""
+        stacks = final[(final[list(SETTING)] == [names[key] for key in SETTING]).all(axis=1)]["stack"]
+        head += f", {names['stack']}" if stacks.nunique() > 1 else ""
+        heads.append(head)
+        group = group.reset_index(drop=True)
+        bold = _level_with_best(study, group)
+        for cell, strong in zip(each(group), bold, strict=True):
+            rank = "" if pd.isna(cell["r"]) else f"{cell['r']:g}"
+            value = number(cell["mean"])
+            value = f"\\textbf{{{value}}}" if strong else value
+            if not np.isnan(cell["low"]):
+                value += f" [{number(cell['low'])}, {number(cell['high'])}]"
+            rows.setdefault((str(cell["series"]), rank, _text_of(cell["targets"])), {})[head] = value
+    many = {targets for _, _, targets in rows if targets}
+    frame = [
+        {"Variant": _latex(series), "Rank": rank}
+        | ({"Targets": _latex(targets)} if len(many) > 1 else {})
+        | {_latex(head): values.get(head, "") for head in heads}
+        for (series, rank, targets), values in rows.items()
     ]
-    return table("llrlrrrrr", rows, "Mean and standard deviation over seeds.")
+    comment = "Mean and 95% interval over seeds. Bold: the best and what is not significantly worse."
+    return table("lr" + "l" * (len(many) > 1) + "r" * len(heads), frame, comment, escape=False)
+
+
+def _text_of(value: object) -> str:
+    """A text that may be missing."""
+    return value if isinstance(value, str) else ""
+
+
+def _latex(text: str) -> str:
+    """Text that LaTeX prints as it stands."""
+    return "".join(_SIGNS.get(char, char) for char in " ".join(text.split()))
+
+
+_SIGNS = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "\\": "\\textbackslash{}",
+}
+
+
+def _level_with_best(study: Study, cells: pd.DataFrame) -> list[bool]:
+    """Which of these cells are the best or not significantly worse; none without three seeds of the best.
+
+    Methods without a rank, as full fine-tuning, are references beside others: they are not in the running.
+    """
+    sign = -1.0 if cells["goal"].iloc[0] == "min" else 1.0
+    rows = each(cells)
+    running = cells["r"].notna() if cells["r"].notna().any() else cells["n"] > 0
+    best = int((sign * cells["mean"]).where(running, -np.inf).argmax())
+    if rows[best]["n"] < stats.FEWEST_SEEDS or len(rows) < 2:
+        return [False] * len(rows)
+    p = np.full(len(rows), np.nan)
+    for i, cell in enumerate(rows):
+        common = paired(Pair([cell], [rows[best]]), study)
+        if (
+            i != best
+            and running.iloc[i]
+            and len(common.seeds) >= stats.FEWEST_SEEDS
+            and common.by_example is not None
+        ):
+            p[i] = stats.two_way(common.by_example, step=common.step).p
+    known = ~np.isnan(p)
+    p[known] = stats.holm(p[known])
+    return [bool(i == best or p[i] >= stats.ALPHA) for i in range(len(rows))]
 
 
 def verdicts(found: Verdicts) -> str:

@@ -27,9 +27,12 @@ def read(path: Path, expected: str | None) -> Mapping[str, np.ndarray]:
     Raises:
         Unusable: the file is not what the record says, is torn, or holds a number that is not finite.
     """
-    if not path.is_file():
-        return {}
-    content = path.read_bytes()
+    try:
+        if not path.is_file():
+            return {}
+        content = path.read_bytes()
+    except OSError as error:
+        raise Unusable(f"cannot be read: {error.strerror}") from error
     if expected and hashlib.sha256(content).hexdigest() != expected:
         raise Unusable("differs from its checksum: changed or truncated after the run")
     try:

@@ -2,8 +2,8 @@
 
 Tuning runs never enter a result. Where a group of cells differs in what was tuned alone, the one that is
 compared with others is chosen on validation, never on the test set: of the confirmed ones, if there are any,
-the one that tuning recommends (by the smoothed curve, as the fair sweeper does), else the best on validation. Plain runs beside confirmed ones are shown and
-not compared.
+the one that tuning recommends (by the smoothed curve, as the fair sweeper does), else the best on validation.
+Plain runs beside confirmed ones are shown and not compared.
 """
 
 from collections.abc import Sequence
@@ -92,11 +92,14 @@ def _cell(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _recommendation(runs: Sequence[Run], done: Sequence[Run]) -> dict[str, float]:
-    """What tuning goes by: the mean on validation, the worst there is if a run diverged, and its seeds."""
+    """What tuning goes by: the mean on validation, the worst there is if a run diverged, and its seeds.
+
+    Runs without any result on validation, as others publish them, go by their score; the audit says so.
+    """
     diverged = any(run["status"] == "diverged" for run in runs)
     sign = -1.0 if any(run["goal"] == "min" for run in runs) else 1.0
     known = sum(not np.isnan(run["validation"]) for run in done)
-    value = -np.inf if diverged else sign * _mean(done, "validation")
+    value = -np.inf if diverged else sign * _mean(done, "validation" if known else "score")
     return {"recommended": value, "recommended_n": known}
 
 

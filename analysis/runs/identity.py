@@ -194,11 +194,15 @@ def stack_parts(content: Mapping[str, Any]) -> dict[str, Any]:
 def command(content: Mapping[str, Any], *, without: Collection[str] = (), **other: Any) -> str:
     """The command that reproduces a run: the one in its record, else every key spelled out.
 
+    Empty for a run of somebody else, which no command of ours repeats.
+
     Args:
         content: the record of the run.
         without: dotted keys of the spec that are left to their defaults.
         other: values of short keys in place of the run's; a sequence is a sweep, e.g. seed=(0, 1, 2).
     """
+    if "source" in content:
+        return ""
     words = shlex.split(content["command"])[2:] if "command" in content else _spelled(content["spec"])
     keyed = {word.partition("=")[0]: word for word in words}
     for key in without:
@@ -223,7 +227,9 @@ def _spelled(spec: Mapping[str, Any]) -> list[str]:
         for part, group in _GROUPS.items()
         for key, value in (spec.get(part) or {}).items()
     ]
-    return [word for word in words if not word.startswith("model.content=") and not _RATE_OF_NOTHING.match(word)]
+    return [
+        word for word in words if not word.startswith("model.content=") and not _RATE_OF_NOTHING.match(word)
+    ]
 
 
 def value_text(value: Any) -> str:

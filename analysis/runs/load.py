@@ -17,7 +17,8 @@ import pandas as pd
 
 from analysis.runs import arrays, histories, identity
 from analysis.runs.failures import places
-from analysis.runs.faults import NotFinite, Problem, fault, refuse_constant
+from analysis.runs.faults import NotFinite, Problem, refuse_constant
+from analysis.runs.measured import by_metric
 from analysis.runs.predictions import Predictions
 from analysis.runs.rows import each, row_of, table_of
 from experiments import record as records
@@ -61,7 +62,7 @@ class Study:
 
     @cached_property
     def arrays(self) -> Callable[[str], Mapping[str, np.ndarray]]:
-        """The arrays of a run by name, each file read once; one that cannot be used is noted in `problems`."""
+        """The arrays of a run by name, each file read once; unusable ones are noted in `problems`."""
         return cache(self._arrays)
 
     def _arrays(self, run_id: str) -> Mapping[str, np.ndarray]:
@@ -93,12 +94,13 @@ class Study:
         return RunFolder(self.folder / self._places[run_id])
 
 
-def read(folder: Path, *, pool: bool = False) -> Study:
+def read(folder: Path, *, pool: bool = False, metric: str | None = None) -> Study:
     """Read every run folder of a study; UserError when there is nothing to report on.
 
     Args:
         folder: runs/STUDY.
         pool: take results of different code, versions, hardware or data for comparable.
+        metric: another than the primary one, see `measured`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -136,6 +138,9 @@ def read(folder: Path, *, pool: bool = False) -> Study:
         hint = _studies_below(folder)
         raise UserError(f"{folder} holds no run: no folder in it has a spec.json or a record.json.{hint}")
     ordered = {run_id: found[run_id] for run_id in sorted(found)}
+    if metric is not None:
+        lacking = sorted(ordered.keys() - (ordered := by_metric(ordered, metric)).keys())
+        problems += [Problem(run_id, f"was not measured by {metric}; left out") for run_id in lacking]
     predictions = Predictions(ordered, lambda run_id: RunFolder(folder / folders[run_id]))
     for run_id in predictions.check():
         del ordered[run_id]
@@ -197,7 +202,7 @@ def _checked(run: RunFolder, problems: list[Problem]) -> dict[str, Any] | None:
     except (OSError, ValueError):
         problems.append(Problem(run.path.name, "record.json is torn or is not JSON; not used. Run it again"))
         return None
-    wrong = fault(content)
+    wrong = records.fault(content)
     if not wrong and records.is_edited(content):
         wrong = "record.json differs from its own checksum: it was changed after the run"
     if wrong:

@@ -9,6 +9,7 @@ here. An accuracy that is not the mean of its own scores makes the whole run unu
 import functools
 import hashlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from analysis.stats import influence
 from analysis.runs.faults import Problem
+from analysis.runs.measured import samples
+from analysis.stats import influence
 from experiments.record import RunFolder
 
 TOLERANCE = 1e-6
@@ -77,33 +79,47 @@ class Predictions:
     def _one_answer(self, run_id: str) -> bool:
         """Whether a run answered all examples alike, though their labels differ; False if that is unknown."""
         path = self._path(run_id).predictions
-        if not path.is_file():
-            return False
         try:
+            if not path.is_file():
+                return False
             table = pq.ParquetFile(path).read(["label", "prediction"], use_threads=False)
             return len(pc.unique(table["prediction"])) == 1 < len(pc.unique(table["label"]))
-        except (pa.ArrowException, KeyError):  # `of` reports a file that cannot be used
+        except (OSError, pa.ArrowException, KeyError):  # `of` reports a file that cannot be used
             return False
 
+    def majority(self, run_id: str) -> float | None:
+        """The share of the most frequent label of a run's test examples; None where labels are no classes."""
+        try:
+            table = pq.ParquetFile(self._path(run_id).predictions).read(["label"], use_threads=False)
+        except (OSError, pa.ArrowException, KeyError):
+            return None
+        counts = pc.value_counts(table["label"]).field("counts").to_numpy()
+        return float(counts.max() / counts.sum()) if 1 < len(counts) <= len(table) / 2 else None
+
     def _read(self, run_id: str) -> Scores | None:
-        record, path = self._records[run_id], self._path(run_id).predictions
-        name = record["primary"]["metric"]
+        record, folder = self._records[run_id], self._path(run_id)
+        name, chosen = record["primary"]["metric"], "instead_of" in record["primary"]
+        file, column = samples(name) or (Path(folder.predictions.name), "score")
+        path = folder.path / file
         metric = record["metrics"].get(f"test/{name}")
-        expected = (record.get("files") or {}).get(path.name)
+        expected = (record.get("files") or {}).get(str(file))
         if metric is None:
             return None
-        if not path.is_file():
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
             if expected:
-                raise _Unusable("is missing, though the record lists it")
+                raise _Unusable("is missing, though the record lists it") from None
             return None
-        content = path.read_bytes()
+        except OSError as error:
+            raise _Unusable(f"cannot be read: {error.strerror}") from error
         if expected and hashlib.sha256(content).hexdigest() != expected:
             raise _Unusable("differs from its checksum: changed or truncated after the run")
-        values, ids = _columns(content, name)
+        values, ids = _columns(content, name, column)
         order, digest = self._order(ids)
         if not any(abs(v.mean() - metric) <= TOLERANCE * max(1.0, abs(metric)) for v in values):
             told = f"{values[0].mean():.4f}, the record says {metric:.4f}"
-            if name in MEANS:
+            if name in MEANS and not chosen:
                 raise _Contradiction(f"by its predictions its {name.replace('_', ' ')} is {told}")
             if name in influence.METRICS:
                 raise _Unusable(f"has predictions whose {name} is {told}")
@@ -123,9 +139,9 @@ class Predictions:
         return order, digest
 
 
-def _columns(content: bytes, name: str) -> tuple[list[np.ndarray], pa.Array]:
+def _columns(content: bytes, name: str, score: str = "score") -> tuple[list[np.ndarray], pa.Array]:
     """What may be the examples' part in the metric, each (N,), and their ids."""
-    taken = ["label", "prediction"] if name in influence.METRICS else ["score"]
+    taken = ["label", "prediction"] if name in influence.METRICS else [score]
     taken += ["loss"] if name == "loss" else []
     try:
         table = pq.ParquetFile(pa.BufferReader(content)).read(["id", *taken], use_threads=False)

@@ -1,6 +1,6 @@
 """What a study lets one say, in plain words: a sentence per comparison, and a headline that sums them up."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from analysis.text import limits
 from analysis.text.format import number, pvalue, signed
 
 MOST_SENTENCES = 12
+MOST_NAMES = 6  # of variants, in a headline
 
 
 @dataclass
@@ -142,7 +143,7 @@ def headline(rows: pd.DataFrame) -> str:
         if key in _SAID:
             names = list(groups[key, bar])
             other = base if key != "inconclusive" or not parts else "it"
-            parts.append(f"{listed(names)} {_SAID[key][len(names) > 1].format(base=other, bar=bar)}")
+            parts.append(f"{few(names)} {_SAID[key][len(names) > 1].format(base=other, bar=bar)}")
     return "; ".join(parts) + "."
 
 
@@ -154,6 +155,12 @@ def at_rates(rows: pd.DataFrame) -> str:
     if not any(budget.tuned for budget in budgets):
         return "At the learning rates given, "
     return "At the learning rates chosen, " if any(b.tuned and b.regret is None for b in budgets) else ""
+
+
+def few(names: Collection[str]) -> str:
+    """Names in a sentence; of many the first."""
+    names = sorted(names)
+    return listed(names if len(names) <= MOST_NAMES else [*names[:3], f"{len(names) - 3} more"])
 
 
 _COUNTED = {
@@ -259,6 +266,8 @@ def place(row: Row, rows: pd.DataFrame) -> str:
 def unit(row: Row) -> str:
     """The unit of evidence of a comparison."""
     seeds = f"{row['n_seeds']} paired seeds"
+    if row.get("independent"):  # results of others
+        seeds = f"{row['n_seeds']} runs a side, independent samples"
     if not row["n_examples"]:
         return f"{seeds}; test examples not counted as noise"
     told = f"{seeds}, {row['n_examples']:,} examples"

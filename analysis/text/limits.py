@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
+from analysis.compare.conclusion import listed
 from analysis.compare.verdicts import Verdicts
 from analysis.figures.overview import SHARES, with_bars
 from analysis.runs.cells import SETTING
@@ -12,25 +13,37 @@ from analysis.runs.load import Study
 
 def limits(study: Study, final: pd.DataFrame, found: Verdicts | None) -> list[str]:
     """The limits of a study's final cells and of the verdicts on them."""
-    out = _unlearned(study, final)
-    if final["n"].max() == 1:
-        out.append(
-            "One seed cannot show whether a difference belongs to the variant or to chance. How far "
-            "another seed, with other "
-            "initial values and another order of the data, would move each result was not measured here, "
-            "and no error bar in "
-            "this report contains it."
-        )
+    out = _unlearned(study, final) + _other_metric(study)
     if final["n"].max() < stats.FEWEST_SEEDS:
-        groups = [group for _, group in final.groupby([*SETTING, "stack"], sort=True, dropna=False)]
-        out += [text for group in groups if (text := _sampling(group))]
-        if len(final) > 2:
-            out.append(
-                f"The best of {len(final)} cells is partly the luckiest of {len(final)}: expect it to do "
-                "worse when repeated."
-            )
+        out.append(_few_seeds(final))
     out += _rates(final) + _collapses(final)
     return out + (_of_verdicts(found) if found is not None else [])
+
+
+def _other_metric(study: Study) -> list[str]:
+    """That the metric was chosen when the runs were there."""
+    primaries = [record.get("primary") or {} for record in study.records.values()]
+    before = sorted({str(primary["instead_of"]) for primary in primaries if primary.get("instead_of")})
+    if not before:
+        return []
+    return [
+        f"The runs were made for {listed(before)} and are judged by {primaries[0]['metric']}: of many "
+        "metrics one favours a variant by chance, so say which you looked at."
+    ]
+
+
+def _few_seeds(final: pd.DataFrame) -> str:
+    """What one or two seeds leave open, in one thought."""
+    n = int(final["n"].max())
+    text = (
+        f"{'One seed' if n == 1 else f'{n} seeds'} cannot show whether a difference belongs to the variant "
+    )
+    text += "or to chance: how far another seed would move a result was not measured"
+    groups = [group for _, group in final.groupby([*SETTING, "stack"], sort=True, dropna=False)]
+    parts = [sampling for group in groups if (sampling := _sampling(group))]
+    if len(final) > 2:
+        parts.append(f"the best of {len(final)} cells is partly the luckiest of {len(final)}")
+    return "; ".join([text, *parts]) + "."
 
 
 def _unlearned(study: Study, final: pd.DataFrame) -> list[str]:
@@ -60,28 +73,27 @@ def _sampling(group: pd.DataFrame) -> str:
     if len(group) == 2:
         others = "the other cell lies" if tied else "the other cell does not lie"
     return (
-        f"The {row['test_rows']:,.0f} test examples alone leave ±{half:.3f} open around each result (95%); "
-        f"{others} within that of the best."
+        f"the {row['test_rows']:,.0f} test examples alone leave ±{half:.3f} open around each result (95%), "
+        f"and {others} within that of the best"
     )
 
 
 def _rates(final: pd.DataFrame) -> list[str]:
-    out = []
-    if len(final) > 1 and (final["rates"] == 1).all():
-        out.append(
-            "No learning rate was tuned here: this compares the variants at the rates they were given, "
-            "not at their best."
-        )
+    """What untuned learning rates leave open, and at which of them cells scale BA differently."""
     untuned = final[(final["rates"] == 1) & final["scale"].notna()]
-    scales = untuned.groupby("lr")["scale"].agg(["min", "max", "size"])
-    for lr, row in scales[(scales["size"] > 1) & (scales["max"] > 1.01 * scales["min"])].iterrows():
-        out.append(
-            f"Cells share the learning rate {lr:g} although the update BA is scaled by {row['min']:.3g} "
-            "in some and "
-            f"{row['max']:.3g} in others: part of what looks like an effect of rank or variant may be the "
-            "learning rate."
-        )
-    return out
+    scales = untuned.groupby("lr")["scale"].agg(["min", "max"])
+    shared = scales[scales["max"] > 1.01 * scales["min"]]
+    told = [
+        f"{row['min']:.3g} in some and {row['max']:.3g} in others of the cells at {lr:g}"
+        for lr, row in shared.iterrows()
+    ]
+    scaled = f"BA is scaled by {listed(told)}" if told else ""
+    if len(final) > 1 and (final["rates"] == 1).all():
+        text = "No learning rate was tuned: the variants are compared at the rates they were given, not at "
+        text += "their best"
+        return [f"{text}; {scaled}." if told else f"{text}."]
+    what = "part of what looks like an effect of rank or variant may be the learning rate"
+    return [f"{scaled}: {what}."] if told else []
 
 
 def _collapses(final: pd.DataFrame) -> list[str]:
@@ -103,7 +115,7 @@ def _looks(found: Verdicts) -> list[str]:
         there = ", then ".join(map(str, added))
         return [
             f"Seeds were requested in steps ({there}). Who looks each time and stops at a verdict finds "
-            "some by chance, so p values are multiplied by the number of looks at three seeds or more."
+            "some by chance, so p is multiplied by the square of the number of looks at 3 seeds or more."
         ]
     return []
 

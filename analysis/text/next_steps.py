@@ -2,7 +2,7 @@
 
 import itertools
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,28 +12,97 @@ from analysis.compare.verdicts import Verdicts
 from analysis.runs import identity
 from analysis.runs.load import Study
 from analysis.runs.rows import Row, each
+from analysis.text.answer import few
+from analysis.text.format import amount, number
+
+MOST_SEEDS = 40  # beyond it, seeds are not the way
+
+
+def steps(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[str, str]]:
+    """What to run next and why: (sentence, command), the command empty where none would settle it."""
+    if (found.table["n_seeds"] < stats.FEWEST_SEEDS).any():
+        why = f"Three seeds of everything that is compared; below {stats.FEWEST_SEEDS} there is no verdict."
+        return _told(why, commands(study, cells, found))
+    rows = each(found.overall[found.overall["conclusion"] == "inconclusive"])
+    open_ = [row for row in rows if row["n_examples"] and row["sd_seeds"] > 0]
+    needed = {row["key"]: _seeds_needed(row, found.margin) for row in open_}
+    far = [row for row in open_ if not (needed[row["key"]] or MOST_SEEDS + 1) <= MOST_SEEDS]
+    near = [row for row in open_ if row not in far]
+    out = []
+    if near:
+        most = max(needed[row["key"]] or 0 for row in near)
+        keys = {key for row in near for key in row["cells"]}
+        names = few({row["variant"] for row in near})
+        more = _more(study, cells, keys, most)
+        why = f"{names} {'is' if len(near) == 1 else 'are'} open: about {most} seeds show a difference of "
+        why += f"{found.margin:g}{more}. Plan the number now; looking after each seed errs more often."
+        out += _told(why, _sweeps(study, cells, keys, range(most)))
+    if far:
+        names = few({row["variant"] for row in far})
+        n = max(row["n_examples"] for row in far)
+        least = min(row["detectable_in_family"] for row in far)
+        why = f"No sensible number of seeds shows a difference of {found.margin:g} for {names} on {n:,} test "
+        why += f"examples: take a larger test set, or a margin that it can show (today {number(least)})."
+        out.append((why, ""))
+    return out
+
+
+def _told(why: str, commands: Sequence[str]) -> list[tuple[str, str]]:
+    """The commands with the reason before the first of them."""
+    return [("" if i else why, command) for i, command in enumerate(commands)]
+
+
+def _seeds_needed(row: Row, margin: float) -> int | None:
+    """How many paired seeds show the margin, test examples as they are; None where no number does."""
+    spread = stats.Spread(float(row["sd_seeds"]), float(row["found"].noise.examples), int(row["n_examples"]))
+    return stats.seeds_needed(margin, spread)
+
+
+def _more(study: Study, cells: pd.DataFrame, keys: Collection[tuple[str, str]], seeds: int) -> str:
+    """How many runs that adds, and about how long they take one after the other."""
+    chosen = _chosen(cells, keys)
+    runs = sum(max(0, seeds - len(cell["seeds_tried"])) for cell in chosen)
+    seconds = sum(
+        max(0, seeds - len(cell["seeds_tried"])) * cell["train_seconds"]
+        for cell in chosen
+        if cell["train_seconds"] == cell["train_seconds"]
+    )
+    time = f", about {amount(seconds, 's')} of training" if seconds else ""
+    return f" ({runs} more runs{time})"
 
 
 def commands(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[str]:
     """The commands that bring every comparison without a verdict to three paired seeds."""
     wanted = {key for row in each(found.table) if row["n_seeds"] < stats.FEWEST_SEEDS for key in row["cells"]}
-    if not wanted:
-        return []
-    final = cells[cells["final"].astype(bool)]
-    chosen = final[[key in wanted for key in zip(final["cell_key"], final["stack"], strict=True)]]
-    seeds = sorted({seed for tried in chosen["seeds_tried"] for seed in tried})
+    seeds = sorted({seed for cell in _chosen(cells, wanted) for seed in cell["seeds_tried"]})
     unused = (seed for seed in itertools.count() if seed not in seeds)
     seeds = seeds + list(itertools.islice(unused, max(0, stats.FEWEST_SEEDS - len(seeds))))
+    return _sweeps(study, cells, wanted, seeds)
+
+
+def _chosen(cells: pd.DataFrame, wanted: Collection[tuple[str, str]]) -> list[Row]:
+    final = cells[cells["final"].astype(bool)] if wanted else cells[:0]
+    return [cell for cell in each(final) if (cell["cell_key"], cell["stack"]) in wanted]
+
+
+def _sweeps(
+    study: Study, cells: pd.DataFrame, wanted: Collection[tuple[str, str]], seeds: Sequence[int]
+) -> list[str]:
+    """The fewest commands that run these cells with these seeds."""
     groups: dict[tuple[str, tuple[str, ...], str], list[Mapping[str, Any]]] = {}
-    for cell in each(chosen):
+    for cell in _chosen(cells, wanted):
         record = study.records[cell["run_ids"][0]]
+        if "source" in record:  # of somebody else
+            continue
         tuned, words = _tuned(study, cells, cell)
-        rest = identity.command(record, without=("r", "seed", *tuned))
+        rest = identity.command(record, without=("variant", "r", "seed", *tuned))
         groups.setdefault((rest, tuned, words), []).append(record)
     out = []
     for (_, tuned, words), records in groups.items():
         ranks = sorted({record["spec"]["r"] for record in records if "r" in record["spec"]})
-        several = {**({"r": ranks} if ranks else {}), "seed": seeds}
+        names = list(dict.fromkeys(str(record["spec"]["variant"]) for record in records))
+        several: dict[str, Any] = {"variant": names} if len(names) > 1 else {}
+        several |= {**({"r": ranks} if ranks else {}), "seed": list(seeds)}
         out.append(identity.command(records[0], without=tuned, **several) + words)
     return out
 

@@ -27,10 +27,13 @@ def open_run(path: Path) -> Source:
             f"{path.name} ended as {record.get('status')!r} and left nothing to use. Completed runs do"
         )
     problems = verify(path)
+    again = folder.repeat
     if record is None or problems:
-        again = f"python -m experiments.sweep retry {path.parent} {path.name}"
         raise UserError(f"{path} cannot be used: {'; '.join(problems)}. Make it again: {again}")
-    spec, task = from_record(record["spec"]), record.get("task", {})
+    try:
+        spec, task = from_record(record["spec"]), record.get("task", {})
+    except ValueError as error:
+        raise UserError(f"{path} cannot be used: {error}. Make it again: {again}") from None
     in_peft = (folder.adapter / "adapter_config.json").is_file()
     by_name = folder.adapter / "trained.safetensors"
     return Source(

@@ -7,7 +7,7 @@ For T tokens, N weights in linear maps, P trained in the adapters, L blocks, S t
     LoRA                                6 P T
     DoRA      beside LoRA               2 r sum(d_in d_out) per step, and 4 T sum(d_out) elementwise
     AdaLoRA   beside LoRA               2 r^2 sum(d_in + d_out) per step
-    weights are read twice
+    weights are read twice; other forms are not counted
 
 A step takes at least the longer of arithmetic / rate and bytes / bandwidth, both measured here.
 """
@@ -39,6 +39,9 @@ def operations(work: Workload, variant: str, *, r: int, targets: str) -> float:
     if run.axis("delta") == "adalora":
         total += 2.0 * rank**2 * edges
     return total
+
+
+COUNTED = ("lora", "dora", "adalora")  # deltas
 
 
 def least_ms(work: Workload, variant: str, *, r: int, targets: str, rate: float, bandwidth: float) -> float:

@@ -19,7 +19,23 @@ from variants import Attached, RunConfig, attach, backbone_linears, rates, resol
 
 LR, CLIP = 1e-4, 1.0
 STEPS, BEGIN = 10_000, 3_000  # AdaLoRA is measured in the phase that prunes
-VARIANTS = ("lora", "dora", "adalora", "qlora")
+# What PEFT has beside LoRA, DoRA and AdaLoRA: its settings at rank r, from the options of our yaml
+FORMS: dict[str, Callable[[Any, int, dict[str, Any]], Any]] = {
+    "vera": lambda peft, r, own: peft.VeraConfig(r=r, d_initial=own["d_initial"]),
+    "miss": lambda peft, r, own: peft.MissConfig(r=r),
+    "delora": lambda peft, r, own: peft.DeloraConfig(r=r, delora_lambda=own["delora_lambda"]),
+    "hira": lambda peft, r, own: peft.HiraConfig(r=r),
+    "fourierft": lambda peft, r, own: peft.FourierFTConfig(
+        n_frequency=min(own["n_per_r"] * r, own["smallest"]), scaling=own["fourier_scale"]
+    ),
+    "randlora": lambda peft, r, own: peft.RandLoraConfig(r=r, randlora_alpha=own["randlora_scale"] * r),
+    "gralora": lambda peft, r, own: peft.GraloraConfig(
+        r=r, gralora_k=next((k for k in range(2, r) if r % k == 0), r), alpha=16
+    ),
+    "loha": lambda peft, r, own: peft.LoHaConfig(r=r, alpha=16),
+    "lokr": lambda peft, r, own: peft.LoKrConfig(r=r, alpha=16),
+}
+VARIANTS = ("lora", "dora", "adalora", "qlora", "lora_fa", *FORMS)
 
 
 @dataclass(frozen=True)
@@ -38,10 +54,12 @@ def storage_of(work: Workload, variant: str) -> str:
 def run_config(work: Workload, variant: str, *, r: int, targets: str) -> RunConfig:
     """A run of the variant as its yaml has it."""
     options = variant_options(variant)
-    axes = {axis: options[axis] for axis in ("delta", "scaling", "grouping", "controller")}
+    chosen = ("delta", "scaling", "grouping", "gradient", "controller")
+    axes = {axis: options[axis] for axis in chosen if options.get(axis)}
+    alpha = 16.0 if "alpha" in options["uses"] else None
     return RunConfig(
-        seed=0, targets=targets, r=r, alpha=16.0, axes={**axes, "storage": storage_of(work, variant)},
-        options=options, steps=STEPS,
+        seed=0, method=options["method"], targets=targets, r=r, alpha=alpha, options=options, steps=STEPS,
+        axes={**axes, "storage": storage_of(work, variant)},
     )  # fmt: skip
 
 
@@ -82,6 +100,7 @@ def ours(work: Workload, variant: str, *, r: int, targets: str) -> Contender:
         attached.before_step()
         (work.loss(attached.model) + attached.penalty().sum()).backward()
         optimiser.clip(optimiser.grad_norm())
+        attached.before_update()
         optimiser.step(factor, alive)
         attached.after_step(attached.clock.step)
         if attached.clock.step % Train.log_every == 0:
@@ -115,6 +134,7 @@ def peft(work: Workload, variant: str, *, r: int, targets: str) -> Contender:
 
 def peft_model(work: Workload, variant: str, *, r: int, targets: str) -> Any:
     """PEFT's model of a variant; on 4 bits with the layers of bitsandbytes."""
+    import peft
     from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
     model = work.copy()
@@ -129,11 +149,19 @@ def peft_model(work: Workload, variant: str, *, r: int, targets: str) -> Any:
             init_r=-(-3 * r // 2), target_r=r, total_step=STEPS, tinit=begin, tfinal=end,
             deltaT=options["interval"], orth_reg_weight=options["orth_weight"], **common,
         )  # fmt: skip
+    elif variant in FORMS:
+        smallest = min(model.get_submodule(name).weight.numel() for name in names)
+        config = FORMS[variant](peft, r, variant_options(variant) | {"smallest": smallest})
+        config.target_modules, config.task_type = set(names), "SEQ_CLS"
     else:
         config = LoraConfig(r=r, use_dora=variant == "dora", **common)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about names that PEFT still uses
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
+    for name, parameter in adapted.named_parameters():
+        if variant == "lora_fa" and "lora_A" in name:
+            parameter.requires_grad_(False)
+    return adapted
 
 
 def target_names(model: nn.Module, targets: str) -> list[str]:

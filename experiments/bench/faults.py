@@ -3,7 +3,8 @@
 A worker reaches *boundaries*: both sides of each rename, link, unlink, fsync and optimiser step, and the
 middle and the end of each line of the history. A fault happens at one of them, drawn at random; then the run
 is given to new workers, as the same command would, until it has ended. How many threads each worker starts
-with is drawn, too, as it changes between commands with the number of runs that are left.
+with is drawn, too, as it changes between commands with the number of runs that are left; and of a pack, how
+many runs train together.
 """
 
 import hashlib
@@ -25,10 +26,12 @@ import torch
 
 from experiments import data, history
 from experiments.bench.fake import specs_of
-from experiments.record import FINISHED, RunFolder, read
+from experiments.record import FINISHED, RunFolder, read, written
 from experiments.spec import RunSpec
+from experiments.sweep import packs
 from experiments.sweep.integrity import IntegrityCheck, quarantine_damaged
 from experiments.sweep.lease import leases
+from experiments.sweep.pool import PlannedPack, PlannedRun
 from experiments.sweep.worker import Events, Worker
 from experiments.training.adamw import PackedAdamW
 from experiments.training.loader import Loader
@@ -66,8 +69,8 @@ def arm(reached: Callable[[str], None]) -> None:
     history._write_all = in_halves
 
 
-def specs(folder: Path, variants: list[str]) -> dict[str, RunSpec]:
-    """A small run of each variant, on a model and a table that are written to `folder`."""
+def specs(folder: Path, names: list[str]) -> dict[str, list[RunSpec]]:
+    """Small runs by name ("lora", or "lora+dora" for a pack), on a model and a table put into `folder`."""
     _model(folder / "model")
     rows = (f"{'good' if i % 3 else 'bad'} {i},{'yes' if i % 3 else 'no'}" for i in range(90))
     (folder / "toy.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
@@ -76,7 +79,10 @@ def specs(folder: Path, variants: list[str]) -> dict[str, RunSpec]:
         "dataset.text=text", "dataset.label=label", "dataset.max_length=16", f"train.steps={STEPS}",
         "train.batch_size=8", "train.log_every=2", "train.evaluations=2", "study=toy",
     ]  # fmt: skip
-    return {name: specs_of(f"variant={name}", "r=2", *words)[0] for name in variants}
+    return {
+        name: [specs_of(f"variant={variant}", "r=2", *words)[0] for variant in name.split("+")]
+        for name in names
+    }
 
 
 def _model(folder: Path) -> None:
@@ -93,34 +99,69 @@ def _model(folder: Path) -> None:
 
 @dataclass
 class Bench:
-    """Runs of one variant, each in a folder of its own below `root`."""
+    """One run, or the runs of a pack, each time in a folder of its own below `root`."""
 
     root: Path
-    spec: RunSpec
+    specs: list[RunSpec]
     boundaries: int = 0
-    run_id: str = ""
-    undisturbed: dict[int, dict[str, bytes]] = field(default_factory=dict)  # by the number of threads
+    run_ids: list[str] = field(default_factory=list)
+    # the files of runs that were left alone, by who trained together and the number of threads
+    undisturbed: dict[tuple[tuple[str, ...], int], dict[str, dict[str, bytes]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.run_id = self.spec.run_id(data.fingerprint(self.spec))
+        self.run_ids = [spec.run_id(data.fingerprint(spec)) for spec in self.specs]
         self.loader = Loader()
         self._carry_out(self.root / "first")  # here: attempts are forks of a process that has all it needs
+        [first] = self._packs(self.root / "counted", len(self.specs))
+        self.boundaries = self.attempt(self.root / "counted", 1) or 0
         for threads in (1, 2):
-            folder = self.root / f"undisturbed-{threads}"
-            self.boundaries = self.attempt(folder, threads) or 0
-            self.undisturbed[threads] = self.lasting(folder)
-            if self.verdict(folder) is not None:
-                raise RuntimeError(f"an undisturbed run failed: {read(self.path(folder))}")
+            self.expected(first.members, threads)
 
-    def attempt(self, folder: Path, threads: int, fault: Fault = lambda number, worker: None) -> int | None:
-        """Give the run to a new worker; the number of boundaries that it reached, None if it was killed."""
+    def expected(self, members: tuple[str, ...], threads: int) -> dict[str, dict[str, bytes]]:
+        """The lasting files, by run, of runs that trained together and were left alone."""
+        if (members, threads) not in self.undisturbed:
+            folder = self.root / f"undisturbed-{len(self.undisturbed)}"
+            self.attempt(folder, threads, members=members)
+            for run_id in members:
+                found = read(self.path(folder, run_id)) or {}
+                if found.get("status") != "completed" or found["env"]["threads"] != threads:
+                    raise RuntimeError(f"an undisturbed run failed: {found}")
+            self.undisturbed[members, threads] = {name: self.lasting(folder, name) for name in members}
+        return self.undisturbed[members, threads]
+
+    def attempt(
+        self,
+        folder: Path,
+        threads: int,
+        size: int | None = None,
+        *,
+        fault: Fault = lambda number, worker: None,
+        members: tuple[str, ...] | None = None,
+    ) -> int | None:
+        """Give what is missing to a new worker; the boundaries that it reached, None if it was killed.
+
+        Args:
+            folder: Of the study.
+            threads: How many the worker starts with.
+            size: The most runs that train together; None: all.
+            fault: What happens to the worker.
+            members: The runs to be trained together instead.
+        """
         counted = folder.with_suffix(".count")
-        status = os.waitpid(self.begin(folder, threads, fault, counted), 0)[1]
+        status = os.waitpid(self.begin(folder, threads, size, fault, counted, members), 0)[1]
         if status not in (0, signal.SIGKILL):
-            raise RuntimeError(f"a worker ended with {status} in {folder}")
+            raise RuntimeError(f"a worker ended with {status} in {folder}: {counted.read_text()}")
         return int(counted.read_text()) if status == 0 else None
 
-    def begin(self, folder: Path, threads: int, fault: Fault, counted: Path) -> int:
+    def begin(
+        self,
+        folder: Path,
+        threads: int,
+        size: int | None,
+        fault: Fault,
+        counted: Path,
+        members: tuple[str, ...] | None = None,
+    ) -> int:
         """Start such a worker; its process."""
         folder.mkdir(parents=True, exist_ok=True)
         pid = os.fork()
@@ -137,7 +178,7 @@ class Bench:
                 fault(number, worker)
 
             arm(reached)
-            self._carry_out(folder, worker)
+            self._carry_out(folder, worker, size, members)
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             counted.write_text(str(number))
             os._exit(0)
@@ -145,94 +186,132 @@ class Bench:
             counted.write_text(repr(error))
             os._exit(3)
 
-    def _carry_out(self, folder: Path, worker: Worker | None = None) -> None:
+    def _carry_out(
+        self,
+        folder: Path,
+        worker: Worker | None = None,
+        size: int | None = None,
+        members: tuple[str, ...] | None = None,
+    ) -> None:
         worker = worker or Worker(Events(io.StringIO()))
         worker._loader = self.loader
-        order = {"run": self.spec.as_record(), "run_id": self.run_id, "root": str(folder)}
-        worker.carry_out(order | {"checkpoint": {"seconds": 1e9, "steps": 2}})
+        for pack in self._packs(folder, size or len(self.specs), members):
+            if not worker.stopping:
+                runs = [
+                    PlannedRun(run_id, spec, written(self.path(folder, run_id))) for spec, run_id in pack.runs
+                ]
+                order = PlannedPack(tuple(runs), pack.members).order()
+                worker.carry_out(order | {"root": str(folder), "checkpoint": {"seconds": 1e9, "steps": 2}})
+        packs.tidy(folder / self.specs[0].study)
+
+    def _packs(self, folder: Path, size: int, members: tuple[str, ...] | None = None) -> list[packs.Pack]:
+        specs = dict(zip(self.run_ids, self.specs, strict=True))
+        if members is not None:
+            return [packs.Pack.of(tuple((specs[run_id], run_id) for run_id in members))]
+        todo = tuple((specs[run_id], run_id) for run_id in self._left(folder))
+        return packs.form(todo, folder / self.specs[0].study, size=size)
+
+    def _left(self, folder: Path) -> list[str]:
+        """The runs that have not ended."""
+        records = {run_id: read(self.path(folder, run_id)) for run_id in self.run_ids}
+        return [name for name, found in records.items() if found is None or found["status"] not in FINISHED]
 
     def inject(self, kind: str, folder: Path, draw: random.Random) -> int:
-        """Disturb a run in `folder`, then have it done as the same command would.
+        """Disturb what runs in `folder`, then have it done as the same command would.
 
         Returns:
             How many faults were put into it.
         """
-        at = draw.randint(1, self.boundaries)
+        at, study = draw.randint(1, self.boundaries), folder / self.specs[0].study
         injected = 1
         if kind == "late":
             self._late(folder, at, draw)
         elif kind == "result":
-            self.attempt(folder, draw.choice((1, 2)))
-            _damage_result(self.path(folder), draw)
+            self.attempt(folder, *self._drawn(draw))
+            _damage_result(study / draw.choice(self.run_ids), draw)
         else:
-            fault = {"stop": _stop, "disk": _fill}.get(kind, _kill)
-            self.attempt(folder, draw.choice((1, 2)), fault(at))
+            make = {"stop": _stop, "disk": _fill}.get(kind, _kill)
+            self.attempt(folder, *self._drawn(draw), fault=make(at))
             if kind == "checkpoint":
-                injected += _damage_checkpoints(self.path(folder), draw)
+                injected += _damage_checkpoints(study, draw)
             elif kind == "history":
-                injected += _damage_history(self.path(folder), draw)
+                injected += _damage_history(study / draw.choice(self.run_ids), draw)
         if draw.random() < 0.5:  # and once more on the way
-            before = read(self.path(folder))
-            killed = (
-                self.attempt(folder, draw.choice((1, 2)), _kill(draw.randint(1, self.boundaries))) is None
-            )
-            injected += killed and before is None
+            left = self._left(folder)
+            fault = _kill(draw.randint(1, self.boundaries))
+            injected += self.attempt(folder, *self._drawn(draw), fault=fault) is None and bool(left)
         self.finish(folder, draw)
         return injected
 
+    def _drawn(self, draw: random.Random) -> tuple[int, int]:
+        """Threads, and the most runs that train together: mostly all."""
+        whole = len(self.specs)
+        return draw.choice((1, 2)), draw.choice((whole, whole, whole, draw.randint(1, whole)))
+
     def finish(self, folder: Path, draw: random.Random) -> None:
-        """Give the run to workers until it has ended; as a command does, quarantine what is damaged first."""
-        study = self.path(folder).parent
+        """Give the runs to workers until all have ended; as a command does, quarantine damaged ones first."""
+        study = folder / self.specs[0].study
         for _ in range(4):
-            status, problems = IntegrityCheck(study).status(self.run_id)
-            if status in FINISHED and not problems:
+            check = IntegrityCheck(study)
+            found = {run_id: check.status(run_id) for run_id in self.run_ids}
+            damaged = {run_id: problems for run_id, (_, problems) in found.items() if problems}
+            if not damaged and all(status in FINISHED for status, _ in found.values()):
                 return
-            quarantine_damaged(study, {self.run_id: problems} if problems else {})
-            self.attempt(folder, draw.choice((1, 2)))
+            quarantine_damaged(study, damaged)
+            self.attempt(folder, *self._drawn(draw))
 
     def _late(self, folder: Path, at: int, draw: random.Random) -> None:
-        """A worker sleeps past its lease; another ends the run; then the first one wakes up."""
+        """A worker sleeps past its lease; another ends the runs; then the first one wakes up."""
 
         def sleep(number: int, worker: Worker) -> None:
             if number == at:
                 os.kill(os.getpid(), signal.SIGSTOP)
 
         counted = folder.with_suffix(".late")
-        pid = self.begin(folder, draw.choice((1, 2)), sleep, counted)
+        pid = self.begin(folder, *self._drawn(draw), sleep, counted)
         _, status = os.waitpid(pid, os.WUNTRACED)
         if not os.WIFSTOPPED(status):
             return  # it had ended before
-        for lease in leases(self.path(folder).parent).glob("*"):
+        for lease in leases(folder / self.specs[0].study).glob("*"):
             os.utime(lease, (time.time() - 1000,) * 2)
         self.finish(folder, draw)
         os.kill(pid, signal.SIGCONT)
         if os.waitpid(pid, 0)[1] != 0:
             raise RuntimeError(f"the late worker failed: {counted.read_text()}")
 
-    def path(self, folder: Path) -> Path:
-        """Where the run of an attempt is."""
-        return folder / self.spec.study / self.run_id
+    def path(self, folder: Path, run_id: str) -> Path:
+        """Where a run of an attempt is."""
+        return folder / self.specs[0].study / run_id
 
-    def lasting(self, folder: Path) -> dict[str, bytes]:
-        """The files that the run leaves, and its metrics."""
-        run = RunFolder(self.path(folder))
+    def lasting(self, folder: Path, run_id: str) -> dict[str, bytes]:
+        """The files that a run leaves, and its metrics."""
+        run = RunFolder(self.path(folder, run_id))
         paths = [run.history, run.predictions, *sorted(run.adapter.glob("*"))]
         files = {path.name: path.read_bytes() for path in paths if path.is_file()}
         return files | {"metrics": json.dumps((read(run.path) or {}).get("metrics"), sort_keys=True).encode()}
 
     def verdict(self, folder: Path) -> str | None:
-        """What is wrong with a run that was disturbed: lost, doubled or differing; None if nothing is."""
-        found = read(self.path(folder))
+        """What is wrong with runs that were disturbed: lost, doubled or differing; None if nothing is."""
+        verdicts = (self._verdict(folder, run_id) for run_id in self.run_ids)
+        return next((verdict for verdict in verdicts if verdict), None)
+
+    def _verdict(self, folder: Path, run_id: str) -> str | None:
+        path = self.path(folder, run_id)
+        found = read(path)
         if found is None or found["status"] != "completed":
             return "lost"
-        files = self.lasting(folder)
-        rows = [json.loads(line) for line in files["history.jsonl"].splitlines()]
+        files = self.lasting(folder, run_id)
+        try:
+            rows = [json.loads(line) for line in files["history.jsonl"].splitlines()]
+        except ValueError:
+            return "differing"
         steps = [row["step"] for row in rows if "loss" in row]
-        if steps != list(range(1, STEPS + 1)) or [p.name for p in self.path(folder).glob("record*.json")] != [
+        if steps != list(range(1, STEPS + 1)) or [p.name for p in path.glob("record*.json")] != [
             "record.json"
         ]:
             return "doubled"
-        if files != self.undisturbed[found["env"]["threads"]] or found["deviations"]:
+        members = tuple(found.get("pack", {"runs": [run_id]})["runs"])
+        if files != self.expected(members, found["env"]["threads"])[run_id] or found["deviations"]:
             return "differing"
         return None
 
@@ -252,9 +331,9 @@ def _fill(at: int) -> Fault:
     return lambda number, worker: resource.setrlimit(resource.RLIMIT_FSIZE, limit) if number == at else None
 
 
-def _damage_checkpoints(run: Path, draw: random.Random) -> int:
+def _damage_checkpoints(study: Path, draw: random.Random) -> int:
     """Damage the newest checkpoint, or all: torn, or complete and of no use."""
-    found = sorted(run.glob("checkpoint/step-*.pt"))
+    found = sorted([*study.glob("*/checkpoint/step-*.pt"), *study.glob(f"{packs.FOLDER}/*/step-*.pt")])
     damaged = found[-draw.choice((1, 2)) :]
     for path in damaged:
         content = path.read_bytes()

@@ -1,6 +1,7 @@
 """A forward pass without training: merged and unmerged models against the base, and against PEFT's.
 
-A merged model is the base's own layers with other numbers in them, so it can only be as fast.
+A merged model is the base's own layers with other numbers in them, so it can only be as fast. What stands
+beside the weights (bottleneck adapters, prefixes, prompts) is computed in every pass.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from variants import attach, merge
 
 MERGED_TO_BASE = 1.02  # the same layers: what is beyond 1 is the clock's noise
 VARIANTS = ("lora", "dora")
+INSERTED = ("houlsby", "pfeiffer", "prefix", "ptuning_v2", "prompt", "ia3")  # whatever the targets are
 
 
 def measure(work: Workload, *, r: int, targets: str, rounds: int) -> list[Figure]:
@@ -40,6 +42,23 @@ def measure(work: Workload, *, r: int, targets: str, rounds: int) -> list[Figure
         add(variant, "unmerged / base's", variant, "base")
         add(variant, "unmerged / PEFT's", variant, f"{variant}, PEFT")
     return figures
+
+
+def measure_inserted(work: Workload, *, r: int, targets: str, rounds: int) -> list[Figure]:
+    """What each method that stands beside the weights adds to a forward pass, and lora for comparison."""
+    models: dict[str, nn.Module] = {"base": work.model}
+    for variant in ("lora", *INSERTED):
+        run = contenders.run_config(work, variant, r=r, targets=targets)
+        attached = attach(work.copy(), [run], device=work.device)
+        models[variant] = attached.model
+        if attached.inserted is None or attached.inserted.fold:
+            models[f"{variant} merged"] = merge(attached, 0)
+    times = in_turn({name: _forward(work, model) for name, model in models.items()}, rounds=rounds)
+    base = times.pop("base")
+    return [
+        Figure(name, "-", "a pass / base's", "ms", Spread.of(own), Spread.of(base), ratio(own, base))
+        for name, own in times.items()
+    ]
 
 
 def _forward(work: Workload, model: nn.Module) -> Callable[[], object]:

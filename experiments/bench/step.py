@@ -7,7 +7,7 @@ turns in one process.
 from collections.abc import Sequence
 
 from experiments.bench import arithmetic, contenders
-from experiments.bench.contenders import storage_of
+from experiments.bench.contenders import run_config, storage_of
 from experiments.bench.table import Figure
 from experiments.bench.turns import Spread, added_ratio, in_turn, ratio
 from experiments.bench.workload import Workload
@@ -68,13 +68,15 @@ def _measure(work: Workload, variants: Sequence[str], *, r: int, targets: str, r
                 ratio(mine, times["lora"]),
                 DORA_TO_LORA,
             )
+        if run_config(work, variant, r=r, targets=targets).axis("delta") not in arithmetic.COUNTED:
+            continue
         least = arithmetic.least_ms(work, variant, r=r, targets=targets, rate=rate, bandwidth=bandwidth)
         add(variant, "step / least possible", Spread.exact(least), ratio(mine, [least] * rounds))
     return figures
 
 
 def _step_target(work: Workload, variant: str, targets: str) -> float | None:
-    if variant == "qlora":
+    if variant in ("qlora", "lora_fa", *contenders.FORMS):
         return 1.0
     if targets != "qv":
         return None

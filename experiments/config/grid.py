@@ -100,7 +100,7 @@ def expand(
         if wrong:
             problems.update(dict.fromkeys(wrong))
         else:
-            spec = resolve(config, choices=parts[chosen].choices)
+            spec = resolve(config, choices=parts[chosen].choices, config_dirs=conf.added())
             if config["repeat"]:
                 again[spec] += 1
                 spec = replace(spec, repeat=again[spec] - 1)

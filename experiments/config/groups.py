@@ -59,6 +59,10 @@ class Conf:
         sources = (source for source in hydra.runtime.config_sources if source.schema == "file")
         return cls(*(Path(source.path) for source in sources), name=hydra.job.config_name)
 
+    def added(self) -> tuple[str, ...]:
+        """The folders that a command adds, as they were given."""
+        return tuple(map(str, self.folders[1:]))
+
     def groups(self) -> list[str]:
         """The groups, `experiment` among them."""
         names = {path.name for folder in self.folders for path in folder.iterdir() if path.is_dir()}

@@ -126,7 +126,7 @@ def _variants(conf: Conf) -> Iterator[tuple[str, list[str]]]:
 
 
 def _axes(conf: Conf) -> Iterator[tuple[str, list[str]]]:
-    for axis in AXES:
+    for axis in (*AXES, "init"):
         yield axis, [", ".join(conf.axis_values(axis))]
 
 

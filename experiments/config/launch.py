@@ -3,6 +3,7 @@
 Hydra composes the configuration once, of the command's first run. The runs are those of `reading.read`.
 """
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,10 +38,11 @@ def main(arguments: Sequence[str], folder: Path) -> None:
         folder: The configuration.
     """
     with plain_errors():
-        flags, _, _ = split(arguments)
+        flags, words, _ = split(arguments)
         if any(flag in flags for flag in _HELP):
             print(help.page(folder))  # Hydra would list its own groups first, which takes it a second
             return
+        _check_hydras_own(flags, words)
         register()
         for_hydra = list(arguments)
         if not any(flag in flags for flag in _ANSWERED_BY_HYDRA):
@@ -49,6 +51,24 @@ def main(arguments: Sequence[str], folder: Path) -> None:
             for_hydra = command.for_hydra()
         sys.argv[1:] = for_hydra
         hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(alone)()
+
+
+def _check_hydras_own(flags: Mapping[str, str | None], words: Sequence[str]) -> None:
+    """Refuse what Hydra's own options cannot work on: it would show a traceback."""
+    if {"--shell-completion", "-sc"} & flags.keys():
+        what = words[0].partition("=") if words else ("", "", "")
+        if what[0] not in ("install", "uninstall", "query") or what[2] not in ("bash", "zsh", "fish"):
+            raise UserError(
+                "--shell-completion takes install=bash or uninstall=bash (zsh and fish, too), as in "
+                'eval "$(python run.py --shell-completion install=bash)"'
+            )
+        if what[0] == "query" and "COMP_LINE" not in os.environ:
+            raise UserError("--shell-completion query=... is for the shell alone, which sets COMP_LINE.")
+    rerun = flags.get("--experimental-rerun")
+    if "--experimental-rerun" in flags and not (rerun and Path(rerun).is_file()):
+        raise UserError(
+            f"--experimental-rerun takes the config.pickle of an earlier run; {rerun} is no file."
+        )
 
 
 def alone(config: DictConfig) -> float:
@@ -77,8 +97,8 @@ class OwnSweeper(Sweeper):
         first = self.command.runs[0]
         composed = spec_of(config, config.hydra, match=False)
         ours, theirs = first.as_record(), composed.as_record()
-        matched = ("r", "matched") if first.matched is not None else ()
-        differs = [k for k in ours | theirs if k not in matched and ours.get(k) != theirs.get(k)]
+        other = ("config_dirs", *(("r", "matched") if first.matched is not None else ()))
+        differs = [k for k in ours | theirs if k not in other and ours.get(k) != theirs.get(k)]
         if differs:
             raise UserError(
                 f"Hydra composes {differs[0]}={theirs.get(differs[0])} from this configuration, where "

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from experiments.config.groups import Conf
 from experiments.config.overrides import Word
 from experiments.config.settings import DEFAULTS, FACTS
-from experiments.errors import UserError, did_you_mean, nearest, say
+from experiments.errors import UserError, did_you_mean, nearest, refusal, say
 
 USAGE = 2
 
@@ -153,19 +153,20 @@ def _meant(name: str, known: Sequence[str]) -> str:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Print a UserError without a traceback and exit with its code.
+    """Print a UserError, or what the system says of a file, without a traceback and exit with its code.
 
     ABLORA_TRACEBACK=1 or HYDRA_FULL_ERROR=1 shows the traceback. What Hydra refuses to compose is a mistake
     of the command too: its exit code 1 becomes 2.
     """
     try:
         yield
-    except UserError as error:
+    except (UserError, OSError) as error:
+        told = error if isinstance(error, UserError) else refusal(error)
         if "1" in (os.environ.get("ABLORA_TRACEBACK"), os.environ.get("HYDRA_FULL_ERROR")):
             traceback.print_exc()
         else:
-            say(str(error), error=True)
-        raise SystemExit(error.code) from None
+            say(str(told), error=True)
+        raise SystemExit(told.code) from None
     except SystemExit as end:
         refused = end.code == 1 and isinstance(end.__context__, HydraException)
         raise SystemExit(USAGE if refused else end.code) from None

@@ -9,17 +9,21 @@ from experiments.errors import UserError, did_you_mean
 from experiments.frozen import FrozenDict
 from experiments.models import commit_of, content_of
 from experiments.spec import RunSpec, Train
+from variants._core import costs
 from variants._core.names import read_patterns
 
 Made = TypeVar("Made")
 
 
-def resolve(config: Mapping[str, Any], *, choices: Mapping[str, str]) -> RunSpec:
+def resolve(
+    config: Mapping[str, Any], *, choices: Mapping[str, str], config_dirs: tuple[str, ...] = ()
+) -> RunSpec:
     """The run that a composed configuration requests.
 
     Args:
         config: conf/config.yaml composed, as plain containers with values of the right types.
         choices: The file chosen in each group; variant and model are known by it.
+        config_dirs: The folders that the command added to its own configuration.
     """
     variant, train, dataset = config["variant"], config["train"], config["dataset"]
     uses = variant.get("uses", SHORT)
@@ -44,6 +48,7 @@ def resolve(config: Mapping[str, Any], *, choices: Mapping[str, str]) -> RunSpec
         seed=config["seed"],
         tracker=_options(config["tracker"], ("ranges",)),
         signatures=config["signatures"],
+        config_dirs=config_dirs,
     )
 
 
@@ -54,6 +59,7 @@ def check_composition(config: Mapping[str, Any], *, choices: Mapping[str, str]) 
         *checks(config["variant"], choices["variant"]),
         *_check_train(config["train"]),
         *_check_pruning(config["variant"], config["train"]["steps"]),
+        *_check_blocks(config["variant"], config["r"]),
         *_check_places(config, choices),
     ]
 
@@ -68,6 +74,27 @@ def _check_adapters(variant: Mapping[str, Any], name: str) -> list[str]:
         found.append(
             f"controller=adalora_budget prunes the singular values of delta=adalora, but variant={name} has "
             f"delta={delta} here: set variant.delta=adalora or variant.controller=none"
+        )
+    if variant.get("alpha_pattern") is not None and "alpha" not in variant["uses"]:
+        found.append(
+            f"variant={name} has no alpha, so variant.alpha_pattern={variant['alpha_pattern']} means nothing "
+            "to it: leave it out, or take a variant with a scale, as variant=lora"
+        )
+    gradient, learns = variant.get("gradient"), variant.get("learn_scale")
+    if gradient not in (None, "none") and delta not in (None, "none") and not costs.trains_both(delta):
+        found.append(
+            f"gradient={gradient} rewrites the gradients of A and B together, and delta={delta} does not "
+            f"train both as LoRA does: set variant.delta=lora, or variant.gradient=none"
+        )
+    if variant.get("scale_lr_ratio") is not None and not learns:
+        found.append(
+            f"variant.scale_lr_ratio={variant['scale_lr_ratio']:g} is the rate of a scale that learns: set "
+            f"variant.learn_scale=layer, or leave it out"
+        )
+    if learns == "model" and (variant.get("rank_pattern") or variant.get("alpha_pattern")):
+        found.append(
+            "variant.learn_scale=model trains one scale, and rank_pattern and alpha_pattern start layers at "
+            "several: set variant.learn_scale=layer"
         )
     for option in ("rank_pattern", "alpha_pattern"):
         try:
@@ -86,6 +113,14 @@ def _check_pruning(variant: Mapping[str, Any], steps: int | None) -> list[str]:
         f"variant.t_init={first:g} and variant.t_final={last:g} leave no steps to prune in: together they "
         f"have to be less than the run (below 1 each is a share of it, from 1 on a number of steps)"
     ]
+
+
+def _check_blocks(variant: Mapping[str, Any], r: int) -> list[str]:
+    blocks = variant.get("blocks")
+    if not blocks or r % blocks == 0:
+        return []
+    fitting = ", ".join(str(n) for n in range(1, r + 1) if r % n == 0)
+    return [f"variant.blocks={blocks} does not divide r={r}: take {fitting}, or r={-(-r // blocks) * blocks}"]
 
 
 def _check_baseline(variant: Mapping[str, Any], name: str) -> list[str]:
@@ -126,7 +161,7 @@ def _check_train(train: Mapping[str, Any]) -> list[str]:
 def _check_places(config: Mapping[str, Any], choices: Mapping[str, str]) -> list[str]:
     """Whether it is said where model and data are, and the data is there."""
     model, dataset, found = config["model"], config["dataset"], []
-    if not model.get("name") and not model.get("path"):
+    if not any(model.get(key) for key in ("name", "path", "package")):
         found.append(
             f"model={choices['model']} needs to know which one: model.name=roberta-base or another name of "
             f"the hub, or model.path=<folder>"

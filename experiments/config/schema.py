@@ -56,7 +56,9 @@ class Key:
     def describe(self) -> str:
         """What may stand here, as the object of "takes"."""
         if self.allowed is not None and not _is_interval(self.allowed):
-            noun = "one of " + ", ".join(str(a) if isinstance(a, str) else _shown(a) for a in self.allowed)
+            noun = ("one of " if len(self.allowed) > 1 else "only ") + ", ".join(
+                str(a) if isinstance(a, str) else _shown(a) for a in self.allowed
+            )
         else:
             noun = _NOUNS[self.kind] + _limits(self.allowed)
         return noun + (", or null" if self.optional else "")

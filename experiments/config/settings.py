@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from variants._core import registry
 
-AXES = tuple(axis for axis in registry.AXES if axis != "method")
+# `init` is an axis that specs hold among the options, where it was before it became one: run ids hash it
+AXES = tuple(axis for axis in registry.AXES if axis not in ("method", "init"))
 STORAGE_OPTIONS = ("double_quant", "compute")  # options of a variant that decide how its base is stored
 SHORT = ("r", "alpha", "targets", "lr")  # the short keys that a variant's `uses` may name
 FACTS = ("name", "paper", "method", "uses", "ranges")  # of a variant's file: what it is, not to be set

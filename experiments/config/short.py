@@ -24,10 +24,17 @@ def command_of(spec: RunSpec, conf: Conf | None = None) -> str:
 
     Args:
         spec: The run.
-        conf: The configuration with the files that the spec names; None for the one beside this code. What it
-            does not know is spelled out in full.
+        conf: The configuration with the files that the spec names; None for the one beside this code and the
+            folders of the spec that are there. What it does not know is spelled out in full.
     """
-    return shlex.join(["python", "run.py", *words_of(spec, conf or _own())])
+    return shlex.join(["python", "run.py", *_flags(spec), *words_of(spec, conf or _own(spec.config_dirs))])
+
+
+def _flags(spec: RunSpec) -> list[str]:
+    """What has the command line read the folders that the run's command added."""
+    if len(spec.config_dirs) < 2:
+        return [f"--config-dir={folder}" for folder in spec.config_dirs]
+    return [_word("hydra.searchpath", [f"file://{folder}" for folder in spec.config_dirs])]
 
 
 def words_of(spec: RunSpec, conf: Conf) -> list[str]:
@@ -79,8 +86,8 @@ def _differing(spec: RunSpec, plain: RunSpec, follows: RunSpec) -> Iterator[tupl
 
 
 @cache
-def _own() -> Conf:
-    return Conf(FOLDER)
+def _own(added: tuple[str, ...]) -> Conf:
+    return Conf(FOLDER, *(Path(folder) for folder in added if Path(folder).is_dir()))
 
 
 def _dataset(spec: RunSpec, conf: Conf) -> str:

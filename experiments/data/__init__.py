@@ -122,11 +122,16 @@ def _settings(own: Mapping[str, Any], options: Mapping[str, Any]) -> FrozenDict:
     return FrozenDict({**chosen, "metrics": names or None})
 
 
-def fingerprint(spec: Spec) -> str:
-    """The SHA-256 of the rows that a run uses. Cheap: rows that were read once before are not read again."""
-    own = _fingerprint(spec.dataset, _frozen(spec.dataset_options))
+def fingerprint(spec: Spec, *, as_read: bool = False) -> str:
+    """The SHA-256 of the rows that a run uses, of which `limit` may leave some out.
+
+    Cheap: rows that were read once before are not read again, unless `as_read` asks for those that are held
+    in memory.
+    """
+    hashed = _fingerprint_as_read if as_read else _fingerprint
+    own = hashed(spec.dataset, _frozen(spec.dataset_options))
     others = [
-        (role, name, _fingerprint(name, _frozen(options)), options.get("max_length"))
+        (role, name, hashed(name, _frozen(options)), options.get("max_length"))
         for role in BESIDE
         for name, options in named(spec.dataset_options.get(role), role)
     ]
@@ -247,6 +252,10 @@ def _read(name: str, options: str) -> RawTask:
 def _fingerprint(name: str, options: str) -> str:
     head = cache.recall_head("raw", _key(name, options))
     return head["fingerprint"] if head and "fingerprint" in head else _read(name, options).fingerprint
+
+
+def _fingerprint_as_read(name: str, options: str) -> str:
+    return _read(name, options).fingerprint
 
 
 def _key(name: str, options: str) -> str:

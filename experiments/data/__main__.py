@@ -16,7 +16,7 @@ import yaml
 from experiments.config.groups import Conf
 from experiments.data import names, read_options
 from experiments.data._tasks import RawTask
-from experiments.errors import UserError, did_you_mean
+from experiments.errors import UserError, did_you_mean, report_errors
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -28,18 +28,16 @@ def main(arguments: Sequence[str]) -> int:
             f"usage: python -m experiments.data <dataset> [option=value ...]\ndatasets: {', '.join(names())}"
         )
         return 0 if arguments else 2
+    return report_errors(lambda: _show(*arguments))
+
+
+def _show(name: str, *words: str) -> None:
     start = time.perf_counter()
-    try:
-        raw = read_options(arguments[0], _options(arguments[0], arguments[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(describe(raw))
+    print(describe(read_options(name, options(name, words))))
     print(f"read in {time.perf_counter() - start:.2f} s")
-    return 0
 
 
-def _options(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+def options(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The options of the dataset's yaml with the given ones in their places, read as a command reads them."""
     conf = Conf(CONF)
     keys = conf.keys("dataset", name) if name in conf.choices("dataset") else {}

@@ -171,6 +171,12 @@ def _piecewise(text: str, tokenizer: "PreTrainedTokenizerBase", special: Sequenc
 
 def _tokens(texts: list[str], tokenizer: "PreTrainedTokenizerBase", *, split: bool) -> list[list[int]]:
     """Token ids of each; with `split` a special token's text is split like any other."""
+    if getattr(tokenizer, "is_fast", False):  # without what transformers makes of each text beside its ids
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = split
+        return [encoded.ids for encoded in backend.encode_batch(texts, add_special_tokens=False)]
     options: Any = {"add_special_tokens": False, "verbose": False, "split_special_tokens": split}
     return [list(ids) for ids in tokenizer(texts, **options)["input_ids"]]
 

@@ -44,7 +44,7 @@ def choose(
         key: How a user names the column of a role, for the errors.
 
     Returns:
-        Role -> columns (several texts are one after the other), and a note for every role that was guessed.
+        Role -> columns (several texts are one after the other), and notes on what was guessed or joined.
     """
     chosen: Chosen = {}
     for role in USUAL:
@@ -52,9 +52,13 @@ def choose(
         names = () if given is None else (given,) if isinstance(given, str) else tuple(map(str, given))
         for name in names if role in roles else ():
             if name not in columns:
+                several = name.split(",")
+                listed = key.startswith("dataset.") and len(several) > 1 and {*several} <= columns.keys()
+                give = f"[{name}]" if listed else "<column>"
                 raise UserError(
                     f"{key.format(role=role)}{name}: there is no such column. There are: "
-                    f"{', '.join(columns)}.{did_you_mean(name, columns)} Give {key.format(role=role)}<column>"
+                    f"{', '.join(columns)}.{'' if listed else did_you_mean(name, columns)} Give "
+                    f"{key.format(role=role)}{give}"
                 )
         if names and all(name in columns for name in names):
             chosen[role] = names
@@ -72,11 +76,17 @@ def choose(
         chosen[lacking.pop()] = tuple(free)  # what stands beside a label, or a completion
     if lacking:
         raise _unknown(lacking[0], columns, key.format(role=lacking[0]), named=named)
-    return {role: chosen[role] for role in roles}, [
+    notes = [
         f"{role} is the column{'s' * (len(chosen[role]) > 1)} {' and '.join(map(repr, chosen[role]))} "
         f"(guessed; dataset.{role}=... sets it)"
         for role in guessed
     ]
+    if len(texts := chosen.get("text", ())) > 1 and "text" in roles:
+        notes.append(
+            f"the columns {' and '.join(map(repr, texts))} make one text, each on a line of its own; they "
+            "are no pair that the tokenizer separates"
+        )
+    return {role: chosen[role] for role in roles}, notes
 
 
 def first_of(

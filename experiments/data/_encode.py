@@ -134,16 +134,18 @@ def _padded(tokens: Tokens, *, length: int, pad: int) -> Encoded:
     """Right-padded tensors of (N, length); what a decoder writes has a length of its own."""
     writes = "decoder_input_ids" in tokens.extra
     written = max(map(len, tokens.extra["decoder_input_ids"])) if writes else length
-    labels = tokens.labels
-    if not isinstance(labels, Tensor):
-        labels = _filled(labels, written, IGNORE)
     fills = {"decoder_input_ids": pad}
     extra = {
         name: _filled(rows, written if name.startswith("decoder") else length, fills.get(name, 0))
         for name, rows in tokens.extra.items()
     }
     mask = (torch.arange(length) < torch.tensor([len(row) for row in tokens.input_ids])[:, None]).long()
-    inputs = _filled(tokens.input_ids, length, pad)
+    inputs, labels = _filled(tokens.input_ids, length, pad), tokens.labels
+    if not isinstance(labels, Tensor) and isinstance(labels[0], int):
+        due = mask.bool() & (torch.arange(length) >= torch.tensor(labels)[:, None])
+        labels = torch.where(due, inputs, IGNORE)
+    elif not isinstance(labels, Tensor):
+        labels = _filled(labels, written, IGNORE)
     return Encoded(tokens.ids, inputs, mask, labels, tokens.truncated, extra, tokens.meta)
 
 

@@ -1,6 +1,7 @@
 """What a run trained, in the formats of others, with the proof that it still says the same.
 
-    peft          adapter_config.json and adapter_model.safetensors, as PEFT loads them
+    peft          adapter_config.json and adapter_model.safetensors, as PEFT loads them: the run's own, or
+                  a LoRA that says the same
     merged        a plain Hugging Face checkpoint with its tokenizer: no adapter, no added latency
     dense-delta   W' - W of every changed parameter, by the names of the base's parameters
 
@@ -11,11 +12,14 @@ on the files as written). Weights are safetensors, never pickles. A folder appea
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.artifacts import Base, Source, load_base, put_back
 from experiments.errors import UserError
 from experiments.files import replacing_folder, write_json
+
+if TYPE_CHECKING:
+    from variants import Attached
 
 FORMS = ("peft", "merged", "dense-delta")
 DTYPES = ("fp32", "bf16", "fp16")
@@ -49,10 +53,11 @@ def export(source: Source, to: str, out: Path, options: Options = Options()) -> 
         UserError: the source has no such form, the folder is taken, or the export does not say the same.
     """
     check_vacant(out, replace=options.replace)
-    write = _writer(source, to)
+    write = _writer(to)
     base = load_base(source)
     exact = {**source.storage_options, "compute": "fp32"}  # which storages without a type of their own ignore
     attached = put_back(base, [source], options=exact)
+    _check_form(source, attached, to)
     from experiments.export import _fidelity
 
     inputs = _fidelity.inputs(source, base)
@@ -80,14 +85,32 @@ def check_vacant(out: Path, *, replace: bool) -> None:
         )
 
 
-def _writer(source: Source, to: str) -> Callable[..., dict[str, Any]]:
-    if to == "peft" and source.adapter is None:
+def _check_form(source: Source, attached: "Attached", to: str) -> None:
+    """Refuse a form that cannot hold what a run trained, and name one that can."""
+    adapters = source.spec is not None and source.spec.method == "adapters"
+    inserted = attached.inserted
+    own = inserted is not None and inserted.to_peft is not None
+    reads = "python -m experiments.predict reads the run"
+    if to == "peft" and source.adapter is None and not (adapters or own):
         trained = source.spec.variant if source.spec else "its method"
-        raise UserError(
-            f"{source.name} cannot become a PEFT adapter: variant={trained} changed parameters of the model "
-            "itself, its head alone, or nothing, which that format does not hold. Give --to merged or "
-            "--to dense-delta"
+        what = (
+            f"trained {inserted.what}"
+            if inserted
+            else "changed parameters of the model itself, its head alone, or nothing"
         )
+        instead = reads if inserted else "Give --to merged or --to dense-delta"
+        raise UserError(
+            f"{source.name} cannot become a PEFT adapter: variant={trained} {what}, which that format does "
+            f"not hold. {instead}"
+        )
+    if to != "peft" and inserted is not None and inserted.fold is None:
+        raise UserError(
+            f"{source.name} has no form {to}: {inserted.what} stay a part of every forward pass, and no "
+            f"weight can hold them. {reads}"
+        )
+
+
+def _writer(to: str) -> Callable[..., dict[str, Any]]:
     from experiments.export import _dense, _merged, _peft
 
     return {"peft": _peft.write, "merged": _merged.write, "dense-delta": _dense.write}[to]

@@ -4,6 +4,7 @@ delta.safetensors   W' - W by the names and in the layout of the base's paramete
 head.safetensors    the head's own parameters as they are; absent where there is no head
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from experiments.artifacts import Base, Source, dense_base
 from experiments.errors import UserError
 from experiments.export._fidelity import Reference
-from variants import Attached
+from variants import Attached, merge
 
 if TYPE_CHECKING:
     from experiments.export import Options
@@ -47,6 +48,12 @@ def write(
 
 def changes(attached: Attached) -> dict[str, Tensor]:
     """W' - W of each parameter that the run changed, by its name in the base, in the base's layout."""
+    if attached.inserted:  # that merges, else the export was refused
+        before = dict(merge(replace(attached, inserted=None), 0, dtype=torch.float32).named_parameters())
+        after = merge(attached, 0, dtype=torch.float32).named_parameters()
+        heads = {f"{name}.{leaf}" for name, h in attached.heads.items() for leaf, _ in h.named_parameters()}
+        pairs = {name: (before[name], p) for name, p in after if name not in heads}
+        return {n: (p - b).detach().cpu() for n, (b, p) in pairs.items() if p is not b}
     found = {t.name: t.parameter.detach() - attached.originals[t.name] for t in attached.trained if t.plain}
     for name, layer in attached.layers.items():
         before, after = attached.weights(0)[name]

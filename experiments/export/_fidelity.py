@@ -47,6 +47,8 @@ class Reference:
         model.eval()
         logits = model(input_ids=inputs.ids.to(device), attention_mask=inputs.mask.to(device)).logits
         logits = logits.float().cpu()
+        if logits.dim() == 3:  # PEFT gives the positions of a prompt as well
+            logits = logits[:, -inputs.ids.shape[1] :]
         return logits if logits.dim() == 2 else logits[inputs.mask.bool()]
 
     def compare(self, what: str, model: Any, *, exact: bool = True, **facts: Any) -> None:

@@ -105,7 +105,11 @@ def _load(folder: Path, source: Source, **settings: Any) -> Any:
     classifies = source.kind == "classification"
     kind = "AutoModelForSequenceClassification" if classifies else "AutoModelForCausalLM"
     auto = getattr(transformers, kind)
-    return auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **settings)
+    model = auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **settings)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # a kernel of bitsandbytes for some processors:
+            module.support_avx512bf16_for_cpu = False  # it computes in bf16, and only widths of 32, 64, ...
+    return model
 
 
 def _check_quantiser() -> None:
@@ -144,7 +148,7 @@ def _requantise(folder: Path, dense: Any, base: Base, source: Source, *, codes: 
             plain = dense.get_submodule(name)
             W = plain.weight.T if type(plain).__name__ == "Conv1D" else plain.weight
             back = dequantize_4bit(module.weight.data, state).to(W.dtype)
-            errors.append(float((back - W).norm() / W.norm()))
+            errors.append(((back - W).norm() / W.norm()).item())
     again = folder / "requantised"
     model.save_pretrained(again)
     for file in folder.glob("model*.safetensors*"):

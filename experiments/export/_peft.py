@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from experiments.artifacts import Base, Source, dense_base
 from experiments.errors import UserError
 from experiments.export import FOUR_BIT
 from experiments.export._fidelity import Reference, installed
-from variants import Attached, merge, write_peft
+from variants import Attached, merge, write_inserted, write_peft
 
 if TYPE_CHECKING:
     from experiments.export import Options
@@ -24,31 +25,45 @@ def write(
     base: Base, source: Source, attached: Attached, folder: Path, options: "Options", reference: Reference
 ) -> dict[str, Any]:
     """Write the adapter and compare PEFT's reading of it, and the merged model, with the run's own."""
-    assert source.adapter is not None
-    form, config = options.form or "lora", _read(source.adapter)
-    if config["peft_type"] == {"lora": "LORA", "adalora": "ADALORA"}[form]:
+    if attached.inserted is not None:
+        return _write_inserted(base, source, attached, folder, options, reference)
+    form = options.form or "lora"
+    kind = _read(source.adapter)["peft_type"] if source.adapter else "not in that format"
+    if source.adapter and kind == {"lora": "LORA", "adalora": "ADALORA"}[form]:
         for name in (CONFIG, WEIGHTS):  # as the run wrote it, to the byte
             shutil.copyfile(source.adapter / name, folder / name)
     elif form == "adalora":
         raise UserError(
-            f"{source.name} has no triplets of AdaLoRA to export: its adapter is {config['peft_type']} "
+            f"{source.name} has no triplets of AdaLoRA to export: its adapter is {kind} "
             "(another variant, or ranks or blocks that PEFT's AdaLoRA cannot hold). Leave out --form"
         )
     else:
-        _as_lora(source, attached, folder)
+        _moved(source, folder, lambda inner: write_peft(attached, 0, inner, form="lora"))  # the ranks left
     _name_base(source, folder)
     _compare(base, source, folder, reference)
     reference.compare("merged, in float32", merge(attached, 0, dtype=torch.float32))
     return {"form": form}
 
 
-def _as_lora(source: Source, attached: Attached, folder: Path) -> None:
-    """Write the ranks that are left. The folder is there already, so by way of one inside it."""
+def _write_inserted(
+    base: Base, source: Source, attached: Attached, folder: Path, options: "Options", reference: Reference
+) -> dict[str, Any]:
+    """Write what is no change of weights: a prompt, a prefix, the vectors of (IA)^3."""
+    if options.form is not None:
+        raise UserError(f"--form {options.form} is of low-rank adapters, which {source.name} has none of")
+    _moved(source, folder, lambda inner: write_inserted(attached, 0, inner))
+    _name_base(source, folder)
+    _compare(base, source, folder, reference)
+    return {"form": _read(folder)["peft_type"].lower()}
+
+
+def _moved(source: Source, folder: Path, write: Callable[[Path], None]) -> None:
+    """Write an adapter into a folder that is there already, so by way of one inside it."""
     inner = folder / "adapter"
     try:
-        write_peft(attached, 0, inner, form="lora")
+        write(inner)
     except ValueError as error:
-        raise UserError(f"{source.name} cannot become a LoRA adapter: {error}") from error
+        raise UserError(f"{source.name} cannot become a PEFT adapter: {error}") from error
     for file in inner.iterdir():
         file.rename(folder / file.name)
     inner.rmdir()

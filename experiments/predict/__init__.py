@@ -128,7 +128,7 @@ class Predictor:
     ) -> list[list[Answer]]:
         if not texts:
             return [[] for _ in pack]
-        model = self._model(pack)
+        model = self.model([source.name for source in pack])
         if self.kind == "causal":
             from experiments.predict._generate import generate
 
@@ -140,15 +140,19 @@ class Predictor:
 
         return classify(model, self.base, pack, texts, size=size)
 
-    def _model(self, pack: Sequence[Source]) -> "nn.Module":
-        names = tuple(source.name for source in pack)
+    def model(self, names: Sequence[str]) -> "nn.Module":
+        """The model of a pack of these runs, in evaluation mode."""
+        names = tuple(names)
         if names not in self._packs:
             import torch
 
             from variants import merge
 
-            attached = put_back(self.base, pack)
+            attached = put_back(self.base, [self.sources[name] for name in names])
             self._packs[names] = attached.model
             if self.merged:
-                self._packs[names] = merge(attached, 0, dtype=torch.float32).eval()
+                try:
+                    self._packs[names] = merge(attached, 0, dtype=torch.float32).eval()
+                except ValueError as error:
+                    raise UserError(f"{names[0]}: {error} Leave out --merged") from error
         return self._packs[names]

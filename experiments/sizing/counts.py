@@ -13,7 +13,7 @@ from functools import cached_property
 from experiments.sizing.skeleton import Skeleton
 from experiments.spec import RunSpec
 from variants._core import costs
-from variants._core.names import by_pattern, read_patterns
+from variants._core.names import TargetError, by_pattern, read_patterns
 from variants._core.registry import UnknownPart, get
 
 Roles = dict[str, int]  # role -> trained parameters
@@ -89,7 +89,11 @@ def count(spec: RunSpec, skeleton: Skeleton, classes: int) -> Count | None:
             roles = adapter_roles(spec, skeleton)
             return None if roles is None else Count({**roles, **head}, model)
         case _:
-            return None
+            try:
+                found = costs.method_sizes(spec.method, skeleton, spec.options)
+            except (UnknownPart, TargetError):
+                return None
+            return None if found is None else Count({**found, **head}, model)
 
 
 def adapter_roles(spec: RunSpec, skeleton: Skeleton, r: int | None = None) -> Roles | None:
@@ -104,7 +108,10 @@ def adapter_roles(spec: RunSpec, skeleton: Skeleton, r: int | None = None) -> Ro
         return None  # the last: blocks that learn as a whole are not counted here
     delta, total = spec.axes.get("delta") or "lora", Counter[str]()
     try:
-        for (rank, d_in, d_out), n in Counter(_ranked(spec, skeleton, spec.r if r is None else r)).items():
+        ranked = Counter(_ranked(spec, skeleton, spec.r if r is None else r))
+        if spec.options.get("learn_scale"):
+            total["scale"] = ranked.total() if spec.options["learn_scale"] == "layer" else 1
+        for (rank, d_in, d_out), n in ranked.items():
             for role, size in costs.delta_sizes(delta, rank, d_in, d_out, spec.options).items():
                 total[role] += n * size
     except UnknownPart:
@@ -138,10 +145,10 @@ def base_bytes(spec: RunSpec, skeleton: Skeleton, classes: int = 0) -> int:
 def effective_scale(spec: RunSpec) -> float | None:
     """The s in s B A at the start of training; None where there is none or its rule is not known here."""
     rank, rule = spec.initial_rank, spec.axes.get("scaling")
-    if rank is None or spec.alpha is None or not rule:
+    if rank is None or not rule:
         return None
     try:
-        return float(get("scaling", rule)(spec.alpha, rank))
+        return float(get("scaling", rule)(1.0 if spec.alpha is None else spec.alpha, rank))
     except UnknownPart:
         return None
 

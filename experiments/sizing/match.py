@@ -84,6 +84,8 @@ def nearest_rank(
     most, delta = min(min(d_in, d_out) for _, d_in, d_out in shapes), spec.axes.get("delta") or "lora"
     limit = costs.largest_rank(delta, most, spec.options)
     at = lambda r: cost(spec, r, skeleton, kind) or 0.0  # noqa: E731
+    if at(1) > at(limit):  # a method of which a larger rank trains less
+        return min(range(1, limit + 1), key=lambda r: (abs(at(r) - budget), r)), limit
     low, high = 0, limit + 1  # at(low) <= budget < at(high), as far as there are such ranks
     while high - low > 1:
         middle = (low + high) // 2

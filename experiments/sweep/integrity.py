@@ -101,4 +101,14 @@ def _read(path: Path) -> dict[str, dict]:
         notes = read_json(path)
     except (OSError, ValueError):
         return {}
-    return notes if isinstance(notes, dict) else {}
+    if not isinstance(notes, dict):
+        return {}
+    return {name: note for name, note in notes.items() if _is_note(note)}
+
+
+def _is_note(note: object) -> bool:
+    return (
+        isinstance(note, dict)
+        and isinstance(note.get("files"), dict)
+        and note.get("status") in record.FINISHED
+    )

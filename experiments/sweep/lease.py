@@ -281,4 +281,6 @@ def _content(path: Path) -> dict | None:
         content = read_json(path)
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and content.keys() >= _WRITTEN else None
+    if not isinstance(content, dict) or not content.keys() >= _WRITTEN or type(content["pid"]) is not int:
+        return None
+    return content

@@ -10,7 +10,6 @@ runs that have a record by then train along and write nothing. Runs of other pac
 
 import contextlib
 import hashlib
-import json
 import os
 import platform
 import shutil
@@ -25,7 +24,7 @@ from pathlib import Path
 from experiments import cache
 from experiments.config.settings import total_steps
 from experiments.errors import UserError
-from experiments.files import write_json
+from experiments.files import is_name, read_json, write_json
 from experiments.record import FINISHED, read
 from experiments.spec import RunSpec
 from experiments.sweep.plan import Runs
@@ -121,7 +120,7 @@ def folder_of(study: Path, members: Sequence[str]) -> Path:
 def states(study: Path, run_ids: Collection[str]) -> list[str]:
     """What is saved of the packs that hold one of these runs; a file's name says its step."""
     files = (study / FOLDER).glob("*/pack.json")
-    own = [file.parent for file in files if {*json.loads(file.read_text())["runs"]} & {*run_ids}]
+    own = [file.parent for file in files if {*_members(file)} & {*run_ids}]
     return sorted(path.name for folder in own for path in folder.glob("step-*"))
 
 
@@ -138,9 +137,18 @@ def write_down(folder: Path, members: Sequence[str]) -> None:
 def tidy(study: Path) -> None:
     """Remove what is left of packs all of whose runs have ended, in other packs or alone."""
     for file in (study / FOLDER).glob("*/pack.json"):
-        records = [read(study / run_id) for run_id in json.loads(file.read_text())["runs"]]
+        records = [read(study / run_id) for run_id in _members(file)]
         if all(record is not None and record["status"] in FINISHED for record in records):
             shutil.rmtree(file.parent, ignore_errors=True)
+
+
+def _members(file: Path) -> list[str]:
+    """The runs of a pack; none if its file is damaged, so that they begin anew."""
+    try:
+        members = read_json(file)["runs"]
+        return members if all(map(is_name, members)) else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _interrupted(todo: Runs, study: Path) -> list[Pack]:
@@ -148,7 +156,7 @@ def _interrupted(todo: Runs, study: Path) -> list[Pack]:
     missing = {run_id: (spec, run_id) for spec, run_id in todo}
     found: list[Pack] = []
     for file in sorted((study / FOLDER).glob("*/pack.json")):
-        members = json.loads(file.read_text())["runs"]
+        members = _members(file)
         runs = tuple(missing[run_id] for run_id in members if run_id in missing)
         ended = [run_id for run_id in members if run_id not in missing]
         records = [read(study / run_id) for run_id in ended]
@@ -162,14 +170,16 @@ def _interrupted(todo: Runs, study: Path) -> list[Pack]:
 
 def _shared_out(group: list[tuple[RunSpec, str]], most: int, workers: int) -> list[Pack]:
     """Packs of about equal size, at most `most`, with runs that stack side by side."""
-    alike = sorted(group, key=lambda run: (run[0].axes.get("delta", ""), run[0].r or 0, _drops(run[0])))
+    alike = sorted(group, key=_stacking)
     count = min(len(group), max(ceil(len(group) / most), min(workers, len(group))))
     bounds = [round(i * len(group) / count) for i in range(count + 1)]
     return [Pack.of(tuple(alike[start:stop])) for start, stop in pairwise(bounds)]
 
 
-def _drops(spec: RunSpec) -> bool:
-    return bool(spec.options.get("dropout"))
+def _stacking(run: tuple[RunSpec, str]) -> tuple:
+    """Sorts runs whose deltas stack side by side."""
+    spec, options = run[0], run[0].options
+    return spec.axes.get("delta", ""), spec.r or 0, bool(options.get("dropout")), str(options.get("init", ""))
 
 
 def _length(spec: RunSpec) -> Hashable:
@@ -239,16 +249,17 @@ class _Curves:
         self._file = cache.folder() / "packs.json"
 
     def of(self, key: Hashable) -> dict[int, float]:
-        return {int(size): float(seconds) for size, seconds in self._all().get(self._name(key), {}).items()}
+        return self._all().get(self._name(key), {})
 
     def keep(self, key: Hashable, seconds: Mapping[int, float]) -> None:
         with contextlib.suppress(UserError, OSError):  # a cache that takes nothing is measured again
-            write_json(self._file, {**self._all(), self._name(key): {str(n): s for n, s in seconds.items()}})
+            write_json(self._file, {**self._all(), self._name(key): seconds})
 
-    def _all(self) -> dict:
+    def _all(self) -> dict[str, dict[int, float]]:
         try:
-            return json.loads(self._file.read_text())
-        except (OSError, ValueError):
+            kept = read_json(self._file)
+            return {name: {int(n): float(s) for n, s in curve.items()} for name, curve in kept.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
             return {}
 
     def _name(self, key: Hashable) -> str:

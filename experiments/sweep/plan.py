@@ -1,6 +1,5 @@
 """What of a sweep is missing: each run once, those that ended left out, and what to know before comparing."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from experiments import record
 from experiments.errors import UserError
+from experiments.files import read_json
 from experiments.models import COMMIT
 from experiments.spec import RunSpec, from_record
 from experiments.sweep.integrity import IntegrityCheck
@@ -155,8 +155,8 @@ def _is_unpinned(model: Mapping[str, object]) -> bool:
 def _spec_of(folder: Path) -> RunSpec | None:
     """The spec in a run's folder; None where none can be read."""
     try:
-        return from_record(json.loads((folder / "spec.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+        return from_record(read_json(folder / "spec.json"))
+    except (OSError, ValueError):
         return None
 
 

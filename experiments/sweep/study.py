@@ -81,7 +81,7 @@ def _written(path: Path) -> RunSpec | None:
     """The spec in a file; None if that is torn."""
     try:
         return from_record(read_json(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError):
         return None
 
 

@@ -178,7 +178,7 @@ class Worker:
                 if not fits:
                     run.begin()
                     raise MemoryError(_NO_LESS)
-                check_data(spec, run_id, data.read(spec).fingerprint)  # of what is trained on
+                check_data(spec, run_id, data.fingerprint(spec, as_read=True))  # of what is trained on
                 return execute(
                     [run],
                     display=self.events,
@@ -288,7 +288,7 @@ class _PackOrder:
             )
             owned = (lambda: True) if ended else self.leases[run_id].valid
             runs.append(Run(spec, run_id, at, tracker, owned, ended))
-            check_data(spec, run_id, data.read(spec).fingerprint)
+            check_data(spec, run_id, data.fingerprint(spec, as_read=True))
         try:
             return execute(
                 runs,

@@ -21,7 +21,9 @@ class Tokens:
 
     ids: tuple[str, ...]
     input_ids: list[list[int]]
-    labels: Any  # lists of token ids with IGNORE where no loss is due, or a tensor
+    # Lists of token ids with IGNORE where no loss is due; or how many tokens a row begins with that have
+    # none, the others being the row's own; or a tensor.
+    labels: Any
     truncated: int = 0
     extra: dict[str, list[list[int]]] = field(default_factory=dict)
     meta: dict[str, list[Any]] = field(default_factory=dict)  # see `Encoded.meta`
@@ -33,7 +35,7 @@ class Outputs:
 
     total: "Tensor"  # (N,) float32, the summed loss in nats
     targets: "Tensor"  # (N,) over how many targets it was summed
-    predicted: "Tensor"  # (N,) class numbers or values, (N, C) logits; -1 where loss is on tokens
+    predicted: "Tensor"  # (N,) class numbers or values, (N, C) logits; see `training.losses` for tokens
     answers: list[str] | None = None  # generated, by example
 
 

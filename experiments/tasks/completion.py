@@ -39,20 +39,17 @@ class Completion(Conversational):
     ) -> Tokens:
         """Input ids and targets of every conversation that keeps some of its completion."""
         rows = raw.splits[split]
-        both = list(zip(rows.ids, render(rows.turns, tokenizer), strict=True))
+        pairs = render(rows.turns, tokenizer)
         meta = {"reference": [list(r) for r in rows.references] or [[t[-1][1]] for t in rows.turns]}
         if decoder_start is not None:
-            return _read_and_write(
-                [pair for _, pair in both], rows.ids, meta, limit, decoder_start, tokenizer
-            )
-        kept = [i for i, (_, (prompt, _)) in enumerate(both) if len(prompt) < limit]
-        ids = [prompt + completion for _, (prompt, completion) in (both[i] for i in kept)]
-        labels = [[IGNORE] * len(prompt) + completion for _, (prompt, completion) in (both[i] for i in kept)]
+            return _read_and_write(pairs, rows.ids, meta, limit, decoder_start, tokenizer)
+        kept = [i for i, (prompt, _) in enumerate(pairs) if len(prompt) < limit]
+        chosen = [pairs[i] for i in kept]
         return Tokens(
             tuple(rows.ids[i] for i in kept),
-            [row[:limit] for row in ids],
-            [row[:limit] for row in labels],
-            sum(len(row) > limit for row in ids),
+            [(prompt + completion)[:limit] for prompt, completion in chosen],
+            [len(prompt) for prompt, _ in chosen],
+            sum(len(prompt) + len(completion) > limit for prompt, completion in chosen),
             meta={name: [column[i] for i in kept] for name, column in meta.items()},
         )
 

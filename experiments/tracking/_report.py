@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.errors import UserError
+from experiments.errors import UserError, typed
 from experiments.record import records
 from experiments.tracking import _log, _session
 from experiments.tracking._base import Notify, reason
@@ -45,7 +45,9 @@ def publish(
     report = study / "report"
     for name in ("report.html", "verdicts.csv"):
         if not (report / name).is_file():
-            raise UserError(f"{report / name} is missing. Make it with: python -m analysis.report {study}")
+            raise UserError(
+                f"{report / name} is missing. Make it with: python -m analysis.report {typed(study)}"
+            )
     project = project or project_of({"study": study.name})
     run_id = id_of(study)
     if mode == "online":

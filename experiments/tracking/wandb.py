@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from experiments.errors import UserError, did_you_mean
+from experiments.errors import UserError, did_you_mean, typed
 from experiments.tracking import _session
 from experiments.tracking._base import Labels, Notify, Tracker, note_event, reason
 from experiments.tracking._rows import shown
@@ -91,7 +91,7 @@ class Wandb(Tracker):
         except TimeoutError as error:
             raise UserError(
                 f"the server did not take everything within {self.timeout:g} s; later: "
-                f"python -m experiments.sweep sync {session.folder.path.parent}"
+                f"python -m experiments.sweep sync {typed(session.folder.path.parent)}"
             ) from error
 
     def _begin(self, arguments: Mapping[str, Any], mode: str) -> _session.Session:
@@ -105,7 +105,8 @@ class Wandb(Tracker):
                 _Server.unreachable = reason(error)
                 self.notify(
                     f"W&B cannot be used online ({_Server.unreachable}). Runs are logged offline; "
-                    f"bring W&B up to them later with: python -m experiments.sweep sync {folder.parent}"
+                    "bring W&B up to them later with: "
+                    f"python -m experiments.sweep sync {typed(folder.parent)}"
                 )
                 self._forget_failed_run()
         note_event(folder, "tracker wandb went offline", detail=_Server.unreachable, notify=self.notify)

@@ -44,7 +44,7 @@ def evaluate(
     kind, encoded = kind_of(task.kind), task.splits[split]
     if examples is not None and examples < len(encoded.examples):
         encoded = encoded.first(examples)
-    outputs = _forward(model, kind, encoded, runs=runs, precision=precision, batch_size=batch_size)
+    outputs = forward(model, kind, encoded, runs=runs, precision=precision, batch_size=batch_size)
     if kind.generates(task.metrics):
         settings = Settings.of(task.settings)
         answers = generate(
@@ -61,8 +61,9 @@ def evaluate(
     return [kind.score(task, encoded, one) for one in outputs]
 
 
-def _forward(model, kind, encoded, *, runs: int, precision: str, batch_size: int) -> list[Outputs]:
-    """The losses and predictions of each run on each row."""
+@torch.no_grad()
+def forward(model, kind, encoded, *, runs: int, precision: str, batch_size: int) -> list[Outputs]:
+    """The losses and predictions of each run on each row, as `evaluate` takes its arguments."""
     device = next(model.parameters()).device
     found: dict[str, torch.Tensor] = {}
     for rows, length in by_length(encoded, size=max(1, batch_size // runs)):
@@ -98,7 +99,7 @@ def _losses(model: torch.nn.Module, kind: Any, batch: Batch, runs: int) -> RowLo
     [hidden], labels = found, batch.labels[:, 1:]
     rows, wanted = len(labels) // runs, labels != IGNORE  # the same of each run
     hidden = hidden[:, :-1][wanted].view(runs, -1, hidden.shape[-1])
-    targets, parts = labels[wanted].view(runs, -1), []
+    targets, parts, hits = labels[wanted].view(runs, -1), [], []
     one = {name: tensor[::rows, :1] for name, tensor in batch.inputs().items()}
     size = max(1, LOGITS // (runs * logits.shape[-1]))
     for part, target in zip(hidden.split(size, dim=1), targets.split(size, dim=1), strict=True):
@@ -106,10 +107,12 @@ def _losses(model: torch.nn.Module, kind: Any, batch: Batch, runs: int) -> RowLo
             logits = model(**one).logits
         each = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none")
         parts.append(each.view(runs, -1))
+        hits.append(logits.argmax(-1) == target)
     counts = wanted.sum(1)
-    by_row = torch.cat(parts, dim=1).split(counts[:rows].tolist(), dim=1)
-    total = torch.stack([loss.sum(1) for loss in by_row], dim=1).flatten()
-    return RowLosses(total, counts, torch.full_like(counts, -1))
+    sizes = counts[:rows].tolist()
+    total = torch.stack([x.sum(1) for x in torch.cat(parts, dim=1).split(sizes, dim=1)], dim=1)
+    greedy = torch.stack([x.all(1) for x in torch.cat(hits, dim=1).split(sizes, dim=1)], dim=1)
+    return RowLosses(total.flatten(), counts, greedy.flatten().long())
 
 
 @contextmanager

@@ -25,12 +25,13 @@ class Settings:
     beams: int = 1  # 1: greedy
     length_penalty: float = 1.0  # of beams
     no_repeat_ngram: int = 0  # of beams; 0: none
-    stop: str | None = None  # the answer ends before this text
+    stop: tuple[str, ...] = ()  # the answer ends before the first of these texts
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Settings":
         """Those of a task."""
-        return cls(**{f.name: settings[f.name] for f in fields(cls) if settings.get(f.name) is not None})
+        own = {f.name: settings[f.name] for f in fields(cls) if settings.get(f.name) is not None}
+        return cls(**own | {"stop": tuple([stop] if isinstance(stop := own.get("stop", ()), str) else stop)})
 
 
 @torch.no_grad()
@@ -55,6 +56,8 @@ def generate(
         precision: Of the forward pass.
         size: Prompts of each run in a batch.
     """
+    virtual = getattr(model, "virtual_tokens", ())  # of prompt tuning: the model's own, before every text
+    prompts = [[*virtual, *prompt] for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     ordered = [prompts[i] for i in order]
     device = next(model.parameters()).device
@@ -66,8 +69,8 @@ def generate(
     answers = []
     for run in written:
         texts = tokenizer.batch_decode(run, skip_special_tokens=True)
-        if settings.stop:
-            texts = [text.split(settings.stop)[0] for text in texts]
+        for stop in settings.stop:
+            texts = [text.split(stop)[0] for text in texts]
         found = dict(zip(order, texts, strict=True))
         answers.append([found[i] for i in range(len(prompts))])
     return answers
@@ -142,6 +145,8 @@ class _Greedy:
     ) -> None:
         self.model, self.prompts, self.runs, self.size = model, prompts, runs, size
         self.end, self.pad = tokenizer.eos_token_id, tokenizer.pad_token_id or 0
+        self.tokenizer, self.stop = tokenizer, settings.stop
+        self.reach = max(map(len, settings.stop), default=0) + 4  # tokens at the end that a stop can lie in
         limit = getattr(model.config, "max_position_embeddings", None)
         self.most = [
             max(0, min(settings.max_new_tokens, limit - len(p) if limit else settings.max_new_tokens))
@@ -225,8 +230,15 @@ class _Greedy:
                     continue
                 if token != self.end:
                     text.append(token)
-                if token == self.end or len(text) >= self.most[prompt]:
+                if token == self.end or len(text) >= self.most[prompt] or self._stops(text):
                     run[place] = None
+
+    def _stops(self, tokens: list[int]) -> bool:
+        """Whether what is written has come to a text that ends it."""
+        if not self.stop:
+            return False
+        end = self.tokenizer.decode(tokens[-self.reach :], skip_special_tokens=True)
+        return any(stop in end for stop in self.stop)
 
     def _order(self, new: Sequence[Sequence[int]]) -> list[list[tuple[bool, int]]]:
         """Of each run the places to keep: (is it a new one, its number), filled up to one length."""

@@ -136,6 +136,26 @@ class Trainer:
         self._least = LEAST_TOKENS.get(self.device.type, LEAST_TOKENS["cuda"])
         self._pending: list[tuple[int, Tensor, Tensor, list[float]]] = []
         self.diverged_at: list[int | None] = [None] * self.K  # the step whose loss or gradient was not finite
+        self._start()
+
+    def _start(self) -> None:
+        """Let inits that start from data see each run's first batches, forward and back, without a step."""
+        attached, tokens = self.attached, self.progress.tokens
+        wanted = [held.delta.waiting[k].batches(held.delta.slots[k]) for held, k in attached.waiting()]
+        if any(wanted):
+            attached.model.eval()
+            with attached.observing():
+                for step in range(max(wanted)):
+                    attached.clock.step = step
+                    self._forward_backward(step)
+            self.optimiser.zero_grad()
+            self.progress.tokens = tokens
+        if waiting := attached.waiting():
+            held, k = waiting[0]
+            raise ValueError(
+                f"init={held.delta.option(k, 'init')} at {held.delta.slots[k].name} has to see the "
+                f"{held.delta.waiting[k].needs} of the map before training, and it was not there."
+            )
 
     def validated(self, step: int) -> list[int]:
         """The runs that are validated after `step` steps; a run that has diverged never is again."""
@@ -174,6 +194,7 @@ class Trainer:
                 callback.on_gradient(step)
             progress.alive &= (torch.isfinite(loss) & torch.isfinite(norm)) | (step >= self._ends)
             optimiser.clip(norm)
+            attached.before_update()
             ends = zip(self.specs, self.ends, strict=True)
             factors = [schedule(s.train, step=step, steps=end) for s, end in ends]
             optimiser.step(torch.tensor(factors, device=self.device), self.under_way())
@@ -237,12 +258,12 @@ class Trainer:
         rows = [order.take(step, self.train.batch_size) for order in self.orders]
         micro = self.train.micro_batch_size or self.train.batch_size
         targets = torch.stack([count_targets(self.train_split.labels[r]).sum() for r in rows])  # (K,)
-        taken = torch.cat([r for r, end in zip(rows, self.ends, strict=True) if step < end])
-        self.progress.tokens += int(self.train_split.attention_mask[taken].sum())
+        taken = [r for r, end in zip(rows, self.ends, strict=True) if step < end]
+        self.progress.tokens += sum(int(self.train_split.attention_mask[r].sum()) for r in taken)
         scale = targets.clamp_min(1).to(self.device)
         loss = torch.zeros(self.K, device=self.device)
         for i, batch in enumerate(self._micro_batches(rows, micro)):
-            self.attached.clock.micro = i
+            self.attached.clock.micro, self.attached.clock.mask = i, batch.attention_mask
             with self._precision():
                 logits = self.attached.model(**batch.inputs()).logits
             part = self.losses(logits, batch.labels).total.view(self.K, -1).sum(1) / scale

@@ -20,7 +20,9 @@ class RowLosses(NamedTuple):
 
     total: Tensor  # (rows,) float32
     targets: Tensor  # (rows,)
-    predicted: Tensor  # (rows,) class numbers or values, (rows, C) logits of many classes; -1 for tokens
+    # (rows,) class numbers or values, (rows, C) logits of many classes; of tokens in evaluation whether each
+    # target is the most likely one, in training -1
+    predicted: Tensor
 
 
 def count_targets(labels: Tensor) -> Tensor:

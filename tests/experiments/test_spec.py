@@ -120,7 +120,11 @@ def test_a_base_in_four_bits_is_known_by_how_it_is_quantised():
     nf4 = changed(axes={**SPEC.axes, "storage": "nf4"}, options={"double_quant": True})
     single = dataclasses.replace(nf4, options={"double_quant": False})
     assert nf4.base_key() != single.base_key()
-    assert nf4.base_key() == dataclasses.replace(nf4, options={"double_quant": True, "init": "x"}).base_key()
+    assert (
+        nf4.base_key() == dataclasses.replace(nf4, options={"double_quant": True, "init": "eva"}).base_key()
+    )
+    from_dense = dataclasses.replace(nf4, options={"double_quant": True, "init": "loftq"})
+    assert nf4.base_key() != from_dense.base_key()  # loaded dense, as A and B start from what is lost
     top = dataclasses.replace(nf4, options={"unfreeze_top": 2})
     assert top.base_key() == changed(r=3).base_key()  # both are loaded dense
 

@@ -39,6 +39,17 @@ def make_base(storage, weight, transposed=False, **options):
     return get("storage", storage)(weight, transposed=transposed, options=options)
 
 
+def seen_by(init, d_in, d_out):
+    """Something that an init could have seen."""
+    source = torch.Generator().manual_seed(4)
+    shape = (40, d_in) if init.needs == "inputs" else (d_out, d_in)
+    found = torch.randn(shape, generator=source, dtype=torch.float64)
+    if init.needs == "inputs":
+        found = torch.nn.functional.pad(found, (0, 1), value=1.0)
+        return found.mT @ found
+    return found
+
+
 def make_layer(
     delta,
     *,
@@ -56,22 +67,26 @@ def make_layer(
     seeds=None,
     moved=True,
 ):
-    """One AdaptedLinear whose runs all hold the same kind of delta."""
+    """One AdaptedLinear whose runs all hold the same kind of delta; "lora+pissa" names its init, too."""
+    delta, _, init = delta.partition("+")
+    options = {**(options or {}), **({"init": init} if init else {})}
     torch.manual_seed(1)
     weight = torch.randn(d_out, d_in, dtype=torch.float64)
     base = make_base(storage, weight.T.contiguous() if transposed else weight, transposed)
     b = torch.randn(d_out, dtype=torch.float64) if bias else None
     layer = AdaptedLinear(base, b, name="layer", runs=runs)
     scale = get("scaling", scaling)(alpha, r)
-    slots = [Slot("layer", seed, r, scale, dropout, r, options or {}) for seed in seeds or range(runs)]
+    slots = [Slot("layer", seed, r, scale, dropout, r, options) for seed in seeds or range(runs)]
     held = get("delta", delta)(base, slots, clock=Clock())
     layer.hold(slice(0, runs), None, held, base)
+    for k, kind in list(held.waiting.items()):
+        held.start(k, base, seen_by(kind, d_in, d_out))
     if moved:
         # each run its own move, so that a run alone can be rebuilt
         for k, seed in enumerate(seeds or range(runs)):
             source = torch.Generator().manual_seed(100 + seed)
             with torch.no_grad():
-                for p in held.parameters():
+                for p in (p for p in held.parameters() if p.requires_grad):
                     p[k] += 0.3 * torch.randn(p[k].shape, generator=source, dtype=torch.float64).to(p.dtype)
     return layer
 

@@ -11,7 +11,13 @@ from variants import names
 
 EXACT = {"rtol": 1e-10, "atol": 1e-11}
 STORAGES = ["fp64", "bf16", "nf4", "int4"]
-GRID = list(itertools.product(names("delta"), names("scaling"), STORAGES, [1, 3]))
+STARTED = [f"{delta}+pissa" for delta in ("lora", "dora")]  # with a start that is subtracted
+DELTAS = [*names("delta"), *STARTED]
+GRID = [
+    (delta, scaling, storage, runs)
+    for delta, scaling, storage, runs in itertools.product(DELTAS, names("scaling"), STORAGES, [1, 3])
+    if delta == "lora" or scaling == "alpha_over_r"  # the scale is a number to a delta, whatever its rule
+]
 
 
 @pytest.fixture(params=GRID, ids=lambda p: "-".join(map(str, p)))
@@ -40,7 +46,7 @@ def in_double(layer):
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize("delta", names("delta"))
+@pytest.mark.parametrize("delta", DELTAS)
 def test_starts_at_the_pretrained_map(delta, storage, layer_of, rows):
     layer = layer_of(delta, storage=storage, runs=3)
     fresh = layer_of(delta, storage=storage, runs=3, moved=False)
@@ -134,7 +140,7 @@ def test_gradient_checkpointing_changes_nothing(case, gradients):
 
 
 @pytest.mark.parametrize("storage", ["fp32", "bf16", "nf4"])
-@pytest.mark.parametrize("delta", names("delta"))
+@pytest.mark.parametrize("delta", DELTAS)
 def test_under_autocast_products_are_bfloat16_and_gradients_stay_wide(
     delta, storage, layer_of, rows, gradients
 ):
@@ -155,7 +161,7 @@ def test_under_autocast_products_are_bfloat16_and_gradients_stay_wide(
 
 
 def test_a_nan_in_one_run_leaves_the_others_bit_identical(layer_of, rows, gradients):
-    for delta in names("delta"):
+    for delta in DELTAS:
         layer, x = layer_of(delta, runs=3), rows(3)
         y, dx, grads = gradients(layer, x)
         for p in layer.parameters():
@@ -172,11 +178,11 @@ def test_a_nan_in_one_run_leaves_the_others_bit_identical(layer_of, rows, gradie
 
 
 def test_a_run_of_a_stack_equals_the_run_alone(layer_of, rows, gradients):
-    for delta, scaling in itertools.product(names("delta"), names("scaling")):
-        stacked, x = layer_of(delta, scaling=scaling, runs=3), rows(3)
+    for delta in DELTAS:
+        stacked, x = layer_of(delta, runs=3), rows(3)
         y, dx, grads = gradients(stacked, x)
         for k in range(3):
-            alone = layer_of(delta, scaling=scaling, seeds=[k])
+            alone = layer_of(delta, seeds=[k])
             y1, dx1, grads1 = gradients_of_rows(alone, x, k)
             assert_close(y[2 * k : 2 * k + 2], y1, **EXACT)
             assert_close(dx[2 * k : 2 * k + 2], dx1, **EXACT)

@@ -1,9 +1,12 @@
 """Trained parameters against closed forms, on the shapes of the papers' models (no weights are made)."""
 
+from collections import Counter
+
 import pytest
 import torch
 
 from variants import RunConfig, attach, names
+from variants._core import costs
 from variants._core.targets import find
 
 
@@ -55,12 +58,29 @@ def test_deberta_v3_base_on_all_six_matrices(r, count):
 
 
 def extra(delta, d_in, d_out, r):
-    """Trained parameters of one map."""
+    """Trained parameters of one map, as the papers count them."""
+    small, lora = min(d_in, d_out), r * (d_in + d_out)
+    r0, n = -(-3 * r // 2), -(-small // r)
+    (a, b), (c, d) = DIVISORS[d_in], DIVISORS[d_out]
     return {
-        "lora": r * (d_in + d_out),
-        "dora": r * (d_in + d_out) + d_out,
-        "adalora": (r0 := -(-3 * r // 2)) * (d_in + d_out) + r0,
+        "lora": lora,
+        "dora": lora + d_out,
+        "adalora": r0 * (d_in + d_out) + r0,
+        "lora_fa": r * d_out,
+        "vera": r + d_out,
+        "lora_xs": r * r,
+        "miss": r * d_out,
+        "delora": lora + 1,
+        "hira": lora,
+        "fourierft": min(125 * r, d_in * d_out),
+        "randlora": n * (r + small),
+        "gralora": lora,
+        "loha": 2 * lora,
+        "lokr": a * c + r * (b + d),
     }[delta]
+
+
+DIVISORS = {12: (3, 4), 20: (4, 5)}
 
 
 HEAD = 12 * 3 + 3
@@ -74,6 +94,30 @@ def test_every_delta_trains_what_its_formula_says(delta, targets, tiny_model):
     attached = attach(model, [RunConfig(0, targets=targets, r=3, axes={"delta": delta})])
     assert attached.count(0) == sum(extra(delta, *shape, 3) for shape in shapes) + HEAD
     assert attached.summary(0)["trainable_parameters"] == attached.count(0)
+
+
+@pytest.mark.parametrize("delta", names("delta"))
+def test_a_plan_counts_what_a_model_trains_and_nothing_at_rank_zero_that_needs_one(delta, tiny_model):
+    attached = attach(tiny_model("bert"), [RunConfig(0, targets="all", r=2, axes={"delta": delta})])
+    by_role, counted = Counter(), Counter()
+    for t in attached.trained:
+        by_role[t.role] += t.parameter[0].numel() * (".deltas." in t.name)
+    rank = costs.initial_rank(delta, 2, {})
+    for layer in attached.layers.values():
+        counted.update(costs.delta_sizes(delta, rank, layer.base.d_in, layer.base.d_out))
+    assert counted == +by_role
+    whatever_the_rank = {"vera": 5, "dora": 5, "delora": 1, "lokr": 1}
+    assert sum(costs.delta_sizes(delta, 0, 7, 5).values()) == whatever_the_rank.get(delta, 0)
+
+
+def test_counts_are_the_papers(tiny_model):
+    """RoBERTa-base on q and v: VeRA's 0.043M at r=1024 (here the 24 maps alone), LoRA-XS' 15k at r=25."""
+    roberta = [(768, 768)] * 24
+    total = lambda delta, r: sum(sum(costs.delta_sizes(delta, r, *shape).values()) for shape in roberta)  # noqa: E731
+    assert total("vera", 1024) == 24 * (768 + 1024) == 43_008
+    assert total("lora_xs", 25) == 24 * 625 == 15_000
+    assert total("fourierft", 8) == 24_000
+    assert total("lora_fa", 8) == total("lora", 8) // 2
 
 
 def test_in_a_pack_each_run_counts_its_own(tiny_model):

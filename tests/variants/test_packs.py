@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from variants import RunConfig, attach, fed_without_batch, merge, rates
+from variants import RunConfig, attach, fed_without_batch, merge, names, rates
 from variants._core.delta import AdaptedLinear
 
 ADALORA = {"delta": "adalora", "controller": "adalora_budget"}
@@ -70,6 +70,22 @@ def test_a_mixed_pack_trains_every_run_as_it_trains_alone(kind, tiny_model):
             assert_close(pack.weights(k)[name], (W, changed), rtol=1e-4, atol=1e-5)
         assert set(pack.weights(k)) == set(solo.weights(0))
     assert not torch.allclose(together[0], together[-1])
+
+
+@pytest.mark.parametrize("delta", [name for name in names("delta") if name not in ("lora", "dora")])
+def test_every_delta_trains_between_lora_and_dora_as_it_trains_alone(delta, tiny_model):
+    runs = [
+        RunConfig(0, r=2),
+        RunConfig(1, r=2, axes={"delta": delta}, options={"n_per_r": 4}),  # few: no Fourier term at rest
+        RunConfig(2, r=2, axes={"delta": "dora"}),
+    ]
+    lrs = [5e-3] * 3
+    together, pack = train(tiny_model("bert"), runs, lrs)
+    for k, run in enumerate(runs):
+        alone, solo = train(tiny_model("bert"), [run], lrs[:1])
+        assert_close(together[:, k], alone[:, 0], rtol=0, atol=1e-5)
+        for name, (W, changed) in solo.weights(0).items():
+            assert_close(pack.weights(k)[name], (W, changed), rtol=1e-4, atol=1e-5)
 
 
 def test_a_nan_in_one_run_leaves_the_others_bit_identical(tiny_model):

@@ -21,19 +21,24 @@ def public():
 
 
 def test_the_axes_hold_what_the_papers_add():
-    assert names("delta") == ["adalora", "dora", "lora"]
-    assert names("scaling") == ["alpha_over_r", "alpha_over_sqrt_r"]
+    forms = "delora fourierft gralora hira loha lokr lora_fa lora_xs miss randlora vera"
+    assert names("delta") == sorted(["adalora", "dora", "lora", *forms.split()])
+    starts = "corda eva gaussian kaiming loftq lora_ga milora olora pissa"
+    assert names("init") == starts.split()
+    assert names("scaling") == ["alpha_over_r", "alpha_over_sqrt_r", "constant", "none"]
     assert names("storage") == ["bf16", "fp32", "fp4", "int4", "nf4"]
     assert names("grouping") == ["lora_plus", "uniform"]
+    assert names("gradient") == ["lora_pro", "riemannian"]
     assert names("controller") == ["adalora_budget"]
-    assert names("method") == ["adapters", "bitfit", "full", "probe", "zero"]
+    inserted = ["houlsby", "ia3", "pfeiffer", "prefix", "prompt", "ptuning_v2"]
+    assert names("method") == sorted(["adapters", "bitfit", "full", "probe", "zero", *inserted])
 
 
 def test_an_unknown_name_says_what_there_is():
     with pytest.raises(UnknownPart) as error:
         get("delta", "dorra")
     assert str(error.value) == (
-        "no delta named 'dorra'. Did you mean 'dora'? Known: adalora, dora, lora. "
+        f"no delta named 'dorra'. Did you mean 'dora'? Known: {', '.join(names('delta'))}. "
         "To add one, write variants/<file>.py with @register('delta', 'dorra'), or put the file into a "
         "folder of your own and name that in ABLORA_VARIANTS."
     )
@@ -89,6 +94,7 @@ def test_every_value_in_a_variants_yaml_is_a_part_that_exists(name):
     if config["method"] == "adapters":
         for axis in ("delta", "scaling", "grouping"):
             assert config[axis] in names(axis)
+        assert config.get("init", "kaiming") in names("init")
         assert config["controller"] in {"none", *names("controller")}
         assert config["storage"] in {None, *names("storage")}
 
@@ -108,6 +114,7 @@ def code_defaults():
 @pytest.mark.parametrize("name", configs())
 def test_an_option_has_one_default_in_yaml_and_code(name):
     config, code = resolved(name), code_defaults()
-    own = {"compute"}  # in code a quantised base computes in the type of x unless asked
+    # in code a quantised base computes in the type of x unless asked; init is an axis
+    own = {"compute", "init"}
     for option in set(config) & set(code) - own:
         assert config[option] == code[option], option

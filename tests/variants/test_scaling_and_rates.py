@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from variants import RunConfig, attach, get, names, rates
+from variants import RunConfig, UnknownPart, attach, get, names, rates
 
 
 @pytest.mark.parametrize(("scaling", "slope"), [("alpha_over_r", -0.5), ("alpha_over_sqrt_r", 0.0)])
@@ -35,6 +35,7 @@ def test_the_two_scalings_meet_at_rank_one_and_differ_by_a_square_root():
     plain, stable = get("scaling", "alpha_over_r"), get("scaling", "alpha_over_sqrt_r")
     assert plain(16, 1) == stable(16, 1) == 16
     assert stable(16, 16) == plain(16 * 4, 16)
+    assert get("scaling", "constant")(16, 4) == get("scaling", "constant")(16, 1) == 16
 
 
 @pytest.mark.parametrize("kind", ["kaiming", "gaussian"])
@@ -53,18 +54,23 @@ def test_the_variance_of_a_does_not_depend_on_the_rank(kind, layer_of):
 
 
 def test_an_unknown_initialisation_is_refused(layer_of):
-    with pytest.raises(ValueError, match="init 'orthogonal' is unknown: A starts 'kaiming' or 'gaussian'"):
-        layer_of("lora", options={"init": "orthogonal"})
+    with pytest.raises(UnknownPart, match=r"no init named 'pisa'\. Did you mean 'pissa'"):
+        layer_of("lora", options={"init": "pisa"})
 
 
-ROLES = {"in", "out", "diag", "weight", "magnitude", "bias", "head", "head_bias"}
+ROLES = {"in", "out", "diag", "weight", "magnitude", "scale", "bias", "head", "head_bias"}
 
 
 @pytest.mark.parametrize("grouping", names("grouping"))
 def test_every_role_has_a_rate_and_vectors_do_not_decay(grouping):
     found = rates(RunConfig(0, axes={"grouping": grouping}), 1e-3, 1e-2, 0.1)
     assert set(found) == ROLES
-    assert {role for role, (_, decay) in found.items() if decay == 0} == {"magnitude", "bias", "head_bias"}
+    assert {role for role, (_, decay) in found.items() if decay == 0} == {
+        "magnitude",
+        "scale",
+        "bias",
+        "head_bias",
+    }
     assert {decay for _, decay in found.values()} == {0.0, 0.1}
     assert found["head"] == (1e-2, 0.1) and found["head_bias"] == (1e-2, 0.0)
 

@@ -5,17 +5,18 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from variants._core import costs
 from variants._core.attach import Attached
 from variants._core.base import BlockOf
 from variants._core.delta import AdaptedLinear, Clock, Delta
 from variants._core.names import PRESETS, Target, TargetError, by_pattern, check_used, read_patterns
 from variants._core.own import freeze, head_parameters, only_one, pack_heads, top_blocks, unfreeze
-from variants._core.registry import get, register
-from variants._core.run import RunConfig, Slot, Trained
+from variants._core.registry import get, names, register
+from variants._core.run import PLAIN, RunConfig, Slot, Trained
 from variants._core.storage import store_backbone
-from variants._core.targets import backbone_of, experts, fed_without_batch, find, unreached
+from variants._core.targets import backbone_of, experts, fed_without_batch, find, is_conv1d, unreached
 
 
 @register("method", "adapters")
@@ -36,10 +37,12 @@ def adapters(
     whole = _unfrozen(model, runs)
     coverage, wanted, remarks = _cover(model, runs, whole)
     _check_batch_axis(model, runs, wanted)
+    dense = _dense(model, runs, wanted)
     layers = store_backbone(model, runs, adapted=set(wanted), whole=whole, device=device)
     for name, targets in wanted.items():
         for target, members in targets.items():
             _hold(layers[name], target, members, runs, clock)
+    _start_from(dense, layers)
     heads = pack_heads(model, [run.seed for run in runs], fresh=fresh)
     adapted = {name: layers[name] for name in wanted}
     attached = Attached(
@@ -83,8 +86,8 @@ def _cover(
     remarks = _left_dense(model, runs)
     never = _unused(model, remarks)
     for k, run in enumerate(runs):
-        if run.targets is None or run.r is None or run.alpha is None:
-            raise ValueError("low-rank adapters need targets, r and alpha.")
+        if run.targets is None or run.r is None:
+            raise ValueError("adapters need targets and r.")
         matched = find(model, run.targets, layers=run.options.get("layers"))
         matched = {p: [t for t in found if not t.module.startswith(whole)] for p, found in matched.items()}
         matched, unused = _used(matched, never, remarks)
@@ -160,19 +163,58 @@ def _hold(
 
     def alike(k: int) -> tuple:
         kind = runs[k].axis("delta")
-        return kind, get("delta", kind).stack_key(slots[k]), k - members.index(k)
+        learns = runs[k].options.get("learn_scale")
+        own = k if learns == "model" else None  # what all its layers share is one run's
+        return kind, get("delta", kind).stack_key(slots[k]), learns, own, k - members.index(k)
 
     for (kind, *_), stretch in groupby(members, key=alike):
         stack = list(stretch)
         delta: Delta = get("delta", kind)(base, [slots[k] for k in stack], clock=clock)
+        learns = runs[stack[0]].options.get("learn_scale")
+        if learns:
+            delta.learn_scale(clock.shared.get(("scale", stack[0])))
+        if learns == "model":
+            clock.shared["scale", stack[0]] = delta.scale
         layer.hold(slice(stack[0], stack[-1] + 1), target.rows, delta, base)
 
 
+def _dense(
+    model: nn.Module, runs: Sequence[RunConfig], adapted: Collection[str]
+) -> dict[str, tuple[Tensor, bool]]:
+    """Where an init needs it: the adapted maps before they go into their storage, and if transposed."""
+    if all(get("init", run.axis("init")).needs != "dense" for run in runs):
+        return {}
+    found = {name: model.get_submodule(name) for name in adapted}
+    return {n: (m.weight, is_conv1d(m)) for n, m in found.items() if not isinstance(m, AdaptedLinear)}
+
+
+def _start_from(dense: Mapping[str, tuple[Tensor, bool]], layers: Mapping[str, AdaptedLinear]) -> None:
+    for name, (weight, transposed) in dense.items():
+        W = (weight.mT if transposed else weight).detach()
+        for part, delta, base in layers[name].held:
+            rows = W if part.block is None else W[part.block]
+            for k in [k for k, init in delta.waiting.items() if init.needs == "dense"]:
+                delta.start(k, base, rows.to(base.device, torch.float64))
+
+
+def _takes(delta: type[Delta], init: str) -> bool:
+    """Whether the factors of a delta may start so; one that builds on another says itself that all may."""
+    plain = not get("init", init).subtracts and get("init", init).needs != "dense"  # then B = 0
+    return "init" in delta.defaults and (plain or bool(vars(delta).get("any_init")))
+
+
 def _slot(run: RunConfig, target: Target) -> Slot:
-    delta = get("delta", run.axis("delta"))
+    delta, init = get("delta", run.axis("delta")), run.axis("init")
+    if init != PLAIN["init"] and not _takes(delta, init):
+        able = [name for name in names("delta") if _takes(get("delta", name), init)]
+        raise ValueError(
+            f"init={init} says how A and B start, and delta={run.axis('delta')} cannot start so: choose a "
+            f"delta that can ({', '.join(able)}), or init={PLAIN['init']}."
+        )
+    _check_gradient(run)
     r, alpha = (
         by_pattern(read_patterns(option, run.options.get(option)), target.module, otherwise or 0)
-        for option, otherwise in (("rank_pattern", run.r), ("alpha_pattern", run.alpha))
+        for option, otherwise in (("rank_pattern", run.r), ("alpha_pattern", run.alpha or 1.0))
     )
     if alpha <= 0:
         raise ValueError(f"alpha {alpha:g} must be positive.")
@@ -188,17 +230,32 @@ def _slot(run: RunConfig, target: Target) -> Slot:
         target_rank=int(r),
         scale=scale,
         dropout=run.dropout,
-        options=run.options,
+        options={**run.options, "init": init},
     )
 
 
+def _check_gradient(run: RunConfig) -> None:
+    kind, delta = run.axis("gradient"), run.axis("delta")
+    if kind == PLAIN["gradient"]:
+        return
+    get("gradient", kind)
+    if not costs.trains_both(delta):
+        able = ", ".join(filter(costs.trains_both, names("delta")))
+        raise ValueError(
+            f"gradient={kind} rewrites the gradients of A and B together, and delta={delta} does not train "
+            f"both as LoRA does: choose a delta that does ({able}), or gradient=none."
+        )
+
+
 def _delta_parameters(layers: Mapping[str, AdaptedLinear]) -> list[Trained]:
-    return [
-        Trained(f"{name}.deltas.{i}.{parameter}", getattr(held.delta, parameter), role, held.part.runs)
-        for name, layer in layers.items()
-        for i, held in enumerate(layer.held)
-        for parameter, role in held.delta.roles.items()
-    ]
+    found: dict[int, Trained] = {}  # by parameter: a learned s may be that of several layers
+    for name, layer in layers.items():
+        for i, (part, delta, _) in enumerate(layer.held):
+            learns = isinstance(delta.scale, torch.nn.Parameter)
+            for leaf, role in {**delta.roles, **({"scale": "scale"} if learns else {})}.items():
+                own = getattr(delta, leaf)
+                found.setdefault(id(own), Trained(f"{name}.deltas.{i}.{leaf}", own, role, part.runs))
+    return list(found.values())
 
 
 def _controllers(attached: Attached) -> dict[int, Any]:

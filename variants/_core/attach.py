@@ -1,18 +1,36 @@
 """`attach`: make a model train as runs ask; and Attached, all that a loop, a record or an export needs."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from variants._core.base import wide
 from variants._core.delta import AdaptedLinear, Clock, Delta, Held
 from variants._core.registry import get
-from variants._core.run import Controller, RunConfig, Trained
+from variants._core.run import PLAIN, Controller, RunConfig, Trained
 from variants._core.storage import bits_per_weight, frozen_bytes
 from variants._core.targets import backbone_linears
+
+
+@dataclass(frozen=True)
+class Inserted:
+    """What a method puts into a model beside its weights, and how it leaves the model again.
+
+    fold     puts run k's part into the weights of a plain copy; None: it stays a part of every forward pass
+    to_peft  PEFT's configuration and tensors of run k; None: PEFT has no such adapter. ValueError where it
+             has, but cannot hold this one
+    """
+
+    what: str  # "bottleneck adapters"
+    fold: Callable[[nn.Module, int], None] | None = None
+    to_peft: Callable[[int], tuple[dict[str, Any], dict[str, Tensor]]] | None = None
 
 
 @dataclass
@@ -29,6 +47,7 @@ class Attached:
     controllers: dict[int, Controller] = field(default_factory=dict)
     originals: dict[str, Tensor] = field(default_factory=dict)  # what plain parameters were before training
     remarks: list[str] = field(default_factory=list)  # what people should know of what is adapted
+    inserted: Inserted | None = None  # what a method added that is no change of a map's weight
 
     def held(self) -> dict[type[Delta], list[Held]]:
         """All deltas of the model, by kind."""
@@ -56,6 +75,26 @@ class Attached:
         for kind, held in self.held().items():
             kind.refresh(held)
 
+    @torch.no_grad()
+    def before_update(self) -> None:
+        """Call between clipping and the optimiser: the `gradient` axis of each run rewrites its own in place.
+
+        A pack's rows stay apart: what one run's factors are has no part in another's.
+        """
+        kinds = [run.axis("gradient") for run in self.runs]
+        if set(kinds) == {PLAIN["gradient"]}:
+            return
+        for layer in self.layers.values():
+            for part, delta, _ in layer.held:
+                of_part = kinds[part.runs]
+                for kind in set(of_part) - {PLAIN["gradient"]}:
+                    rows = [i for i, own in enumerate(of_part) if own == kind]
+                    A, B = delta.A[rows], delta.B[rows]
+                    changed = get("gradient", kind)(
+                        A, B, delta.A.grad[rows], delta.B.grad[rows], delta.scale[rows]
+                    )
+                    delta.A.grad[rows], delta.B.grad[rows] = changed
+
     def after_step(self, step: int, runs: Collection[int] | None = None) -> None:
         """Call after the optimiser's step number `step` (from 0), its gradients still in place.
 
@@ -64,6 +103,31 @@ class Attached:
         for k, controller in self.controllers.items():
             if runs is None or k in runs:
                 controller.after_step(step)
+        self.after_load()
+
+    def waiting(self) -> list[tuple[Held, int]]:
+        """The runs of deltas whose init has yet to see something, as a place and an index in its stack."""
+        return [
+            (held, k) for layer in self.layers.values() for held in layer.held for k in held.delta.waiting
+        ]
+
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """Forward and backward passes inside show inits what they wait for; at the end A and B start.
+
+        The clock's step counts the batches, each run's own as long as its init wants some.
+        """
+        sums: dict[tuple[int, int], Tensor] = {}
+        layers = [layer for layer in self.layers.values() if any(h.delta.waiting for h in layer.held)]
+        hooks = [layer.register_forward_hook(partial(_observe, self.clock, sums)) for layer in layers]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for held, k in self.waiting():
+            if (id(held.delta), k) in sums:
+                held.delta.start(k, held.base, sums[id(held.delta), k])
         self.after_load()
 
     def step_log(self, k: int) -> list[dict[str, float]]:
@@ -105,8 +169,7 @@ class Attached:
         return {
             f"{place}.{name}": getattr(held.delta, name).detach()[k - held.part.runs.start]
             for place, held in self._own(k).values()
-            for name, how in held.delta.frozen.items()
-            if how == "saved"
+            for name in held.delta.saved
         }
 
     def _own(self, k: int) -> dict[str, tuple[str, Held]]:
@@ -146,7 +209,7 @@ class Attached:
         slots = {name: held.delta.slots[i] for name, (held, i) in self.slots(k).items()}
         facts: dict[str, Any] = {"matched": list(slots)}
         if slots:
-            facts["scale"] = _one_or_all({name: slot.scale for name, slot in slots.items()})
+            facts["scale"] = _one_or_all({n: h.delta.scale_of(i) for n, (h, i) in self.slots(k).items()})
             facts["rank"] = _one_or_all({name: slot.rank for name, slot in slots.items()})
         facts["trainable_parameters"] = self.count(k)
         computes = {
@@ -186,6 +249,33 @@ class Attached:
 
 def _one_or_all(values: dict[str, Any]) -> Any:
     return next(iter(values.values())) if len(set(values.values())) == 1 else values
+
+
+def _observe(clock: Clock, sums: dict[tuple[int, int], Tensor], layer: AdaptedLinear, args: Any, out: Tensor):
+    """Hook: when the gradient of the layer's output is there, add what its waiting inits need."""
+    x, mask, step = args[0].detach(), clock.mask, clock.step
+
+    def add(dy: Tensor) -> None:
+        rows = x.to(wide(x.dtype)).reshape(layer.runs, -1, x.shape[-1])
+        part = dy.to(wide(x.dtype)).reshape(layer.runs, -1, dy.shape[-1])
+        real = None if mask is None or mask.shape != x.shape[:-1] else mask.bool().view(layer.runs, -1)
+        for held in layer.held:
+            for k, init in held.delta.waiting.items():
+                if step >= init.batches(held.delta.slots[k]):
+                    continue
+                run = held.part.runs.start + k
+                if init.needs == "inputs":
+                    tokens = rows[run] if real is None else rows[run][real[run]]
+                    one = F.pad(tokens, (0, 1), value=1.0)
+                    found = one.mT @ one
+                else:
+                    of_block = part[run] if held.part.block is None else part[run][:, held.part.block]
+                    found = of_block.mT @ rows[run]
+                key = (id(held.delta), k)
+                sums[key] = found.double() + sums.get(key, 0.0)
+
+    if out.requires_grad:
+        out.register_hook(add)
 
 
 class Weights(Mapping[str, tuple[Tensor, Tensor]]):

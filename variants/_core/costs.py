@@ -5,6 +5,7 @@ option that says so. Both are read from its source, so that a sweep of 100,000 r
 delta that declares no shapes is counted on the meta device, which loads torch.
 """
 
+import importlib
 import math
 from collections.abc import Mapping
 from functools import cache
@@ -12,6 +13,7 @@ from typing import Any
 
 from variants._core.registry import declared, get, register
 
+SCALE_LR_RATIO = 0.1
 Rates = dict[str, tuple[float, float]]  # role -> (learning rate, weight decay)
 
 
@@ -21,15 +23,32 @@ def alpha_over_r(alpha: float, r: int) -> float:
     return alpha / r
 
 
+@register("scaling", "none")
+def unscaled(alpha: float, r: int) -> float:
+    """s = 1, of methods without an alpha."""
+    return 1.0
+
+
+@register("scaling", "constant")
+def constant(alpha: float, r: int) -> float:
+    """s = alpha, whatever the rank is."""
+    return alpha
+
+
 @register("grouping", "uniform")
 def uniform(run: Any, lr: float, head_lr: float, weight_decay: float) -> Rates:
-    """One learning rate for all that is adapted and one for the head. Matrices decay, vectors do not."""
+    """One learning rate for all that is adapted and one for the head. Matrices decay, vectors do not.
+
+    A scale that learns does so at `scale_lr_ratio` times the rate.
+    """
+    ratio = float(run.options.get("scale_lr_ratio") or SCALE_LR_RATIO)
     return {
         "in": (lr, weight_decay),
         "out": (lr, weight_decay),
         "diag": (lr, weight_decay),
         "weight": (lr, weight_decay),
         "magnitude": (lr, 0.0),
+        "scale": (lr * ratio, 0.0),
         "bias": (lr, 0.0),
         "head": (head_lr, weight_decay),
         "head_bias": (head_lr, 0.0),
@@ -53,6 +72,15 @@ def initial_rank(delta: str, r: int, options: Mapping[str, Any]) -> int:
     return starting_rank(r, float(known["defaults"][option] if value is None else value))
 
 
+def trains_both(delta: str) -> bool:
+    """Whether a delta's A and B both learn, and are the factors of its change as PEFT knows them."""
+    known = _declaration(delta)
+    if known is None:
+        kind = get("delta", delta)
+        known = {"roles": kind.roles, "peft": kind.peft}
+    return {"A", "B"} <= set(known["roles"]) & set(known.get("peft", ()))
+
+
 def largest_rank(delta: str, limit: int, options: Mapping[str, Any]) -> int:
     """The largest r at which a delta starts with at most `limit`; 0 if there is none."""
     return next((r for r in range(limit, 0, -1) if initial_rank(delta, r, options) <= limit), 0)
@@ -72,6 +100,18 @@ def delta_sizes(
     return sizes(known["roles"], known["shapes"], rank, d_in, d_out)
 
 
+def method_sizes(method: str, model: Any, options: Mapping[str, Any]) -> dict[str, int] | None:
+    """Trained parameters by role of a method whose module says them; None where it does not.
+
+    Args:
+        method: Its name.
+        model: With its `layout`, the `shapes` of its backbone's parameters, `hidden` and `vocab`.
+        options: Of the run.
+    """
+    module = importlib.import_module(get("method", method).__module__)
+    return module.sizes(model, options) if hasattr(module, "sizes") else None
+
+
 def sizes(
     roles: Mapping[str, str], shapes: Mapping[str, str], rank: int, d_in: int, d_out: int
 ) -> dict[str, int]:
@@ -87,6 +127,13 @@ def _declaration(delta: str) -> Mapping[str, Any] | None:
     """What a delta's class declares, read from its source; None where it has to be loaded to know."""
     found = declared("delta", delta)
     return found if found is not None and {"roles", "shapes"} <= found.keys() else None
+
+
+@cache
+def needs_of_init(init: str) -> str:
+    """What an init has to see before the first step: inputs, gradient, dense, or "" for nothing."""
+    known = declared("init", init)
+    return str(get("init", init).needs if known is None else known.get("needs", ""))
 
 
 def stored_bytes(storage: str, n: int, options: Mapping[str, Any]) -> int:

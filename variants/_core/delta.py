@@ -8,10 +8,11 @@ Notation, the same in every file of this folder:
     W        (d_out, d_in)    the frozen weight, shared by all runs
     x, y     (K, N, d_in), (K, N, d_out)        input, and y = x W^T without bias
     A, B     (K, r, d_in), (K, d_out, r)        factors of the change; s the scale
+    A0, B0   as A and B                         what A and B were at the start, where that is subtracted
     W'       (K, d_out, d_in)                   the weight that a delta stands for
 
-Each trained parameter has a role: in, out, diag, magnitude, head, head_bias, weight or bias. Nobody matches
-on names.
+Each trained parameter has a role: in, out, diag, magnitude, scale, head, head_bias, weight or bias. Nobody
+matches on names.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,9 @@ from torch import Tensor, nn
 
 from variants._core import costs
 from variants._core.base import Base, DenseBase, wide
+from variants._core.init import Init, Start
 from variants._core.lowrank import Block, Factors, Part, low_rank_linear
+from variants._core.registry import get
 from variants._core.run import Slot
 from variants._core.seeds import generator
 
@@ -38,6 +41,7 @@ class Clock:
 
     step: int = 0
     micro: int = 0
+    mask: Tensor | None = None  # (rows, length): which tokens of the batch at hand are no padding
     shared: dict[tuple, nn.Parameter] = field(default_factory=dict)
 
 
@@ -58,8 +62,8 @@ class Delta(nn.Module):
     """A trained change of a frozen map, for the runs of one stack: W' = g * (W + B diag(c) A).
 
     A variant of this form gives `factors`, and the rest follows. One of another form sets `low_rank = False`
-    and gives `forward` and `weight` itself. Each parameter's first axis is the run, and each run's initial
-    values come from its own seed.
+    and gives `change`, or `forward` and `weight`. Each parameter's first axis is the run, and each run's
+    initial values come from its own seed.
 
     roles       trained parameter -> role
     shapes      parameter -> its shape without the run axis, in words: "r d_in". Literal, so that a run is
@@ -67,6 +71,7 @@ class Delta(nn.Module):
     frozen      parameter made by `fixed` or `shared` -> "seed" if it is drawn again from the seed, "saved" if
                 it is kept in checkpoints and with the result. Neither trained nor counted
     defaults    the options that it reads
+    any_init    whether A and B may start anyhow, away from B = 0; a delta that builds on one says it again
     rank_ratio  the option whose multiple of r is the rank at the start; None: r
     peft        own parameter -> tensor of PEFT's format (A, B, m, E); an adapter of these is read as this
                 delta, under the options `peft_options`. Empty: see `to_peft`
@@ -76,6 +81,7 @@ class Delta(nn.Module):
     shapes: ClassVar[Mapping[str, str]] = {}
     frozen: ClassVar[Mapping[str, str]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
+    any_init: ClassVar[bool] = False
     rank_ratio: ClassVar[str | None] = None
     peft: ClassVar[Mapping[str, str]] = {}
     peft_options: ClassVar[Mapping[str, Any]] = {}
@@ -83,12 +89,29 @@ class Delta(nn.Module):
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__()
-        self.slots, self.clock = tuple(slots), clock
+        self.slots, self.clock, self.subtracts, self.given = tuple(slots), clock, False, False
+        self.waiting: dict[int, type[Init]] = {}  # runs of the stack whose init has yet to see something
         for slot in slots:
             _check(slot, base)
         scales = torch.tensor([slot.scale for slot in slots], dtype=wide(base.dtype), device=base.device)
+        self.scale: Tensor
         self.register_buffer("scale", scales[:, None, None], persistent=False)
         self.number = slots[0].scale if len({slot.scale for slot in slots}) == 1 else None
+
+    def learn_scale(self, shared: nn.Parameter | None = None) -> None:
+        """Train s, (K, 1, 1), from where its rule puts it; `shared` is the parameter of other layers too."""
+        if shared is not None and not torch.equal(shared.detach(), self.scale.to(shared)):
+            raise ValueError(
+                f"learn_scale=model trains one s, but {self.slots[0].name} starts at another one than the "
+                "layers before it: use learn_scale=layer, or one rank and one alpha for all layers."
+            )
+        start = self._buffers.pop("scale")
+        self.scale = nn.Parameter(start.clone()) if shared is None else shared
+        self.number = None
+
+    def scale_of(self, k: int) -> float:
+        """Run k's s as it is now."""
+        return float(self.scale[k].detach()) if isinstance(self.scale, nn.Parameter) else self.slots[k].scale
 
     @classmethod
     def initial_rank(cls, r: int, options: Mapping[str, Any]) -> int:
@@ -116,7 +139,10 @@ class Delta(nn.Module):
     @classmethod
     def stack_key(cls, slot: Slot) -> tuple:
         """Neighbouring runs whose keys are equal share one stacked delta."""
-        return (slot.rank, slot.dropout > 0)
+        if "init" not in cls.defaults:
+            return (slot.rank, slot.dropout > 0)
+        init = get("init", slot.options.get("init", cls.defaults["init"]))
+        return (slot.rank, slot.dropout > 0, init.subtracts, bool(init.needs))
 
     def option(self, k: int, name: str) -> Any:
         """An option of run k, or the variant's default."""
@@ -141,8 +167,55 @@ class Delta(nn.Module):
             self.clock.shared[where] = self.fixed([draw(slot) for slot in self.slots], base)
         return self.clock.shared[where]
 
+    def begin(self, base: Base) -> None:
+        """Make A and B as each run's init has them, and A0 and B0 where the start is subtracted.
+
+        For deltas that name `init` among their defaults.
+        """
+        starts = []
+        for k, slot in enumerate(self.slots):
+            init = get("init", self.option(k, "init"))
+            init.check(slot, base)
+            if init.needs:
+                self.waiting[k] = init
+            nothing = torch.empty(0)
+            empty = Start(torch.zeros(slot.rank, base.d_in), torch.zeros(base.d_out, slot.rank))
+            starts.append(empty if init.needs else init.start(slot, base, nothing))
+        for name, draws in (("A", [s.A for s in starts]), ("B", [s.B for s in starts])):
+            setattr(self, name, (self.fixed if name in self.frozen else self.stacked)(draws, base))
+        # `stack_key` sees to it that all of a stack are alike in this
+        self.subtracts, self.given = init.subtracts, init.subtracts or bool(init.needs)
+        if self.subtracts:
+            self.A0 = self.fixed([start.A for start in starts], base)
+            self.B0 = self.fixed([start.B for start in starts], base)
+
+    @torch.no_grad()
+    def start(self, k: int, base: Base, seen: Tensor) -> None:
+        """Give run k the start that waited for what its init has seen by now."""
+        start = self.waiting.pop(k).start(self.slots[k], base, seen)
+        for name, tensor in (("A", start.A), ("B", start.B)):
+            getattr(self, name)[k].copy_(tensor)
+            if self.subtracts:
+                getattr(self, f"{name}0")[k].copy_(tensor)
+
+    @property
+    def saved(self) -> list[str]:
+        """Fixed tensors that checkpoints keep: as `frozen` says, and what a start took from W or data."""
+        found = [name for name, how in self.frozen.items() if how == "saved" or (name == "A" and self.given)]
+        return found + ["A0", "B0"] * self.subtracts
+
+    def joined(self) -> tuple[Tensor, Tensor]:
+        """A and B as one pair of factors with what is subtracted: [A; A0] and [B, -B0], or A and B alone."""
+        if not self.subtracts:
+            return self.A, self.B
+        return torch.cat([self.A, self.A0], 1), torch.cat([self.B, -self.B0], 2)
+
     def factors(self, base: Base) -> Factors:
         """A, B, c and g as they are now."""
+        raise NotImplementedError
+
+    def change(self, base: Base) -> Float[Tensor, "K d_out d_in"]:
+        """W' - W as a dense matrix, differentiable: of a delta that is not low-rank."""
         raise NotImplementedError
 
     def forward(
@@ -152,14 +225,16 @@ class Delta(nn.Module):
 
         Dropout acts on the change's input only.
         """
+        if not self.low_rank:
+            return torch.baddbmm(y, self.dropped(x), self.change(base).to(y.dtype).mT)
         A, B, c, g = self.factors(base)
         z = torch.baddbmm(y, (c * (A @ self.dropped(x).mT)).mT, B.mT)
         return z if g is None else (g * z).to(z.dtype)
 
     def weight(self, base: Base) -> Float[Tensor, "K d_out d_in"]:
         """The dense W' of each run: what merging writes, and what tests multiply by."""
-        A = next(iter(self.parameters()))
-        return self.factors(base).weight(base.weight(A.dtype))
+        W = base.weight(next(iter(self.parameters())).dtype)
+        return self.factors(base).weight(W) if self.low_rank else W + self.change(base)
 
     def to_peft(self, k: int, form: str) -> PeftAdapter | None:
         """Run k's change in a form of PEFT's format, "lora" or "adalora"; None if it has none.
@@ -170,7 +245,9 @@ class Delta(nn.Module):
         if form != "lora" or not self.peft:
             return None
         tensors = {key: getattr(self, name).detach()[k] for name, key in self.peft.items()}
-        return PeftAdapter(tensors, self.slots[k].scale)
+        if self.subtracts:
+            tensors |= {key: pair.detach()[k] for key, pair in zip("AB", self.joined(), strict=True)}
+        return PeftAdapter(tensors, self.scale_of(k))
 
     @property
     def fuses(self) -> bool:

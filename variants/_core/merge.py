@@ -25,7 +25,16 @@ def merge(attached: Attached, k: int, *, dtype: torch.dtype | None = None) -> nn
 
     Returns:
         A new model. It shares with the old one what is frozen, where the type is the same.
+
+    Raises:
+        ValueError: The run put something into the model that no weight can take over.
     """
+    inserted = attached.inserted
+    if inserted and inserted.fold is None:
+        raise ValueError(
+            f"{inserted.what} cannot be merged: they are a part of every forward pass and not of any weight. "
+            "variant=ia3 and the low-rank variants merge."
+        )
     bases = [module for module in attached.model.modules() if isinstance(module, Base)]
     if dtype is None:
         dense = all(hasattr(base, "stored") for base in bases)
@@ -38,6 +47,8 @@ def merge(attached: Attached, k: int, *, dtype: torch.dtype | None = None) -> nn
             memo[id(module)] = _plain_head(module, k)
     memo |= {id(t.parameter): nn.Parameter(t.parameter.detach().clone()) for t in attached.trained if t.plain}
     model = copy.deepcopy(attached.model, memo)
+    if inserted and inserted.fold:
+        inserted.fold(model, k)
     return model if dtype is None else _cast(model, dtype)
 
 

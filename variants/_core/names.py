@@ -38,6 +38,8 @@ _APART = {"gate", "router", "shared_expert_gate", "pos_key_proj", "pos_query_pro
 _OUTPUTS = {"o", "o_proj", "out_proj", "out_lin", "to_out", "Wo", "dense"}  # beside q in the block itself
 _ATTENTION = re.compile(r"att(n|ention)", re.IGNORECASE)
 _MLP = re.compile(r"mlp|ffn|feed_?forward|moe|expert|^ff$", re.IGNORECASE)
+_MLP_PART = re.compile(r"experts?\b", re.IGNORECASE)  # one of several maps that share out the tokens
+_CROSS = re.compile(r"cross|encdec", re.IGNORECASE)  # attention to another sequence
 _STATE = re.compile(r"conv\d?d?|conv_?1d|A_log|rg_lru")  # of a mixer that is no attention
 # Where q, k and v lie one after another in the rows of a fused map. Elsewhere they are interleaved by heads
 # or groups, or it is not known: such a map is adapted as a whole or not at all.
@@ -114,6 +116,47 @@ class Layout:
             return None
         q, kv = (d_out * n // (self.heads + 2 * self.groups) for n in (self.heads, self.groups))
         return {"q": slice(0, q), "k": slice(q, q + kv), "v": slice(q + kv, q + 2 * kv)}
+
+    def outputs(self, kind: str) -> list[Target]:
+        """The map that each attention (kind "o") or each feed-forward layer ("m") ends in.
+
+        TargetError where they cannot be told.
+        """
+        widths = [self.maps[name][0] for name, own in self.kinds.items() if own in ("q", "k", "v", "qkv")]
+        width = max(widths, key=widths.count, default=0)
+        blocks, places = _blocks(self.tensors), dict[str, list[str]]()
+        for name, own in self.kinds.items():
+            if own == kind:
+                branch = _branch(name, blocks) or ""
+                places.setdefault(branch if kind == "o" else _up(branch), []).append(name)
+        found = []
+        for place, names in places.items():
+            ends = [n for n in names if self.maps[n][1] == width]
+            narrowing = [n for n in ends if self.maps[n][0] != width] if len(ends) > 1 else ends
+            if len(narrowing) != 1 or _MLP_PART.search(place):
+                raise TargetError(
+                    f"which map the {'attention' if kind == 'o' else 'feed-forward layer'} of {place} ends "
+                    f"in cannot be told from its maps ({', '.join(map(_leaf, names))}), so nothing can be "
+                    "inserted there: variant=lora adapts any map."
+                )
+            found.append(Target(narrowing[0], *self.maps[narrowing[0]]))
+        if not found:
+            raise TargetError(
+                f"this model has no {'attention' if kind == 'o' else 'feed-forward layer'} of linear maps in "
+                "its blocks, so nothing can be inserted after it: variant=lora adapts any map."
+            )
+        return found
+
+    def keys_and_values(self) -> list[tuple[str, int]]:
+        """Each attention's name, and how many numbers one token's key (and value) has in it."""
+        blocks, found = _blocks(self.tensors), dict[str, int]()
+        for name, own in self.kinds.items():
+            d_out = self.maps[name][1]
+            if own == "k" and not _CROSS.search(name):
+                found[_up(name)] = d_out
+            elif own == "qkv" and _branch(name, blocks):
+                found[_up(name)] = d_out * self.groups // (self.heads + 2 * self.groups)
+        return list(found.items())
 
 
 def find(layout: Layout, targets: Targets, *, layers: Any = None) -> dict[str, list[Target]]:
@@ -217,7 +260,12 @@ def _matched(layout: Layout, pattern: str) -> Iterator[Target]:
 
 
 def _preset(layout: Layout, preset: str) -> Iterator[Target]:
-    wanted = PRESETS[preset]
+    instead = "Use targets=qkv, or name the fused map itself: targets=[{}]."
+    yield from of_kinds(layout, PRESETS[preset], f"targets {preset!r}", instead)
+
+
+def of_kinds(layout: Layout, wanted: str, said: str, instead: str) -> Iterator[Target]:
+    """The maps of these kinds; TargetError of `said` and `instead` where a map cannot be cut."""
     for name, kind in layout.kinds.items():
         d_in, d_out = layout.maps[name]
         if kind != "qkv":
@@ -231,9 +279,8 @@ def _preset(layout: Layout, preset: str) -> Iterator[Target]:
             yield Target(name, d_in, d_out)
         elif set("qkv") & set(wanted):
             raise TargetError(
-                f"{name} holds q, k and v, and not one after another as far as is known, so targets "
-                f"{preset!r} cannot adapt some of them alone. "
-                f"Use targets=qkv, or name the fused map itself: targets=[{_leaf(name)}]."
+                f"{name} holds q, k and v, and not one after another as far as is known, so {said} cannot "
+                f"adapt some of them alone. {instead.format(_leaf(name))}"
             )
 
 

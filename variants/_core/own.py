@@ -93,6 +93,14 @@ def head_parameters(heads: Mapping[str, PackedLinear]) -> list[Trained]:
     return found
 
 
+def inserted(name: str, module: nn.Module, runs: int) -> list[Trained]:
+    """The parameters of a module that a method adds to the model, each with the runs in front."""
+    return [
+        Trained(f"{name}.{leaf}", p, "weight" if p.ndim > 2 else "bias", slice(0, runs))
+        for leaf, p in module.named_parameters()
+    ]
+
+
 def only_one(runs: Sequence[RunConfig]) -> None:
     """Refuse a pack: such parameters have no run axis."""
     if len(runs) != 1:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-AXES = ("method", "delta", "scaling", "storage", "grouping", "controller")
+AXES = ("method", "delta", "init", "scaling", "storage", "grouping", "gradient", "controller")
 
 _parts: dict[tuple[str, str], Any] = {}
 _reads: dict[tuple[str, str], tuple[str, ...]] = {}
@@ -78,7 +78,7 @@ def declared(axis: str, name: str) -> dict[str, Any] | None:
     """The literal attributes of a part's class, read from its source without loading it.
 
     None where only the class itself can tell: it is defined in another way than by a decorator with literal
-    names, it inherits from more than `Delta`, or it works out its rank or sizes itself.
+    names, it inherits from more than `Delta` or `Init`, or it works out its rank or sizes itself.
     """
     module = _index().get((axis, name))
     if module is None:
@@ -86,7 +86,10 @@ def declared(axis: str, name: str) -> dict[str, Any] | None:
     for node in ast.parse(_sources()[module].read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and any(_files(d, axis, name) for d in node.decorator_list):
             own = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
-            if [ast.unparse(base) for base in node.bases] != ["Delta"] or own & {"initial_rank", "sizes"}:
+            if [ast.unparse(base) for base in node.bases] not in (["Delta"], ["Init"]) or own & {
+                "initial_rank",
+                "sizes",
+            }:
                 return None
             return _literals(node)
     return None

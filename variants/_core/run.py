@@ -28,15 +28,17 @@ class RunConfig:
     steps: int = 1
 
     def axis(self, name: str) -> str:
-        """The run's value on an axis, or the plain one."""
-        return self.axes.get(name) or PLAIN[name]
+        """The run's value on an axis, or the plain one; `init` may stand among the options."""
+        return self.axes.get(name) or self.options.get(name) or PLAIN[name]
 
 
 PLAIN = {
     "delta": "lora",
+    "init": "kaiming",
     "scaling": "alpha_over_r",
     "storage": "fp32",
     "grouping": "uniform",
+    "gradient": "none",
     "controller": "none",
 }
 

@@ -15,9 +15,11 @@ from variants._core.targets import backbone_linears, is_conv1d
 def loads_stored(run: RunConfig) -> bool:
     """Whether a loader may put the linear maps of the backbone straight into the run's storage.
 
-    Not where they stay as they are, nor where some blocks are trained as a whole.
+    Not where they stay as they are, where blocks are trained as a whole, or where A and B start from W as it
+    was.
     """
-    return run.axis("storage") != "fp32" and not run.options.get("unfreeze_top")
+    stays = run.axis("storage") == "fp32" or run.options.get("unfreeze_top")
+    return not stays and get("init", run.axis("init")).needs != "dense"
 
 
 def stored_layer(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from variants._core.attach import Attached
-from variants._core.delta import AdaptedLinear, PeftAdapter
+from variants._core.delta import AdaptedLinear, Held, PeftAdapter
 from variants._peft.config import CONFIG
 
 WEIGHTS = "adapter_model.safetensors"
@@ -38,10 +38,11 @@ def write_peft(
         attached: the trained pack.
         k: which run of it.
         folder: where to; it appears whole or not at all. It must not exist, or be empty, unless `replace`.
-        form: "lora" for what any tool understands (AdaLoRA becomes the ranks left), "adalora" for PEFT's own.
+        form: "lora" for what any tool understands, "adalora" for PEFT's own. As "lora", AdaLoRA becomes the
+            ranks left, and every change of the form B diag(c) A two plain factors.
         replace: put it in place of what is there.
     """
-    pieces = _pieces(attached, k, form)
+    pieces = _pieces(attached, k, form, folded=True)
     if not pieces:
         raise ValueError(
             "this run has no low-rank adapter to export: it trains something else, or all its ranks are zero."
@@ -57,6 +58,29 @@ def write_peft(
         f"{PREFIX}{name}": tensor for name, tensor in heads.items()
     }
     _write(Path(folder), config, tensors, replace=replace)
+
+
+def write_inserted(attached: Attached, k: int, folder: str | os.PathLike) -> None:
+    """Write what run k put into the model, and its head, as a folder that PEFT loads.
+
+    Raises:
+        ValueError: PEFT has no such adapter, or cannot hold this one.
+    """
+    inserted = attached.inserted
+    if inserted is None or inserted.to_peft is None:
+        raise ValueError(f"PEFT has no {inserted.what if inserted else 'place for what this run trained'}.")
+    config, tensors = inserted.to_peft(k)
+    prefix = PREFIX if "target_modules" in config else "base_model."  # prompts wrap the model once
+    heads = _heads(attached, k)
+    about = {
+        "base_model_name_or_path": getattr(attached.model.config, "name_or_path", None) or None,
+        "task_type": _task(type(attached.model).__name__),
+        "inference_mode": True,
+    }
+    if "target_modules" in config:
+        about["modules_to_save"] = _tops(heads)
+    tensors = tensors | {f"{prefix}{name}": tensor for name, tensor in heads.items()}
+    _write(Path(folder), config | about, tensors, replace=False)
 
 
 def peft_form(attached: Attached, k: int) -> str | None:
@@ -82,23 +106,34 @@ class NoForm(ValueError):
     """PEFT's format has no such form for what a run trained."""
 
 
-def _pieces(attached: Attached, k: int, form: str) -> dict[str, PeftAdapter]:
-    """The adapter of every map that has one; NoForm if one cannot be in this form."""
-    found = {name: _piece(layer, k, form) for name, layer in attached.layers.items()}
+def _pieces(attached: Attached, k: int, form: str, *, folded: bool = False) -> dict[str, PeftAdapter]:
+    """The adapter of every map that has one; NoForm if one cannot be in this form, folded or not."""
+    found = {name: _piece(layer, k, form, folded=folded) for name, layer in attached.layers.items()}
     return {name: piece for name, piece in found.items() if piece and (piece.rank or form != "lora")}
 
 
-def _piece(layer: AdaptedLinear, k: int, form: str) -> PeftAdapter | None:
+def _piece(layer: AdaptedLinear, k: int, form: str, *, folded: bool) -> PeftAdapter | None:
     held = [(h, k - h.part.runs.start) for h in layer.held if h.part.runs.start <= k < h.part.runs.stop]
     pieces = []
     for h, i in held:
         piece = h.delta.to_peft(i, form)
+        if piece is None and folded and form == "lora":
+            piece = _folded(h, i)
         if piece is None:
             other = "export it merged or as a dense delta" if form == "lora" else "use form 'lora'"
             raise NoForm(f"PEFT's form {form!r} does not hold what {type(h.delta).__name__} trains; {other}.")
         pieces.append(piece)
     blocks = [h.part.block for h, _ in held if h.part.block is not None]
     return _joined(blocks, pieces, layer) if blocks else next(iter(pieces), None)
+
+
+def _folded(held: Held, i: int) -> PeftAdapter | None:
+    """W' = W + B diag(c) A as a LoRA, whatever A, B and c are made of; None for another form."""
+    if not held.delta.low_rank:
+        return None
+    with torch.no_grad():
+        A, B, c, g = held.delta.factors(held.base).of_run(i)
+        return None if g is not None else PeftAdapter({"A": (c * A)[0], "B": B[0].clone()}, 1.0)
 
 
 def _joined(blocks: list[slice], pieces: list[PeftAdapter], layer: AdaptedLinear) -> PeftAdapter:
@@ -138,6 +173,10 @@ def _heads(attached: Attached, k: int) -> dict[str, Tensor]:
     }
 
 
+def _tops(heads: Mapping[str, Tensor]) -> list[str] | None:
+    return sorted({name.split(".")[0] for name in heads}) or None
+
+
 def _common(
     attached: Attached, k: int, pieces: Mapping[str, PeftAdapter], heads: Mapping[str, Tensor]
 ) -> dict[str, Any]:
@@ -146,7 +185,7 @@ def _common(
         "base_model_name_or_path": getattr(config, "name_or_path", None) or None,
         "task_type": _task(type(attached.model).__name__),
         "target_modules": list(pieces),
-        "modules_to_save": sorted({name.split(".")[0] for name in heads}) or None,
+        "modules_to_save": _tops(heads),
         "fan_in_fan_out": any(attached.layers[name].origin is not torch.nn.Linear for name in pieces),
         "lora_dropout": attached.runs[k].dropout,
         "bias": "none",

@@ -112,7 +112,8 @@
     make("button", { type: "button", className: "ghost copy", textContent: "Copy" }));
   function body(run) {
     const spec = { ...data.runs.cells[run.cell].spec, seed: run.seed };
-    const parts = [make("h4", { textContent: "Run it again" }), command(data.runs.cells[run.cell].command.replace("seed=SEED", `seed=${run.seed}`))];
+    const again = data.runs.cells[run.cell].command.replace("seed=SEED", `seed=${run.seed}`);
+    const parts = again ? [make("h4", { textContent: "Run it again" }), command(again)] : [];
     if (run.error) parts.push(make("p", { className: "bad", textContent: run.error }));
     for (const note of run.notes || []) parts.push(make("p", { className: "hint", textContent: note }));
     parts.push(make("div", { className: "columns" }, pairs("Metrics", run.metrics || {}), pairs("Cost", run.cost || {})));

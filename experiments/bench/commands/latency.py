@@ -1,4 +1,4 @@
-"""A forward pass of merged and unmerged adapters against the base and against PEFT.
+"""A forward pass of merged and unmerged adapters, and of baselines, against the base and against PEFT.
 
 python -m experiments.bench latency [--targets qv,all] [--shape 0.1b] [--csv FILE]
 """
@@ -20,4 +20,5 @@ def main(options: argparse.Namespace) -> None:
     figures = []
     for targets in options.targets:
         figures += latency.measure(work, r=options.r, targets=targets, rounds=options.rounds)
+    figures += latency.measure_inserted(work, r=options.r, targets=options.targets[0], rounds=options.rounds)
     table.show(figures, title=title("Forward pass", options), path=options.csv)

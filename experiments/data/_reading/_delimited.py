@@ -4,8 +4,9 @@ Each of the three is an option of the dataset, found out where it is null, and s
 has (commas, quotes, a header).
 
 - Separator: the first of tab, comma, semicolon and bar by which all rows are as wide as the first; in a
-  .tsv file the tab, if the first line has one. The name `space` stands for the first blank of a line, as
-  in "label the text". A separator of several signs, such as "||", is taken as it is.
+  .tsv file the tab, if the first line has one; in a .txt file "||", if each line has it once. The name
+  `space` stands for the first blank of a line, as in "label the text". A separator of several signs, such
+  as "||", is taken as it is.
 - Quotes enclose cells, except in tables by tabs, where they are plain characters unless they are seen to
   enclose: a column that has them in every cell, or a cell with doubled ones in it.
 - A first line is no header if none of its cells is a usual name of a column, or one that was asked for, and
@@ -29,6 +30,7 @@ from experiments.errors import UserError
 NAMES = {"comma": ",", "tab": "\t", "semicolon": ";", "bar": "|", "pipe": "|", "space": " ", r"\t": "\t"}
 _SHOWN = {sign: name for name, sign in NAMES.items() if name not in ("pipe", r"\t")}
 _SIGNS = ("\t", ",", ";", "|")
+_DOUBLE = "||"  # of the E2E files of the LoRA paper
 _MANY = 2  # whole rows inside one quoted cell: its quotation mark may not have been meant to open it
 
 Row = tuple[int, list[str]]  # the line on which it begins, and its cells
@@ -116,7 +118,8 @@ def _notes(
     """What was found out and is not as CSV has it."""
     found = []
     if options.get("separator") is None and dialect.separator not in (",", "\t"):
-        found.append(f"columns are separated by {_SHOWN[dialect.separator]} (dataset.separator=... sets it)")
+        sign = _SHOWN.get(dialect.separator, dialect.separator)
+        found.append(f"columns are separated by {sign} (dataset.separator=... sets it)")
     if (
         options.get("quoting") is None
         and not dialect.quoted
@@ -165,6 +168,8 @@ def _dialect(text: str, file: Path, options: Mapping[str, Any]) -> Dialect:
     ]
     if ending_of(file) in (".tsv", ".tab") and "\t" in first:
         return next(dialect for dialect in candidates if dialect.separator == "\t")
+    if ending_of(file) == ".txt" and all(line.count(_DOUBLE) == 1 for line in lines_of(text) if line):
+        return Dialect(_DOUBLE, False)
     fits = []
     for dialect in candidates:
         fits.append(_fit(dialect, text))

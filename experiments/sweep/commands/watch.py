@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from experiments.errors import printable
+from experiments.errors import printable, typed
 from experiments.record import FINISHED
 from experiments.sweep.status import Snapshot, snapshot
 from experiments.sweep.study import study_argument
@@ -61,7 +61,11 @@ def _end(seen: Snapshot, options: argparse.Namespace) -> int:
         print(f"{printable(run.run_id)}  {run}")
     print(seen.counts())
     page = options.study / "report" / "report.html"
-    print(f"Report: {page}" if page.exists() else f"The report: python -m analysis.report {options.study}")
+    print(
+        f"Report: {page}"
+        if page.exists()
+        else f"The report: python -m analysis.report {typed(options.study)}"
+    )
     if left:
-        print(f"To run what has no result again: python -m experiments.sweep retry {options.study}")
+        print(f"To run what has no result again: python -m experiments.sweep retry {typed(options.study)}")
     return 1 if left else 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments import data
 from experiments.console.display import Display
-from experiments.errors import UserError, say
+from experiments.errors import UserError, say, typed
 from experiments.files import check_writable
 from experiments.spec import RunSpec
 from experiments.sweep import engine
@@ -103,7 +103,10 @@ class Submitter:
         try:
             job = self._after(made, "report", ["python", "-m", "analysis.report", str(self._study)])
         except UserError as error:
-            say(f"No job makes the report ({error}) It is made by: python -m analysis.report {self._study}")
+            say(
+                f"No job makes the report ({error}) It is made by: "
+                f"python -m analysis.report {typed(self._study)}"
+            )
         else:
             say(f"Job {job} makes the report when they have ended, however they end.")
 
@@ -187,8 +190,9 @@ def _words(shape: Shape, tasks: int) -> str:
 
 def _next_steps(study: Path, *, queued: bool) -> str:
     if not queued:
-        return f"Nothing to submit. The report: python -m analysis.report {study}"
+        return f"Nothing to submit. The report: python -m analysis.report {typed(study)}"
     return (
-        f"You may log out. How it goes: python -m experiments.sweep watch {study} (status, cancel, retry).\n"
+        f"You may log out. How it goes: python -m experiments.sweep watch {typed(study)} "
+        "(status, cancel, retry).\n"
         f"The same command given again submits what is missing then."
     )

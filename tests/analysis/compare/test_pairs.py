@@ -93,6 +93,15 @@ def test_other_targets_alpha_or_training_are_never_compared(writer, judged):
     assert any("with another alpha" in left.why for left in found.unmatched)
 
 
+def test_a_method_without_alpha_meets_the_baseline_at_its_rank(writer, judged):
+    w = writer()
+    w.grid(("lora",), (4, 8), range(3))
+    for seed in range(3):
+        w.run(w.spec("dora", 8, seed, alpha=None))
+    rows, found = judged(w)
+    assert set(rows) == {("dora", 8)} and not found.unmatched
+
+
 def test_other_code_or_data_is_not_pooled_unless_told_so(writer, judged):
     w = writer()
     for variant in ("lora", "dora"):

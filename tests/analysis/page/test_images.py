@@ -1,11 +1,13 @@
 """Figures as files: the same image for the same definition, and errors that are reported."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
+from analysis import report
 from analysis.figures.figure import Figure
 from analysis.page import images
 from experiments.errors import UserError
@@ -85,3 +87,17 @@ def test_a_character_of_another_script_changes_no_other_figure(tmp_path):
     for form in ("svg", "png"):
         drawn = [(tmp_path / f"{i}.{form}").read_bytes() for i in range(5)]
         assert drawn[0] == drawn[4] and drawn[1] == drawn[3]
+
+
+@pytest.mark.parametrize("width", images.PRINT)
+def test_images_for_print_have_their_width_and_text_of_8_pt(writer, width):
+    """One pixel of an SVG is one point of the PDF that is made of it."""
+    w = writer(n_examples=300)
+    w.grid(("lora", "dora"), (4, 8), range(3))
+    figures = report.build(w.root, width=width).parent / "figures"
+    for path in figures.glob("*.svg"):
+        svg = path.read_text()
+        assert width * 0.9 < float(re.search(r'<svg[^>]* width="([\d.]+)"', svg)[1]) < width + 0.5, path.name
+        assert set(re.findall(r'font-size="([\d.]+)px"', svg)) == {"8"}, path.name
+        pdf = path.with_suffix(".pdf").read_bytes()
+        assert float(re.search(rb"MediaBox \[0 0 ([\d.]+)", pdf)[1]) < width + 0.5

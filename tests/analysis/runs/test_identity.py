@@ -71,7 +71,9 @@ def test_a_sweep_over_seeds_and_ranks_is_one_command(old, runs):
 def test_what_is_tuned_again_is_left_out(old, runs):
     [spec] = runs("variant=loraplus", "lr=0.003", "train.head_lr=0.02", "variant.lr_ratio=5", "seed=2")
     content = recorded(spec, old=old)
-    command = identity.command(content, without=("lr", "train.head_lr", "variant_options.lr_ratio"), seed="SEED")
+    command = identity.command(
+        content, without=("lr", "train.head_lr", "variant_options.lr_ratio"), seed="SEED"
+    )
     assert "seed=SEED" in command
     [again] = runs(*typed(command.replace("SEED", "7")))
     assert (again.lr, again.options["lr_ratio"], again.seed) == (0.00125, 8.0, 7)

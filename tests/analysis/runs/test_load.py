@@ -264,15 +264,21 @@ def test_a_record_that_is_nested_too_deeply_is_named_and_left_out(writer, depth)
 def test_control_characters_in_names_end_no_report(writer):
     w = writer()
     for record in w.grid(ranks=(4,)):
+
         def odd(c):
             c["spec"]["dataset"] = "news\x1b[31m"
             c["spec"]["variant"] += "\x1b]0;x\x07"
             c["notes"] = ["a\x1b[2Jb"]
+
         tamper(w.root / record["run_id"], odd)
     (w.root / "odd\x1b[31mname").mkdir()
     (w.root / "odd\x1b[31mname" / "record.json").write_text("{")
     page = report.build(w.root, images_too=True)
     folder = page.parent
-    texts = [path.read_text(errors="replace") for path in folder.rglob("*") if path.suffix in (".html", ".md", ".svg", ".tex", ".csv")]
+    texts = [
+        path.read_text(errors="replace")
+        for path in folder.rglob("*")
+        if path.suffix in (".html", ".md", ".svg", ".tex", ".csv")
+    ]
     assert texts and not any("\x1b" in text or "\x07" in text for text in texts)
     assert any("news\ufffd" in text for text in texts)

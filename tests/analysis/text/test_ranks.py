@@ -107,7 +107,7 @@ def test_a_rate_chosen_on_the_edge_is_flagged_everywhere(writer, study):
     assert rows["dora"]["edge"] and not rows["lora"]["edge"]
     folder = report.build(w.root).parent
     assert "the best may lie beyond" in (folder / "report.html").read_text()
-    assert (folder / "figures" / "learning_rates.svg").read_text().count(">edge<") == 1
+    assert (folder / "figures" / "learning_rates.svg").read_text().count("(edge)<") == 1
 
 
 def test_variants_are_summed_up_over_datasets_without_mixing_them(writer, study):

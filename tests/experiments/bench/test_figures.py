@@ -126,3 +126,10 @@ def test_mistakes_are_told(words, message, capsys):
     with pytest.raises(SystemExit) as end:
         run("experiments.bench", "About.", words)
     assert end.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_latency_of_what_stands_beside_the_weights_is_measured_beside_merged_lora(work):
+    figures = latency.measure_inserted(work, r=3, targets="qv", rounds=3)
+    merging = ["lora merged", "ia3 merged"]
+    assert sorted(f.variant for f in figures) == sorted(["lora", *latency.INSERTED, *merging])
+    assert len({f.against for f in figures}) == 1 and all(f.ratio.low > 0 for f in figures)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,30 @@ def test_a_variant_of_ones_own_is_short_with_its_folder(tmp_path):
     words = ["--config-dir", str(tmp_path), "variant=mine", "variant.gamma=2"]
     [spec] = read(words, CONF, dimensions=None).runs
     assert words_of(spec, Conf(CONF, tmp_path)) == ["variant=mine", "variant.gamma=2"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_files_of_added_folders_can_be_typed_with_what_adds_the_folders(count, tmp_path):
+    folders = [tmp_path / f"my files, {i}" for i in range(count)]
+    for i, folder in enumerate(folders):
+        (folder / "variant").mkdir(parents=True)
+        (folder / f"variant/mine_{i}.yaml").write_text(
+            f"# Mine.\ndefaults: [dora, _self_]\nname: mine_{i}\nlr: 0.01\n"
+        )
+    added = [f"--config-dir={folders[0]}"]
+    if count > 1:
+        added = [f"hydra.searchpath=[{','.join(repr(f'file://{folder}') for folder in folders)}]"]
+    for spec in runs(*added, f"variant={','.join(f'mine_{i}' for i in range(count))}", "r=5"):
+        printed = command_of(spec)
+        assert f"variant={spec.variant} r=5" in printed
+        assert typed(printed) == [spec] == typed(command_of(from_record(spec.as_record())))
+        [plain] = runs("variant=dora", "lr=0.01", "r=5")
+        assert dataclasses.replace(spec, variant="dora", config_dirs=()).hash("") == plain.hash("")
+
+
+def test_the_command_of_a_run_whose_added_folder_is_gone_is_spelled_out(tmp_path):
+    (tmp_path / "variant").mkdir()
+    (tmp_path / "variant/mine.yaml").write_text("# Mine.\ndefaults: [dora, _self_]\nname: mine\nlr: 0.01\n")
+    [spec] = runs(f"--config-dir={tmp_path}", "variant=mine")
+    shutil.rmtree(tmp_path)
+    assert f"--config-dir={tmp_path}" in command_of(spec) and "variant.delta=dora" in command_of(spec)

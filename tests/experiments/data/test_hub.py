@@ -167,3 +167,26 @@ def test_a_folder_without_what_is_needed_is_named(tmp_path):
     (tmp_path / "t.json").write_text(json.dumps({"train": [["a", "b"]]}))
     with pytest.raises(UserError, match=r"has no 'oos_train'. It has: train"):
         read("clinc150", path=str(tmp_path / "t.json"))
+
+
+def test_the_e2e_files_of_the_lora_paper_are_read_by_their_double_bars(tmp_path):
+    lines = [
+        f"name : The {n} | food : {f} | area : riverside||{n} ; a {f} place, it is 3 | 4 .\n"
+        for n in ("Mill", "Oak", "Punter", "Eagle")
+        for f in ("Thai", "Fast, food", "")
+    ]
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").write_text("".join(lines) + lines[0].replace("a Thai", "one more"))
+    raw = read("e2e_nlg", path=str(tmp_path))
+    assert {split: len(rows) for split, rows in raw.splits.items()} == {
+        "train": 13,
+        "validation": 12,
+        "test": 12,
+    }
+    told = {turns[0][1]: references for turns, references in zip(
+        raw.splits["test"].turns, raw.splits["test"].references, strict=True
+    )}  # fmt: skip
+    assert set(told["name : The Mill | food : Thai | area : riverside ||"]) == {
+        "Mill ; a Thai place, it is 3 | 4 .", "Mill ; one more place, it is 3 | 4 .",
+    }  # fmt: skip
+    assert any("separated by ||" in note for note in raw.notes)

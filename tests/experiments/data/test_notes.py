@@ -87,3 +87,21 @@ def test_the_fingerprint_is_the_same_under_every_hash_seed(tmp_path):
         shown = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
         seen.add(tuple(line for line in shown.splitlines() if "classes" in line or "fingerprint" in line))
     assert len(seen) == 1 and "NAN 28, nan 28, neg 28, pos 28" in str(seen)
+
+
+@pytest.mark.parametrize(
+    ("columns", "options"),
+    [(("sentence1", "sentence2"), {}), (("left", "right"), {"text": ["left", "right"], "label": "label"})],
+)
+def test_columns_that_are_joined_are_said_to_be(tmp_path, read, columns, options):
+    path = tmp_path / "pairs.csv"
+    rows = (f"a man {n},someone {n % 7},{'yes' if n % 2 else 'no'}" for n in range(120))
+    path.write_text(f"{','.join(columns)},label\n" + "\n".join(rows))
+    task = read("csv", path, **options)
+    assert "a man 3\nsomeone 3" in [text for rows in task.splits.values() for text in rows.texts]
+    said = f"the columns {columns[0]!r} and {columns[1]!r} make one text, each on a line of its own"
+    assert sum(note.startswith(said) for note in task.notes) == 1
+
+
+def test_one_column_is_not(tmp_path, read):
+    assert not any("make one text" in note for note in read("jsonl", labelled(tmp_path, ["a", "b"])).notes)

@@ -151,6 +151,7 @@ GOOD = "".join(f'"film {i}, yes",{i % 2}\n' for i in range(100))
         csv_error('[{"text": "a", "label": "b"}]', "looks like JSON"),
         csv_error("text,label\n" + GOOD, "dataset.label=lable: there is no such column", label="lable"),
         csv_error("text,label\n" + GOOD, "Did you mean 'label'?", label="lable"),
+        csv_error("text,label\n" + GOOD, "Give dataset.text=[text,label]", text="text,label", label="label"),
         csv_error("foo,bar\n" + GOOD, "none of the columns foo, bar is named like a text"),
         csv_error("text,label\n" + GOOD.replace(",1\n", ",\n"), "50 of 100 rows of train have no text"),
         csv_error("text,label\n" + GOOD + ",1\n", "row 101, counted without the header"),

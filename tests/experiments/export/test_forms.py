@@ -119,6 +119,50 @@ def test_baselines_merge_and_are_no_adapters(variant, finished, tmp_path, capsys
     assert not (tmp_path / "no").exists()
 
 
+INSERTED = {  # what PEFT holds of what is put beside the weights, and of which models
+    "ia3": ["bert", "gpt2", "llama"],
+    "ptuning_v2": ["bert", "gpt2", "llama"],
+    "prefix": ["bert", "gpt2"],
+    "prompt": ["gpt2", "llama"],
+}
+
+
+@pytest.mark.parametrize(("variant", "model"), [(v, m) for v, models in INSERTED.items() for m in models])
+def test_prompts_prefixes_and_vectors_go_to_peft(variant, model, finished, tmp_path):
+    peft = pytest.importorskip("peft")
+    run = finished(variant, model=model)
+    fidelity = exported(run, "peft", tmp_path / "out")
+    assert max(exact(fidelity)) <= 1e-5
+    theirs = peft.PeftModel.from_pretrained(plain_base(run), tmp_path / "out")
+    if variant != "prompt":  # of which PEFT gives the prompt's positions too
+        assert torch.allclose(losses(run, theirs), expected(run), atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["bert", "gpt2"])
+def test_vectors_become_weights(model, finished, tmp_path):
+    run = finished("ia3", model=model)
+    exported(run, "merged", tmp_path / "out")
+    auto = AutoModelForSequenceClassification if model == "bert" else AutoModelForCausalLM
+    assert torch.allclose(losses(run, auto.from_pretrained(tmp_path / "out")), expected(run), atol=1e-5)
+    assert max(exact(exported(run, "dense-delta", tmp_path / "delta"))) <= 1e-5
+    check_sum_of_base_and_difference(run, tmp_path / "delta")
+
+
+@pytest.mark.parametrize(
+    ("variant", "to", "message"),
+    [
+        ("houlsby", "peft", "variant=houlsby trained bottleneck adapters, which that format does not hold"),
+        ("pfeiffer", "merged", "bottleneck adapters stay a part of every forward pass"),
+        ("prefix", "dense-delta", "the keys and values of a prefix stay a part of every forward pass"),
+        ("prompt", "peft", "PEFT holds the prompts of language models alone; variant=ptuning_v2 exports"),
+    ],
+)
+def test_what_has_no_such_form_is_refused(variant, to, message, finished, tmp_path, capsys):
+    assert main([str(finished(variant)), str(tmp_path / "out"), "--to", to]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("storage", ["fp32", "bf16", "nf4"])
 def test_blocks_that_learned_as_a_whole_are_kept_beside_adapters(storage, finished, tmp_path):
     """In full, whatever the storage of the others is."""
@@ -241,7 +285,7 @@ def test_four_bits_are_read_back_as_they_were_stored(storage, double_quant, fini
 
 
 @pytest.mark.parametrize("model", ["bert", "gpt2"])
-def test_requantising_is_asked_for_and_its_error_shown(model, finished, tmp_path, capsys):
+def test_requantising_is_asked_for_and_its_error_shown(model, finished, tmp_path, capsys, monkeypatch):
     pytest.importorskip("accelerate")
     run = finished("qlora", model=model, targets="all", compute="fp32")
     assert main([str(run), str(tmp_path / "out"), "--to", "merged", "--requantise", "nf4"]) == 0
@@ -253,9 +297,11 @@ def test_requantising_is_asked_for_and_its_error_shown(model, finished, tmp_path
     assert (about["dtype"], about["requantised_from"]) == ("nf4", "bf16")
     assert 0.001 < entry["weight_error"] < 0.15 and entry["max_relative_difference"] > 1e-4
     kind = AutoModelForSequenceClassification if model == "bert" else AutoModelForCausalLM
+    # where a processor has bf16, its kernel would refuse widths as odd as this model's
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
     again = kind.from_pretrained(tmp_path / "out")
     assert again.config.quantization_config.load_in_4bit
-    assert torch.allclose(losses(run, again), expected(run), atol=0.3)
+    assert torch.allclose(losses(run, again), expected(run), atol=0.5)
 
 
 def test_int4_goes_to_others_merged_or_in_the_codes_that_they_have(finished, tmp_path, capsys):

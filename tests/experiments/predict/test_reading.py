@@ -78,6 +78,26 @@ def test_training_and_predict_read_the_same_texts(tmp_path, rows, form, name):
 
 @LAX
 @given(
+    rows=st.lists(st.tuples(SIGNS, SIGNS, LABEL), min_size=3, max_size=8),
+    form=st.sampled_from(["csv", "tsv", "jsonl"]),
+    names=st.sampled_from([("sentence1", "sentence2"), ("premise", "hypothesis"), ("left", "right")]),
+)
+def test_training_and_predict_read_the_same_pairs(tmp_path, rows, form, names):
+    made = [(f"{a}{n}", b, label) for n, (a, b, label) in enumerate(rows)]
+    made += [(f"{label} {n}", f"so {n}", label) for n in range(80) for label in ("no", "yes", "nan")]
+    firsts, seconds, labels = zip(*made, strict=True)
+    path = write(tmp_path, form, {names[0]: firsts, "label": labels, names[1]: seconds})
+    options = {"missing": "drop", "text": names if names[0] == "left" else None}
+    asked, empty, _ = read_input(str(path), kind="classification", options=options)
+    assert sorted(one.text for one in asked) == sorted(
+        trained("jsonl" if form == "jsonl" else "csv", path, options)
+    )
+    whole = [f"{a.strip()}\n{b.strip()}" for a, b, _ in made if a.strip() and b.strip()]
+    assert sorted(one.text for one in asked) == sorted(whole) and empty == len(made) - len(whole)
+
+
+@LAX
+@given(
     rows=st.lists(st.tuples(TEXT, SIGNS, TEXT), min_size=1, max_size=6),
     form=st.sampled_from(["csv", "tsv", "jsonl"]),
     chat=st.sampled_from([None, True, False]),

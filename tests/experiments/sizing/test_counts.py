@@ -1,15 +1,19 @@
 """What is counted before a run is what an attached model has: parameters, roles, bytes, scales and rates."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from experiments import models
+from experiments.config.groups import Conf
 from experiments.sizing.counts import adapter_roles, base_bytes, count, effective_scale, rates
 from experiments.sizing.skeleton import skeleton as skeleton_of
 
-ADAPTERS = ["lora", "dora", "adalora", "rslora", "loraplus", "qlora"]
-VARIANTS = [*ADAPTERS, "full", "bitfit", "probe", "zero"]
+CONF = Conf(Path(__file__).resolve().parents[3] / "conf")
+ADAPTERS = [n for n in CONF.choices("variant") if CONF.read("variant", n)["method"] == "adapters"]
+INSERTED = ["houlsby", "pfeiffer", "prefix", "ptuning_v2", "prompt", "ia3"]
+VARIANTS = [*ADAPTERS, "full", "bitfit", "probe", "zero", *INSERTED]
 
 
 @pytest.fixture
@@ -90,6 +94,12 @@ def test_blocks_that_learn_as_a_whole_are_unknown_not_counted_as_adapted(on, att
         ("rslora", 73_728),
         ("dora", 73_728 + 12 * 384),  # and a magnitude per output
         ("adalora", 12 * (12 * 768 + 12)),  # starts at rank 12, with as many singular values
+        ("houlsby", 12 * (2 * 384 * 64 + 64 + 384) + 2 * 13 * 384),  # 2 in 6 blocks, 13 norms of 2 vectors
+        ("pfeiffer", 6 * (2 * 384 * 48 + 48 + 384)),
+        ("prefix", 10 * 384 + 384 * 512 + 512 + 512 * 12 * 384 + 12 * 384),
+        ("ptuning_v2", 10 * 12 * 384),  # keys and values of 6 layers
+        ("prompt", 20 * 384),
+        ("ia3", 6 * (384 + 384 + 1536)),
     ],
 )
 def test_minilm_by_hand(cells_of, variant, adapter):

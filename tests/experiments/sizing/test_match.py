@@ -43,7 +43,7 @@ def test_closed_forms(tiny):
 
 @pytest.mark.parametrize("kind", ["parameters", "memory"])
 @pytest.mark.parametrize("targets", ["qv", "mlp", "all"])
-@pytest.mark.parametrize("variant", ["dora", "adalora", "loraplus"])
+@pytest.mark.parametrize("variant", ["dora", "adalora", "loraplus", "loha", "randlora"])
 def test_no_rank_is_nearer(tiny, kind, targets, variant):
     for spec in solved(tiny(f"variant=lora,{variant} r=3,5,9,14 targets={targets}"), kind):
         if spec.matched is None:

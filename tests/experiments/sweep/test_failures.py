@@ -1,7 +1,6 @@
 """What the engine writes for a run whose worker cannot, and when failures are the same failure."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
@@ -11,11 +10,16 @@ from experiments.sweep.failures import common_cause, fingerprint, settle
 from experiments.sweep.lease import acquire
 from experiments.sweep.pool import Outcome, PlannedRun
 
-SPEC = SimpleNamespace(as_record=lambda: {"study": "toy", "variant": "lora"})
 
+@pytest.fixture
+def ended(tmp_path, cells_of):
+    """How the engine settles a run of the study `toy` after an event of its worker."""
+    [spec] = cells_of("study=toy")
 
-def ended(tmp_path, event, **terms):
-    return settle(Outcome(PlannedRun("run-1", SPEC), event, 1.0), tmp_path / "toy", Terms(**terms))
+    def end(event, **terms):
+        return settle(Outcome(PlannedRun("run-1", spec), event, 1.0), tmp_path / "toy", Terms(**terms))
+
+    return end
 
 
 def written(tmp_path):
@@ -32,8 +36,8 @@ def written(tmp_path):
         ({"event": "late"}, "timeout", "time_limit=0.5 minutes"),
     ],
 )
-def test_a_run_without_a_worker_gets_a_record_that_says_how_to_repeat_it(tmp_path, event, kind, text):
-    status, reason = ended(tmp_path, event, time_limit=0.5)
+def test_a_run_without_a_worker_gets_a_record_that_says_how_to_repeat_it(tmp_path, ended, event, kind, text):
+    status, reason = ended(event, time_limit=0.5)
     found = written(tmp_path)
     assert status == found["status"] == "failed"
     assert found["error"]["kind"] == kind and text in found["error"]["message"] and text in reason
@@ -42,36 +46,36 @@ def test_a_run_without_a_worker_gets_a_record_that_says_how_to_repeat_it(tmp_pat
 
 
 @pytest.mark.parametrize("status", ["completed", "diverged"])
-def test_a_result_that_is_there_stands(tmp_path, status):
+def test_a_result_that_is_there_stands(tmp_path, ended, status):
     """The worker was killed between writing its record and saying so."""
     content = {"run_id": "run-1", "study": "toy", "status": status, "spec": {}}
     record.RunFolder(tmp_path / "toy/run-1").write_record(content)
-    assert ended(tmp_path, {"event": "died", "code": -9}) == (status, "")
+    assert ended({"event": "died", "code": -9}) == (status, "")
     assert written(tmp_path)["status"] == status
 
 
-def test_memory_is_not_blamed_for_a_kill_that_was_not_the_kernels(tmp_path):
-    status, reason = ended(tmp_path, {"event": "died", "code": -9, "oom": False})
+def test_memory_is_not_blamed_for_a_kill_that_was_not_the_kernels(ended):
+    status, reason = ended({"event": "died", "code": -9, "oom": False})
     assert status == "failed" and reason.endswith("killed by SIGKILL")
 
 
-def test_a_run_that_another_process_has_by_now_is_left_to_it(tmp_path):
+def test_a_run_that_another_process_has_by_now_is_left_to_it(tmp_path, ended):
     with acquire(tmp_path / "toy/.claims", "run-1"):
-        assert ended(tmp_path, {"event": "died", "code": -9}) is None
+        assert ended({"event": "died", "code": -9}) is None
     assert not (tmp_path / "toy/run-1").exists()
 
 
-def test_where_nothing_can_be_written_the_failure_is_reported_all_the_same(tmp_path):
+def test_where_nothing_can_be_written_the_failure_is_reported_all_the_same(tmp_path, ended):
     (tmp_path / "toy").write_text("a file where the study should be")
-    status, reason = ended(tmp_path, {"event": "died", "code": -9})
+    status, reason = ended({"event": "died", "code": -9})
     assert status == "failed" and "SIGKILL" in reason and "no record was written" in reason
 
 
-def test_what_a_worker_says_is_taken_over(tmp_path):
+def test_what_a_worker_says_is_taken_over(ended):
     error = {"kind": "ValueError", "message": "no"}
     event = {"event": "finished", "status": "failed", "error": error}
-    assert ended(tmp_path, event) == ("failed", "ValueError: no")
-    assert ended(tmp_path, {"event": "interrupted"}) == ("preempted", "")
+    assert ended(event) == ("failed", "ValueError: no")
+    assert ended({"event": "interrupted"}) == ("preempted", "")
 
 
 MIB = "OutOfMemoryError: CUDA out of memory. Tried to allocate {} MiB, of 79.2 GiB {} MiB is free"

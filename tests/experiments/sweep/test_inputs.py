@@ -160,3 +160,20 @@ def test_a_record_of_a_failure_is_no_result(command, cells_of, tmp_path, forget)
     forget()
     assert planned(cells_of, words, tmp_path) == (spec, run_id)
     assert done(spec, run_id, tmp_path)["status"] == "completed"
+
+
+def test_a_run_on_some_of_the_rows_is_trained_on_what_it_was_planned_on(command, cells_of, forget, tmp_path):
+    words, *_ = command
+    spec, run_id = planned(cells_of, f"{words} dataset.limit=12", tmp_path)
+    forget()
+    record = done(spec, run_id, tmp_path)
+    assert record["status"] == "completed" and record["data"]["train_rows"] == 12
+
+
+def test_rows_as_read_have_the_hash_of_rows_as_remembered_with_other_datasets_beside_them(
+    toy_csv, spec_of, forget
+):
+    also = {"trec": str(toy_csv)}
+    spec = spec_of(dataset="csv", path=str(toy_csv), also=also, limit=12)
+    assert data.fingerprint(spec, as_read=True) == data.fingerprint(spec)
+    assert data.fingerprint(spec) != data.fingerprint(spec_of(dataset="csv", path=str(toy_csv)))

@@ -3,7 +3,10 @@
 from dataclasses import replace
 
 import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
 
+from experiments.data import Encoded
 from experiments.record import RunFolder
 from experiments.spec import RunSpec, Train
 from experiments.tracking import make
@@ -40,3 +43,26 @@ def run_of(tmp_path, toy_csv, tiny_bert):
         return Run(spec, name, RunFolder(tmp_path / name), make({"name": "none"}))
 
     return made
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    """A BERT of two layers for five classes and texts of up to 12 tokens, with no dropout of its own."""
+    config = BertConfig(
+        vocab_size=61, hidden_size=20, num_hidden_layers=2, num_attention_heads=2, intermediate_size=44,
+        max_position_embeddings=15, num_labels=5, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        initializer_range=0.3,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return BertForSequenceClassification(config).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def split():
+    """34 rows of 3 to 12 tokens for it, the class given away by the first token."""
+    rows, length, draw = 34, 12, torch.Generator().manual_seed(7)
+    ids = torch.randint(3, 61, (rows, length), generator=draw)
+    lengths = torch.randint(3, length + 1, (rows,), generator=draw)
+    mask = (torch.arange(length)[None] < lengths[:, None]).long()
+    return Encoded(tuple(map(str, range(rows))), ids * mask, mask, ids[:, 0] % 5, 0)

@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.training.generation import Settings, generate
+from variants import RunConfig, attach
 
 LENGTHS = [5, 3, 9, 17, 2, 30, 11, 4, 6, 8, 12, 1, 21]
 LONGEST = 23
@@ -49,6 +50,34 @@ def test_a_packs_answers_are_those_of_one_prompt_at_a_time(request, name):
     for size, runs in [(1, 1), (3, 2), (4, 3), (13, 1), (64, 2)]:
         found = generate(model, asked, tokenizer, Settings(LONGEST), runs=runs, precision="fp32", size=size)
         assert found == [texts] * runs, (size, runs)
+
+
+@pytest.mark.parametrize("name", ["tiny_gpt2", "tiny_llama"])
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+def test_what_stands_before_the_text_stands_before_each_prompt_once(request, name, method):
+    """A pack of two runs, whose rows leave at different times, against whole passes over one text."""
+    model, tokenizer = louder(request.getfixturevalue(name))
+    options = {"length": 3, "inner": 5}
+    runs = [RunConfig(s, method=method, targets=None, r=None, options=options) for s in (1, 2)]
+    attached, asked = attach(model, runs), prompts(tokenizer)[:6]
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(7)
+
+    def written(prompt):
+        """Of both runs: every token by a pass without a cache."""
+        texts = torch.tensor([prompt, prompt])
+        for _ in range(5):
+            next_ = attached.model(input_ids=texts, use_cache=False).logits[:, -1:].argmax(-1)
+            texts = torch.cat([texts, next_], 1)
+        answers = texts[:, len(prompt) :].tolist()
+        return [a[: a.index(7)] if 7 in a else a for a in answers]
+
+    with torch.no_grad():
+        expected = list(zip(*map(written, asked), strict=True))
+    assert expected[0] != expected[1]
+    for settings in (Settings(5), Settings(5, beams=2)):
+        found = generate(attached.model, asked, tokenizer, settings, runs=2, precision="fp32", size=4)
+        if settings.beams == 1:
+            assert found == [tokenizer.batch_decode(run, skip_special_tokens=True) for run in expected]
 
 
 def test_beams_are_the_tasks_whatever_the_model_would_do_itself(tiny_llama):

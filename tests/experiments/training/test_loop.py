@@ -6,14 +6,12 @@ import math
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
 
-from experiments.data import Encoded
 from experiments.spec import RunSpec, Train
 from experiments.training.loop import Callback, Trainer, evaluation_steps, run_config, schedule, total_steps
 from variants import attach
 
-STEPS, CLASSES, LENGTH, ROWS = 30, 5, 12, 40
+STEPS = 30
 AXES = {
     "delta": "lora",
     "scaling": "alpha_over_r",
@@ -50,27 +48,6 @@ MIXED = [
     make_spec(4, lr=8e-3, **ADALORA),
     make_spec(5, r=4, lr=4e-3, variant="loraplus", grouping="lora_plus", options={"lr_ratio": 4.0}),
 ]
-
-
-@pytest.fixture(scope="module")
-def frozen():
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=61, hidden_size=20, num_hidden_layers=2, num_attention_heads=2, intermediate_size=44,
-        max_position_embeddings=LENGTH, num_labels=CLASSES, hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        initializer_range=0.3,
-    )  # fmt: skip
-    return BertForSequenceClassification(config).eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def split():
-    draw = torch.Generator().manual_seed(7)
-    ids = torch.randint(3, 61, (ROWS, LENGTH), generator=draw)
-    lengths = torch.randint(3, LENGTH + 1, (ROWS,), generator=draw)
-    mask = (torch.arange(LENGTH)[None] < lengths[:, None]).long()
-    return Encoded(tuple(map(str, range(ROWS))), ids * mask, mask, ids[:, 0] % CLASSES, 0)
 
 
 class Rows(Callback):

@@ -11,15 +11,13 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import BertConfig, BertForSequenceClassification
 
-from experiments.data import Encoded
 from experiments.spec import RunSpec, Train
 from experiments.training.batch import Order
 from experiments.training.loop import Callback, Trainer, run_config, schedule
 from variants import attach, generator
 
-STEPS, ROWS, CLASSES, LENGTH, BATCH, MICRO = 20, 30, 5, 9, 6, 2
+STEPS, BATCH, MICRO = 20, 6, 2
 ADALORA = {"delta": "adalora", "controller": "adalora_budget"}
 PRUNING = {"init_r_ratio": 1.5, "orth_weight": 0.1, "t_init": 3, "t_final": 6, "interval": 2}
 
@@ -46,27 +44,6 @@ SPECS = [
     spec_of(14, 7, {"scaling": "alpha_over_sqrt_r"}, options={"dropout": 0.3}, clip=0.0),
     spec_of(15, 4, {**ADALORA, "grouping": "lora_plus"}, options={**PRUNING, "lr_ratio": 2.0}),
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def frozen():
-    config = BertConfig(
-        vocab_size=31, hidden_size=14, num_hidden_layers=2, num_attention_heads=2, intermediate_size=10,
-        max_position_embeddings=LENGTH, num_labels=CLASSES, hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0, initializer_range=0.3,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return BertForSequenceClassification(config).eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def split():
-    draw = torch.Generator().manual_seed(7)
-    ids = torch.randint(3, 31, (ROWS, LENGTH), generator=draw)
-    lengths = torch.randint(3, LENGTH + 1, (ROWS,), generator=draw)
-    mask = (torch.arange(LENGTH)[None] < lengths[:, None]).long()
-    return Encoded(tuple(map(str, range(ROWS))), ids * mask, mask, ids[:, 0] % CLASSES, 0)
 
 
 class Rows(Callback):
@@ -172,7 +149,7 @@ def written_out(frozen, split, spec, start, head):
     ]
     optimiser = torch.optim.AdamW(groups, betas=(t.beta1, t.beta2), eps=t.eps)
     factor = lambda step: schedule(t, step=min(step, STEPS - 1), steps=STEPS)  # noqa: E731
-    rates, order = torch.optim.lr_scheduler.LambdaLR(optimiser, factor), Order(spec.seed, ROWS)
+    rates, order = torch.optim.lr_scheduler.LambdaLR(optimiser, factor), Order(spec.seed, len(split.ids))
     prunes = spec.axes["delta"] == "adalora"
     allocate = Allocator(list(maps.values()), spec) if prunes else lambda step: None
     losses, ranks = [], []

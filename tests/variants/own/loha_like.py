@@ -37,11 +37,11 @@ class LoHaLike(Delta):
         self.B1 = drawn("B1", (base.d_out, r), 1.0)
         self.B2 = self.stacked([torch.zeros(base.d_out, r) for _ in slots], base)
 
-    def change(self):
+    def product(self):
         return self.scale * (self.B1 @ self.A1) * (self.B2 @ self.A2)
 
     def forward(self, x, y, base):
-        return torch.baddbmm(y, self.dropped(x), self.change().to(y.dtype).mT)
+        return torch.baddbmm(y, self.dropped(x), self.product().to(y.dtype).mT)
 
     def weight(self, base):
-        return base.weight(self.A1.dtype) + self.change()
+        return base.weight(self.A1.dtype) + self.product()

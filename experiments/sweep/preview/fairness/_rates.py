@@ -19,7 +19,7 @@ from experiments.sweep.preview.fairness._finding import (
 from variants._core.costs import Rates
 
 _RECIPE = ("steps", "epochs", "batch_size", "schedule", "warmup", "weight_decay", "clip")
-_NAMES = {"in": "A", "out": "B", "diag": "singular values", "head_bias": "head bias"}
+_NAMES = {"in": "A", "out": "B", "diag": "between A and B", "head_bias": "head bias"}
 
 
 def scales(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:

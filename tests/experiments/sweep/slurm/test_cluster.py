@@ -112,12 +112,13 @@ def test_a_run_longer_than_its_time_limit_goes_on_in_the_next(cluster, module_sh
             time.sleep(0.2)
         os.kill(worker, signal.SIGCONT)
     deadline = time.monotonic() + 240
-    while "Restarts=1" not in cluster.ask("scontrol", "show", "job", element):
-        assert time.monotonic() < deadline, "the job was not put back into the queue"
+    while "Restarts=0" in (job := cluster.ask("scontrol", "show", "job", element)):
+        assert time.monotonic() < deadline, f"the job was not put back into the queue: {job}"
         time.sleep(0.2)
     cluster.ask("scontrol", "update", f"JobId={element}", "TimeLimit=60")  # however slow the machine
     cluster.wait()
-    assert check_bits(module_shell, "limited", whole, 1)[1]["restarts"] == 1
+    # on a slow machine Slurm may warn, and the job go back, before its first step too
+    assert check_bits(module_shell, "limited", whole, 1)[1]["restarts"] >= 1
 
 
 def pending_signals(process):

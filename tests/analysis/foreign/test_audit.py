@@ -1,0 +1,158 @@
+"""Results of others: the defects that were put in are found, and a clean study raises no alarm."""
+
+import pytest
+
+from analysis import report
+
+FORMATS = ["csv", "wandb", "wandb-json", "peft"]
+
+
+def written(published, form):
+    """The files of a study in a format, and the words that a reader would add."""
+    if form == "wandb-json":
+        return published.wandb("json"), "wandb"
+    words = {"peft": ["--examples", "20000"]}.get(form, [])  # PEFT's files do not say it
+    return getattr(published, form)(), form, *words
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_clean_study_raises_no_alarm_and_its_effect_is_found(published, audited, form):
+    # files of PEFT do not tell several tasks apart
+    published.clean(tasks=("gsm8k",) if form == "peft" else ("rte", "mrpc"))
+    code, text, broken = audited(*written(published, form), "--margin", "0.03")
+    assert code == 0
+    assert broken == (["Each variant was compared on two datasets or more"] if form == "peft" else [])
+    assert "dora is better than lora" in text.replace("dora-gsm8k", "dora").replace("lora-gsm8k", "lora")
+    assert "rslora-gsm8k and" in text if form == "peft" else "rslora and lora are equivalent" in text
+
+
+def test_the_report_of_imported_results_builds(published, audited, tmp_path):
+    audited(*written(published.clean(), "csv"))
+    page = report.build(tmp_path / "study", images_too=False)
+    text = page.with_name("report.md").read_text()
+    assert "independent samples" in text and "dora" in text
+    assert "python run.py" not in text  # nobody can repeat them so
+
+
+def test_one_run_a_side_is_no_verdict(published, audited):
+    for method, test in {"lora": 0.48, "miss": 0.5, "vera": 0.3}.items():
+        published.on_test(method=method, rates=(1e-4,), seeds=(0,), score=test + 0.03)
+    _, text, broken = audited(published.csv(), "csv")
+    assert "What holds (0 of 2)\n  nothing" in text
+    assert "2 comparisons rest on one run a side" in text
+    # by hand: se = sqrt(.48*.52/1319 + .5*.5/1319) = .0194, and .02 is between one and 1.96 of them
+    assert "1 of them lie within what the test examples alone leave open (95%), 0 within one" in text
+    # (.48 - .3) / 1.96 / sqrt(2) = .065
+    assert "1 lies further behind lora, which holds only while the SD between seeds is below 0.065" in text
+    assert "Every comparison rests on 5 paired seeds or more" in broken
+
+
+def test_rates_chosen_on_the_test_set_are_found(published, audited):
+    for method in ("lora", "dora"):
+        published.on_test(method=method)
+    _, text, broken = audited(published.csv(), "csv")
+    assert "Rates were chosen on validation, not by the test results" in broken
+    assert "the best of 3 rates is named by its test score in 2 cases" in text
+    assert "What holds (0 of 1)" in text
+
+
+def test_unequal_tuning_is_found_and_blocks_better(published, audited):
+    published.clean()
+    published.runs = [r for r in published.runs if r["method"] != "lora" or r["lr"] == 0.002]
+    _, text, broken = audited(published.csv(), "csv")
+    assert "The learning rate of every variant was tuned, with the same number of points" in broken
+    assert "dora is better than lora" not in text
+
+
+def test_dropped_runs_are_found(published, audited):
+    for method in ("lora", "dora", "pissa"):
+        published.on_test(method=method)
+    gone = published.runs[-1]
+    published.runs.remove(gone)  # pissa at its highest rate
+    _, text, broken = audited(published.csv(), "csv")
+    assert "No run was dropped: every rate has as many runs as the others" in broken
+    assert "runs are missing for pissa on gsm8k at 0.004 (2 of 3)" in text
+
+
+def test_a_rate_that_one_method_lacks_is_found(published, audited):
+    for method in ("lora", "dora", "pissa"):
+        published.on_test(method=method)
+    published.runs = [r for r in published.runs if (r["method"], r["lr"]) != ("pissa", 0.004)]
+    _, text, _ = audited(published.csv(), "csv")
+    assert "runs are missing for pissa on gsm8k at 0.004 (none)" in text
+
+
+def test_diverged_runs_count_as_failures(published, audited):
+    published.clean()
+    dora = [r for r in published.runs if r["method"] == "dora" and "test" in r]
+    for run in dora[:2]:
+        del run["test"]
+        run["state"] = "crashed"
+    _, text, broken = audited(published.wandb(), "wandb")
+    assert "No run failed, diverged, is unfinished or missing" in broken
+    assert "2 failed or diverged" in text
+
+
+def test_a_method_that_does_nothing_is_found_by_its_scores(published, audited):
+    published.on_test(method="lora").on_test(method="dora", score=0.52)
+    for run in [r for r in published.runs if r["method"] == "lora"]:
+        published.runs.append(run | {"method": "adalora"})
+    _, text, broken = audited(published.csv(), "csv")
+    assert "Every method was at work" in broken
+    assert "adalora and lora have the same score in every one of 9 runs" in text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        (None, "AdaLoRA never allocated a rank"),
+        ({"q": [True, True], "v": [True, True]}, "AdaLoRA's ranks never changed"),
+        ({"q": [True, False], "v": [True, True]}, None),
+    ],
+)
+def test_an_adalora_whose_ranks_never_changed_is_found(published, audited, pattern, told):
+    def change(content, run):
+        if run["method"] == "adalora":
+            content["run_info"]["peft_config"] |= {"peft_type": "ADALORA", "rank_pattern": pattern}
+
+    published.on_test(method="lora", rates=(1e-4,), seeds=(0,)).on_test(
+        method="adalora", rates=(1e-4,), seeds=(0,), score=0.45
+    )
+    _, text, broken = audited(published.peft(change), "peft")
+    assert ("Every method was at work" in broken) is (told is not None)
+    assert told is None or told in text
+
+
+def test_a_dora_whose_flag_is_off_is_found(published, audited):
+    def change(content, run):
+        content["run_info"]["peft_config"]["use_dora"] = False
+
+    published.on_test(method="lora", rates=(1e-4,), seeds=(0,)).on_test(
+        method="dora", rates=(1e-4,), seeds=(0,), score=0.45
+    )
+    _, text, _ = audited(published.peft(change), "peft")
+    assert "dora-gsm8k: its configuration has use_dora off" in text
+
+
+def test_one_method_under_two_names_is_found(published, audited):
+    def change(content, run):
+        content["run_info"]["experiment_name"] += f"-lr{run['lr']:g}"
+
+    published.on_test(method="lora", rates=(1e-4, 1e-3), seeds=(0,))
+    _, text, broken = audited(published.peft(change), "peft")
+    assert "No method was tested at several rates under several names" in broken
+    assert "differ in the learning rate alone" in text
+
+
+def test_nothing_learned_and_odd_versions_are_found(published, audited):
+    def change(content, run):
+        if run["method"] == "vera":
+            content["meta_info"]["package_info"]["peft-version"] = "0.20.0"
+
+    published.on_test(method="lora", rates=(1e-4,), seeds=(0,))
+    published.on_test(method="vera", rates=(1e-4,), seeds=(0,), score=0.04, spread=0.01)
+    assert published.runs[-1]["test"] == 0.0
+    _, text, broken = audited(published.peft(change), "peft")
+    assert "the score is exactly 0 for vera-gsm8k" in text
+    assert "All results come from the same versions and device" in broken
+    assert "peft (0.21.0: 1, 0.20.0: 1)" in text

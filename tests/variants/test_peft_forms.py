@@ -1,0 +1,240 @@
+"""The forms beyond LoRA against PEFT's: outputs, every gradient, thirty optimiser steps.
+
+Where PEFT has none, against a transcription of the authors' few lines.
+"""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+peft = pytest.importorskip("peft")
+
+EXACT = {"rtol": 1e-9, "atol": 1e-10}
+SINGLE = {"rtol": 1e-5, "atol": 1e-6}  # PEFT's FourierFT goes through float32
+R = 3
+
+
+def gralora_A(A):
+    return A.view(R, 3, -1).permute(1, 2, 0)
+
+
+def gralora_B(B):
+    return B.view(3, -1, R).transpose(1, 2)
+
+
+# delta -> PEFT's settings, and by their name the parameters of ours in PEFT's layout
+PEERS = {
+    "vera": (lambda: peft.VeraConfig(r=R), {"vera_lambda_d": "d", "vera_lambda_b": "b"}),
+    "miss": (lambda: peft.MissConfig(r=R), {"miss_block": ("B", lambda B: B.T)}),
+    "delora": (
+        lambda: peft.DeloraConfig(r=R, delora_lambda=15),
+        {"delora_A": "A", "delora_B": "B", "delora_lambda": ("lam", lambda lam: lam[None])},
+    ),
+    "hira": (lambda: peft.HiraConfig(r=R), {"hira_A": "A", "hira_B": "B"}),
+    "fourierft": (lambda: peft.FourierFTConfig(n_frequency=12, scaling=2.5), {"fourierft_spectrum": "c"}),
+    "randlora": (
+        lambda: peft.RandLoraConfig(r=R, randlora_alpha=R * 20),
+        {"randlora_lambda": ("lam", lambda lam: lam.T), "randlora_gamma": "gamma"},
+    ),
+    "gralora": (
+        lambda: peft.GraloraConfig(r=R, gralora_k=3, alpha=6),
+        {"gralora_A": ("A", gralora_A), "gralora_B": ("B", gralora_B)},
+    ),
+    "loha": (
+        lambda: peft.LoHaConfig(r=R, alpha=6),
+        {"hada_w1_a": "B1", "hada_w1_b": "A1", "hada_w2_a": "B2", "hada_w2_b": "A2"},
+    ),
+    "lokr": (
+        lambda: peft.LoKrConfig(r=R, alpha=6),
+        {"lokr_w1": "C", "lokr_w2_a": "B", "lokr_w2_b": "A"},
+    ),
+}
+SIZES = {"gralora": [(9, 15), (15, 9)], "lokr": [(15, 21), (21, 14)]}  # what their blocks divide
+CASES = [(name, *size) for name in PEERS for size in SIZES.get(name, [(7, 5), (5, 7)])]
+OPTIONS = {"fourierft": {"n_per_r": 4, "fourier_scale": 2.5}, "gralora": {"blocks": 3}}
+
+
+def in_layout(ours, name, tensors):
+    """One of our tensors of run 0, in the layout of PEFT's parameter."""
+    key, view = (
+        PEERS[ours][1][name] if isinstance(PEERS[ours][1][name], tuple) else (PEERS[ours][1][name], None)
+    )
+    return tensors[key][0] if view is None else view(tensors[key][0])
+
+
+def share_what_is_fixed(name, module, delta, d_in):
+    """The random parts that PEFT draws by itself."""
+    if name == "vera":
+        module.vera_A["default"], module.vera_B["default"] = delta.A[0], delta.B[0]
+    elif name == "fourierft":
+        places = delta.places[0]
+        module.indices["default"] = torch.stack([places // d_in, places % d_in])
+    elif name == "randlora":
+        # PEFT's product meets its bases in another order: rank by rank, where ours goes basis by basis
+        n, large = delta.gamma.shape[1], len(delta.B[0])
+        module.randlora_A["default"] = delta.A[0][:, None]
+        module.randlora_B["default"] = delta.B[0].view(large, n, R).transpose(1, 2).reshape(large, n, R)
+
+
+@pytest.fixture(params=CASES, ids=lambda c: "-".join(map(str, c)))
+def pair(request, layer_of):
+    """(its name, a layer of ours away from its start, PEFT's over the same base with the same numbers)."""
+    name, d_in, d_out = request.param
+    scaling = "alpha_over_r" if name in ("gralora", "loha", "lokr") else "none"
+    layer = layer_of(name, scaling=scaling, d_in=d_in, d_out=d_out, alpha=6.0, options=OPTIONS.get(name))
+    plain = nn.Linear(d_in, d_out).double()
+    plain.weight.data.copy_(layer.base.weight())
+    plain.bias.data.copy_(layer.bias)
+    config = PEERS[name][0]()
+    config.target_modules = {"0"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = peft.get_peft_model(nn.Sequential(plain), config).double().base_model.model[0]
+    delta = layer.held[0].delta
+    share_what_is_fixed(name, module, delta, d_in)
+    for theirs in PEERS[name][1]:
+        getattr(module, theirs)["default"].data.copy_(in_layout(name, theirs, dict(delta.named_parameters())))
+    return name, layer, module
+
+
+def test_outputs_and_every_gradient_are_those_of_peft(pair, rows, gradients):
+    name, layer, module = pair
+    close = SINGLE if name == "fourierft" else EXACT
+    x = rows(d_in=layer.base.d_in)
+    y, dx, grads = gradients(layer, x)
+    y2, dx2, _ = gradients(module, x)
+    assert_close(y, y2, **close)
+    assert_close(dx, dx2, **close)
+    own = {key.rpartition(".")[2]: grad for key, grad in grads.items()}
+    assert set(own) == {value[0] if isinstance(value, tuple) else value for value in PEERS[name][1].values()}
+    for theirs in PEERS[name][1]:
+        assert_close(in_layout(name, theirs, own), getattr(module, theirs)["default"].grad, **close)
+
+
+def trained(modules, d_in, d_out, steps=30):
+    """Both sides after some steps of AdamW on the same rows."""
+    source = torch.Generator().manual_seed(7)
+    optimisers = [
+        torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0)
+        for m in modules
+    ]
+    for _ in range(steps):
+        x = torch.randn(4, d_in, generator=source, dtype=torch.float64)
+        target = torch.randn(4, d_out, generator=source, dtype=torch.float64)
+        for model, optimiser in zip(modules, optimisers, strict=True):
+            optimiser.zero_grad()
+            (model(x) - target).square().mean().backward()
+            optimiser.step()
+
+
+def test_thirty_optimiser_steps_end_where_peft_ends(pair):
+    name, layer, module = pair
+    trained((layer, module), layer.base.d_in, layer.base.d_out)
+    delta = layer.held[0].delta
+    for theirs in PEERS[name][1]:
+        ours, other = (
+            in_layout(name, theirs, dict(delta.named_parameters())),
+            getattr(module, theirs)["default"],
+        )
+        assert_close(ours, other, rtol=1e-6, atol=1e-6, check_dtype=False)
+
+
+def test_lora_fa_is_pefts_lora_whose_a_is_frozen(layer_of):
+    layer = layer_of("lora_fa")
+    plain = nn.Linear(7, 5).double()
+    plain.weight.data.copy_(layer.base.weight())
+    plain.bias.data.copy_(layer.bias)
+    config = peft.LoraConfig(r=R, lora_alpha=4.0, target_modules=["0"])
+    module = peft.get_peft_model(nn.Sequential(plain), config).double().base_model.model[0]
+    delta = layer.held[0].delta
+    module.lora_A["default"].weight.data.copy_(delta.A[0])
+    module.lora_A["default"].weight.requires_grad_(False)
+    module.lora_B["default"].weight.data.copy_(delta.B[0])
+    before = delta.A.clone()
+    trained((layer, module), 7, 5)
+    assert_close(delta.B[0], module.lora_B["default"].weight, rtol=1e-8, atol=1e-9)
+    assert torch.equal(delta.A, before)
+
+
+class Latent(nn.Module):
+    """LoRA-XS as its authors write it: a decomposition of W^T, an encoder, an r x r map, a decoder."""
+
+    def __init__(self, weight, bias, r, scale):
+        super().__init__()
+        u, s, vh = torch.linalg.svd(weight.T, full_matrices=False)
+        self.encoder, self.decoder = (u @ torch.diag(s))[:, :r], vh[:r]
+        self.weight, self.bias, self.scale = weight, bias, scale
+        self.mapping = nn.Linear(r, r, bias=False).double()
+
+    def forward(self, x):
+        return x @ self.weight.T + self.bias + self.mapping(x @ self.encoder) @ self.decoder * self.scale
+
+
+@pytest.mark.parametrize(("d_in", "d_out"), [(7, 5), (5, 7)])
+def test_lora_xs_is_its_authors_latent_map_between_singular_vectors(d_in, d_out, layer_of, rows):
+    layer = layer_of("lora_xs", d_in=d_in, d_out=d_out)
+    delta = layer.held[0].delta
+    other = Latent(layer.base.weight(), layer.bias, R, 4.0 / R)
+    signs = (other.decoder @ delta.B[0]).diagonal().sign()  # a pair of singular vectors may be turned
+    turned = lambda R: signs[:, None] * R * signs  # noqa: E731
+    other.mapping.weight.data.copy_(turned(delta.R[0].detach()))
+    x = rows(d_in=d_in)
+    assert_close(layer(x), other(x), **EXACT)
+    trained((layer, other), d_in, d_out)
+    assert_close(delta.R[0], turned(other.mapping.weight), rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize(("d_in", "d_out", "r"), [(7, 5, 3), (5, 7, 4), (11, 13, 6)])
+def test_gralora_is_a_lora_in_every_block(d_in, d_out, r, layer_of):
+    """Sizes that k does not divide, which PEFT has not: block (i, j) by the paper's equation."""
+    layer = layer_of("gralora", d_in=d_in, d_out=d_out, r=r)
+    delta = layer.held[0].delta
+    k, A, B = delta.k, delta.A[0].double(), delta.B[0].double()
+    ranks, columns, lines = (torch.arange(n).tensor_split(k) for n in (r, d_in, d_out))
+    expected = layer.base.weight().clone()
+    for i in range(k):
+        for j in range(k):
+            block = B[lines[i]][:, ranks[j]] @ A[ranks[i]][:, columns[j]]
+            expected[lines[i][:, None], columns[j]] += 4.0 / r * block
+    assert k > 1
+    assert_close(delta.weight(layer.base)[0].double(), expected, **EXACT)
+
+
+def test_deloras_change_is_bounded_by_its_strength_however_large_the_factors(layer_of):
+    layer = layer_of("delora", scaling="none")
+    delta = layer.held[0].delta
+    with torch.no_grad():
+        delta.A.mul_(1e3)
+        delta.B.mul_(1e3)
+    change = delta.weight(layer.base)[0] - layer.base.weight()
+    assert change.norm() <= delta.lam.abs() * delta.w.max()
+
+
+def test_fourierft_is_the_real_part_of_the_sum_over_its_places(layer_of):
+    layer = layer_of("fourierft", scaling="none", options={"n_per_r": 2, "fourier_scale": 3.0})
+    delta, (d_out, d_in) = layer.held[0].delta, (5, 7)
+    j, l = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) / n for n in (d_out, d_in)), indexing="ij")  # noqa: E741
+    expected = torch.zeros(d_out, d_in, dtype=torch.float64)
+    for place, c in zip(delta.places[0].tolist(), delta.c[0].tolist(), strict=True):
+        u, v = divmod(place, d_in)
+        expected += c * torch.cos(2 * torch.pi * (u * j + v * l)) / (d_out * d_in)
+    assert_close(delta.change(layer.base)[0], 3.0 * expected, **EXACT)
+    assert len(delta.places[0].unique()) == 6
+
+
+def test_randlora_is_the_sum_of_its_scaled_bases_and_of_full_rank(layer_of):
+    for d_in, d_out in ((7, 5), (5, 7)):
+        layer = layer_of("randlora", scaling="none", d_in=d_in, d_out=d_out)
+        delta = layer.held[0].delta
+        n = -(-min(d_in, d_out) // R)
+        bases = delta.B[0].view(-1, n, R)
+        total = sum(
+            bases[:, j] @ delta.lam[0, j].diag() @ delta.A[0] @ delta.gamma[0, j].diag() for j in range(n)
+        )
+        expected = 20 * (total if d_in <= d_out else total.T)
+        change = delta.weight(layer.base)[0] - layer.base.weight()
+        assert_close(change, expected, **EXACT)
+        assert torch.linalg.matrix_rank(change) == min(d_in, d_out)
