@@ -116,7 +116,7 @@ def _tuned(rng: np.random.Generator, truth: Truth) -> tuple[list[list[Budget]], 
         chosen = curve.fit.score.reshape(R, P).argmax(axis=1)
         costs[v] = cost[chosen] - cost.min()
         regrets = [luck.regret(curve, spread, rate[i])[r * P] for r, i in enumerate(chosen)]
-        budgets.append([Budget(P, (100, 101), (), (), regret) for regret in regrets])
+        budgets.append([Budget(P, (100, 101), (), (), P * TUNE_SEEDS, regret=regret) for regret in regrets])
     return budgets, costs
 
 
