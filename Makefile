@@ -15,8 +15,8 @@ PACKAGES := pyproject.toml constraints.txt
 help:  ## this page
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-demo: $(VENV)/.installed  ## compare LoRA and DoRA at three ranks; prints the report's path (5 to 7 minutes)
-	$(RUN) run.py -m variant=dora,lora r=4,8,16 study=demo
+demo: $(VENV)/.installed  ## compare LoRA, DoRA and a linear probe over three seeds; prints the report's path
+	$(RUN) run.py -m variant=lora,dora,probe seed=0,1,2 study=demo
 
 test: lint  ## lint, types, and every test that this machine can run
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal $(TESTS)

@@ -311,7 +311,7 @@ def _show(given: argparse.Namespace) -> None:
             given.study, given.format, given.out, metric=given.metric, examples=sizes
         )
     metric = given.metric if given.format is None else None  # else the records have it alone
-    study = read(folder, pool=given.pool or given.format is not None, metric=metric)
+    study = read(folder, pool=given.pool, metric=metric)
     cells = cells_of(study)
     found = verdicts(study, cells, baseline=given.baseline, margin=given.margin)
     if is_foreign(study):

@@ -15,7 +15,7 @@ _SPEC_NUMBERS = ("r", "alpha", "lr", "matched")
 _MAPPINGS = (
     "metrics", "cost", "data", "env", "files", "primary", "model", "adapter", "task", "start", "pack",
 )  # fmt: skip
-_TEXTS = ("command", "phase", "optimiser")
+_TEXTS = ("run_id", "study", "command", "phase", "optimiser")
 _LISTS = ("deviations", "notes")
 
 
@@ -46,7 +46,7 @@ def _fault_of_spec(spec: dict[str, Any]) -> str | None:
         if not isinstance(spec[key], str):
             return f"the spec's {key} is {spec[key]!r}, which is no name"
     for key in _SPEC_MAPPINGS:
-        if not isinstance(spec.get(key) or {}, dict):
+        if spec.get(key) is not None and not isinstance(spec[key], dict):
             return f"the spec's {key} is {spec[key]!r}, which is no mapping"
     for key in _SPEC_NUMBERS:
         if spec.get(key) is not None and not _is_number(spec[key]):
@@ -67,15 +67,16 @@ def malformed(content: dict[str, Any]) -> str | None:
     if not isinstance(content.get("spec", {}), dict):
         return f"spec is no mapping but {content['spec']!r}"
     for key in _MAPPINGS:
-        if not isinstance(content.get(key) or {}, dict):
+        if content.get(key) is not None and not isinstance(content[key], dict):
             return f"{key} is no mapping but {content[key]!r}"
-    if not isinstance((content.get("env") or {}).get("versions") or {}, dict):
+    versions = (content.get("env") or {}).get("versions")
+    if versions is not None and not isinstance(versions, dict):
         return "the versions in env are no mapping"
     error = content.get("error") or {}
     if not isinstance(error, dict | str):
         return "error is neither a mapping nor text"
     for key in _LISTS:
-        if not _are_texts(content.get(key) or []):
+        if content.get(key) is not None and not _are_texts(content[key]):
             return f"{key} is no list of texts"
     for key in _TEXTS:
         if not isinstance(content.get(key, ""), str):
@@ -83,13 +84,15 @@ def malformed(content: dict[str, Any]) -> str | None:
     for part in ("files", "start"):
         if not _are_texts([*(content.get(part) or {}).values()]):
             return f"{part} holds what is no checksum"
-    if not _are_texts((content.get("pack") or {"runs": []}).get("runs")):
+    if content.get("pack") is not None and not _are_texts(content["pack"].get("runs")):
         return "the runs of pack are no list of names"
     for part in ("metrics", "cost"):
         for key, value in (content.get(part) or {}).items():
             if not _is_number(value) and not (part == "cost" and value is None):
                 return f"{part} {key} is {value!r}, which is no finite number"
     for key, value in (content.get("data") or {}).items():
+        if key.endswith("_sha256") and not isinstance(value, str):
+            return f"data {key} is {value!r}, which is no checksum"
         if key.endswith("_rows") and value is not None and not _is_number(value):
             return f"data {key} is {value!r}, which is no finite number"
     return None

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from experiments import spec
 from experiments.config.groups import Conf
-from experiments.config.settings import Config, Terms, Train
+from experiments.config.settings import AXES, Config, Terms, Train
+from variants._core import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = Conf(ROOT / "conf")
@@ -105,6 +106,11 @@ def test_an_experiment_composes_to_what_the_checks_read(hydra, name):
 @pytest.mark.parametrize(("group", "file"), FILES)
 def test_a_file_says_what_it_is(group, file):
     assert 10 < len(CONF.about(group, file)) < 200
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_every_value_of_an_axis_can_be_chosen(axis):
+    assert set(registry.names(axis)) <= set(CONF.axis_values(axis))
 
 
 def test_types_hold_in_hydra_too(hydra):

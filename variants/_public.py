@@ -3,6 +3,7 @@
 from variants._core.attach import Attached, attach
 from variants._core.base import Base
 from variants._core.delta import AdaptedLinear, Clock, Delta, Held, PeftAdapter
+from variants._core.init import Init, Start
 from variants._core.lowrank import Factors
 from variants._core.merge import merge
 from variants._core.names import TargetError
@@ -27,10 +28,12 @@ __all__ = [
     "Delta",
     "Factors",
     "Held",
+    "Init",
     "PackedLinear",
     "PeftAdapter",
     "RunConfig",
     "Slot",
+    "Start",
     "TargetError",
     "Trained",
     "UnknownPart",

@@ -8,8 +8,8 @@
 
 The change has a rank of up to r times that of W. Trained parameters: r (d_in + d_out) a map.
 
-Deviations: none. The dense change is formed once a pass and kept for the backward pass; on a base in 4 bits
-the dequantised W is too.
+Deviations: none. With an init that subtracts its start, W * (B A - B0 A0). The dense change is formed once a
+pass and kept for the backward pass; on a base in 4 bits the dequantised W is too.
 """
 
 from typing import ClassVar
@@ -26,8 +26,10 @@ class HiRA(LoRA):
     """W' = W + W * (B A)."""
 
     peft: ClassVar = {}
+    any_init: ClassVar = True
     low_rank = False
 
     def change(self, base: Base) -> Tensor:
         """W * (B A), times the scale where there is one."""
-        return base.weight(self.A.dtype) * (self.scale * self.B @ self.A)
+        A, B = self.joined()
+        return base.weight(A.dtype) * (self.scale * B @ A)

@@ -134,5 +134,5 @@ def houlsby(
         [*trained, *norms, *head_parameters(heads)],
         heads=heads,
         originals=originals,
-        inserted=Inserted("bottleneck adapters"),
+        inserted=Inserted(what="bottleneck adapters"),
     )

@@ -140,5 +140,5 @@ def ia3(
         config = {"peft_type": "IA3", "target_modules": list(vectors(k)), "feedforward_modules": ends}
         return config | {"fan_in_fan_out": any(map(is_conv1d, model.modules()))}, tensors
 
-    attached.inserted = Inserted("the vectors of (IA)^3", fold, to_peft)
+    attached.inserted = Inserted(what="the vectors of (IA)^3", fold=fold, to_peft=to_peft)
     return attached

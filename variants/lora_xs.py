@@ -18,8 +18,9 @@ from typing import ClassVar
 
 import torch
 
-from variants._core.base import Base, wide
+from variants._core.base import Base
 from variants._core.delta import Clock, Delta
+from variants._core.init import svd_of
 from variants._core.lowrank import Factors
 from variants._core.registry import register
 from variants._core.run import Slot
@@ -36,9 +37,9 @@ class LoRAXS(Delta):
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__(base, slots, clock=clock)
         r, runs = slots[0].rank, len(slots)
-        U, S, Vh = torch.linalg.svd(base.weight(wide(base.dtype)), full_matrices=False)
-        self.A = self.fixed([S[:r, None] * Vh[:r]] * runs, base)
-        self.B = self.fixed([U[:, :r]] * runs, base)
+        svd = svd_of(base, r)
+        self.A = self.fixed([svd.S[:, None] * svd.V.mT] * runs, base)
+        self.B = self.fixed([svd.U] * runs, base)
         self.R = self.stacked([torch.zeros(r, r)] * runs, base)
 
     def factors(self, base: Base) -> Factors:

@@ -77,5 +77,5 @@ def pfeiffer(
         runs,
         [*trained, *head_parameters(heads)],
         heads=heads,
-        inserted=Inserted("bottleneck adapters"),
+        inserted=Inserted(what="bottleneck adapters"),
     )

@@ -161,8 +161,11 @@ def prefix(
     backbone.register_forward_pre_hook(_before, with_kwargs=True)
     name = next(name for name, module in model.named_modules() if module is backbone.prefix)
     trained = [*inserted(name, backbone.prefix, len(runs)), *head_parameters(heads)]
-    what = "the keys and values of a prefix"
-    added = Inserted(what, to_peft=lambda k: _to_peft(backbone.prefix, config, k))
+    added = Inserted(
+        what="the keys and values of a prefix",
+        positions=backbone.prefix.length,
+        to_peft=lambda k: _to_peft(backbone.prefix, config, k),
+    )
     return Attached(model, runs, trained, heads=heads, inserted=added)
 
 

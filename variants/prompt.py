@@ -134,7 +134,11 @@ def prompt(
     model.virtual_tokens = tuple(backbone.prompt.ids())
     name = next(name for name, module in model.named_modules() if module is backbone.prompt)
     trained = [*inserted(name, backbone.prompt, len(runs)), *head_parameters(heads)]
-    added = Inserted("the embeddings of a prompt", to_peft=lambda k: _to_peft(model, backbone.prompt, k))
+    added = Inserted(
+        what="the embeddings of a prompt",
+        positions=backbone.prompt.length,
+        to_peft=lambda k: _to_peft(model, backbone.prompt, k),
+    )
     return Attached(model, runs, trained, heads=heads, inserted=added)
 
 

@@ -13,7 +13,7 @@ Where d_in > d_out, the sum is transposed: the trained side is always the smalle
 all layers of one size. Trained parameters: n (r + small) a map, fewer for larger r.
 
 Deviations: A and B have variance 1 in expectation, which the authors' code gives each draw exactly. Its
-sparse bases are not here.
+sparse bases are not here. The dense change is formed once a pass: of full rank, its factors are no saving.
 """
 
 import math
@@ -21,10 +21,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from variants._core.base import Base
 from variants._core.delta import Clock, Delta
-from variants._core.lowrank import Factors
 from variants._core.registry import register
 from variants._core.run import Slot
 from variants._core.seeds import generator, uniform
@@ -37,6 +37,7 @@ class RandLoRA(Delta):
     roles: ClassVar = {"lam": "diag", "gamma": "diag"}
     frozen: ClassVar = {"A": "seed", "B": "seed"}
     defaults: ClassVar = {"randlora_scale": 20.0}
+    low_rank = False
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__(base, slots, clock=clock)
@@ -59,10 +60,8 @@ class RandLoRA(Delta):
         small = min(d_in, d_out)
         return {"diag": -(-small // rank) * (rank + small) if rank else 0}
 
-    def factors(self, base: Base) -> Factors:
-        """All bases as one product of the rank n r, l_j on its bottleneck."""
+    def change(self, base: Base) -> Tensor:
+        """All bases as one product of the rank n r, with the trained side on the smaller one of the map."""
         small = (self.A[:, None] * self.gamma[:, :, None]).flatten(1, 2)  # (K, n r, small)
-        c = self.scale * self.s * self.lam.flatten(1)[:, :, None]
-        if base.d_in <= base.d_out:
-            return Factors(small, self.B, c)
-        return Factors(self.B.mT, small.mT, c)
+        total = self.scale * self.s * (self.B @ (self.lam.flatten(1)[:, :, None] * small))
+        return total if base.d_in <= base.d_out else total.mT

@@ -61,7 +61,7 @@ def _setting_figures(
     size: tuple[float, float],
 ) -> Iterator[Figure]:
     title = overview.metric_title(cells.iloc[0])
-    for targets, group in by_targets(cells):
+    for targets, group in by_targets(cells) if cells["r"].notna().any() else ():
         where = _where(targets)
         runs = study.completed.reindex([i for ids in group["by_seed"] for i in ids.values()]).dropna(
             subset=["run_id", "r"]
@@ -169,8 +169,9 @@ def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> I
         far = evidence.far_off(part)
         names = ", ".join(f"{evidence.row_name(row)} ({row['difference']:+.3f})" for row in each(part[far]))
         row = part.iloc[0]
+        how = "runs, as independent samples," if "independent" in rows else "paired seeds"
         text = (
-            "Means over paired seeds with 95% intervals; filled marks are decided. "
+            f"Means over {how} with 95% intervals; filled marks are decided. "
             f"Shaded: differences of less than {row['margin']:g}, the margin."
         )
         text += f" Too far off to be drawn here: {names}." if names else ""
@@ -178,7 +179,8 @@ def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> I
             str(name) for name, key in ((targets, "targets"), (stack, "stack")) if rows[key].nunique() > 1
         ]
         metric = str(row["metric"]).rsplit("/", 1)[-1].replace("_", " ")
-        here = f" on {row['dataset']} with {row['model']}" if tag else ""
+        model = f" with {row['model']}" if row["model"] != "unknown" else ""
+        here = f" on {row['dataset']}{model}" if tag else ""
         title = f"Differences from {proper(row['baseline'])}{here}{_where(', '.join(apart))}"
         chart = evidence.forest(part[~far], domain, metric)
         yield figure(slug("differences", tag, *apart), "forest", setting, title, text, chart)

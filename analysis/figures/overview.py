@@ -35,7 +35,8 @@ def metric_title(row: Row) -> str:
 
 def setting_name(row: Row) -> str:
     """A setting in words: what was learned by which model and how it is judged."""
-    return f"{row['dataset']} · {row['model']} · {metric_title(row).lower()}"
+    parts = [row["dataset"], row["model"], metric_title(row).lower()]
+    return " · ".join(part for part in parts if part != "unknown")
 
 
 def with_bars(cells: pd.DataFrame) -> pd.DataFrame:

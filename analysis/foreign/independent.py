@@ -30,8 +30,8 @@ from analysis import stats
 from analysis.compare import verdicts as compare
 from analysis.compare.conclusion import concluded
 from analysis.compare.verdicts import Verdicts
-from analysis.foreign.result import SHARES
 from analysis.runs.load import Study
+from analysis.runs.predictions import MEANS
 from analysis.runs.rows import Row, each
 from experiments.errors import UserError
 
@@ -144,7 +144,7 @@ class _Evidence:
         runs, mean = min(ours.runs, plain.runs), float(row["sign"] * (ours.mean - plain.mean))
         out: dict[str, Any] = dict.fromkeys(_RESULT, nan)
         out |= {"difference": mean, "n_seeds": runs, "n_examples": 0, "found": None, "tried": tried}
-        share = row["metric"] in SHARES and ours.n > 0 and plain.n > 0
+        share = row["metric"] in MEANS and ours.n > 0 and plain.n > 0
         sampling = sum(s.mean * (1 - s.mean) / s.n for s in (ours, plain)) if share else 0.0
         if runs < stats.FEWEST_SEEDS:
             return out | {"why": _too_few(runs, mean, sampling)}

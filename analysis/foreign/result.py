@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from analysis.runs.measured import LESS_IS_BETTER
+from analysis.runs.predictions import MEANS
 from experiments.errors import UserError
 from experiments.files import digest
 from experiments.record import RunFolder, run_folders
 
-SHARES = ("accuracy", "exact_match")  # metrics that are a share of examples: their noise follows from n
 _STATUSES = {
     "diverged": ("diverged", "nan"),
     "oom": ("oom", "out of memory"),
@@ -73,7 +73,7 @@ def complete(results: Sequence[Result], examples: Mapping[str, int]) -> list[str
     _check_tasks(examples, {result.task for result in results})
     for result in results:
         result.n = examples.get(result.task, examples.get("", result.n))
-    known = [r for r in results if r.metric in SHARES]
+    known = [r for r in results if r.metric in MEANS]
     values = [v for r in known for v in (r.score, r.validation) if v is not None]
     if values and max(values) > 1:
         told.append("Scores above 1 were taken as per cent.")

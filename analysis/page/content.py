@@ -26,6 +26,8 @@ from analysis.text.format import count, number
 from analysis.text.next_steps import steps
 from analysis.text.ranks import advise
 
+NAMES_SHOWN = 12
+
 
 def collect(
     study: Study,
@@ -57,6 +59,7 @@ def collect(
             for key in ("dataset", "model", "targets", "lr", "split", "metric")
         },
         "metric": _one(results, metric_title),
+        "costs": bool(len(results)) and bool(results[list(SHOWN_COSTS)].notna().any().any()),
         "settings": _by_setting([f for f in figures if f.kind != "paper"]),
         "papers": _by_paper([f for f in figures if f.kind == "paper"]),
         "trouble": trouble(study, cells, found),
@@ -133,7 +136,7 @@ def facts(study: Study, results: pd.DataFrame) -> list[tuple[str, str]]:
     asked = len(runs) + len(study.unfinished) + len(study.missing) + len(study.problems)
     pairs = [
         ("Runs", f"{len(study.completed)} completed of {asked}"),
-        ("Variants", " · ".join(sorted(runs["variant"].unique(), key=order_of))),
+        ("Variants", _names(sorted(runs["variant"].unique(), key=order_of))),
         ("Ranks", " · ".join(f"{r:g}" for r in ranks)),
         ("Targets", " · ".join(sorted(runs["targets"].dropna().unique()))),
         (
@@ -150,6 +153,12 @@ def facts(study: Study, results: pd.DataFrame) -> list[tuple[str, str]]:
         spread = f"{floors[0].sd:.3f} (SD between seeds of one cell, {floors[0].df} degrees of freedom)"
         pairs.append(("Noise floor", "; ".join(filter(None, (spread, floors[0].repeat_text)))))
     return [(label, value) for label, value in pairs if value]
+
+
+def _names(names: Sequence[str]) -> str:
+    """Names in a row; of many the first."""
+    more = len(names) - NAMES_SHOWN
+    return " · ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _ranges(results: pd.DataFrame) -> dict[tuple[Any, ...], tuple[float, float]]:

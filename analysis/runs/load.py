@@ -149,7 +149,7 @@ def read(folder: Path, *, pool: bool = False, metric: str | None = None) -> Stud
     lost = places(ordered.values())
     rows = [row_of(c, folders[i], tuned[i], lost.get(i)) for i, c in ordered.items()]
     table = table_of(rows)
-    if pool:
+    if pool or any("source" in content for content in ordered.values()):  # results of others have no stack
         table["stack"] = "pooled"
     table["repeat"] = _repeats(table, problems)
     problems += _mixed(table)

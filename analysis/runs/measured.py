@@ -20,6 +20,7 @@ def by_metric(records: Mapping[str, dict[str, Any]], metric: str) -> dict[str, d
     UserError where none has it.
     """
     known = {own for content in records.values() for own in metrics_of(content)}
+    validated = f"validation/{metric}"  # all that a run that tunes has
     if metric not in known:
         raise UserError(
             f"--metric {metric}: no run has been measured by it.{did_you_mean(metric, known)} "
@@ -28,14 +29,14 @@ def by_metric(records: Mapping[str, dict[str, Any]], metric: str) -> dict[str, d
     chosen = {}
     for run_id, content in records.items():
         own = metrics_of(content)
-        if metric in own:
+        if metric in own or validated in (content.get("metrics") or {}):
             task = metric.split("/")[1] if metric.startswith("lm_eval/") else ""
             goals = ((content.get("lm_eval") or {}).get(task) or {}).get("goals") or {}
             less = metric.rsplit("/", 1)[-1] in LESS_IS_BETTER
             before = (content.get("primary") or {}).get("metric")
             primary = {"metric": metric, "goal": goals.get(metric) or ("min" if less else "max")}
             primary |= {"instead_of": before} if before != metric else {}
-            metrics = {**content["metrics"], f"test/{metric}": own[metric]}
+            metrics = content["metrics"] | ({f"test/{metric}": own[metric]} if metric in own else {})
             chosen[run_id] = {**content, "primary": primary, "metrics": metrics}
         elif content["status"] != "completed":
             chosen[run_id] = content

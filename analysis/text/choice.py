@@ -196,7 +196,7 @@ def _take(rows: pd.DataFrame, over_data: pd.DataFrame, out: Choice, base: str) -
         mean = each(over_data[over_data["variant"] == out.leader])[0]
         text = f"Take {out.leader}: {signed(mean['difference'])} over {base} "
         text += f"({signed(mean['ci_low'])} to {signed(mean['ci_high'])}), the mean over "
-        text += f"{len(mean['datasets'])} datasets; better on {won} of {len(own)} by itself"
+        text += f"{len(mean['datasets'])} datasets; better on {won} of {len(own)} alone"
     elif len(own) > 1:
         text = f"Take {out.leader}: better than {base} in {won} of {len(own)} settings"
     else:
@@ -206,7 +206,7 @@ def _take(rows: pd.DataFrame, over_data: pd.DataFrame, out: Choice, base: str) -
     worse = int((own["conclusion"] == "worse").sum())
     text += f", worse on {worse}" if worse else ""
     costs = [
-        f"{ratio:.2f} times its {_WORDS[key]}"
+        f"{ratio:.2f} times the {_WORDS[key]}"
         for key in ("trainable_parameters", "step_ms")
         if (ratio := lines[0]["ratios"][key]) is not None and not CHEAPER < ratio < 1 / CHEAPER
     ]

@@ -7,17 +7,26 @@ from analysis import stats
 from analysis.compare.conclusion import listed
 from analysis.compare.verdicts import Verdicts
 from analysis.figures.overview import SHARES, with_bars
+from analysis.foreign.independent import is_foreign
+from analysis.foreign.rules import unknown
 from analysis.runs.cells import SETTING
 from analysis.runs.load import Study
 
 
 def limits(study: Study, final: pd.DataFrame, found: Verdicts | None) -> list[str]:
     """The limits of a study's final cells and of the verdicts on them."""
-    out = _unlearned(study, final) + _other_metric(study)
+    out = _of_others(study, found) + _unlearned(study, final) + _other_metric(study)
     if final["n"].max() < stats.FEWEST_SEEDS:
         out.append(_few_seeds(final))
     out += _rates(final) + _collapses(final)
     return out + (_of_verdicts(found) if found is not None else [])
+
+
+def _of_others(study: Study, found: Verdicts | None) -> list[str]:
+    """What results of others leave out, which nothing here makes up."""
+    if not is_foreign(study) or found is None:
+        return []
+    return [f"These results are somebody else's. Not known: {'; '.join(unknown(study, found))}."]
 
 
 def _other_metric(study: Study) -> list[str]:

@@ -87,14 +87,14 @@ def _check_place(folder: RunFolder) -> None:
 
 def _labels(record: dict[str, Any], spec: RunSpec) -> tuple[str, ...]:
     """The names of the classes; a record without them is completed from the data that it was made of."""
-    facts = record["data"]
+    facts = record.get("data", {})
     if "labels" in facts:
         return tuple(facts["labels"])
     kind = kind_of(record["task"]["kind"]) if "task" in record else None
-    if record["primary"]["metric"] == "loss" or (kind and kind.room not in ("classes", "sets")):
+    if record.get("primary", {}).get("metric") == "loss" or (kind and kind.room not in ("classes", "sets")):
         return ()  # there are no classes
     raw = data.read(spec)
-    if raw.sha256["train"] != facts["train_sha256"]:
+    if raw.sha256["train"] != facts.get("train_sha256"):
         raise UserError(
             f"{record['run_id']} does not name its classes, and the data that would is not what it was "
             f"trained on: {spec.dataset_options.get('path') or spec.dataset} has changed. Restore it"

@@ -32,6 +32,7 @@ FORMS: dict[str, Callable[[Any, int, dict[str, Any]], Any]] = {
     "gralora": lambda peft, r, own: peft.GraloraConfig(
         r=r, gralora_k=next((k for k in range(2, r) if r % k == 0), r), alpha=16
     ),
+    "oft": lambda peft, r, own: peft.OFTConfig(r=0, oft_block_size=r, use_cayley_neumann=False),
     "loha": lambda peft, r, own: peft.LoHaConfig(r=r, alpha=16),
     "lokr": lambda peft, r, own: peft.LoKrConfig(r=r, alpha=16),
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal import utils as hydra_utils
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str], folder: Path) -> None:
             _given[:] = [command]
             for_hydra = command.for_hydra()
         sys.argv[1:] = for_hydra
+        hydra_utils.run_and_report = lambda func: func()  # its own prints tracebacks, of a UserError, too
         hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(alone)()
 
 

@@ -156,10 +156,13 @@ def plain_errors() -> Iterator[None]:
     """Print a UserError, or what the system says of a file, without a traceback and exit with its code.
 
     ABLORA_TRACEBACK=1 or HYDRA_FULL_ERROR=1 shows the traceback. What Hydra refuses to compose is a mistake
-    of the command too: its exit code 1 becomes 2.
+    of the command too.
     """
     try:
         yield
+    except HydraException as error:
+        say("\n".join(map(str, filter(None, (error, error.__cause__)))), error=True)
+        raise SystemExit(USAGE) from None
     except (UserError, OSError) as error:
         told = error if isinstance(error, UserError) else refusal(error)
         if "1" in (os.environ.get("ABLORA_TRACEBACK"), os.environ.get("HYDRA_FULL_ERROR")):
@@ -167,9 +170,6 @@ def plain_errors() -> Iterator[None]:
         else:
             say(str(told), error=True)
         raise SystemExit(told.code) from None
-    except SystemExit as end:
-        refused = end.code == 1 and isinstance(end.__context__, HydraException)
-        raise SystemExit(USAGE if refused else end.code) from None
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
 

@@ -77,7 +77,7 @@ __all__ = [
     "read_options",
 ]
 
-_VERSION = "3"  # of what is cached; a change of how rows are read or tokenised needs a new one
+_VERSION = "4"  # of what is cached; a change of how rows are read or tokenised needs a new one
 _NOT_ROWS = ("also", "max_length", "limit", "metric", *SETTINGS)
 DEFAULT_LENGTH = 128  # tokens
 _KEEP = 4  # encoded tasks held in memory

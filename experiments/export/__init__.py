@@ -90,7 +90,7 @@ def _check_form(source: Source, attached: "Attached", to: str) -> None:
     adapters = source.spec is not None and source.spec.method == "adapters"
     inserted = attached.inserted
     own = inserted is not None and inserted.to_peft is not None
-    reads = "python -m experiments.predict reads the run"
+    reads = "`python -m experiments.predict` reads the run"
     if to == "peft" and source.adapter is None and not (adapters or own):
         trained = source.spec.variant if source.spec else "its method"
         what = (

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.errors import UserError, did_you_mean
+from experiments.metrics import resampling
 
 if TYPE_CHECKING:
     from experiments.metrics._base import Metric
@@ -76,6 +77,15 @@ def per_example(
     """Each example's part in a metric that is a mean over examples."""
     module = _module(name, room)
     return [module.one(p, r) for p, r in zip(predictions, references, strict=True)]
+
+
+def statistics(
+    wanted: Sequence[str], predictions: Sequence[Any], references: Sequence[Any], room: str | None = None
+) -> dict[str, list[list[float]]]:
+    """Columns `statistics/<metric>` of the wanted metrics that `resampling` can make of other samples."""
+    able = [name for name in wanted if name in resampling.names() and name in names(room)]
+    found = {name: _module(name, room).statistics(list(predictions), list(references)) for name in able}
+    return {f"statistics/{name}": rows for name, rows in found.items() if rows is not None}
 
 
 def unfit(name: str, kind: str, allowed: Sequence[str]) -> str:

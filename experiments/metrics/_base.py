@@ -34,6 +34,10 @@ class Metric(evaluate.Metric):
         """An example's part in the mean."""
         raise NotImplementedError
 
+    def statistics(self, predictions: list[Any], references: list[Any]) -> list[list[float]] | None:
+        """What `resampling` makes the metric of, by example; None where there is no such thing."""
+        return None
+
 
 class Mean(Metric):
     """A metric that is a mean over examples."""
@@ -52,11 +56,29 @@ class Values(Metric):
 
     feature = reference = _FLOAT
 
+    def statistics(self, predictions: list[float], references: list[float]) -> list[list[float]]:
+        """The pairs."""
+        return [[float(p), float(r)] for p, r in zip(predictions, references, strict=True)]
+
 
 class Answers(Metric):
     """Of texts with any number of references each."""
 
     feature, reference = _TEXT, datasets.Sequence(_TEXT)
+
+
+class Scored(Answers):
+    """A metric of sacrebleu over all texts."""
+
+    scorer: Any  # made by the class; its parts are underscored, and the same since sacrebleu 2.0
+
+    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
+        score = self.scorer().corpus_score(predictions, streams(references)).score
+        return {self.__module__.rpartition(".")[2]: score}
+
+    def statistics(self, predictions: list[str], references: list[list[str]]) -> list[list[float]]:
+        """Counts of each text against its references."""
+        return list(self.scorer()._extract_corpus_statistics(predictions, streams(references)))
 
 
 class MeanAnswers(Answers, Mean):

@@ -63,8 +63,6 @@ def run(
     check_writable(study)
     with registered(study):
         todo = plan(specs, fingerprints=data.fingerprint, root=root, again=again)
-        if again:
-            set_aside(study, todo)
         with Display() as display:
             display.sweep(total=len(todo.todo) + len(todo.done), skipped=len(todo.done))
             for note in (*todo.notes, *quarantine_damaged(study, todo.damaged)):
@@ -72,7 +70,7 @@ def run(
             code = DONE
             if todo.todo:
                 first = at_end != "table"  # a task's runs were written down when they were submitted
-                code = _train(todo, study, workers, terms or Terms(), display, write_down=first)
+                code = _train(todo, study, workers, terms or Terms(), display, write_down=first, again=again)
             if code == USAGE:
                 return code
             page = _report(study, anew=bool(todo.todo)) if at_end == "report" else None
@@ -86,13 +84,22 @@ def run(
 
 
 def _train(
-    todo: Plan, study: Path, workers: int | str, terms: Terms, display: Display, *, write_down: bool
+    todo: Plan,
+    study: Path,
+    workers: int | str,
+    terms: Terms,
+    display: Display,
+    *,
+    write_down: bool,
+    again: bool,
 ) -> int:
     size, threads, gpus = resources(workers, len(todo.todo))
     pool = Pool(size, threads=threads, gpus=gpus, logs=study / ".logs", on_event=_EventPrinter(display))
     with pool, _signals(pool) as received:
         if refused(pool, todo, study, display, together=largest(terms.pack, len(todo.todo), pool.size)):
             return USAGE
+        if again:
+            set_aside(study, todo)
         if write_down:
             write_requested(study, (*todo.done, *todo.todo))
         measure = lambda *what: _measure(pool, *what)  # noqa: E731

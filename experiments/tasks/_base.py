@@ -166,6 +166,11 @@ def parts(
     return other
 
 
+def statistics(task: Task, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, list[Any]]:
+    """Columns from which corpus metrics of other samples of the examples can be made."""
+    return metrics.statistics(task.metrics, predictions, references, _room(task))
+
+
 def _room(task: Task) -> str | None:
     from experiments.tasks import kind_of
 

@@ -11,7 +11,7 @@ from experiments import metrics
 from experiments.data._chat import remarks, render
 from experiments.data._tasks import Encoded, RawTask, Task
 from experiments.tasks._answers import extract, settled
-from experiments.tasks._base import IGNORE, Kind, Outputs, Scores, Tokens, parts, scored
+from experiments.tasks._base import IGNORE, Kind, Outputs, Scores, Tokens, parts, scored, statistics
 
 
 class Conversational(Kind):
@@ -87,6 +87,7 @@ class Completion(Conversational):
             "loss": loss,
             "answer": answers,
             "reference": references,
+            **statistics(task, answers, references),
         }
         return Scores(values, columns)
 

@@ -79,6 +79,7 @@ class LanguageModeling(Kind):
             "loss": [n / max(1, t) for n, t in zip(nats, tokens, strict=True)],
             "tokens": tokens,
             "bytes": sizes,
+            "statistics/perplexity": [[n, float(t)] for n, t in zip(nats, tokens, strict=True)],
         }
         return Scores(values, columns)
 

@@ -7,7 +7,7 @@ The loss of an example is (y - f(x))^2 in the square of the target's unit. A mea
 from typing import Any
 
 from experiments.data._tasks import Encoded, RawTask, Rows, Task
-from experiments.tasks._base import Outputs, Scores, parts, scored
+from experiments.tasks._base import Outputs, Scores, parts, scored, statistics
 from experiments.tasks.classification import Classification
 
 
@@ -36,6 +36,7 @@ class Regression(Classification):
             "prediction": [repr(value) for value in guesses],
             "score": parts(task, guesses, truth, [-loss for loss in outputs.total.tolist()]),
             "loss": outputs.total.tolist(),
+            **statistics(task, guesses, truth),
         }
         return Scores(scored(task, guesses, truth, float(outputs.total.mean())), columns)
 

@@ -53,6 +53,14 @@ def check_runs(kinds: Mapping[RunSpec, int], load: Loader) -> Checked:
         except (UserError, ValueError, TypeError, ImportError) as error:
             found.problems.append(f"{spec.cell()}: {error}")
             continue
+        taken, limit = attached.inserted.positions if attached.inserted else 0, info.max_length
+        if taken and limit is not None and task.max_length + taken > limit:
+            found.problems.append(
+                f"{spec.cell()}: texts of {task.max_length} tokens and the {taken} of variant.length do not "
+                f"fit into the {limit} positions of this model. Take a smaller variant.length, or "
+                f"dataset.max_length={max(limit - taken, 1)}"
+            )
+            continue
         found.notes += [*_coverage(attached), *attached.notes(0), *notes, *info.notes, *task.notes]
         trained = attached.count(0)
         found.results += kinds[spec] * (4 * trained + _PREDICTION * task.rows["test"] + _ROW * steps + _REST)

@@ -33,7 +33,9 @@ class Fair(OwnSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run round after round; the process ends here unless all went well."""
+        from experiments.config.messages import plain_errors
         from experiments.sweep.tuning import rounds
 
-        code = rounds.run(self.command, self.settings, self.launcher)
+        with plain_errors():  # Hydra would print a traceback
+            code = rounds.run(self.command, self.settings, self.launcher)
         return sys.exit(code) if code else code

@@ -29,11 +29,13 @@ class Grid(OwnSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run every cell; the process ends here unless all went well."""
+        from experiments.config.messages import plain_errors
         from experiments.sweep.jobs import values_of
 
         runs = self.command.runs
         if hasattr(self.launcher, "launch_specs"):
-            code = self.launcher.launch_specs(runs)
+            with plain_errors():  # Hydra would print a traceback
+                code = self.launcher.launch_specs(runs)
             return sys.exit(code) if code else code
         distinct = dict(zip(runs, self.command.spellings(), strict=True))
         return values_of(self.launcher.launch(list(distinct.values()), initial_job_idx=0))

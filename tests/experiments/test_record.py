@@ -332,3 +332,20 @@ def test_a_record_that_is_nested_too_deeply_is_torn(ended):
     deep = json.loads("[" * 200 + "]" * 200)
     change(lambda r: r.update(notes=deep))
     assert record.read(path) is None and record.verify(path) == ["record.json is torn"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"status": []}, {"status": "fine"}, {"spec": []}, {"study": 3}, {"files": ["spec.json"]},
+        {"files": {"spec.json": 3}}, {"metrics": {"test/accuracy": "0.5"}}, {"metrics": []}, {"notes": "a"},
+        {"notes": [3]}, {"env": {"versions": []}}, {"error": 3}, {"pack": {"runs": [1]}}, {"pack": {}},
+        {"data": {"train_sha256": []}}, {"cost": {"step_ms": True}}, {"command": ["python"]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_record_of_other_types_than_are_written_is_read_as_a_torn_one(ended, wrong):
+    path, change = ended
+    assert record.read(path) is not None
+    change(lambda found: found.update(wrong))
+    assert record.read(path) is None and record.verify(path) == ["record.json is torn"]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from experiments.bench.fake import specs_of
 from experiments.config.resolve import check_composition, resolve
 from experiments.config.settings import STORAGE_OPTIONS
 from experiments.record import cell_key
@@ -388,3 +389,30 @@ def test_every_wrong_combination_is_told():
 def test_papers_are_combined_freely():
     qdora = config({"delta": "dora", "storage": "nf4", "scaling": "alpha_over_sqrt_r"})
     assert check_composition(qdora, choices=CHOICES) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("", "r", "4"), ("", "r", True), ("", "r", 2.5), ("", "alpha", []), ("", "lr", None),
+        ("", "seed", "0"), ("", "variant", 3), ("", "targets", {"a": 1}),
+        ("", "targets", [1]), ("", "variant_axes", {"delta": 3}),
+        ("", "variant_options", []), ("", "train", []), ("", "model_options", "x"), ("", "tuned", "lr"),
+        ("train", "steps", "5"), ("train", "batch_size", {}), ("train", "unknown", 1), ("", "study", "../x"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_as_record_cannot_have_written_is_no_spec(part, key, value):
+    [spec] = specs_of("variant=dora")
+    written = spec.as_record()
+    assert from_record(written) == spec
+    place = written[part] if part else written
+    place[key] = value
+    with pytest.raises(ValueError, match=r"spec|study"):
+        from_record(written)
+
+
+@pytest.mark.parametrize("value", [None, [], "x", {}, 3])
+def test_nor_is_what_is_no_mapping(value):
+    with pytest.raises(ValueError, match=r"spec|study"):
+        from_record(value)

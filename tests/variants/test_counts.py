@@ -77,6 +77,7 @@ def extra(delta, d_in, d_out, r):
         "gralora": lora,
         "loha": 2 * lora,
         "lokr": a * c + r * (b + d),
+        "oft": d_in // r * (r * (r - 1) // 2) + (d_in % r) * (d_in % r - 1) // 2,
     }[delta]
 
 

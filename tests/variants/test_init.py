@@ -154,7 +154,7 @@ def test_a_delta_that_starts_its_factors_itself_refuses_an_init(tiny_model):
     with pytest.raises(
         ValueError,
         match=r"init=pissa says how A and B start, and delta=adalora cannot start so: choose a delta "
-        r"that can \(dora, lora, lora_fa\), or init=kaiming",
+        r"that can \(dora, hira, lora, lora_fa\), or init=kaiming",
     ):
         attach(tiny_model("bert"), [run])
 

@@ -337,3 +337,16 @@ def test_with_a_cache_the_next_token_is_the_one_without(name, kind, attached, to
     for _ in range(4):
         text = torch.cat([text, model(input_ids=text).logits[:, -1:].argmax(-1)], 1)
     assert torch.equal(out, text[:, ids.shape[1] :])
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_under_autocast_it_says_about_the_same(name, kind, attached, padded):
+    made = attached(name, kind)
+    made.model.float().eval()
+    wide = made.model(**padded).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = made.model(**padded).logits
+    assert (wide - narrow.float()).norm() <= 0.05 * wide.norm()
+    narrow.float().square().sum().backward()
+    assert all(t.parameter.grad.isfinite().all() for t in made.trained)

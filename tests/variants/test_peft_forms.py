@@ -47,12 +47,20 @@ PEERS = {
         lambda: peft.LoHaConfig(r=R, alpha=6),
         {"hada_w1_a": "B1", "hada_w1_b": "A1", "hada_w2_a": "B2", "hada_w2_b": "A2"},
     ),
+    "oft": (
+        lambda: peft.OFTConfig(r=0, oft_block_size=R, use_cayley_neumann=False),
+        {"oft_R": ("q", lambda q: q.view(-1, R * (R - 1) // 2))},
+    ),
     "lokr": (
         lambda: peft.LoKrConfig(r=R, alpha=6),
         {"lokr_w1": "C", "lokr_w2_a": "B", "lokr_w2_b": "A"},
     ),
 }
-SIZES = {"gralora": [(9, 15), (15, 9)], "lokr": [(15, 21), (21, 14)]}  # what their blocks divide
+SIZES = {
+    "gralora": [(9, 15), (15, 9)],
+    "oft": [(9, 5), (9, 11)],
+    "lokr": [(15, 21), (21, 14)],
+}  # what their blocks divide
 CASES = [(name, *size) for name in PEERS for size in SIZES.get(name, [(7, 5), (5, 7)])]
 OPTIONS = {"fourierft": {"n_per_r": 4, "fourier_scale": 2.5}, "gralora": {"blocks": 3}}
 
@@ -79,6 +87,11 @@ def share_what_is_fixed(name, module, delta, d_in):
         module.randlora_B["default"] = delta.B[0].view(large, n, R).transpose(1, 2).reshape(large, n, R)
 
 
+def parameter(module, name):
+    found = getattr(module, name)["default"]
+    return found.weight if isinstance(found, nn.Module) else found
+
+
 @pytest.fixture(params=CASES, ids=lambda c: "-".join(map(str, c)))
 def pair(request, layer_of):
     """(its name, a layer of ours away from its start, PEFT's over the same base with the same numbers)."""
@@ -96,7 +109,7 @@ def pair(request, layer_of):
     delta = layer.held[0].delta
     share_what_is_fixed(name, module, delta, d_in)
     for theirs in PEERS[name][1]:
-        getattr(module, theirs)["default"].data.copy_(in_layout(name, theirs, dict(delta.named_parameters())))
+        parameter(module, theirs).data.copy_(in_layout(name, theirs, dict(delta.named_parameters())))
     return name, layer, module
 
 
@@ -111,7 +124,7 @@ def test_outputs_and_every_gradient_are_those_of_peft(pair, rows, gradients):
     own = {key.rpartition(".")[2]: grad for key, grad in grads.items()}
     assert set(own) == {value[0] if isinstance(value, tuple) else value for value in PEERS[name][1].values()}
     for theirs in PEERS[name][1]:
-        assert_close(in_layout(name, theirs, own), getattr(module, theirs)["default"].grad, **close)
+        assert_close(in_layout(name, theirs, own), parameter(module, theirs).grad, **close)
 
 
 def trained(modules, d_in, d_out, steps=30):
@@ -137,7 +150,7 @@ def test_thirty_optimiser_steps_end_where_peft_ends(pair):
     for theirs in PEERS[name][1]:
         ours, other = (
             in_layout(name, theirs, dict(delta.named_parameters())),
-            getattr(module, theirs)["default"],
+            parameter(module, theirs),
         )
         assert_close(ours, other, rtol=1e-6, atol=1e-6, check_dtype=False)
 
@@ -211,6 +224,16 @@ def test_deloras_change_is_bounded_by_its_strength_however_large_the_factors(lay
         delta.B.mul_(1e3)
     change = delta.weight(layer.base)[0] - layer.base.weight()
     assert change.norm() <= delta.lam.abs() * delta.w.max()
+
+
+def test_oft_keeps_the_norms_of_rows_and_their_angles(layer_of):
+    layer = layer_of("oft")  # blocks of 3, 3 and 1
+    W, changed = layer.base.weight(), layer.held[0].delta.weight(layer.base)[0]
+    assert not torch.allclose(W, changed)
+    assert_close(changed @ changed.T, W @ W.T, **EXACT)
+    assert torch.equal(changed[:, 6], W[:, 6])  # a block of one has nothing to turn
+    with pytest.raises(ValueError, match="r=1 leaves nothing to turn at layer"):
+        layer_of("oft", r=1)
 
 
 def test_fourierft_is_the_real_part_of_the_sum_over_its_places(layer_of):

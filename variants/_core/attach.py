@@ -19,7 +19,7 @@ from variants._core.storage import bits_per_weight, frozen_bytes
 from variants._core.targets import backbone_linears
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Inserted:
     """What a method puts into a model beside its weights, and how it leaves the model again.
 
@@ -29,6 +29,7 @@ class Inserted:
     """
 
     what: str  # "bottleneck adapters"
+    positions: int = 0  # of the model's, that it takes from every text
     fold: Callable[[nn.Module, int], None] | None = None
     to_peft: Callable[[int], tuple[dict[str, Any], dict[str, Tensor]]] | None = None
 

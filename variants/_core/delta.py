@@ -22,11 +22,12 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from variants._core import costs
 from variants._core.base import Base, DenseBase, wide
 from variants._core.init import Init, Start
-from variants._core.lowrank import Block, Factors, Part, low_rank_linear
+from variants._core.lowrank import Block, Factors, Part, compute_dtype, low_rank_linear
 from variants._core.registry import get
 from variants._core.run import Slot
 from variants._core.seeds import generator
@@ -255,6 +256,11 @@ class Delta(nn.Module):
         return self.low_rank and not (self.training and self.slots[0].dropout)
 
     @property
+    def folds(self) -> bool:
+        """Whether the delta is a dense change alone, so that a layer may add it to W before its product."""
+        return not self.low_rank and type(self).forward is Delta.forward and not self.drops
+
+    @property
     def drops(self) -> bool:
         """Whether dropout is at work."""
         return self.training and self.slots[0].dropout > 0
@@ -353,8 +359,24 @@ class AdaptedLinear(nn.Module):
         if all(h.delta.fuses for h in held):
             parts = [(h.part, h.delta.factors(h.base)) for h in held]
             return low_rank_linear(self.base, self.bias, x, self.runs, parts)
+        if [h.part.whole and h.delta.folds for h in held] == [True] and self._is_wide(x):
+            return self._folded(x, held[0].delta.weight(self.base).to(x.dtype))
         out = self._one_by_one(x.reshape(self.runs, -1, x.shape[-1])).view(*x.shape[:-1], -1)
         return out if self.bias is None else out + self.bias.to(out.dtype)
+
+    def _is_wide(self, x: Tensor) -> bool:
+        """Whether products take place in 32 bits at least: a short type would round W' anew."""
+        dtype = compute_dtype(x)
+        return dtype == x.dtype and dtype.itemsize >= 4 and self.base.compute in (None, dtype)
+
+    def _folded(self, x: Tensor, W: Float[Tensor, "K d_out d_in"]) -> Tensor:
+        """One product with W' for each run, in the place of one with W and one with the change."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        if self.runs == 1:
+            return F.linear(x, W[0], bias)
+        rows = x.reshape(self.runs, -1, x.shape[-1])
+        out = torch.bmm(rows, W.mT) if bias is None else torch.baddbmm(bias, rows, W.mT)
+        return out.view(*x.shape[:-1], -1)
 
     def _one_by_one(self, x: Float[Tensor, "K N d_in"]) -> Float[Tensor, "K N d_out"]:
         """Each delta by its own forward, from the shared base product."""

@@ -157,10 +157,10 @@ class _LowRankLinear(torch.autograd.Function):
                 t, u = c * t, c * u
             # with beta 0 the first argument gives no more than the shape
             dA = torch.baddbmm(A, t, part.rows(x), beta=0, alpha=number) if needed[5 + 4 * i] else None
-            dB = torch.baddbmm(B.mT, u, d, beta=0, alpha=number).mT
+            dB = torch.baddbmm(B.mT, u, d, beta=0, alpha=number).mT if needed[6 + 4 * i] else None
             if dx is not None:
                 part.rows(dx).baddbmm_(t.mT, A, alpha=number)
-            grads += (dA, g.mT * dB if ctx.folded else dB, dc, dgs and dgs[i])
+            grads += (dA, g.mT * dB if ctx.folded and dB is not None else dB, dc, dgs and dgs[i])
         if dx is not None:
             grads[0] = dx.view(ctx.shape)
         return None, None, None, None, *grads  # autograd casts each to the type of its input

@@ -6,7 +6,19 @@ from pathlib import Path
 SHAPES = ("minilm", "0.1b", "0.5b", "1.5b", "8b")
 TARGETS = ("qv", "qkv", "attention", "mlp", "all")
 USUAL = ("lora", "dora", "adalora", "qlora")
-FORMS = ("lora_fa", "vera", "miss", "delora", "hira", "fourierft", "randlora", "gralora", "loha", "lokr")
+FORMS = (
+    "lora_fa",
+    "vera",
+    "miss",
+    "delora",
+    "hira",
+    "fourierft",
+    "randlora",
+    "gralora",
+    "oft",
+    "loha",
+    "lokr",
+)
 
 
 def add_choices(parser: argparse.ArgumentParser, *, rounds: int | None, variants: bool = True) -> None:

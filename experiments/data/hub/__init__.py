@@ -85,10 +85,25 @@ def _columns_of_files(located: Any, options: Mapping[str, Any]) -> tuple[dict[st
     notes = list(_files.used(located))
     splits = {}
     for split, group in located.splits.items():
+        if options.get("kind") == "language_modeling" and all(file.suffix == ".txt" for file in group):
+            splits[split] = _lines(group, options, notes)
+            continue
         table = _reading.read(group, options)
         splits[split] = _named(dict(table.columns), table.named, options.get("columns"))
         notes += [note for note in table.notes if note not in notes]
     return splits, notes
+
+
+def _lines(files: Sequence[Path], options: Mapping[str, Any], notes: list[str]) -> Columns:
+    """Plain text as a column of its lines, each with its end, which `document` joins again."""
+    lines: list[str] = []
+    for file in files:
+        found, remarks = _reading.lines(file, options)
+        lines += [f"{line}\n" for line in found]
+        notes += remarks
+    if not options.get("document"):  # a file is a text
+        lines = ["".join(lines)]
+    return {str(options.get("text") or "text"): lines}
 
 
 def _named(columns: Columns, named: bool, names: Sequence[str] | None) -> Columns:

@@ -75,12 +75,17 @@ def _cell(row: Row, options: Mapping[str, Any], role: str, default: str | None =
         return None
     if "{" in given:
         try:
-            return given.format_map(row)
+            return given.format_map({name: _spelled(cell) for name, cell in row.items()})
         except (KeyError, IndexError) as error:
             raise UserError(_unknown(role, str(error).strip("'"), row)) from error
     if given not in row:
         raise UserError(_unknown(role, given, row))
     return row[given]
+
+
+def _spelled(cell: Any, between: str = " | ") -> Any:
+    """A cell as a template takes it: lists of triples as "a : b : c | d : e : f"."""
+    return between.join(str(_spelled(one, " : ")) for one in cell) if isinstance(cell, list) else cell
 
 
 def _unknown(role: str, name: str, row: Row) -> str:

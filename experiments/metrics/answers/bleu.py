@@ -8,8 +8,7 @@ from sacrebleu.metrics import BLEU
 from experiments.metrics import _base
 
 
-class Bleu(_base.Answers):
+class Bleu(_base.Scored):
     """BLEU of all texts together; 100 is best."""
 
-    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-        return {"bleu": BLEU().corpus_score(predictions, _base.streams(references)).score}
+    scorer = BLEU

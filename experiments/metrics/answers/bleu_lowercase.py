@@ -3,14 +3,14 @@
 A module of `evaluate`. Novikova et al. 2017, arXiv:1706.09254.
 """
 
+from functools import partial
+
 from sacrebleu.metrics import BLEU
 
 from experiments.metrics import _base
 
 
-class BleuLowercase(_base.Answers):
+class BleuLowercase(_base.Scored):
     """BLEU of all texts together, whatever their case; 100 is best."""
 
-    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-        scorer = BLEU(lowercase=True)
-        return {"bleu_lowercase": scorer.corpus_score(predictions, _base.streams(references)).score}
+    scorer = partial(BLEU, lowercase=True)

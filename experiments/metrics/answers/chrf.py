@@ -8,8 +8,7 @@ from sacrebleu.metrics import CHRF
 from experiments.metrics import _base
 
 
-class Chrf(_base.Answers):
+class Chrf(_base.Scored):
     """The F-score of all texts' character n-grams; 100 is best."""
 
-    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-        return {"chrf": CHRF().corpus_score(predictions, _base.streams(references)).score}
+    scorer = CHRF

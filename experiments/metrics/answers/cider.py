@@ -13,6 +13,7 @@ from collections import Counter
 
 from experiments.metrics import _base
 from experiments.metrics.answers._words import ngrams, words
+from experiments.metrics.resampling import from_statistics
 
 LONGEST, SIGMA = 4, 6.0
 Vector = dict[tuple[str, ...], float]
@@ -22,6 +23,10 @@ class Cider(_base.Answers):
     """The mean agreement of n-grams weighted by how rare they are among the references; 10 is best."""
 
     def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
+        return {"cider": float(from_statistics("cider", self.statistics(predictions, references))[0])}
+
+    def statistics(self, predictions: list[str], references: list[list[str]]) -> list[list[float]]:
+        """Each example's value, and 1."""
         truth = [[words(text) for text in row] for row in references]
         seen: Counter[tuple[str, ...]] = Counter()
         for row in truth:
@@ -34,14 +39,15 @@ class Cider(_base.Answers):
                 found[len(ngram) - 1][ngram] = count * (examples - math.log(max(1, seen[ngram])))
             return found
 
-        total = 0.0
+        found = []
         for text, row in zip(map(words, predictions), truth, strict=True):
-            ours = vectors(text)
+            ours, total = vectors(text), 0.0
             for reference in row:
                 gap = math.exp(-((len(text) - len(reference)) ** 2) / (2 * SIGMA**2))
                 agreement = sum(map(_agreement, ours, vectors(reference)))
                 total += 10 * gap * agreement / LONGEST / len(row)
-        return {"cider": total / len(truth)}
+            found.append([total, 1.0])
+        return found
 
 
 def _agreement(ours: Vector, theirs: Vector) -> float:

@@ -13,15 +13,19 @@ from collections import Counter
 
 from experiments.metrics import _base
 from experiments.metrics.answers._words import ngrams, words
+from experiments.metrics.resampling import from_statistics
 
 LONGEST = 5
-_BETA = math.log(0.5) / math.log(1.5) ** 2
 
 
 class Nist(_base.Answers):
     """The information in matched n-grams of all texts together; more is better."""
 
     def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
+        return {"nist": float(from_statistics("nist", self.statistics(predictions, references))[0])}
+
+    def statistics(self, predictions: list[str], references: list[list[str]]) -> list[list[float]]:
+        """The information gained and the n-grams there, by length; words, and mean words of references."""
         texts = [words(text) for text in predictions]
         truth = [[words(text) for text in row] for row in references]
         counts: Counter[tuple[str, ...]] = Counter()
@@ -29,17 +33,15 @@ class Nist(_base.Answers):
             for reference in row:
                 counts.update(ngrams(reference, LONGEST))
         counts[()] = sum(len(reference) for row in truth for reference in row)
-        gained, there = [0.0] * (LONGEST + 1), [0] * (LONGEST + 1)
+        found = []
         for text, row in zip(texts, truth, strict=True):
             best: Counter[tuple[str, ...]] = Counter()
             for reference in row:
                 best |= ngrams(reference, LONGEST)
+            gained, there = [0.0] * LONGEST, [0.0] * LONGEST
             for ngram, count in ngrams(text, LONGEST).items():
-                there[len(ngram)] += count
+                there[len(ngram) - 1] += count
                 if matched := min(count, best[ngram]):
-                    gained[len(ngram)] += matched * math.log2(counts[ngram[:-1]] / counts[ngram])
-        score = sum(g / t for g, t in zip(gained[1:], there[1:], strict=True) if t)
-        length = sum(map(len, texts))
-        expected = sum(sum(map(len, row)) / len(row) for row in truth)
-        ratio = min(1.0, length / expected) if length else 0.0
-        return {"nist": score * math.exp(_BETA * math.log(ratio) ** 2) if ratio else 0.0}
+                    gained[len(ngram) - 1] += matched * math.log2(counts[ngram[:-1]] / counts[ngram])
+            found.append([*gained, *there, float(len(text)), sum(map(len, row)) / len(row)])
+        return found

@@ -35,7 +35,10 @@ class Past:
     def __init__(self, root: Path):
         self._groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for found in _records(root):
-            spec, rows = from_record(found["spec"]), _rows(found)
+            try:
+                spec, rows = from_record(found["spec"]), _rows(found)
+            except ValueError:  # edited: what it measured is of no run
+                continue
             self._groups[shape(spec, rows)].append(found)
             self._groups[frame(spec, rows)].append(found)
         self._measured: dict[Any, Measured | None] = {}

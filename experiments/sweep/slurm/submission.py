@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.files import explained, is_name, write_json
+from experiments.errors import UserError
+from experiments.files import explained, is_name, read_json, write_json
 from experiments.spec import RunSpec, from_record
 from experiments.sweep.plan import Runs
 from experiments.sweep.slurm.client import Element
@@ -123,7 +124,17 @@ def submissions(study: Path) -> list[Submission]:
 
 def read(folder: Path) -> Submission:
     """The submission in a folder."""
-    return Submission(folder, json.loads((folder / "submission.json").read_text(encoding="utf-8")))
+    file = folder / "submission.json"
+    try:
+        content = read_json(file)
+        if not all(isinstance(content[key], list) for key in ("arrays", "after")):
+            raise ValueError("no arrays")
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{file} is damaged, so what Slurm has of this study is unknown. Restore it; or, once squeue "
+            f"shows nothing of it, move {folder} away."
+        ) from None
+    return Submission(folder, content)
 
 
 def write_elements(path: Path, elements: Iterable[Runs]) -> None:

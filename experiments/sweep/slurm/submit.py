@@ -51,8 +51,6 @@ class Submitter:
         self._study, self._last = self.root / specs[0].study, None
         check_writable(self._study)
         found = plan(specs, fingerprints=data.fingerprint, root=self.root, again=again)
-        if again:
-            engine.set_aside(self._study, found)
         queued = active(self._study, client.queue() or [])
         todo = tuple((spec, run_id) for spec, run_id in found.todo if run_id not in queued)
         waiting = len(found.todo) - len(todo)
@@ -64,6 +62,8 @@ class Submitter:
                 display.note(note)
             if todo and self.settings.job("check") and self._refused(replace(found, todo=todo), display):
                 return engine.USAGE
+        if again:
+            engine.set_aside(self._study, found)
         write_requested(self._study, (*found.done, *found.todo))
         if todo:
             self._last = self._new()

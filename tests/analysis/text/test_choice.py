@@ -68,7 +68,7 @@ def test_a_mean_over_datasets_counts_before_single_ones(writer, chosen):
     for dataset in "abc":
         w.grid(("lora", "dora"), (8,), range(5), effects={"dora": 0.1}, dataset=dataset)
     assert chosen(w)[0].sentence.startswith("Take dora: +0.")
-    assert "the mean over 3 datasets; better on 3 of 3 by itself" in chosen(w)[0].sentence
+    assert "the mean over 3 datasets; better on 3 of 3 alone" in chosen(w)[0].sentence
 
 
 def test_one_seed_recommends_nobody_and_says_what_to_run(writer, chosen):

@@ -190,3 +190,21 @@ def test_the_e2e_files_of_the_lora_paper_are_read_by_their_double_bars(tmp_path)
         "Mill ; a Thai place, it is 3 | 4 .", "Mill ; one more place, it is 3 | 4 .",
     }  # fmt: skip
     assert any("separated by ||" in note for note in raw.notes)
+
+
+@pytest.mark.parametrize("articles", [True, False])
+def test_plain_text_is_read_by_its_lines_for_language_modelling(tmp_path, articles):
+    article = " = Title {} = \n One, two | three . \n\n = = Part = = \n More ; text \n"
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.txt").write_text("".join(article.format(i) for i in range(3)))
+    own = {} if articles else {"document": None}
+    raw = read("wikitext", path=str(tmp_path), **own)
+    assert [len(rows) for rows in raw.splits.values()] == [3 if articles else 1] * 3
+    assert "".join(sorted(raw.splits["test"].texts)) == "".join(article.format(i) for i in range(3))
+
+
+def test_lists_of_triples_are_spelled_as_text(tmp_path):
+    lines = [{"tripleset": [[f"a{i}", "is", "b"], ["c", "has", "d"]], "target": f"t{i}"} for i in rows(90)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    turns = read("dart", path=str(tmp_path / "t.jsonl")).splits["train"].turns
+    assert all(t[0][1].endswith(" : is : b | c : has : d ||") and "[" not in t[0][1] for t in turns)

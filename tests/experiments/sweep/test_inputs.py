@@ -1,7 +1,11 @@
 """A run is trained on the model and the data that it was planned on, or it is not trained under that name."""
 
 import io
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -177,3 +181,17 @@ def test_rows_as_read_have_the_hash_of_rows_as_remembered_with_other_datasets_be
     spec = spec_of(dataset="csv", path=str(toy_csv), also=also, limit=12)
     assert data.fingerprint(spec, as_read=True) == data.fingerprint(spec)
     assert data.fingerprint(spec) != data.fingerprint(spec_of(dataset="csv", path=str(toy_csv)))
+
+
+@pytest.mark.parametrize("sweeper", ["grid", "fair"])
+def test_data_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, sweeper):
+    (tmp_path / "bad.csv").write_text("a,b\nx,y\n")
+    root = Path(__file__).resolve().parents[3]
+    words = ["variant=lora", f"hydra/sweeper={sweeper}", "dataset=csv", "dataset.path=bad.csv"]
+    done = subprocess.run(
+        [sys.executable, str(root / "run.py"), *words],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)},
+        text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stdout + done.stderr
+    assert done.stderr.startswith("none of the columns a, b is named like a text")

@@ -1,5 +1,6 @@
 """A study on one machine, seen and ended from another terminal."""
 
+import contextlib
 import json
 import os
 import signal
@@ -222,3 +223,18 @@ def test_retry_of_a_name_without_its_spec_says_what_to_do(study, cells, capsys):
     path.write_text(path.read_text()[:300])
     assert sweep("retry", str(study), names[2]) == 2
     assert "give the command that requested it again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_retry_that_is_refused_leaves_the_records_where_they_are(study, cells, monkeypatch, refused):
+    specs, names = cells
+    record = study / names[0] / "record.json"
+    assert record.exists()
+    pool = contextlib.nullcontext()
+    pool.size, pool.stop = 1, lambda: None
+    monkeypatch.setattr(engine, "Pool", lambda *arguments, **how: pool)
+    monkeypatch.setattr(engine, "refused", lambda *arguments, **how: refused)
+    monkeypatch.setattr(engine, "_collect", lambda *arguments: 0)
+    monkeypatch.setattr(engine, "plan", lambda *arguments, **how: Plan(((specs[0], names[0]),), (), 0, ()))
+    code = engine.run([specs[0]], root=study.parent, at_end="nothing", again=True)
+    assert code == (2 if refused else 0) and record.exists() == refused

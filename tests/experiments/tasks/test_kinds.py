@@ -11,6 +11,7 @@ from experiments import data, models
 from experiments.data import RawTask, Rows
 from experiments.errors import UserError
 from experiments.frozen import FrozenDict
+from experiments.metrics.resampling import from_statistics
 from experiments.tasks import Outputs, kind_of, names
 from experiments.tasks._base import IGNORE
 from experiments.training.evaluate import evaluate
@@ -183,6 +184,7 @@ def test_generated_answers_are_scored_and_kept(prepared, tiny_gpt2):
     assert (task.metric, task.goal) == ("exact_match", "max") and {"loss", "bleu"} <= set(found.metrics)
     assert sorted(found.columns["reference"]) == [[str(i)] for i in range(5)]
     assert found.metrics["exact_match"] == sum(found.columns["score"]) / 5
+    assert from_statistics("bleu", found.columns["statistics/bleu"])[0] == found.metrics["bleu"]
     truth = [[str(i)] for i in range(5)]
     right = Outputs(torch.ones(5), torch.ones(5), torch.zeros(5), [f"so {i}.0 it is" for i in range(5)])
     task.splits["test"].meta["reference"] = truth

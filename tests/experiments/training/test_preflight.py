@@ -48,6 +48,16 @@ def test_a_sweep_that_cannot_fit_is_refused_with_both_figures(cells, tmp_path, m
     assert "0.0 GB left" in problem and str(tmp_path) in problem
 
 
+@pytest.mark.parametrize("variant", ["prefix", "ptuning_v2", "prompt"])
+def test_what_leaves_a_text_too_few_positions_is_refused_before_the_start(variant, on_a_table):
+    [fits] = on_a_table(f"variant={variant}", "variant.length=50")
+    [long] = on_a_table(f"variant={variant}", "variant.length=61")
+    assert preflight.check_runs({fits: 1}, Loader()).problems == []
+    [problem] = preflight.check_runs({long: 1}, Loader()).problems
+    assert "the 61 of variant.length do not fit into the 64 positions" in problem
+    assert "dataset.max_length=3" in problem
+
+
 def test_each_kind_of_cell_is_attached_once(cells, tmp_path, monkeypatch):
     found, _ = cells
     attached = []

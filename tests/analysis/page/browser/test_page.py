@@ -48,6 +48,15 @@ def test_the_page_is_drawn_without_errors_or_requests(opened, view):
     assert browser.run("document.documentElement.dataset.theme") == ("dark" if view.get("dark") else "light")
 
 
+def test_the_first_screen_answers(opened):
+    fill = lambda w: w.grid(("lora", "dora"), (8,), range(5), effects={"dora": 0.15})  # noqa: E731
+    browser = opened(fill)
+    assert browser.run("document.querySelector('h1').textContent").startswith("Take dora at rank 8: +0.")
+    assert browser.run("document.querySelector('.pick').getBoundingClientRect().bottom") < 900
+    assert browser.run("[...document.querySelectorAll('details')].every((d) => !d.open)")
+    assert opened(fill, width=390, height=800).run("document.documentElement.scrollWidth") == 390
+
+
 def test_tables_sort_by_a_heading_with_the_keyboard(opened):
     browser = opened()
     column = (

@@ -101,3 +101,11 @@ def test_cancel_without_squeue_ends_what_runs_here_before_it_says_so(names, fake
     assert killed == [(os.getpid(), signal.SIGTERM)]
     said = capsys.readouterr()
     assert "squeue does not answer here" in said.err
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"arrays": 3, "after": []}', "[" * 9999])
+def test_a_damaged_submission_is_named(names, capsys, content):
+    (STUDY / ".slurm/1/submission.json").write_text(content)
+    for command in ("status", "cancel", "retry"):
+        assert sweep(command, str(STUDY)) == 2
+        assert "submission.json is damaged" in capsys.readouterr().err
