@@ -105,14 +105,19 @@ def _power_remedy(judged: pd.DataFrame, margin: float) -> str:
 
 def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
     final = cells[cells["final"].astype(bool)]
-    tried: dict[int, set[str]] = {}
+    tried: dict[tuple[int, int], set[str]] = {}
     for row in each(final):
-        tried.setdefault(found.budgets[row["cell_key"], row["stack"]].points, set()).add(str(row["series"]))
-    points = sorted(set(tried) - {0})  # 0: nothing to tune
-    told = "; ".join(f"{n} for {rules.listed(sorted(tried[n]))}" for n in points)
+        tried.setdefault(found.budgets[row["cell_key"], row["stack"]].effort, set()).add(str(row["series"]))
+    points = sorted(set(tried) - {(0, 0)})  # 0: nothing to tune
+    unknown = any(budget.unknown for budget in found.budgets.values())
+    told = "; ".join(
+        f"{n} for {rules.listed(sorted(tried[n, runs]))}" + f" ({runs} runs)" * (runs > 0)
+        for n, runs in points
+    )
+    told += "; some were confirmed without their tuning runs" if unknown else ""
     yield Item(
         "The learning rate of every variant was tuned, with the same number of points",
-        len(points) == 1 and points[0] > 1,
+        len(points) == 1 and points[0][0] > 1 and not unknown,
         f"points per cell: {told or 'none'}",
         f"{FAIR}, which gives every cell equally many points and chooses on validation",
     )

@@ -268,11 +268,16 @@ def write_planned(study: Path, cells: Mapping[str, Mapping[str, Any]]) -> Path:
 
 def planned(study: Path) -> dict[str, dict[str, Any]]:
     """Every run that some command requested of a study, by run_id; a torn list is left out."""
-    found: dict[str, dict[str, Any]] = {}
+    return {run_id: cell for cells in requests(study) for run_id, cell in cells.items()}
+
+
+def requests(study: Path) -> list[dict[str, dict[str, Any]]]:
+    """What each command requested of a study, by run_id; a torn list is left out."""
+    found = []
     for path in sorted((study / PLANNED).glob("*.json")):
         try:
             cells = read_json(path)["cells"]
-            found |= {run_id: cell for run_id, cell in cells.items() if is_name(run_id)}
+            found.append({run_id: cell for run_id, cell in cells.items() if is_name(run_id)})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return found

@@ -5,11 +5,13 @@ comparison does not use.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from analysis.compare import luck
 from analysis.runs import identity
 from analysis.runs.load import Study
 from analysis.runs.rows import Row, each
@@ -23,11 +25,19 @@ class Budget:
     seeds: tuple[int, ...]  # of the tuning runs; empty where the compared runs chose for themselves
     shared: tuple[int, ...]  # tuning seeds that are compared as well
     edges: tuple[str, ...]  # tuned keys whose chosen value is at an end of those tried
+    runs: int = 0  # that were tried, over points and seeds
+    unknown: bool = False  # the value was confirmed, and its tuning runs are not in the study
+    regret: np.ndarray | None = field(default=None, compare=False)  # of the choice, drawn anew; see `luck`
 
     @property
     def tuned(self) -> bool:
         """Whether there was a choice."""
         return self.points > 1
+
+    @property
+    def effort(self) -> tuple[int, int]:
+        """How much was tried: points, and runs where there was a choice between points."""
+        return self.points, self.runs if self.tuned else 0
 
     @property
     def apart(self) -> bool:
@@ -41,6 +51,7 @@ Budgets = Mapping[tuple[str, str], Budget]
 def budgets(study: Study, cells: pd.DataFrame) -> Budgets:
     """The tuning behind every cell that stands for its group, by (cell_key, stack)."""
     out = {}
+    regrets = luck.regrets(study, cells)
     tuning = dict(tuple(cells[cells["tuning"].astype(bool)].groupby("group_key")))
     results = dict(tuple(cells[~cells["tuning"].astype(bool)].groupby(["group_key", "stack"])))
     for row in each(cells[cells["final"].astype(bool)]):
@@ -53,6 +64,9 @@ def budgets(study: Study, cells: pd.DataFrame) -> Budgets:
             seeds=tuple(seeds),
             shared=tuple(sorted(set(seeds) & set(row["seeds_tried"]))),
             edges=_edges(study, tried, row) if row["rates"] > 1 else (),
+            runs=0 if row["lr"] == 0 else sum(len(set(seeds)) for seeds in tried["seeds_tried"]),
+            unknown=tuned is None and row["phase"] == "confirm" and row["lr"] != 0,
+            regret=regrets.get((row["cell_key"], row["stack"])),
         )
     return out
 
@@ -85,11 +99,23 @@ class Sides:
 
     @property
     def equal(self) -> bool:
-        """Whether both had equally many at every rank, or one has nothing to tune."""
+        """Whether both tried equally much at every rank, or one has nothing to tune."""
         return all(
-            v.points == b.points or 0 in (v.points, b.points)
+            v.effort == b.effort or 0 in (v.points, b.points)
             for v, b in zip(self.variant, self.baseline, strict=True)
         )
+
+    @property
+    def unknown(self) -> bool:
+        """Whether a value was confirmed whose tuning is not in the study."""
+        return any(budget.unknown for budget in (*self.variant, *self.baseline))
+
+    @property
+    def luck(self) -> float:
+        """What the choice of the rates adds to the squared standard error of a mean over the ranks."""
+        known = [[b.regret for b in side if b.regret is not None] for side in (self.variant, self.baseline)]
+        means = [np.sum(side, axis=0) / len(self.variant) for side in known if side]
+        return luck.MISFIT * float(sum(np.square(mean).mean() for mean in means))
 
     @property
     def apart(self) -> bool:

@@ -1,8 +1,18 @@
-"""What a verdict is worth as a ranking: whether the two sides were compared fairly.
+"""What a verdict is worth: whether the two sides were compared fairly.
 
 better, worse    as the verdict says
-ahead, behind    the side in front had more points to choose from, so nobody is called the winner
+ahead, behind    the verdict says better or worse, and something speaks for the side in front (or might)
 failing          the variant is in front, yet more of its runs failed or diverged, so it is not called better
+equivalent       as the verdict says
+withheld         the verdict says equivalent, and something may hide a difference
+
+What bars a plain verdict is said with it (`bar`), in the headline too:
+
+    the side in front had more points or more runs to choose from; for equivalence, either side
+    a chosen value was confirmed whose tuning runs are not in the study
+    the rate of the side behind lies on the edge of those tried; for equivalence, that of either side
+    the heads were trained at rates that are `HEADS` times apart or more
+    for equivalence, more runs failed or diverged on one side, or the validation loss still fell at the end
 """
 
 from collections.abc import Sequence
@@ -13,38 +23,81 @@ from analysis.compare.budgets import Sides
 from analysis.runs.rows import Row, each
 from analysis.stats import ALPHA
 
+HEADS = 2.0
 WORDS = {
-    "ahead": "ahead, with more tuning",
-    "behind": "behind, with less tuning",
+    "ahead": "ahead, {bar}",
+    "behind": "behind, {bar}",
     "failing": "ahead, but more runs failed",
+    "withheld": "equivalence withheld: {bar}",
     "": "no verdict",
 }  # where the conclusion itself is not what tables and figures say
-ORDER = ("better", "worse", "ahead", "behind", "failing", "equivalent", "inconclusive", "")
+ORDER = ("better", "worse", "ahead", "behind", "failing", "equivalent", "withheld", "inconclusive", "")
 
 
 def concluded(rows: pd.DataFrame) -> pd.DataFrame:
-    """Comparisons with `conclusion`, and `said`, the conclusion in words."""
-    conclusions = [_conclusion(row) for row in each(rows)]
-    return rows.assign(conclusion=conclusions, said=[WORDS.get(name, name) for name in conclusions])
+    """Comparisons with `conclusion`, `bar` (empty if nothing does) and `said`, the conclusion in words."""
+    found = [_conclusion(row) for row in each(rows)]
+    names, bars = [name for name, _ in found], [bar for _, bar in found]
+    said = [WORDS.get(name, name).format(bar=bar) for name, bar in found]
+    return rows.assign(conclusion=names, bar=bars, said=said)
 
 
-def _conclusion(row: Row) -> str:
-    lead = row["p_adjusted"] < ALPHA and row["difference"] > 0 and row["n_examples"] > 0
-    if lead and row["verdict"] == "inconclusive":
-        return "failing"
-    if row["verdict"] not in ("better", "worse"):
-        return str(row["verdict"])
-    better = row["verdict"] == "better"
-    if favoured(row["sides"], variant=better):
-        return "ahead" if better else "behind"
-    return str(row["verdict"])
+def _conclusion(row: Row) -> tuple[str, str]:
+    verdict = str(row["verdict"])
+    if (
+        verdict == "inconclusive"
+        and row["p_adjusted"] < ALPHA
+        and row["difference"] > 0
+        and row["n_examples"]
+    ):
+        return "failing", ""
+    if verdict == "equivalent":
+        bar = _against_equivalence(row)
+        return ("withheld", bar) if bar else (verdict, "")
+    if verdict in ("better", "worse"):
+        bar = _against_lead(row, variant=verdict == "better")
+        return ("ahead" if verdict == "better" else "behind", bar) if bar else (verdict, "")
+    return verdict, ""
+
+
+def _against_lead(row: Row, *, variant: bool) -> str:
+    """What speaks against calling the side in front the better one."""
+    every = row["sides"] if isinstance(row["sides"], tuple) else (row["sides"],)
+    if any(favoured(sides, variant=variant) for sides in every):
+        return "with more tuning" if variant else "with less tuning"
+    trailing = row["baseline"] if variant else row["variant"]
+    if any(budget.edges for sides in every for budget in (sides.baseline if variant else sides.variant)):
+        return f"while the rate of {trailing} lies on the edge of those tried"
+    return _of_both(row)
+
+
+def _against_equivalence(row: Row) -> str:
+    """What may hide a difference between two sides that look equal."""
+    every = row["sides"] if isinstance(row["sides"], tuple) else (row["sides"],)
+    if row["failed"] != row["failed_baseline"]:
+        return "more runs failed or diverged on one side"
+    if row["falling"]:
+        return "the validation loss was still falling when training ended"
+    if not all(sides.equal for sides in every):
+        return "one side was tuned more"
+    if any(budget.edges for sides in every for budget in (*sides.variant, *sides.baseline)):
+        return "a rate lies on the edge of those tried"
+    return _of_both(row)
+
+
+def _of_both(row: Row) -> str:
+    every = row["sides"] if isinstance(row["sides"], tuple) else (row["sides"],)
+    if any(sides.unknown for sides in every):
+        return "with tuning runs that are not in this study"
+    rates = row["head_rates"]
+    return "with another learning rate of the head" if rates and max(rates) >= HEADS * min(rates) else ""
 
 
 def favoured(sides: Sides, *, variant: bool) -> bool:
-    """Whether one side had more points to choose from at some rank; one with nothing to tune never counts."""
+    """Whether one side had more to choose from at some rank; one with nothing to tune never counts."""
     pairs = zip(sides.variant, sides.baseline, strict=True)
-    points = [(v.points, b.points) if variant else (b.points, v.points) for v, b in pairs]
-    return any(0 < theirs < ours for ours, theirs in points)
+    tried = [(v, b) if variant else (b, v) for v, b in pairs]
+    return any(theirs.points and ours.effort > theirs.effort for ours, theirs in tried)
 
 
 def on_tuning(row: Row) -> str:
@@ -52,9 +105,13 @@ def on_tuning(row: Row) -> str:
     sides, told = row["sides"], []
     ours, theirs = sides.points
     if not sides.equal:
-        told.append(
-            f"the tuning was not equal: {ours} points for {row['variant']}, {theirs} for {row['baseline']}"
-        )
+        what = f"{ours} points for {row['variant']}, {theirs} for {row['baseline']}"
+        if ours == theirs:
+            ours, theirs = (max(b.runs for b in side) for side in (sides.variant, sides.baseline))
+            what = f"{ours} runs for {row['variant']}, {theirs} for {row['baseline']}"
+        told.append(f"the tuning was not equal: {what}")
+    if sides.unknown:
+        told.append("the rates were confirmed, but the runs that chose them are not in this study")
     for name, budgets in ((row["variant"], sides.variant), (row["baseline"], sides.baseline)):
         edges = sorted({key for budget in budgets for key in budget.edges})
         if edges:

@@ -79,6 +79,8 @@ def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margi
     tuning = budgets(study, cells)
     rows = [compared(pair, study, margin, mixed, sides(pair, tuning)) for pair in found]
     table, across = judged(rows)
+    table["smallest_detectable"] = [_detectable(row, 1.0) for row in each(table)]
+    table["detectable_in_family"] = [_detectable(row, row["share"]) for row in each(table)]
     differing = _differing(study, cells, mixed)
     return Verdicts(baseline, margin, table, study.predictions, across, tuning, unmatched, differing)
 
@@ -95,7 +97,6 @@ def judged(rows: Sequence[Comparison]) -> tuple[pd.DataFrame, pd.DataFrame]:
         adjusted = np.where(np.isnan(p), np.nan, stats.within_tree(np.nan_to_num(p), parent))
         across[name], table[name] = adjusted[2 : 2 + len(across)], adjusted[2 + len(across) :]
     across["share"], table["share"] = share[2 : 2 + len(across)], share[2 + len(across) :]
-    table["detectable_in_family"] = [_in_family(row) for row in each(table)]
     for part in (across, table):
         part["verdict"] = [_verdict(row) for row in each(part)]
     return concluded(table), concluded(across)
@@ -137,11 +138,11 @@ def _table(rows: Sequence[Comparison]) -> pd.DataFrame:
     return plain(table.astype({**kinds, "alpha": "float64"}).assign(n_seeds=n_seeds))
 
 
-def _in_family(row: Row) -> float:
-    """The smallest true difference that would mostly show after Holm's adjustment as well; nan if unknown."""
+def _detectable(row: Row, share: float) -> float:
+    """The smallest true difference that would mostly show at a share of the level; nan if unknown."""
     if not row["n_examples"] or pd.isna(row["p"]):
         return float("nan")
-    return stats.smallest_detectable(row["found"].noise, alpha=ALPHA * row["share"])
+    return stats.smallest_detectable(row["found"].noise, alpha=ALPHA * share)
 
 
 def _differing(study: Study, cells: pd.DataFrame, mixed: set[str]) -> list[str]:

@@ -2,8 +2,8 @@
 
 Tuning runs never enter a result. Where a group of cells differs in what was tuned alone, the one that is
 compared with others is chosen on validation, never on the test set: of the confirmed ones, if there are any,
-the one that tuning recommends, else the best on validation. Plain runs beside confirmed ones are shown and
-not compared.
+the one that tuning recommends (by the smoothed curve, as the fair sweeper does), else the best on validation.
+Plain runs beside confirmed ones are shown and not compared.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.runs import identity
+from analysis.runs import identity, rates
 from analysis.runs.load import Study
 from analysis.runs.rows import MEASURED, SHARED, each, plain
 
@@ -45,6 +45,11 @@ def cells(study: Study) -> pd.DataFrame:
     for at, run in zip(number, each(runs), strict=True):
         grouped[at].append(run)
     table = plain(pd.DataFrame([_cell(group) for group in grouped]))
+    tuned = table[table["tuning"]]
+    for curve in rates.curves(tuned, runs).values():
+        value = dict(zip(curve.cells, curve.fit.score.tolist(), strict=True))
+        own = table["tuning"] & table["cell_key"].isin(list(value)) & ~np.isneginf(table["recommended"])
+        table.loc[own, "recommended"] = table.loc[own, "cell_key"].map(value)
     table["rates"] = _points(table)
     groups = table.groupby(["group_key", "stack"])["phase"]
     table["beside"] = (table["phase"] == "run") & groups.transform(lambda phases: "confirm" in set(phases))

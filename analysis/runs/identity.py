@@ -124,6 +124,11 @@ def group_key(content: Mapping[str, Any], among: Sequence[str] | None = None) ->
     return digest(without(_without(content["spec"], _NOT_CELL, _NUISANCE), keys), content.get("primary"))[:12]
 
 
+def curve_key(content: Mapping[str, Any], among: Sequence[str] | None = None) -> str:
+    """The same for cells of one variant that differ in the rank and in what is tuned alone."""
+    return group_key({**content, "spec": without(content["spec"], ("r",))}, among or tuned(content["spec"]))
+
+
 def peer_key(content: Mapping[str, Any], among: Sequence[str] | None = None) -> str:
     """The same for cells that may be compared as variants: all that a variant does not bring is equal.
 

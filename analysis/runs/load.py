@@ -39,6 +39,7 @@ class Study:
     problems: list[Problem] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    requests: list[set[str]] = field(default_factory=list)  # the runs that each command requested
 
     @property
     def completed(self) -> pd.DataFrame:
@@ -131,7 +132,8 @@ def read(folder: Path, *, pool: bool = False, metric: str | None = None) -> Stud
             continue
         found[run_id], folders[run_id] = content, run.path.name
     begun = {run.path.name for run in records.run_folders(folder)} | set(found)
-    missing = sorted(records.planned(folder).keys() - begun)
+    requests = [set(cells) for cells in records.requests(folder)]
+    missing = sorted(set().union(*requests) - begun)
     if not found and not problems and not unfinished and not missing:
         hint = _studies_below(folder)
         raise UserError(f"{folder} holds no run: no folder in it has a spec.json or a record.json.{hint}")
@@ -154,7 +156,7 @@ def read(folder: Path, *, pool: bool = False, metric: str | None = None) -> Stud
     problems = [Problem(printable(run), printable(what)) for run, what in problems]
     unfinished, missing = [*map(printable, unfinished)], [*map(printable, missing)]
     name = printable(folder.resolve().name)
-    return Study(name, folder, table, ordered, predictions, problems, unfinished, missing)
+    return Study(name, folder, table, ordered, predictions, problems, unfinished, missing, requests)
 
 
 def _mixed(table: pd.DataFrame) -> list[Problem]:

@@ -59,6 +59,7 @@ def row_of(
         "cell_key": identity.cell_key(content),
         "peer_key": identity.peer_key(content, tuned),
         "group_key": identity.group_key(content, tuned),
+        "curve_key": identity.curve_key(content, tuned),
         "stack": place.stack if place else identity.stack(content),
         "metric": metric,
         "goal": primary.get("goal"),
@@ -76,8 +77,8 @@ def row_of(
 
 
 _SHARED_TEXT = (
-    "variant", "method", "targets", "model", "dataset", "cell_key", "peer_key", "group_key", "stack",
-    "metric", "goal", "split",
+    "variant", "method", "targets", "model", "dataset", "cell_key", "peer_key", "group_key", "curve_key",
+    "stack", "metric", "goal", "split",
 )  # fmt: skip
 _SHARED_NUMBERS = ("r", "matched", "alpha", "lr", "scale")
 SHARED = (*_SHARED_TEXT, *_SHARED_NUMBERS)  # what all runs of a cell have in common

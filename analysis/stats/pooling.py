@@ -12,13 +12,16 @@ alike and takes half the harm out of unequal ones (moderated, as Smyth 2004 does
 A variant that is clearly noisier is left out and keeps its own variance and degrees of freedom; if that is
 the baseline, every comparison does. Its contrast with the mean of the others against their residuals is an
 exact F test, made over all ranks at once: at R ranks it has R(S-1) and (V-2)R(S-1) degrees of freedom. Its
-level, min(`SUSPECT`, 1 / (R(S-1))^2), falls as the own variance gets known.
+level, min(`SUSPECT`, 1 / (R(S-1))^2), falls as the own variance gets known. Below `KNOWN` of these degrees,
+as at one rank with five seeds, a variant that looks noisier often is so by chance: it keeps its own
+variance, and the others' is pooled with it, which is careful.
 """
 
 import numpy as np
 from scipy import special
 
 SUSPECT = 0.05
+KNOWN = 5  # degrees of freedom of a variant's own variance, below which it is pooled whatever it is
 
 
 def moderated(scores: np.ndarray) -> list[tuple[float, float]]:
@@ -31,11 +34,12 @@ def moderated(scores: np.ndarray) -> list[tuple[float, float]]:
     (V, S), differences = means.shape, means[1:] - means[0]
     own = differences.var(axis=1, ddof=1)
     kept = ~_noisier(scores) if V > 2 else np.zeros(V, bool)
-    n = int(kept.sum())
-    if not kept[0] or n < 3:
+    if not kept[0] or kept.sum() < 3:
         return [(float(variance) / S, S - 1) for variance in own]
+    inside = kept if scores.shape[1] * (S - 1) >= KNOWN else np.ones(V, bool)
+    n = int(inside.sum())
     df = (n - 1) * (S - 1)
-    pooled = 2 * np.square(_residuals(means[kept])).sum() / df
+    pooled = 2 * np.square(_residuals(means[inside])).sum() / df
     return [
         (float((n - 1) * pooled + variance) / (n * S), df) if alike else (float(variance) / S, S - 1)
         for variance, alike in zip(own, kept[1:], strict=True)

@@ -52,7 +52,10 @@ def answer(study: Study, cells: pd.DataFrame, found: Verdicts) -> Answer:
         out = Answer(_undecided(final, found), [Point(text) for text in observations(final, floors)])
     else:
         rows = rows.sort_values("conclusion", key=lambda names: names.map(ORDER.index), kind="stable")
-        out = Answer(headline(rows), [Point(sentence(row, rows), row["conclusion"]) for row in each(rows)])
+        over = [Point(over_datasets(row, rows), row["conclusion"]) for row in each(found.across)]
+        points = [Point(sentence(row, rows), row["conclusion"]) for row in each(rows)]
+        first = f"Over {len(found.across['datasets'].iloc[0])} datasets " if over else ""
+        out = Answer(f"{at_rates(rows)}{first}{headline(found.across if over else rows)}", [*over, *points])
     fairness = protocol(rows)
     if len(out.points) > MOST_SENTENCES:
         rest = len(out.points) - MOST_SENTENCES
@@ -134,15 +137,24 @@ def headline(rows: pd.DataFrame) -> str:
         counts = rows["conclusion"].value_counts()
         parts = [f"{counts[key]} {word}" for key, word in _COUNTED.items() if key in counts]
         return f"Of {len(rows)} comparisons with {base}: {listed(parts)}."
-    groups = dict(tuple(rows.groupby("conclusion", sort=False)["variant"]))
+    groups = dict(tuple(rows.groupby(["conclusion", "bar"], sort=False)["variant"]))
     parts = []
-    for key in ORDER:
-        if key in groups and key in _SAID:
-            one, many = _SAID[key]
-            verb = one if len(groups[key]) == 1 else many
+    for key, bar in sorted(groups, key=lambda group: ORDER.index(group[0])):
+        if key in _SAID:
+            names = list(groups[key, bar])
             other = base if key != "inconclusive" or not parts else "it"
-            parts.append(f"{few(list(groups[key]))} {verb.format(base=other)}")
+            parts.append(f"{few(names)} {_SAID[key][len(names) > 1].format(base=other, bar=bar)}")
     return "; ".join(parts) + "."
+
+
+def at_rates(rows: pd.DataFrame) -> str:
+    """The start of a headline that decides between rates of which nobody knows how good they are."""
+    budgets = [b for sides in rows["sides"] for b in (*sides.variant, *sides.baseline) if b.points]
+    if not rows["conclusion"].isin(["better", "worse", "ahead", "behind", "equivalent"]).any() or not budgets:
+        return ""
+    if not any(budget.tuned for budget in budgets):
+        return "At the learning rates given, "
+    return "At the learning rates chosen, " if any(b.tuned and b.regret is None for b in budgets) else ""
 
 
 def few(names: Collection[str]) -> str:
@@ -154,20 +166,22 @@ def few(names: Collection[str]) -> str:
 _COUNTED = {
     "better": "better",
     "worse": "worse",
-    "ahead": "ahead with more tuning",
-    "behind": "behind with less tuning",
+    "ahead": "ahead, but not compared fairly",
+    "behind": "behind, but not compared fairly",
     "failing": "ahead with more failed runs",
     "equivalent": "equivalent",
+    "withheld": "not called equivalent, for a reason",
     "inconclusive": "undecided",
     "": "without a verdict",
 }
 _SAID = {
     "better": ("is better than {base}", "are better than {base}"),
     "worse": ("is worse than {base}", "are worse than {base}"),
-    "ahead": ("came out ahead of {base} with more tuning", "came out ahead of {base} with more tuning"),
-    "behind": ("came out behind {base} with less tuning", "came out behind {base} with less tuning"),
+    "ahead": ("came out ahead of {base} {bar}",) * 2,
+    "behind": ("came out behind {base} {bar}",) * 2,
     "failing": ("came out ahead of {base} with more failed runs",) * 2,
     "equivalent": ("is equivalent to {base}", "are equivalent to {base}"),
+    "withheld": ("is not called equivalent to {base}: {bar}", "are not called equivalent to {base}: {bar}"),
     "inconclusive": (
         "shows no significant difference from {base}",
         "show no significant difference from {base}",
@@ -183,11 +197,15 @@ def sentence(row: Row, rows: pd.DataFrame) -> str:
         return f"No verdict on {name}{where}: {row['why']}."
     interval = f"{signed(row['ci_low'])} to {signed(row['ci_high'])}"
     evidence = f"{signed(row['difference'])} ({interval}; {unit(row)})"
+    if not any(b.tuned for b in (*row["sides"].variant, *row["sides"].baseline)):
+        evidence += f", at learning rate {' against '.join(row['rates'])}"
     text = {
         "better": f"{name} is better than {base}{where}: {evidence}",
         "worse": f"{name} is worse than {base}{where}: {evidence}",
-        "ahead": f"{name} came out ahead of {base}{where}, with more tuning: {evidence}",
-        "behind": f"{name} came out behind {base}{where}, with less tuning: {evidence}",
+        "ahead": f"{name} came out ahead of {base}{where}, {row['bar']}: {evidence}",
+        "behind": f"{name} came out behind {base}{where}, {row['bar']}: {evidence}",
+        "withheld": f"{name} and {base} look equivalent within {row['margin']:g}{where}, but are not called "
+        f"so: {row['bar']}: {evidence}",
         "failing": f"{name} came out ahead of {base}{where}, but is not called better, since more of its "
         f"runs failed or diverged ({row['failed']}, against {row['failed_baseline']} of {base}): {evidence}",
         "equivalent": f"{name} and {base} are equivalent within {row['margin']:g}{where}: {evidence}",
@@ -203,6 +221,18 @@ def sentence(row: Row, rows: pd.DataFrame) -> str:
         )
     tuning = on_tuning(row)
     return f"{text}. {tuning[0].upper()}{tuning[1:]}." if tuning else f"{text}."
+
+
+def over_datasets(row: Row, rows: pd.DataFrame) -> str:
+    """The test of the mean over datasets in plain words, with what it is a mean of."""
+    own = rows.loc[list(row["of"])]
+    each_ = listed(
+        [f"{signed(d)} on {name}" for d, name in zip(own["difference"], own["dataset"], strict=True)]
+    )
+    what = _SAID[row["conclusion"]][0].format(base=row["baseline"], bar=row["bar"])
+    mean = f"{signed(row['difference'])} ({signed(row['ci_low'])} to {signed(row['ci_high'])})"
+    text = f"Over {len(own)} datasets {row['variant']} {what}: on average {mean}, {each_}"
+    return f"{text}. That is a mean over these datasets, not over others."
 
 
 def _open(row: Row) -> str:

@@ -18,7 +18,7 @@ def limits(study: Study, final: pd.DataFrame, found: Verdicts | None) -> list[st
     out = _of_others(study, found) + _unlearned(study, final) + _other_metric(study)
     if final["n"].max() < stats.FEWEST_SEEDS:
         out.append(_few_seeds(final))
-    out += _rates(final)
+    out += _rates(final) + _collapses(final)
     return out + (_of_verdicts(found) if found is not None else [])
 
 
@@ -105,8 +105,32 @@ def _rates(final: pd.DataFrame) -> list[str]:
     return [f"{scaled}: {what}."] if told else []
 
 
+def _collapses(final: pd.DataFrame) -> list[str]:
+    """What so many runs without a collapse still allow (Clopper and Pearson, one-sided 95%)."""
+    most = int(final["n"].max())
+    if most < stats.FEWEST_SEEDS or final[["failed", "diverged"]].to_numpy().any():
+        return []
+    return [
+        f"All {most} runs of a cell were completed, where most were run. Up to {1 - 0.05 ** (1 / most):.0%} "
+        "of its runs may still fail or diverge (95%)."
+    ]
+
+
+def _looks(found: Verdicts) -> list[str]:
+    """Whether the number of seeds was decided at the start."""
+    steps = [row for row in found.table["steps"] if row]
+    added = max(steps, key=len, default=())
+    if len(added) > 1:
+        there = ", then ".join(map(str, added))
+        return [
+            f"Seeds were requested in steps ({there}). Who looks each time and stops at a verdict finds "
+            "some by chance, so p is multiplied by the square of the number of looks at 3 seeds or more."
+        ]
+    return []
+
+
 def _of_verdicts(found: Verdicts) -> list[str]:
-    out = []
+    out = _looks(found)
     judged = found.table[found.table["p_adjusted"].notna()]
     if (judged["n_examples"] == 0).any():
         n = int((judged["n_examples"] == 0).sum())

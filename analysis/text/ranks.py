@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis import stats
 from analysis.compare.pairs import Pair, paired
+from analysis.compare.training import still_falling
 from analysis.runs.load import Study
 from analysis.runs.rows import Row, each
 from analysis.stats import ALPHA
@@ -59,6 +60,8 @@ def _advise(study: Study, group: pd.DataFrame, margin: float) -> Advice:
     sign = -1.0 if first["goal"] == "min" else 1.0
     best = group.loc[(sign * group["validation"]).idxmax()]
     enough, undecided = _sufficient(study, group, best, margin)
+    falling = still_falling(study, [run for cell in each(group) for run in cell["by_seed"].values()])
+    enough = None if falling else enough
     found = Advice(
         first["series"], first["dataset"], first["model"], first["targets"], float(best["r"]), enough
     )
@@ -74,6 +77,9 @@ def _advise(study: Study, group: pd.DataFrame, margin: float) -> Advice:
         if turn:
             found.notes.append(f"rank {cell['r']:g} looks too large, or trains too long: {turn}")
     found.next = _next(group, best, enough, undecided)
+    if falling:
+        found.notes.append("the validation loss was still falling when training ended")
+        found.next = "train longer: which rank is sufficient cannot be said while the loss still falls"
     return found
 
 

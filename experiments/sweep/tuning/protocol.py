@@ -5,15 +5,21 @@
     the last round     the chosen point of every cell with every confirmation seed
 
 The rounds are played again from the first one each time, so that the same command finds its place whatever
-was interrupted. Cells on one model and one dataset are compared and keep equally many points.
+was interrupted. Cells on one model and one dataset are compared and keep equally many points. Where the
+learning rate alone is tuned, points are chosen by the curve of the variant over its rates and ranks
+(`smoothed`).
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any
 
+import numpy as np
+
+from experiments.protocol import point_noise, smoothed
 from experiments.spec import RunSpec
 from experiments.sweep.tuning.grids import Grid, Point, Scores, best, edges, grown, points
 from experiments.sweep.tuning.settings import Settings
@@ -114,6 +120,8 @@ def next_round(
             return Round(number, "tune", missing, cells)
         for cell in tuning:
             cell.scores = _scores(cell, outcome, settings.tune_seeds)
+        for members in compared(tuning):
+            _smooth(members, outcome, settings)
         if number == settings.extensions or not _grow(tuning):
             break
     last = settings.extensions + 1
@@ -152,6 +160,37 @@ def _scores(cell: Cell, outcome: Callable[[RunSpec], Outcome], seeds: Sequence[i
         elif len(values) == len(got):
             scores[point] = mean(values)
     return scores
+
+
+def _smooth(cells: Sequence[Cell], outcome: Callable[[RunSpec], Outcome], settings: Settings) -> None:
+    """Give the points of compared cells the scores that the curves of their variants have there."""
+    if settings.tune != ("lr",):
+        return
+    curves: dict[str, list[tuple[Cell, Point]]] = {}
+    seeds: list[list[float]] = []
+    for cell in cells:
+        for point, score in cell.scores.items():
+            if score > -math.inf:
+                curves.setdefault(_curve(cell), []).append((cell, point))
+                got = [outcome(run) for run in cell.runs("tune", [point], settings.tune_seeds)]
+                seeds.append([value for value in got if isinstance(value, float)])
+    noise = point_noise(seeds)
+    new: dict[int, dict[Point, float]] = {cell.number: dict(cell.scores) for cell in cells}
+    for members in curves.values():
+        rows = [(cell.specs[p].lr, cell.specs[p].r or 0, cell.scores[p]) for cell, p in members]
+        rate, rank, score = np.array(rows, float).T
+        fit = smoothed(rate, rank, score, noise).score
+        for (cell, point), value in zip(members, fit.tolist(), strict=True):
+            new[cell.number][point] = value
+    for cell in cells:
+        cell.scores = new[cell.number]
+
+
+def _curve(cell: Cell) -> str:
+    """The same for cells that differ in the rank alone (and in what is tuned)."""
+    flat = _flat(cell.first.as_record())
+    apart = ("r", "seed", "matched", "tuned", "phase", "lr", *cell.tuned)
+    return json.dumps({key: str(value) for key, value in sorted(flat.items()) if key not in apart})
 
 
 def compared(cells: Sequence[Cell]) -> list[list[Cell]]:

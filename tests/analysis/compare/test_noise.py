@@ -104,7 +104,7 @@ def test_a_difference_above_the_floor_is_ranked(writer):
     base = np.array([0.60, 0.61, 0.62, 0.63, 0.64])
     scored(w, "lora", base)
     scored(w, "dora", base + 0.1 + np.array([0, 0.001, -0.001, 0.001, 0]))
-    assert answer.answer(*known(w)).headline == "dora is better than lora."
+    assert answer.answer(*known(w)).headline == "At the learning rates given, dora is better than lora."
 
 
 def test_a_floor_in_the_study_is_told_with_single_seeds(writer):
