@@ -14,7 +14,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("variants", "experiments", "analysis", "hydra_plugins")
-HEAVY = ("torch", "transformers", "datasets", "evaluate", "wandb", "bitsandbytes", "peft")
+HEAVY = (
+    "torch", "transformers", "datasets", "evaluate", "bitsandbytes", "peft", "wandb", "trackio",
+    "tensorboardX",
+)  # fmt: skip
 PAPER = re.compile(r"arXiv:\d{4}\.\d{4,5}|OpenReview:\w+")
 
 SOURCES = {
@@ -255,7 +258,7 @@ def test_every_import_is_declared():
     declared = {plain(requirement) for requirement in PROJECT["dependencies"]}
     extras = {
         plain(r)
-        for extra in ("minilm", "gguf", "lm-eval", "math")
+        for extra in ("minilm", "gguf", "lm-eval", "math", "tensorboard", "trackio")
         for r in PROJECT["optional-dependencies"][extra]
     }
     tests = {plain(r) for r in PROJECT["optional-dependencies"]["test"]}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from experiments import record
+from experiments import record, tracking
 from experiments.errors import UserError
 from experiments.files import read_json
 from experiments.models import COMMIT
@@ -37,6 +37,9 @@ def plan(
         fingerprints: The hash of a spec's data, `experiments.data.fingerprint`; called once per dataset.
         root: The folder of all studies.
         again: Whether finished runs are to be run anew.
+
+    Raises:
+        UserError: Names collide, or the package of a tracker is not installed.
     """
     named = _named(specs, fingerprints)
     begun = {study: _folders(root / study) for study in {spec.study for spec in specs}}
@@ -57,6 +60,8 @@ def plan(
         (done if ended else todo).append((spec, run_id))
     for check in checks.values():
         check.save()
+    for tracker in sorted({str(spec.tracker["name"]) for spec, _ in todo}):
+        tracking.check_installed(tracker)
     duplicates = len(specs) - len(named)
     untuned = [spec for spec in named.values() if spec.phase == "run"]
     notes = [*_on_repeats(specs, duplicates), *comparison_notes(untuned)]

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from experiments.errors import UserError
@@ -44,6 +46,64 @@ class Tracker:
 
     def finish(self, status: str) -> None:
         """End the run with the record's status."""
+
+
+class Background(Tracker):
+    """Makes the calls of a tracker in a thread of its own, in their order: the run waits for no disk or lock.
+
+    What a call raises is raised again by a later one, and nothing more is called. `finish` waits for all of
+    them, up to `patience` seconds, then it is a UserError.
+    """
+
+    def __init__(self, tracker: Tracker, *, patience: float = 30.0):
+        self._tracker = tracker
+        self._patience = patience
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: Thread | None = None
+        self._error: Exception | None = None
+
+    def start(self, run_id: str, spec: Mapping[str, Any], *, labels: Labels, folder: Path) -> None:
+        """Begin one run."""
+        if self._thread is None:
+            self._thread = Thread(target=self._work, daemon=True)  # one that hangs keeps no process alive
+            self._thread.start()
+        self._pass(lambda: self._tracker.start(run_id, spec, labels=labels, folder=folder))
+
+    def log(self, row: Mapping[str, Any], step: int) -> None:
+        """Show one row of the history."""
+        row = dict(row)
+        self._pass(lambda: self._tracker.log(row, step))
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Show final values."""
+        values = dict(values)
+        self._pass(lambda: self._tracker.summary(values))
+
+    def finish(self, status: str) -> None:
+        """End the run."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._pass(lambda: self._tracker.finish(status))
+        self._calls.put(None)
+        thread.join(self._patience)
+        if thread.is_alive():
+            raise UserError(f"it did not take everything within {self._patience:g} s")
+        if self._error is not None:
+            raise self._error
+
+    def _pass(self, call: Callable[[], None]) -> None:
+        if self._error is not None:
+            raise self._error
+        self._calls.put(call)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+            except Exception as error:  # for whoever calls next, see _pass
+                self._error = error
+                return
 
 
 class BestEffort(Tracker):

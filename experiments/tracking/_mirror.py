@@ -13,7 +13,7 @@ from experiments.record import RunFolder, read
 from experiments.spec import RunSpec
 from experiments.tracking import _log, _session
 from experiments.tracking._base import Notify, labels_of
-from experiments.tracking._rows import Difference, compare_rows, equal_values
+from experiments.tracking._rows import Difference, compare_rows, equal_values, local_rows
 from experiments.tracking._server import Held, Server
 from experiments.tracking.wandb import project_of
 
@@ -57,7 +57,7 @@ class Logs:
 
     def compare(self, folder: RunFolder, spec: RunSpec) -> Comparison:
         """How the logs of a run differ from its history; all of them together hold each row once."""
-        rows = compare_rows(_session.local_rows(folder), _log.rows(folder.path))
+        rows = compare_rows(local_rows(folder), _log.rows(folder.path))
         return Comparison(rows, [] if _log.logs(folder.path) else ["W&B kept no log"])
 
 
@@ -83,7 +83,7 @@ class Mirror:
 
     def compare(self, folder: RunFolder, spec: RunSpec) -> Comparison:
         """How the server's copy of a run differs, after a wait for what it is still taking in."""
-        local = _session.local_rows(folder)
+        local = local_rows(folder)
         held = self._server.held(*self._place(spec), folder.path.name, patience=PATIENCE)
         if held is None:
             return Comparison(compare_rows(local, []), ["W&B has no such run"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.history import finite
+from experiments.record import RunFolder, read_history
 
 STEP = "train/step"
 _TOLERANCE = 1e-6  # relative: the same row, computed again on a GPU or after memory ran out
@@ -21,6 +22,11 @@ Identity = tuple[float, tuple[str, ...]]
 def shown(row: Row) -> dict[str, Any]:
     """A row of history.jsonl, or one on its way there, as it is logged."""
     return {**{key: value for key, value in finite(row).items() if key != "step"}, STEP: row["step"]}
+
+
+def local_rows(folder: RunFolder) -> list[dict[str, Any]]:
+    """The rows of history.jsonl as they are logged."""
+    return [shown(row) for row in read_history(folder.history) if "step" in row]
 
 
 def own(row: Row) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.record import RunFolder, read, read_history
+from experiments.record import RunFolder, read
 from experiments.tracking import _log
 from experiments.tracking._base import Labels, Notify, note_event, reason
-from experiments.tracking._rows import STEP, Identity, Row, identities, identity, last_values, shown
+from experiments.tracking._rows import STEP, Identity, Row, identities, identity, last_values, local_rows
 from experiments.tracking._server import Server
 
 _JOB_TYPES = {"run": "train"}  # the other phases keep their name
@@ -118,11 +118,6 @@ def open_run(arguments: Mapping[str, Any], *, mode: str, timeout: float) -> Any:
         finish_timeout_raises=True,
     )
     return wandb.init(**arguments, mode=mode, settings=settings, reinit="create_new")  # type: ignore[arg-type]
-
-
-def local_rows(folder: RunFolder) -> list[dict[str, Any]]:
-    """The rows of history.jsonl as they are logged."""
-    return [shown(row) for row in read_history(folder.history) if "step" in row]
 
 
 def expected_summary(folder: RunFolder, status: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import pytest
 from experiments import record
 from experiments.console.commands import run as command_line
 from experiments.spec import RunSpec, Train, from_record
-from experiments.tracking import _log, _session
+from experiments.tracking import _log
+from experiments.tracking._rows import local_rows
 
 pytestmark = pytest.mark.slow
 
@@ -137,7 +138,7 @@ def assert_complete(folder):
 def assert_same(rows, folder):
     """W&B's rows are the history's: none is missing, none is there twice, each with its values."""
     in_order = lambda rows: sorted(rows, key=lambda row: (row["train/step"], sorted(row)))  # noqa: E731
-    assert in_order(rows) == in_order(_session.local_rows(record.RunFolder(folder)))
+    assert in_order(rows) == in_order(local_rows(record.RunFolder(folder)))
 
 
 def only(study):

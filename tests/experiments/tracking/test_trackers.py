@@ -4,7 +4,6 @@ import io
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -74,9 +73,10 @@ def test_no_tracker_imports_no_client(tmp_path):
     code = (
         "import pathlib, sys; from experiments import tracking; t = tracking.make({'name': 'none'})\n"
         "tracking.make({'name': 'wandb', 'mode': 'offline'})  # imported at the start of a run, not here\n"
+        "tracking.make({'name': 'trackio'}); tracking.make({'name': 'tensorboard'})\n"
         "t.start('id', {}, labels=tracking.Labels('g', 'n'), folder=pathlib.Path('x')); t.log({}, 1)\n"
         "t.summary({}); t.finish('completed')\n"
-        "assert 'wandb' not in sys.modules and 'torch' not in sys.modules"
+        "assert not {'wandb', 'trackio', 'tensorboardX', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
@@ -84,11 +84,13 @@ def test_no_tracker_imports_no_client(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"name": "wandbb"}, "Did you mean 'wandb'.*Known: none, wandb"),
+        ({"name": "wandbb"}, "Did you mean 'wandb'.*Known: none, tensorboard, trackio, wandb"),
         ({"name": "wandb", "mode": "ofline"}, "Did you mean 'offline'"),
         ({"name": "wandb", "projekt": "x"}, "Did you mean 'project'"),
+        ({"name": "trackio", "mode": "x"}, "no option 'mode'. It has: project"),
+        ({"name": "tensorboard", "project": "x"}, "no option 'project': it has none"),
     ],
-    ids=["name", "mode", "option"],
+    ids=["name", "mode", "option", "trackio", "tensorboard"],
 )
 def test_mistakes_are_answered_with_what_is_possible(options, words):
     with pytest.raises(UserError, match=words):
@@ -116,12 +118,11 @@ def test_a_run_that_is_stopped_says_so_to_its_tracker(tmp_path, monkeypatch, pha
         model="tiny", model_options={}, dataset="toy", dataset_options={}, lr=0.1, seed=3, train=Train(),
         phase=phase,
     )  # fmt: skip
-    task = SimpleNamespace(fingerprint="0" * 64)
-    monkeypatch.setattr(data, "read", lambda spec: task)
+    monkeypatch.setattr(data, "fingerprint", lambda spec, as_read: "0" * 64)
     monkeypatch.setattr(tracking, "make", lambda options, notify: Noting())
     monkeypatch.setattr(execute, "execute", begun_and_stopped)
     out = io.StringIO()
-    run_id = spec.run_id(task.fingerprint)
+    run_id = spec.run_id("0" * 64)
     order = {"run": spec.as_record(), "run_id": run_id, "root": str(tmp_path)}
     Worker(Events(out)).carry_out(order)
     assert calls == [(run_id, phase, "probe-toy", ("demo", "probe", "toy", "tiny")), "preempted"]
