@@ -261,21 +261,28 @@ def write_planned(study: Path, cells: Mapping[str, Mapping[str, Any]]) -> Path:
     """
     digest = hashlib.sha256("\n".join(sorted(cells)).encode()).hexdigest()[:16]
     path = study / PLANNED / f"{digest}.json"
-    if not path.exists():  # the same command again
+    if path.exists():
+        path.touch()  # see `since` in `planned`
+    else:
         write_json(path, {"cells": plain(cells, "cells")}, indent=None)
     return path
 
 
-def planned(study: Path) -> dict[str, dict[str, Any]]:
-    """Every run that some command requested of a study, by run_id; a torn list is left out."""
-    return {run_id: cell for cells in requests(study) for run_id, cell in cells.items()}
+def planned(study: Path, *, since: float = 0.0) -> dict[str, dict[str, Any]]:
+    """Every run that some command requested of a study, by run_id; a torn list is left out.
+
+    `since`, in seconds since 1970, leaves out the lists of commands that were last given before.
+    """
+    return {run_id: cell for cells in requests(study, since=since) for run_id, cell in cells.items()}
 
 
-def requests(study: Path) -> list[dict[str, dict[str, Any]]]:
-    """What each command requested of a study, by run_id; a torn list is left out."""
+def requests(study: Path, *, since: float = 0.0) -> list[dict[str, dict[str, Any]]]:
+    """What each command requested of a study, by run_id; `since` is as in `planned`."""
     found = []
     for path in sorted((study / PLANNED).glob("*.json")):
         try:
+            if path.stat().st_mtime < since:
+                continue
             cells = read_json(path)["cells"]
             found.append({run_id: cell for run_id, cell in cells.items() if is_name(run_id)})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -1,5 +1,9 @@
 """The status of each run of a study: from its files and Slurm's queue, whoever started it."""
 
+import math
+import os
+import re
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,16 +13,21 @@ from experiments.errors import UserError, printable
 from experiments.files import parse_json
 from experiments.record import FINISHED, RunFolder, planned, read, run_folders
 from experiments.sweep.lease import holder, is_held, leases, running_commands
+from experiments.sweep.preview.table import duration
 from experiments.sweep.slurm import client
 from experiments.sweep.slurm.client import Element
 from experiments.sweep.slurm.submission import Place, active, jobs_in, places
 
 UNDER_WAY = ("running", "queued")
+_STARTS = re.compile(r"^(\S+ \S+) starts at step (\d+) of (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run: its record's status, or else running, queued or unfinished; and what there is to say of it."""
+    """One run: its record's status, or else running, queued or unfinished; and what there is to say of it.
+
+    Queued is what waits in Slurm, or behind the other runs of a command that is at work.
+    """
 
     run_id: str
     kind: str
@@ -67,12 +76,16 @@ def snapshot(study: Path) -> Snapshot:
     if not names and not commands:
         raise UserError(f"there are no runs in {study}. Name the folder of a study, e.g. runs/demo.")
     ended = _ended(study, [name for name in names if name not in queued], submitted)
-    runs = [_status(RunFolder(study / name), queued.get(name), submitted.get(name), ended) for name in names]
+    requested = _requested(study)
+    runs = [
+        _status(RunFolder(study / name), queued.get(name), submitted.get(name), ended, name in requested)
+        for name in names
+    ]
     return Snapshot(runs, _jobs(study, queue or []), commands, unknown=queue is None)
 
 
 def _status(
-    folder: RunFolder, queued: Element | None, place: Place | None, ended: dict[str, str]
+    folder: RunFolder, queued: Element | None, place: Place | None, ended: dict[str, str], requested: bool
 ) -> RunStatus:
     name, held = folder.path.name, leases(folder.path.parent)
     record = read(folder.path)
@@ -83,13 +96,15 @@ def _status(
     if is_held(held, name):
         owner = holder(held, name) or {}
         by = f"as job {queued.name}" if queued else f"by process {owner.get('pid')} on {owner.get('host')}"
-        return RunStatus(name, "running", f"{_step(folder)}{by}")
+        return RunStatus(name, "running", f"{_progress(folder, float(owner.get('since', 0)))}{by}")
     if queued is not None:
         why = f" ({queued.reason})" if queued.waits else ", which is running"
         return RunStatus(name, "queued", f"as job {queued.name}{why}")
     if place is not None:
         how = f"ended, {ended[place.element]}" if place.element in ended else "is not in the queue any more"
         return RunStatus(name, "unfinished", f"its job {place.element} {how}; see {place.log}")
+    if requested and record is None:
+        return RunStatus(name, "queued", "behind the runs under way")
     begun = "goes on" if folder.spec.exists() else "begins"
     return RunStatus(name, "unfinished", f"{begun} when the command is given again")
 
@@ -114,12 +129,37 @@ def _jobs(study: Path, queue: Sequence[Element]) -> list[str]:
     return lines
 
 
-def _step(folder: RunFolder) -> str:
-    """How far a run is, by the last complete line of its history."""
+def _requested(study: Path) -> set[str]:
+    """The runs of the commands that are at work: of the lists that were written down since they began."""
+    began = [held["since"] for held in running_commands(study)]
+    return set(planned(study, since=min(began) - 1)) if began else set()  # a file's clock is a little behind
+
+
+def _progress(folder: RunFolder, since: float) -> str:
+    """How far a run is that is held since then: its step, phase and time left, as its files say."""
+    try:
+        starts = _STARTS.findall(folder.log.read_text(encoding="utf-8", errors="replace"))
+        began = time.mktime(time.strptime(starts[-1][0], "%Y-%m-%d %H:%M:%S"))
+    except (OSError, ValueError, IndexError):
+        return ""
+    if began < math.floor(since):
+        return "loading, "
+    first, total = int(starts[-1][1]), int(starts[-1][2])
+    step, at = _last_row(folder)
+    if step >= total:
+        return f"step {step} of {total} (evaluating), "
+    done = step - first
+    left = f", {duration((at - began) / done * (total - step))} left" if done > 0 and at > began else ""
+    return f"step {max(step, first)} of {total} (training{left}), "
+
+
+def _last_row(folder: RunFolder) -> tuple[int, float]:
+    """The step of the last complete line of a history, 0 before the first, and when it was written."""
     try:
         with folder.history.open("rb") as file:
-            file.seek(max(0, folder.history.stat().st_size - 4096))
+            facts = os.fstat(file.fileno())
+            file.seek(max(0, facts.st_size - 4096))
             lines = file.read().split(b"\n")[:-1]
-        return f"step {parse_json(lines[-1])['step']}, " if lines else ""
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return int(parse_json(lines[-1])["step"]), facts.st_mtime
+    except (OSError, ValueError, IndexError, KeyError, TypeError):
+        return 0, 0.0

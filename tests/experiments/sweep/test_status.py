@@ -17,7 +17,7 @@ from experiments.console import commands
 from experiments.record import planned
 from experiments.sweep import engine
 from experiments.sweep import study as study_of
-from experiments.sweep.lease import holder, registered
+from experiments.sweep.lease import acquire, holder, registered
 from experiments.sweep.plan import Plan
 from experiments.sweep.status import snapshot
 from experiments.sweep.study import requested_specs, write_requested
@@ -48,7 +48,7 @@ def test_a_sweep_is_watched_and_cancelled_from_elsewhere(shell, ask):
             assert process.poll() is None and time.monotonic() < deadline, said
             time.sleep(0.2)
         assert f"by process {worker_in(said)} on " in said
-        assert "unfinished, begins when the command is given again" in said
+        assert "queued, behind the runs under way" in said
         code, output = ask("cancel", "runs/toy")
         assert (code, f"Asked process {process.pid} to stop.") == (0, output.splitlines()[0])
         assert process.wait(60) == 143
@@ -175,6 +175,53 @@ def test_what_was_asked_for_can_be_begun_from_what_was_left(study, cells):
     assert requested_specs(study, names[2:3]) == {names[2]: specs[2]}
     assert planned(study).keys() == set(names)
     assert planned(study)[names[3]]["variant"] == "dora"
+
+
+def kinds(study):
+    return {run.run_id: run.kind for run in snapshot(study).runs}
+
+
+def test_what_a_command_at_work_has_still_to_begin_is_queued(study, cells):
+    specs, names = cells
+    lists = list((study / ".planned").glob("*.json"))
+    for path in lists:
+        os.utime(path, (1, 1))  # requested long ago, and the command has ended
+    assert kinds(study) == dict.fromkeys(names, "unfinished") | {names[0]: "completed"}
+    with registered(study):
+        write_requested(study, ((specs[1], names[1]), (specs[2], names[2])))
+        assert [kinds(study)[name] for name in names] == ["completed", "queued", "queued", "unfinished"]
+        write_requested(study, tuple(zip(specs, names, strict=True)))  # the first command, given again
+        assert kinds(study)[names[3]] == "queued"
+    assert kinds(study)[names[3]] == "unfinished"
+
+
+@pytest.mark.parametrize(
+    ("starts", "steps", "shown"),
+    [
+        ([], [], "by"),
+        ([(-900, 0, 100)], [], "loading, by"),  # of an earlier attempt
+        ([(60, 0, 100)], [], "step 0 of 100 (training), by"),
+        ([(60, 0, 100)], [10, 20], "step 20 of 100 (training, 4 min left), by"),  # 20 steps took a minute
+        ([(-900, 0, 100), (60, 40, 100)], [10, 20, 40, 60], "step 60 of 100 (training, 2 min left), by"),
+        ([(-900, 0, 100), (60, 40, 100)], [10, 20, 40], "step 40 of 100 (training), by"),
+        ([(60, 0, 20)], [10, 20], "step 20 of 20 (evaluating), by"),
+    ],
+    ids=["no log", "loading", "first step", "training", "resumed", "resumed just now", "evaluating"],
+)
+def test_a_run_under_way_says_its_phase_and_the_time_left(study, starts, steps, shown):
+    folder = study / "lora-r2-s0"
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_text("{}")
+    with acquire(study / ".claims", folder.name):
+        since = int(holder(study / ".claims", folder.name)["since"])
+        with (folder / "log.txt").open("w") as log:
+            for at, first, last in starts:
+                when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since + at))
+                log.write(f"{when} starts at step {first} of {last}\n")
+        (folder / "history.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in steps))
+        os.utime(folder / "history.jsonl", (since + 120, since + 120))
+        [run] = snapshot(study).runs
+    assert str(run).startswith(f"running, {shown} process {os.getpid()} on ")
 
 
 def test_retry_begins_runs_that_never_began(study, cells, monkeypatch, capsys):
