@@ -110,15 +110,15 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         tried.setdefault(found.budgets[row["cell_key"], row["stack"]].effort, set()).add(str(row["series"]))
     points = sorted(set(tried) - {(0, 0)})  # 0: nothing to tune
     unknown = any(budget.unknown for budget in found.budgets.values())
-    told = "; ".join(
+    notes = "; ".join(
         f"{n} for {rules.listed(sorted(tried[n, runs]))}" + f" ({runs} runs)" * (runs > 0)
         for n, runs in points
     )
-    told += "; some were confirmed without their tuning runs" if unknown else ""
+    notes += "; some were confirmed without their tuning runs" if unknown else ""
     yield Item(
         "The learning rate of every variant was tuned, with the same number of points",
         len(points) == 1 and points[0][0] > 1 and not unknown,
-        f"points per cell: {told or 'none'}",
+        f"points per cell: {notes or 'none'}",
         f"{FAIR}, which gives every cell equally many points and chooses on validation",
     )
     tuned = [budget for budget in found.budgets.values() if budget.tuned]
@@ -302,12 +302,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show(given: argparse.Namespace) -> None:
-    told: list[str] = []
+    notes: list[str] = []
     if given.format is None:
         folder = _own(given)
     else:
         sizes = _sizes(given.examples)
-        folder, told = importing.study(
+        folder, notes = importing.study(
             given.study, given.format, given.out, metric=given.metric, examples=sizes
         )
     metric = given.metric if given.format is None else None  # else the records have it alone
@@ -315,7 +315,7 @@ def _show(given: argparse.Namespace) -> None:
     cells = cells_of(study)
     found = verdicts(study, cells, baseline=given.baseline, margin=given.margin)
     if is_foreign(study):
-        print("\n".join([*conclusions(study, cells, found, told), "", "The rules of a fair comparison"]))
+        print("\n".join([*conclusions(study, cells, found, notes), "", "The rules of a fair comparison"]))
     print(text(audit(study, cells, found)))
     if is_foreign(study):
         print(f"\nThe records are in {folder}. The report:")
@@ -344,21 +344,21 @@ def _sizes(given: Sequence[str]) -> Mapping[str, int]:
     return sizes
 
 
-def conclusions(study: Study, cells: pd.DataFrame, found: Verdicts, told: Sequence[str] = ()) -> list[str]:
+def conclusions(study: Study, cells: pd.DataFrame, found: Verdicts, notes: Sequence[str] = ()) -> list[str]:
     """What results of others let one conclude, as lines: what holds, what cannot be told, what is not known.
 
     Args:
         study: the records made of them.
         cells: its cells.
         found: the verdicts on it.
-        told: what was assumed when they were read.
+        notes: what was assumed when they were read.
     """
     done, rows = study.completed, found.overall
     tasks = ", ".join(sorted(done["dataset"].unique()))
     lines = [
         f"{len(study.runs)} runs of {done['variant'].nunique()} methods on {tasks}, compared with "
         f"{found.baseline}",
-        *told,
+        *notes,
     ]
     held = rows[rows["conclusion"].isin(["better", "worse", "equivalent"])]
     lines += ["", f"What holds ({len(held)} of {len(rows)})"]

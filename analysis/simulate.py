@@ -252,9 +252,9 @@ def _told(found: np.ndarray) -> str:
     n = len(found)
     rate = lambda p: f"{p:.3f} ({np.sqrt(max(p * (1 - p), 0.25 / n) / n):.3f})"  # noqa: E731
     false, better, over, cover = found.mean(axis=0)
-    told = f"false verdict {rate(false)}  first variant better {rate(better)}"
-    told += "" if np.isnan(over) else f"  over datasets {rate(over)}"
-    return f"{told}  coverage {cover:.3f} ({found[:, 3].std(ddof=1) / np.sqrt(n):.3f})"
+    text = f"false verdict {rate(false)}  first variant better {rate(better)}"
+    text += "" if np.isnan(over) else f"  over datasets {rate(over)}"
+    return f"{text}  coverage {cover:.3f} ({found[:, 3].std(ddof=1) / np.sqrt(n):.3f})"
 
 
 if __name__ == "__main__":

@@ -76,8 +76,9 @@ class FourBitBase(Base):
         dense = weight.detach().to(torch.float32)
         dense = (dense.mT if transposed else dense).contiguous()
         self.d_out, self.d_in = dense.shape
-        if self.d_in % 2:  # codes come in pairs; for rows of odd length bitsandbytes compiles a kernel
-            dense = F.pad(dense.flatten(), (0, dense.numel() % 2))
+        # Codes come in pairs. As one long row: rows of odd length have no kernel in bitsandbytes, and where they
+        # end within a block (96 x 80) its kernel for AVX-512, in 0.50.2, reads wrong weights.
+        dense = F.pad(dense.flatten(), (0, dense.numel() % 2))
         self._asked = compute
         functional = _bitsandbytes()
         own = codes in BOOKS

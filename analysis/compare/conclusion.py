@@ -102,23 +102,23 @@ def favoured(sides: Sides, *, variant: bool) -> bool:
 
 def on_tuning(row: Row) -> str:
     """What a reader must know of the tuning behind one comparison; empty if it was equal and inside."""
-    sides, told = row["sides"], []
+    sides, reasons = row["sides"], []
     ours, theirs = sides.points
     if not sides.equal:
         what = f"{ours} points for {row['variant']}, {theirs} for {row['baseline']}"
         if ours == theirs:
             ours, theirs = (max(b.runs for b in side) for side in (sides.variant, sides.baseline))
             what = f"{ours} runs for {row['variant']}, {theirs} for {row['baseline']}"
-        told.append(f"the tuning was not equal: {what}")
+        reasons.append(f"the tuning was not equal: {what}")
     if sides.unknown:
-        told.append("the rates were confirmed, but the runs that chose them are not in this study")
+        reasons.append("the rates were confirmed, but the runs that chose them are not in this study")
     for name, budgets in ((row["variant"], sides.variant), (row["baseline"], sides.baseline)):
         edges = sorted({key for budget in budgets for key in budget.edges})
         if edges:
-            told.append(f"the {listed(edges)} chosen for {name} lies on the edge of those tried")
+            reasons.append(f"the {listed(edges)} chosen for {name} lies on the edge of those tried")
     if row["head_rates"]:
-        told.append(on_heads(row))
-    return "; ".join(told)
+        reasons.append(on_heads(row))
+    return "; ".join(reasons)
 
 
 def on_heads(row: Row) -> str:

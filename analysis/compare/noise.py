@@ -58,8 +58,8 @@ def floors(study: Study, cells: pd.DataFrame) -> dict[tuple[Any, ...], Floor]:
         sd, df = pooled(group)
         pairs = [pair for run_ids in group["run_ids"] for pair in _repeats(study, run_ids, again)]
         apart = [abs(a["score"] - b["score"]) for a, b in pairs]
-        alike = [_files(study, a["run_id"]) == _files(study, b["run_id"]) for a, b in pairs]
-        out[setting] = Floor(sd, df, len(pairs), max(apart, default=0.0), bool(pairs) and all(alike))
+        same = [_files(study, a["run_id"]) == _files(study, b["run_id"]) for a, b in pairs]
+        out[setting] = Floor(sd, df, len(pairs), max(apart, default=0.0), bool(pairs) and all(same))
     return out
 
 

@@ -15,8 +15,8 @@ def still_falling(study: Study, runs: Collection[str]) -> bool:
 
     Rates mostly decay to 0, so that a loss that falls little in the last steps may yet fall with more.
     """
-    told = [fell for run in runs if (fell := _fell(*study.curves(run))) is not None]
-    return bool(told) and float(np.mean(told)) > 0.5
+    known = [fell for run in runs if (fell := _fell(*study.curves(run))) is not None]
+    return bool(known) and float(np.mean(known)) > 0.5
 
 
 def _fell(training: np.ndarray, validation: np.ndarray) -> bool | None:

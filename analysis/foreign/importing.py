@@ -42,10 +42,10 @@ def study(
         raise UserError(
             f"the files have different metrics: {', '.join(metrics)}. Read one at a time with --metric."
         )
-    told = complete(results, examples or {})
+    notes = complete(results, examples or {})
     folder = out or Path("runs") / paths[0].resolve().stem
     write(results, folder, form)
-    return folder, told
+    return folder, notes
 
 
 def _files(path: Path, form: str) -> list[Path]:

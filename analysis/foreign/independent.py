@@ -172,8 +172,8 @@ class _Evidence:
         spread = ours.between**2 / ours.df + plain.between**2 / plain.df
         df = own**2 / spread if spread > 0 else ours.df + plain.df
         place = {self.cells[key]["peer_key"] for key in keys}
-        alike = [c for c in self.cells.values() if c["peer_key"] in place and c["n"] > 1]
-        variance, pooled_df = pooled(alike)
+        peers = [c for c in self.cells.values() if c["peer_key"] in place and c["n"] > 1]
+        variance, pooled_df = pooled(peers)
         if not variance > 0:
             return own, df
         k = len(keys) // 2

@@ -69,14 +69,14 @@ def complete(results: Sequence[Result], examples: Mapping[str, int]) -> list[str
         results: those of all files, changed in place.
         examples: test examples by task, as somebody who knows them said; "" stands for every task.
     """
-    told = []
+    notes = []
     _check_tasks(examples, {result.task for result in results})
     for result in results:
         result.n = examples.get(result.task, examples.get("", result.n))
     known = [r for r in results if r.metric in MEANS]
     values = [v for r in known for v in (r.score, r.validation) if v is not None]
     if values and max(values) > 1:
-        told.append("Scores above 1 were taken as per cent.")
+        notes.append("Scores above 1 were taken as per cent.")
         for result in known:
             result.score = None if result.score is None else result.score / 100
             result.validation = None if result.validation is None else result.validation / 100
@@ -88,9 +88,9 @@ def complete(results: Sequence[Result], examples: Mapping[str, int]) -> list[str
                     "cent or all as numbers from 0 to 1."
                 )
     if any(result.seed is None for result in results):
-        told.append("Runs without a seed were numbered in their order.")
+        notes.append("Runs without a seed were numbered in their order.")
     _number(results)
-    return told
+    return notes
 
 
 def _check_tasks(examples: Mapping[str, int], tasks: Collection[str]) -> None:

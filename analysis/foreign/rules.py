@@ -69,11 +69,11 @@ def _renamed(study: Study) -> Iterator[Rule]:
             key = digest({"": [spec["dataset"], spec["model"], spec.get("r"), options]})
             rates.setdefault(key, {}).setdefault(spec["lr"], spec["variant"])
     several = [names for names in rates.values() if len(set(names.values())) > 1]
-    told = [f"{' and '.join(dict.fromkeys(names.values()))}" for names in several]
+    texts = [f"{' and '.join(dict.fromkeys(names.values()))}" for names in several]
     yield (
         "No method was tested at several rates under several names",
         not several,
-        f"{'; '.join(told)} differ in the learning rate alone, while the others had one rate; the better "
+        f"{'; '.join(texts)} differ in the learning rate alone, while the others had one rate; the better "
         "name is picked by its test score",
         "tune every method with the same number of rates, on validation, and test one",
     )
@@ -114,13 +114,13 @@ def _gaps(group: pd.DataFrame, peers: pd.DataFrame) -> list[str]:
 
 
 def _active(study: Study, cells: pd.DataFrame) -> Iterator[Rule]:
-    told = {
+    texts = {
         record["spec"]["variant"]: why
         for record in study.records.values()
         if (why := (record.get("source") or {}).get("inactive"))
     }
     same = _identical(study, cells)
-    parts = [f"{name}: {why}" for name, why in sorted(told.items())]
+    parts = [f"{name}: {why}" for name, why in sorted(texts.items())]
     parts += [f"{a} and {b} have the same score in every one of {n} runs" for a, b, n in same]
     yield (
         "Every method was at work",

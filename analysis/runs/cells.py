@@ -128,8 +128,8 @@ def _final(table: pd.DataFrame) -> pd.Series:
     tuning = table[table["tuning"]].drop_duplicates("cell_key").set_index("cell_key")[names]
     results = table[~table["tuning"] & ~table["beside"]]
     for _, group in results.groupby(["group_key", "stack", "split"], sort=False, dropna=False):
-        told = tuning.reindex(group["cell_key"]).set_index(group.index)
-        final[chosen(group.assign(**told) if told["recommended_n"].notna().any() else group)] = True
+        distinct = tuning.reindex(group["cell_key"]).set_index(group.index)
+        final[chosen(group.assign(**distinct) if distinct["recommended_n"].notna().any() else group)] = True
     return final
 
 
@@ -165,14 +165,14 @@ def series_labels(study: Study) -> pd.Series:
     keys = sorted(
         {key for spec in specs for key in spec if key not in skip and not key.startswith("tracker")}
     )
-    told: dict[str, list[str]] = {}
+    distinct: dict[str, list[str]] = {}
     for key in keys:
         seen: dict[int, set[str]] = {}
         for where, spec in zip(place, specs, strict=True):
             seen.setdefault(where, set()).add(str(spec.get(key)))
         for variant in {s["variant"] for w, s in zip(place, specs, strict=True) if len(seen[w]) > 1}:
-            told.setdefault(variant, []).append(key)
-    names = [_label(spec, told.get(spec["variant"], [])) for spec in specs]
+            distinct.setdefault(variant, []).append(key)
+    names = [_label(spec, distinct.get(spec["variant"], [])) for spec in specs]
     return pd.Series(names, index=runs.index, dtype=object)
 
 
@@ -182,8 +182,8 @@ def _but(spec: dict[str, Any], tuned: str) -> dict[str, Any]:
     return {key: value for key, value in spec.items() if key not in keys}
 
 
-def _label(spec: dict[str, Any], told: list[str]) -> str:
-    extra = [f"{key.rsplit('.', 1)[-1]}={identity.text(spec[key])}" for key in told if key in spec]
+def _label(spec: dict[str, Any], distinct: list[str]) -> str:
+    extra = [f"{key.rsplit('.', 1)[-1]}={identity.text(spec[key])}" for key in distinct if key in spec]
     return ", ".join([str(spec["variant"]), *extra, *(["matched"] if "matched" in spec else [])])
 
 

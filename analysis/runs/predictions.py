@@ -118,11 +118,11 @@ class Predictions:
         values, ids = _columns(content, name, column)
         order, digest = self._order(ids)
         if not any(abs(v.mean() - metric) <= TOLERANCE * max(1.0, abs(metric)) for v in values):
-            told = f"{values[0].mean():.4f}, the record says {metric:.4f}"
+            both = f"{values[0].mean():.4f}, the record says {metric:.4f}"
             if name in MEANS and not chosen:
-                raise _Contradiction(f"by its predictions its {name.replace('_', ' ')} is {told}")
+                raise _Contradiction(f"by its predictions its {name.replace('_', ' ')} is {both}")
             if name in influence.METRICS:
-                raise _Unusable(f"has predictions whose {name} is {told}")
+                raise _Unusable(f"has predictions whose {name} is {both}")
             return None
         best = min(values, key=lambda v: abs(v.mean() - metric))
         return Scores(best[order], digest)

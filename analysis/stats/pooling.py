@@ -41,8 +41,8 @@ def moderated(scores: np.ndarray) -> list[tuple[float, float]]:
     df = (n - 1) * (S - 1)
     pooled = 2 * np.square(_residuals(means[inside])).sum() / df
     return [
-        (float((n - 1) * pooled + variance) / (n * S), df) if alike else (float(variance) / S, S - 1)
-        for variance, alike in zip(own, kept[1:], strict=True)
+        (float((n - 1) * pooled + variance) / (n * S), df) if equal else (float(variance) / S, S - 1)
+        for variance, equal in zip(own, kept[1:], strict=True)
     ]
 
 

@@ -84,8 +84,8 @@ def _lost(study: Study) -> list[Point]:
     if lost.empty:
         return []
     counts = lost.groupby(["variant", "status"], sort=True).size()
-    told = listed([f"{n} of {variant} ({status})" for (variant, status), n in counts.items()])
-    return [Point(f"Of {len(study.runs)} runs {len(lost)} have no result: {told}.")]
+    phrase = listed([f"{n} of {variant} ({status})" for (variant, status), n in counts.items()])
+    return [Point(f"Of {len(study.runs)} runs {len(lost)} have no result: {phrase}.")]
 
 
 def _alone(study: Study, cells: pd.DataFrame, final: pd.DataFrame) -> Answer:
@@ -270,9 +270,9 @@ def unit(row: Row) -> str:
         seeds = f"{row['n_seeds']} runs a side, independent samples"
     if not row["n_examples"]:
         return f"{seeds}; test examples not counted as noise"
-    told = f"{seeds}, {row['n_examples']:,} examples"
+    phrase = f"{seeds}, {row['n_examples']:,} examples"
     lacking = f"seed {listed([str(seed) for seed in row['left_out']])}" if row["left_out"] else ""
-    return f"{told}; left out, without scores by example: {lacking}" if lacking else told
+    return f"{phrase}; left out, without scores by example: {lacking}" if lacking else phrase
 
 
 def cell_name(row: Row) -> str:

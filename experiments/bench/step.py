@@ -29,8 +29,8 @@ def measure(work: Workload, variants: Sequence[str], *, r: int, targets: str, ro
     """
     figures = []
     for storage in dict.fromkeys(storage_of(work, variant) for variant in variants):
-        alike = [variant for variant in variants if storage_of(work, variant) == storage]
-        figures += _measure(work, alike, r=r, targets=targets, rounds=rounds)
+        same = [variant for variant in variants if storage_of(work, variant) == storage]
+        figures += _measure(work, same, r=r, targets=targets, rounds=rounds)
     return figures
 
 

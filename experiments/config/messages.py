@@ -164,12 +164,12 @@ def plain_errors() -> Iterator[None]:
         say("\n".join(map(str, filter(None, (error, error.__cause__)))), error=True)
         raise SystemExit(USAGE) from None
     except (UserError, OSError) as error:
-        told = error if isinstance(error, UserError) else refusal(error)
+        refused = error if isinstance(error, UserError) else refusal(error)
         if "1" in (os.environ.get("ABLORA_TRACEBACK"), os.environ.get("HYDRA_FULL_ERROR")):
             traceback.print_exc()
         else:
-            say(str(told), error=True)
-        raise SystemExit(told.code) from None
+            say(str(refused), error=True)
+        raise SystemExit(refused.code) from None
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
 

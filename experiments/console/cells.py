@@ -12,11 +12,11 @@ def distinguishing(specs: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> 
         specs: The spec of each cell, as a record has it.
         shown: Keys that have a column.
     """
-    alike: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for spec in specs:
-        alike[tuple(str(spec.get(key)) for key in shown)].append(dict(_flat(spec)))
+        groups[tuple(str(spec.get(key)) for key in shown)].append(dict(_flat(spec)))
     found: dict[str, None] = {}
-    for group in alike.values():
+    for group in groups.values():
         for key in dict.fromkeys(key for spec in group for key in spec):
             if len({str(spec.get(key)) for spec in group}) > 1 and key not in _OF_A_RUN:
                 found[key] = None

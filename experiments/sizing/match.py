@@ -43,9 +43,9 @@ def matched(
     ranked = [spec for spec in (specs if among is None else among) if spec.r is not None]
     variants = list(dict.fromkeys(spec.variant for spec in ranked))
     if len(variants) < 2:
-        told = f"variant={variants[0]} alone" if variants else "no variant that has one"
+        given = f"variant={variants[0]} alone" if variants else "no variant that has one"
         return list(specs), [
-            f"match={kind} gives several variants ranks of equal cost, but this command has {told}: add a "
+            f"match={kind} gives several variants ranks of equal cost, but this command has {given}: add a "
             "variant, as variant=lora,dora, or leave match out"
         ]
     reference = REFERENCE if REFERENCE in variants else variants[0]

@@ -170,10 +170,10 @@ def _interrupted(todo: Runs, study: Path) -> list[Pack]:
 
 def _shared_out(group: list[tuple[RunSpec, str]], most: int, workers: int) -> list[Pack]:
     """Packs of about equal size, at most `most`, with runs that stack side by side."""
-    alike = sorted(group, key=_stacking)
+    sorted_runs = sorted(group, key=_stacking)
     count = min(len(group), max(ceil(len(group) / most), min(workers, len(group))))
     bounds = [round(i * len(group) / count) for i in range(count + 1)]
-    return [Pack.of(tuple(alike[start:stop])) for start, stop in pairwise(bounds)]
+    return [Pack.of(tuple(sorted_runs[start:stop])) for start, stop in pairwise(bounds)]
 
 
 def _stacking(run: tuple[RunSpec, str]) -> tuple:

@@ -122,11 +122,11 @@ def _check_names(cells: Mapping[str, RunSpec], study: Path, begun: Set[str]) -> 
     It knew a model in a folder by samples of its files, and one of the hub by a branch that moves. Whether
     what it trained on is what is there now cannot be told, so neither is its result this run's.
     """
-    alike: dict[str, list[RunSpec]] = {}
+    same_name: dict[str, list[RunSpec]] = {}
     for run_id, spec in cells.items():
-        alike.setdefault(_without_hash(run_id), []).append(spec)
+        same_name.setdefault(_without_hash(run_id), []).append(spec)
     for run_id in sorted(begun - cells.keys()):
-        specs = alike.get(_without_hash(run_id), ())
+        specs = same_name.get(_without_hash(run_id), ())
         found = _spec_of(study / run_id) if specs else None
         if found is None or not _is_unpinned(found.model_options):
             continue

@@ -96,8 +96,8 @@ def peft_form(attached: Attached, k: int) -> str | None:
             pieces = _pieces(attached, k, form)
         except NoForm:
             continue
-        alike = len({(piece.rank, piece.scale) for piece in pieces.values()}) == 1
-        if pieces and (form == "lora" or alike):
+        uniform = len({(piece.rank, piece.scale) for piece in pieces.values()}) == 1
+        if pieces and (form == "lora" or uniform):
             return form
     return None
 

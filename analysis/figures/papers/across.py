@@ -72,7 +72,7 @@ def _effective_rank(view: View) -> Iterator[Figure]:
         ),
     )
     low, high = flat.loc[flat["effective"].idxmin()], flat.loc[flat["effective"].idxmax()]
-    told = [
+    texts = [
         f"{row['effective']:.1f} in {row['series']}{'' if pd.isna(row['r']) else f' at r {row.r:g}'}"
         for row in (low, high)
     ]
@@ -81,7 +81,7 @@ def _effective_rank(view: View) -> Iterator[Figure]:
         "effective_rank",
         PAPER,
         "How many directions does the change use?",
-        finding=f"From {told[0]} to {told[1]} (medians of {sizes} matrices).",
+        finding=f"From {texts[0]} to {texts[1]} (medians of {sizes} matrices).",
         caption="The exponential of the entropy of the singular values of W' - W: equal to r when all r "
         "count alike, 1 when one "
         "does the work. Points are medians over matrices and seeds, rules their quartiles.",

@@ -34,14 +34,14 @@ def _scatter(view: View) -> Iterator[Figure]:
         if len(rows) < PANELS and (found["moved/direction"] > 0).any():
             rows.setdefault(row_name(cell), (seed, found))
     kinds = _common([found["moved/names"] for _, found in rows.values()])
-    parts, told = [], []
+    parts, texts = [], []
     for name, (seed, found) in rows.items():
         kept = np.array([layer(str(m)) is not None and short(str(m)) in kinds for m in found["moved/names"]])
         if kept.sum() < FEWEST:
             continue
         dM, dD = found["moved/magnitude"][:, kept], found["moved/direction"][:, kept]
         parts.append(_points(name, found["moved/steps"], found["moved/names"][kept], dM, dD, seed))
-        told.append(f"{name} {_correlated(dM, dD)}")
+        texts.append(f"{name} {_correlated(dM, dD)}")
     if not parts:
         return
     table = pd.concat(parts)
@@ -64,7 +64,7 @@ def _scatter(view: View) -> Iterator[Figure]:
         "magnitude_and_direction",
         PAPER,
         "Does magnitude move with direction?",
-        finding=f"Correlation of the two changes in {' and '.join(kinds)}: {'; '.join(told)}.",
+        finding=f"Correlation of the two changes in {' and '.join(kinds)}: {'; '.join(texts)}.",
         caption="A point per matrix and validation; the line is the least-squares fit. All grow with time, "
         "which "
         "alone makes the pooled correlation positive: that of the last checkpoint is given beside it. "

@@ -76,7 +76,7 @@ def _similarities(
     rank: float,
 ) -> tuple[pd.DataFrame, str]:
     """The panels' values, and what they say, from the first directions."""
-    parts, told = [], []
+    parts, texts = [], []
     for what, one, two in pairs:
         firsts = []
         for k, name in enumerate(one["vectors/names"]):
@@ -89,7 +89,7 @@ def _similarities(
             parts.append(_panel(f"{short(str(name))}: {what}", phi, len(U)))
             d = len(U)
         if firsts:
-            told.append(
+            texts.append(
                 f"{what.replace(' (down)', '')} share {np.median(firsts):.2f} of their first direction "
                 f"(chance {similarity_by_chance(1, 1, d):.3f}; median of {len(firsts)} matrices)"
             )
@@ -99,11 +99,11 @@ def _similarities(
             d = len(own[f"vectors/{k}/change"])
             parts.append(_panel(f"{short(str(name))}: W (down) and r {rank:g}", phi, d))
             if k == 0:
-                told.append(
+                texts.append(
                     f"W's top {len(phi)} directions hold {phi[-1, 0]:.2f} of the first direction of the "
                     f"change at r {rank:g} ({short(str(name))}; chance {len(phi) / d:.2f})"
                 )
-    text = "; ".join(told)
+    text = "; ".join(texts)
     return (pd.concat(parts) if parts else pd.DataFrame()), f"{text[:1].upper()}{text[1:]}."
 
 

@@ -77,13 +77,13 @@ def _bits(view: View) -> Iterator[Figure]:
 
 def _counted(measured: Mapping[str, float]) -> str:
     """The bits of each storage as counted, storages alike in one, and as the formula has them."""
-    alike: dict[tuple[str, str], list[str]] = {}
+    equal: dict[tuple[str, str], list[str]] = {}
     for name, bits in sorted(measured.items()):
         formula = sum(bits_per_weight(double=name.endswith(DOUBLE)).values())
-        alike.setdefault((f"{bits:.3f}", f"{formula:.3f}"), []).append(name)
+        equal.setdefault((f"{bits:.3f}", f"{formula:.3f}"), []).append(name)
     return "; ".join(
         f"{bits} bits per weight in {', '.join(found)} (by the formula {formula})"
-        for (bits, formula), found in alike.items()
+        for (bits, formula), found in equal.items()
     )
 
 

@@ -150,10 +150,10 @@ def _said(view: View, group: list[Case]) -> str:
     ]
     nothing = [case.storage for case in group if case.share is None]
     least = min(int(c["n"]) for case in group for c in (case.adapted, case.dense, case.before))
-    told = f"Of the gain of {dense} over {floor}, adapters recover {', '.join(shares)}" if shares else ""
+    text = f"Of the gain of {dense} over {floor}, adapters recover {', '.join(shares)}" if shares else ""
     if nothing:
-        told += f"{'; ' if told else ''}{dense} gains nothing over {floor} on {', '.join(nothing)}"
-    return f"{told} ({runs_text(least)} each{'' if least >= stats.FEWEST_SEEDS else ', so no verdict'})."
+        text += f"{'; ' if text else ''}{dense} gains nothing over {floor} on {', '.join(nothing)}"
+    return f"{text} ({runs_text(least)} each{'' if least >= stats.FEWEST_SEEDS else ', so no verdict'})."
 
 
 def _distance(view: View, case: Case) -> str:

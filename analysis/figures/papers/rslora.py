@@ -127,7 +127,7 @@ def _losses(view: View, cells: pd.DataFrame) -> Iterator[dict[str, object]]:
 
 def _by_rate(points: pd.DataFrame) -> str:
     """How the last loss changes from the lowest to the highest rank, at one rate and at each rank's own."""
-    told = []
+    texts = []
     for series, group in points[points["panel"].isin([FIXED, TUNED])].groupby("series", sort=False):
         changes = []
         for panel, words in ((FIXED, "at one rate"), (TUNED, "with the rate tuned per rank")):
@@ -137,13 +137,13 @@ def _by_rate(points: pd.DataFrame) -> str:
                 runs = runs_text(min(map(len, ends)))
                 changes.append(f"by {signed(ends[1].mean() - ends[0].mean())} {words} ({runs} each)")
         low, high = group["r"].min(), group["r"].max()
-        told.append(f"that of {series} changes {' and '.join(changes)} from rank {low:g} to {high:g}")
-    return f" The last training loss: {'; '.join(told)}. These are means, no verdict." if told else ""
+        texts.append(f"that of {series} changes {' and '.join(changes)} from rank {low:g} to {high:g}")
+    return f" The last training loss: {'; '.join(texts)}. These are means, no verdict." if texts else ""
 
 
 def _fitted(view: View, points: pd.DataFrame) -> str:
     """The exponent of each series' gradient, with its interval and what its scaling predicts."""
-    told = []
+    texts = []
     for series, group in points[points["panel"] == GRADIENT].groupby("series", sort=False):
         cell = view.cells[view.cells["series"] == series].iloc[0]
         fixed = view.cells[view.cells["series"] == series]["alpha"].nunique() == 1
@@ -152,13 +152,13 @@ def _fitted(view: View, points: pd.DataFrame) -> str:
         fit = exponent(group["r"].to_numpy(float), group["value"].to_numpy(float))
         beta = _beta(view, cell)
         assert beta is not None
-        told.append(
+        texts.append(
             f"for {series} like r^{fit.slope:.2f} (95% {fit.low:.2f} to {fit.high:.2f}, {len(group)} runs; "
             f"{expected_exponent(beta):g} predicted)"
         )
-    if not told:
+    if not texts:
         return f"No exponent is fitted: that takes {FEWEST} runs of one series at a constant alpha."
-    return f"The first gradient of B goes {', and '.join(told)}."
+    return f"The first gradient of B goes {', and '.join(texts)}."
 
 
 # --- the analysis, on arrays

@@ -48,13 +48,13 @@ def main(options: argparse.Namespace) -> None:
         found = plan([*specs, *specs[:7]], fingerprints=data.fingerprint, root=root)
         watch.note("named, told apart, compared")
         write_requested(root / "bench", (*found.done, *found.todo))
-        alike = kinds(spec for spec, _ in found.todo)
+        groups = kinds(spec for spec, _ in found.todo)
         watch.note("list and specs left behind")
         rows += [(f"sum, target {SECONDS:g} s", watch.wall), ("sum, s of CPU", watch.cpu)]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         rows.append((f"peak memory, target {GIGABYTES:g} GB", peak))
         rows += _claims(root / "claims", [run_id for _, run_id in found.todo[: options.claims]])
-    print(f"{len(specs)} cells: {len(found.done)} done, {len(found.todo)} left, of {len(alike)} kinds")
+    print(f"{len(specs)} cells: {len(found.done)} done, {len(found.todo)} left, of {len(groups)} kinds")
     for name, value in rows:
         print(f"{name:42s} {value:10.3f}")
     write_csv(options.csv, ("cells", "what", "value"), [(len(specs), *row) for row in rows])

@@ -193,26 +193,26 @@ class _Estimate:
     def sources(self, rows: Sequence[Row]) -> list[str]:
         """Where the estimates are from."""
         n = {source: sum(row.source == source for row in rows) for source in (MEASURED, SCALED, ARITHMETIC)}
-        told = []
+        lines = []
         if n[MEASURED]:
-            told.append(
+            lines.append(
                 f"{n[MEASURED]} of {len(rows)} cells: medians of {self._runs} earlier runs of the same shape "
                 f"on this machine ({', '.join(sorted(self._studies))})"
             )
         if n[SCALED]:
-            told.append(
+            lines.append(
                 f"{n[SCALED]} of {len(rows)} cells: by their operations, at the speed that other methods "
                 "reached here on the same model, data and batch"
             )
         if n[ARITHMETIC]:
-            told.append(
+            lines.append(
                 f"{n[ARITHMETIC]} of {len(rows)} cells: by their operations, at an assumed "
                 f"{self.speed / 1e9:,.0f} GFLOP/s per worker (--speed states another)"
             )
         unknown = len(rows) - sum(n.values())
         if unknown:
-            told.append(
+            lines.append(
                 f"{unknown} of {len(rows)} cells cannot be told: the model's safetensors files are not on "
                 "this machine, its targets match nothing, or its method is not known here"
             )
-        return told
+        return lines
