@@ -4,7 +4,6 @@ import io
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -116,12 +115,11 @@ def test_a_run_that_is_stopped_says_so_to_its_tracker(tmp_path, monkeypatch, pha
         model="tiny", model_options={}, dataset="toy", dataset_options={}, lr=0.1, seed=3, train=Train(),
         phase=phase,
     )  # fmt: skip
-    task = SimpleNamespace(fingerprint="0" * 64)
-    monkeypatch.setattr(data, "read", lambda spec: task)
+    monkeypatch.setattr(data, "fingerprint", lambda spec, as_read: "0" * 64)
     monkeypatch.setattr(tracking, "make", lambda options, notify: Noting())
     monkeypatch.setattr(execute, "execute", begun_and_stopped)
     out = io.StringIO()
-    run_id = spec.run_id(task.fingerprint)
+    run_id = spec.run_id("0" * 64)
     order = {"run": spec.as_record(), "run_id": run_id, "root": str(tmp_path)}
     Worker(Events(out)).carry_out(order)
     assert calls == [(run_id, phase, "probe-toy", ("demo", "probe", "toy", "tiny")), "preempted"]
