@@ -76,8 +76,8 @@ class FourBitBase(Base):
         dense = weight.detach().to(torch.float32)
         dense = (dense.mT if transposed else dense).contiguous()
         self.d_out, self.d_in = dense.shape
-        # Codes come in pairs. As one long row: rows of odd length have no kernel in bitsandbytes, and where they
-        # end within a block (96 x 80) its kernel for AVX-512, in 0.50.2, reads wrong weights.
+        # Codes come in pairs. As one long row: rows of odd length have no kernel in bitsandbytes, and where
+        # they end within a block (96 x 80) its kernel for AVX-512, in 0.50.2, reads wrong weights.
         dense = F.pad(dense.flatten(), (0, dense.numel() % 2))
         self._asked = compute
         functional = _bitsandbytes()
