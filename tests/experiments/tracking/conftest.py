@@ -5,7 +5,9 @@ keeps them: a chunk that is sent again replaces itself, a row that is logged aga
 """
 
 import json
+import os
 import re
+import subprocess
 import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -204,7 +206,19 @@ def client(monkeypatch, tmp_path):
     monkeypatch.setattr(backend._Server, "open_runs", 0)
     wandb = pytest.importorskip("wandb")
     yield wandb
-    wandb.teardown()
+    killed = []
+
+    def kill():
+        killed.append(subprocess.run(["pkill", "-KILL", "-P", str(os.getpid()), "wandb-core"], check=True))
+
+    last = threading.Timer(30, kill)  # its service has been seen to hang where the server had gone
+    last.start()
+    try:
+        wandb.teardown()
+    except SystemExit:
+        last.join(1)
+        assert killed, "W&B's service ended with an error"
+    last.cancel()
 
 
 @pytest.fixture
