@@ -33,6 +33,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any, ClassVar
 
@@ -45,7 +46,7 @@ from variants._core.delta import Clock, Delta, Held, PeftAdapter
 from variants._core.lowrank import Factors
 from variants._core.registry import register
 from variants._core.run import RunConfig, Slot
-from variants._core.seeds import generator, normal
+from variants._core.seeds import normal
 
 
 @register("delta", "adalora")
@@ -61,15 +62,10 @@ class AdaLoRA(Delta):
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__(base, slots, clock=clock)
-
-        def drawn(name: str, *shape: int) -> Any:
-            sources = (generator(slot.seed, "init", slot.name, name) for slot in slots)
-            return self.stacked([normal(shape, 0.02, source) for source in sources], base)
-
         rank = slots[0].rank
-        self.Q = drawn("Q", rank, base.d_in)
+        self.Q = self.drawn("Q", partial(normal, (rank, base.d_in), 0.02), base)
         self.L = self.stacked([torch.zeros(rank) for _ in slots], base)
-        self.P = drawn("P", base.d_out, rank)
+        self.P = self.drawn("P", partial(normal, (base.d_out, rank), 0.02), base)
 
     def factors(self, base: Base) -> Factors:
         """c is the scale times the singular values, on the bottleneck."""

@@ -16,6 +16,7 @@ a LoRA of the whole map is not here.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -26,7 +27,7 @@ from variants._core.delta import Clock, Delta
 from variants._core.lowrank import Factors
 from variants._core.registry import register
 from variants._core.run import Slot
-from variants._core.seeds import generator, uniform
+from variants._core.seeds import uniform
 
 
 @register("delta", "gralora")
@@ -41,9 +42,7 @@ class GraLoRA(Delta):
         super().__init__(base, slots, clock=clock)
         r = slots[0].rank
         self.k = k = blocks(slots[0])
-        bound = math.sqrt(k / base.d_in)
-        sources = (generator(slot.seed, "init", slot.name, "A") for slot in slots)
-        self.A = self.stacked([uniform((r, base.d_in), bound, source) for source in sources], base)
+        self.A = self.drawn("A", partial(uniform, (r, base.d_in), math.sqrt(k / base.d_in)), base)
         self.B = self.stacked([torch.zeros(base.d_out, r) for _ in slots], base)
         for name, size in (
             ("inputs", base.d_in),

@@ -15,7 +15,8 @@ frozen one it is LyCORIS' LoHa. The start is PEFT's. The dense change is formed 
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from variants._core.base import Base
 from variants._core.delta import Clock, Delta
 from variants._core.registry import register
 from variants._core.run import Slot
-from variants._core.seeds import generator, uniform
+from variants._core.seeds import uniform
 
 
 @register("delta", "loha")
@@ -37,17 +38,10 @@ class LoHa(Delta):
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__(base, slots, clock=clock)
-
-        def drawn(name: str, *shape: int) -> Any:
-            sources = (generator(slot.seed, "init", slot.name, name) for slot in slots)
-            return self.stacked([uniform(shape, 1 / math.sqrt(shape[1]), source) for source in sources], base)
-
         r = slots[0].rank
-        self.A1, self.B1, self.B2 = (
-            drawn("A1", r, base.d_in),
-            drawn("B1", base.d_out, r),
-            drawn("B2", base.d_out, r),
-        )
+        self.A1 = self.drawn("A1", partial(uniform, (r, base.d_in), 1 / math.sqrt(base.d_in)), base)
+        self.B1 = self.drawn("B1", partial(uniform, (base.d_out, r), 1 / math.sqrt(r)), base)
+        self.B2 = self.drawn("B2", partial(uniform, (base.d_out, r), 1 / math.sqrt(r)), base)
         self.A2 = self.stacked([torch.zeros(r, base.d_in) for _ in slots], base)
 
     def change(self, base: Base) -> Tensor:

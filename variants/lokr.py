@@ -16,6 +16,7 @@ its larger side. The dense change is formed once a pass.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -25,7 +26,7 @@ from variants._core.base import Base
 from variants._core.delta import Clock, Delta
 from variants._core.registry import register
 from variants._core.run import Slot
-from variants._core.seeds import generator, uniform
+from variants._core.seeds import uniform
 
 
 @register("delta", "lokr")
@@ -37,13 +38,9 @@ class LoKr(Delta):
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__(base, slots, clock=clock)
-
-        def drawn(name: str, *shape: int) -> Any:
-            sources = (generator(slot.seed, "init", slot.name, name) for slot in slots)
-            return self.stacked([uniform(shape, 1 / math.sqrt(shape[1]), source) for source in sources], base)
-
         r, (in_1, in_2), (out_1, out_2) = slots[0].rank, _divided(base.d_in), _divided(base.d_out)
-        self.B, self.A = drawn("B", out_2, r), drawn("A", r, in_2)
+        self.B = self.drawn("B", partial(uniform, (out_2, r), 1 / math.sqrt(r)), base)
+        self.A = self.drawn("A", partial(uniform, (r, in_2), 1 / math.sqrt(in_2)), base)
         self.C = self.stacked([torch.zeros(out_1, in_1) for _ in slots], base)
 
     @classmethod

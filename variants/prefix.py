@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from variants._core.attach import Attached, Inserted
 from variants._core.names import TargetError
-from variants._core.own import PackedLinear, freeze, head_parameters, inserted, pack_heads
+from variants._core.own import PackedLinear, check_positions, freeze, head_parameters, inserted, pack_heads
 from variants._core.registry import register
 from variants._core.run import RunConfig
 from variants._core.seeds import generator, normal, uniform
@@ -102,13 +102,9 @@ def _before(backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     ids = kwargs["inputs_embeds"][..., 0] if ids is None else ids
     cache = kwargs.get("past_key_values")
     past = cache.get_seq_length() if cache is not None else 0
-    limit = getattr(backbone.config, "max_position_embeddings", None)
-    if limit is not None and past + ids.shape[1] > limit:
-        raise ValueError(
-            f"{past + ids.shape[1]} tokens and a prefix of {prefix.length} do not fit into the "
-            f"{limit + prefix.length} positions of this model: take texts of at most {max(limit, 0)} tokens "
-            "(dataset.max_length), or a smaller variant.length."
-        )
+    left = getattr(backbone.config, "max_position_embeddings", None)  # for tokens
+    limit = None if left is None else left + prefix.length
+    check_positions(past + ids.shape[1], prefix.length, "prefix", limit)
     padded = getattr(getattr(backbone, "embeddings", None), "create_position_ids_from_input_ids", None)
     if kwargs.get("position_ids") is not None:
         positions = kwargs["position_ids"] + prefix.length

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from variants._core.attach import Attached, Inserted
 from variants._core.base import wide
-from variants._core.own import freeze, head_parameters, inserted, pack_heads
+from variants._core.own import check_positions, freeze, head_parameters, inserted, pack_heads
 from variants._core.registry import register
 from variants._core.run import RunConfig
 from variants._core.seeds import generator, uniform
@@ -77,13 +77,7 @@ def _before(backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     kwargs = {**kwargs, "input_ids": None}
     if not laid:
         prompt.added = n = prompt.length
-        limit = getattr(backbone.config, "max_position_embeddings", None)
-        if limit is not None and n + ids.shape[1] > limit:
-            raise ValueError(
-                f"{ids.shape[1]} tokens and a prompt of {n} do not fit into the {limit} positions of this "
-                f"model: take texts of at most {max(limit - n, 0)} tokens (dataset.max_length), or a smaller "
-                "variant.length."
-            )
+        check_positions(ids.shape[1], n, "prompt", getattr(backbone.config, "max_position_embeddings", None))
         front = ids.new_tensor(prompt.ids())[None].expand(len(ids), -1)
         for name, filled in (("attention_mask", 1), ("token_type_ids", 0)):
             if kwargs.get(name) is not None:

@@ -228,12 +228,9 @@ def _head_rates(pair: Pair, study: Study) -> tuple[float, float] | None:
     """The learning rates of the two heads, variant's first, at the first rank at which they differ."""
     for cells in zip(pair.variant, pair.baseline, strict=True):
         specs = [study.records[cell["run_ids"][0]]["spec"] for cell in cells]
-        ours, theirs = [(spec.get("train") or {}).get("head_lr") for spec in specs]
-        alone = any(
-            "r" not in spec and rate == spec["lr"] for spec, rate in zip(specs, (ours, theirs), strict=True)
-        )
-        if (
-            ours and theirs and ours != theirs and not alone
-        ):  # alone: the head is all that such a method trains
+        heads = ours, theirs = [(spec.get("train") or {}).get("head_lr") for spec in specs]
+        # of a method that trains the head alone, the head's rate is the method's own
+        alone = any("r" not in spec and rate == spec["lr"] for spec, rate in zip(specs, heads, strict=True))
+        if ours and theirs and ours != theirs and not alone:
             return ours, theirs
     return None

@@ -79,8 +79,8 @@ def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margi
     tuning = budgets(study, cells)
     rows = [compared(pair, study, margin, mixed, sides(pair, tuning)) for pair in found]
     table, across = judged(rows)
-    table["smallest_detectable"] = [_detectable(row, 1.0) for row in each(table)]
-    table["detectable_in_family"] = [_detectable(row, row["share"]) for row in each(table)]
+    table["smallest_detectable"] = [detectable(row, 1.0) for row in each(table)]
+    table["detectable_in_family"] = [detectable(row, row["share"]) for row in each(table)]
     differing = _differing(study, cells, mixed)
     return Verdicts(baseline, margin, table, study.predictions, across, tuning, unmatched, differing)
 
@@ -98,7 +98,7 @@ def judged(rows: Sequence[Comparison]) -> tuple[pd.DataFrame, pd.DataFrame]:
         across[name], table[name] = adjusted[2 : 2 + len(across)], adjusted[2 + len(across) :]
     across["share"], table["share"] = share[2 : 2 + len(across)], share[2 + len(across) :]
     for part in (across, table):
-        part["verdict"] = [_verdict(row) for row in each(part)]
+        part["verdict"] = [verdict_of(row) for row in each(part)]
     return concluded(table), concluded(across)
 
 
@@ -138,7 +138,7 @@ def _table(rows: Sequence[Comparison]) -> pd.DataFrame:
     return plain(table.astype({**kinds, "alpha": "float64"}).assign(n_seeds=n_seeds))
 
 
-def _detectable(row: Row, share: float) -> float:
+def detectable(row: Row, share: float) -> float:
     """The smallest true difference that would mostly show at a share of the level; nan if unknown."""
     if not row["n_examples"] or pd.isna(row["p"]):
         return float("nan")
@@ -168,7 +168,8 @@ def _sorted(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
 
 
-def _verdict(row: Row) -> str:
+def verdict_of(row: Row) -> str:
+    """The verdict by the rules above, on adjusted p values; empty where there is none."""
     if pd.isna(row["p_adjusted"]):
         return ""
     if not row["n_examples"]:

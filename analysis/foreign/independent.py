@@ -108,8 +108,10 @@ def _judged(study: Study, cells: pd.DataFrame, found: Verdicts) -> Verdicts:
             table.loc[p.index, name] = np.nan
             table.loc[p.index[there], name] = stats.holm(p[there].to_numpy(float))
             table.loc[p.index, "share"] = 1 / max(int(there.sum()), 1)
-    table["detectable_in_family"] = [_detectable(row) for row in each(table)]
-    table["verdict"] = [_verdict(row) for row in each(table)]
+    table["detectable_in_family"] = [
+        compare.detectable(row, row["share"] / row["tried"]) for row in each(table)
+    ]
+    table["verdict"] = [compare.verdict_of(row) for row in each(table)]
     found.across = found.across[:0]  # means over paired datasets, which there are none of
     found.table = concluded(table).assign(sign_flip=np.nan, sign_flip_floor=np.nan, independent=True)
     return found
@@ -207,23 +209,3 @@ def _too_few(runs: int, difference: float, sampling: float) -> str:
     open_ = 1.96 * np.sqrt(sampling)
     where = "within" if abs(difference) <= open_ else "more than"
     return f"{text}; {difference:+.3f} is {where} the ±{open_:.3f} that the test examples leave open"
-
-
-def _detectable(row: Row) -> float:
-    if not row["n_examples"]:
-        return float("nan")
-    return stats.smallest_detectable(row["found"].noise, alpha=stats.ALPHA / row["tried"] * row["share"])
-
-
-def _verdict(row: Row) -> str:
-    if pd.isna(row["p_adjusted"]):
-        return ""
-    if not row["n_examples"]:
-        return "inconclusive"
-    if row["p_equivalent"] < stats.ALPHA:
-        return "equivalent"
-    if row["p_adjusted"] < stats.ALPHA and row["difference"] < 0:
-        return "worse"
-    if row["p_adjusted"] < stats.ALPHA and row["failed"] <= row["failed_baseline"]:
-        return "better"
-    return "inconclusive"

@@ -92,17 +92,17 @@ def _rates(final: pd.DataFrame) -> list[str]:
     untuned = final[(final["rates"] == 1) & final["scale"].notna()]
     scales = untuned.groupby("lr")["scale"].agg(["min", "max"])
     shared = scales[scales["max"] > 1.01 * scales["min"]]
-    told = [
+    phrases = [
         f"{row['min']:.3g} in some and {row['max']:.3g} in others of the cells at {lr:g}"
         for lr, row in shared.iterrows()
     ]
-    scaled = f"BA is scaled by {listed(told)}" if told else ""
+    scaled = f"BA is scaled by {listed(phrases)}" if phrases else ""
     if len(final) > 1 and (final["rates"] == 1).all():
         text = "No learning rate was tuned: the variants are compared at the rates they were given, not at "
         text += "their best"
-        return [f"{text}; {scaled}." if told else f"{text}."]
+        return [f"{text}; {scaled}." if phrases else f"{text}."]
     what = "part of what looks like an effect of rank or variant may be the learning rate"
-    return [f"{scaled}: {what}."] if told else []
+    return [f"{scaled}: {what}."] if phrases else []
 
 
 def _collapses(final: pd.DataFrame) -> list[str]:

@@ -161,13 +161,13 @@ def _hold(
     base = layer.base if target.rows is None else BlockOf(layer.base, target.rows)
     slots = {k: _slot(runs[k], target) for k in members}
 
-    def alike(k: int) -> tuple:
+    def stack_of(k: int) -> tuple:
         kind = runs[k].axis("delta")
         learns = runs[k].options.get("learn_scale")
         own = k if learns == "model" else None  # what all its layers share is one run's
         return kind, get("delta", kind).stack_key(slots[k]), learns, own, k - members.index(k)
 
-    for (kind, *_), stretch in groupby(members, key=alike):
+    for (kind, *_), stretch in groupby(members, key=stack_of):
         stack = list(stretch)
         delta: Delta = get("delta", kind)(base, [slots[k] for k in stack], clock=clock)
         learns = runs[stack[0]].options.get("learn_scale")

@@ -159,6 +159,11 @@ class Delta(nn.Module):
         """One trained parameter from each run's own initial values."""
         return nn.Parameter(torch.stack(list(draws)).to(base.device, wide(base.dtype)))
 
+    def drawn(self, name: str, draw: Callable[[torch.Generator], Tensor], base: Base) -> nn.Parameter:
+        """One trained parameter, each run's part drawn from its own stream for `name` on this map."""
+        sources = (generator(slot.seed, "init", slot.name, name) for slot in self.slots)
+        return self.stacked([draw(source) for source in sources], base)
+
     def fixed(self, draws: Sequence[Tensor], base: Base) -> nn.Parameter:
         """One tensor of each run that stays as it is; it belongs in `frozen`."""
         return self.stacked(draws, base).requires_grad_(False)

@@ -101,6 +101,16 @@ def inserted(name: str, module: nn.Module, runs: int) -> list[Trained]:
     ]
 
 
+def check_positions(tokens: int, own: int, what: str, limit: int | None) -> None:
+    """Refuse texts that do not fit beside what a method puts in front of them, with a ValueError."""
+    if limit is not None and tokens + own > limit:
+        raise ValueError(
+            f"{tokens} tokens and a {what} of {own} do not fit into the {limit} positions of this model: "
+            f"take texts of at most {max(limit - own, 0)} tokens (dataset.max_length), or a smaller "
+            "variant.length."
+        )
+
+
 def only_one(runs: Sequence[RunConfig]) -> None:
     """Refuse a pack: such parameters have no run axis."""
     if len(runs) != 1:

@@ -105,21 +105,21 @@ def _budget(ratio: float, spec: RunSpec, reference: RunSpec, known: Known) -> Fi
     counts = [count.adapter for s in (spec, reference) if (count := known.count(s)) is not None]
     rank = known.rank_for(spec, reference)
     if rank is None:
-        mend = (
+        remedy = (
             f"No rank of {spec.variant} on these targets comes near: raise r, or give both the same targets."
         )
     elif rank == spec.r:
-        mend = f"No other rank of {spec.variant} comes nearer."
+        remedy = f"No other rank of {spec.variant} comes nearer."
     else:
         nearest = known.count(replace(spec, r=rank))
         left = f" ({nearest.adapter / counts[1] - 1:+.0%})" if nearest is not None else ""
-        mend = f"r={rank} of {spec.variant} comes nearest{left}; match=parameters finds it for all."
+        remedy = f"r={rank} of {spec.variant} comes nearest{left}; match=parameters finds it for all."
     return Finding(
         "warning" if abs(ratio - 1) > EQUAL_PARAMETERS else "note",
         f"{spec.variant} trains {counts[0]:,} adapter parameters at r={spec.r}, {reference.variant} "
         f"{counts[1]:,} at r={reference.r} ({f'{ratio - 1:+.0%}' if ratio < 2 else f'{ratio:.1f} times'}).",
         "a better result may be a larger adapter's",
-        mend,
+        remedy,
     )
 
 
