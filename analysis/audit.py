@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import options, stats
+from analysis.compare.budgets import halving
 from analysis.compare.verdicts import Verdicts
 from analysis.foreign import importing, rules
 from analysis.foreign.independent import is_foreign, verdicts
@@ -121,6 +122,13 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         f"points per cell: {notes or 'none'}",
         f"{FAIR}, which gives every cell equally many points and chooses on validation",
     )
+    if rules_of := halving(study, final):
+        yield Item(
+            "All points were dropped by one rule, the same for every variant",
+            len(rules_of) == 1,
+            "; ".join(rules_of),
+            "give the same hydra.sweeper.halving, factors and train.steps to every variant of the study",
+        )
     tuned = [budget for budget in found.budgets.values() if budget.tuned]
     edges = [budget for budget in tuned if budget.edges]
     yield Item(

@@ -43,6 +43,7 @@ _NO_RESULT = (
     "tracker",
     "signatures",
     "matched",
+    "halving",
     "config_dirs",
 )  # of a spec: decide nothing about the result
 PLANNED = ".planned"  # of a study: a list of runs per distinct command; to forget one, delete its list

@@ -116,9 +116,15 @@ def _nan_last(value: float) -> tuple[bool, float]:
 
 def _points(table: pd.DataFrame) -> pd.Series:
     """Between how many points each cell's group chose: those of its tuning runs, else of its own."""
-    tuned = table[table["tuning"]].groupby("group_key")["cell_key"].nunique()
+    tuned = shortest(table[table["tuning"]]).groupby("group_key")["cell_key"].nunique()
     own = table.groupby(["group_key", "stack"])["cell_key"].transform("nunique")
     return table["group_key"].map(tuned).fillna(own).astype(int)
+
+
+def shortest(tried: pd.DataFrame) -> pd.DataFrame:
+    """Of what halving tried the shortest runs, which every point has; all of what was tuned otherwise."""
+    least = tried.groupby("group_key")["rung"].transform("min")
+    return tried[tried["rung"].isna() | (tried["rung"] == least)]
 
 
 def _final(table: pd.DataFrame) -> pd.Series:
@@ -157,7 +163,7 @@ def series_labels(study: Study) -> pd.Series:
         .to_numpy()
     )
     skip = {"variant", "r", "targets", "model", "dataset", "lr", "seed", "study", "method", "train.threads"}
-    skip |= {"phase", "tuned", "repeat", "signatures", "matched"}
+    skip |= {"phase", "tuned", "repeat", "signatures", "matched", "halving"}
     specs = [
         _but(identity.flat(study.records[run_id]["spec"]), tuned)
         for run_id, tuned in zip(runs["run_id"], runs["tuned"], strict=True)

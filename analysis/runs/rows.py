@@ -56,6 +56,7 @@ def row_of(
         "seed": spec["seed"],
         "again": int(spec.get("repeat", 0)),
         "scale": identity.scale(spec),
+        "rung": identity.rung(content),
         "cell_key": identity.cell_key(content),
         "peer_key": identity.peer_key(content, tuned),
         "group_key": identity.group_key(content, tuned),
@@ -80,7 +81,7 @@ _SHARED_TEXT = (
     "variant", "method", "targets", "model", "dataset", "cell_key", "peer_key", "group_key", "curve_key",
     "stack", "metric", "goal", "split",
 )  # fmt: skip
-_SHARED_NUMBERS = ("r", "matched", "alpha", "lr", "scale")
+_SHARED_NUMBERS = ("r", "matched", "alpha", "lr", "scale", "rung")
 SHARED = (*_SHARED_TEXT, *_SHARED_NUMBERS)  # what all runs of a cell have in common
 MEASURED = ("validation", "loss", "validation_loss", *COSTS, "share", "test_rows")  # beside the score
 

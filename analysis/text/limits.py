@@ -1,5 +1,7 @@
 """What must not be read into a study: the sentences under "What this cannot show"."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -18,7 +20,7 @@ def limits(study: Study, final: pd.DataFrame, found: Verdicts | None) -> list[st
     out = _of_others(study, found) + _unlearned(study, final) + _other_metric(study)
     if final["n"].max() < stats.FEWEST_SEEDS:
         out.append(_few_seeds(final))
-    out += _rates(final) + _collapses(final)
+    out += _rates(final) + _halved(study, final) + _collapses(final)
     return out + (_of_verdicts(found) if found is not None else [])
 
 
@@ -103,6 +105,25 @@ def _rates(final: pd.DataFrame) -> list[str]:
         return [f"{text}; {scaled}." if phrases else f"{text}."]
     what = "part of what looks like an effect of rank or variant may be the learning rate"
     return [f"{scaled}: {what}."] if phrases else []
+
+
+def _halved(study: Study, final: pd.DataFrame) -> list[str]:
+    """What a choice after short runs leaves open."""
+    shown = study.runs[study.runs["rung"].notna() & study.runs["group_key"].isin(final["group_key"])]
+    if shown.empty:
+        return []
+    lengths = listed([f"{length:g}" for length in sorted(shown["rung"].unique())])
+    full = listed(sorted({f"{_length(study.records[ids[0]]['spec']):g}" for ids in final["run_ids"]}))
+    return [
+        f"Values were chosen after runs of {lengths} instead of {full} steps or epochs (halving), by the "
+        "same rule for every variant. Short runs favour high rates and what learns fast: a variant that "
+        "gains late may stand at a value that is not its best."
+    ]
+
+
+def _length(spec: dict[str, Any]) -> float:
+    train = spec.get("train") or {}
+    return float(train.get("steps") or train.get("epochs") or np.nan)
 
 
 def _collapses(final: pd.DataFrame) -> list[str]:

@@ -120,8 +120,11 @@ def _tuned(study: Study, cells: pd.DataFrame, cell: Row) -> tuple[tuple[str, ...
         return (), ""
     tried = [study.records[ids[0]]["spec"] for ids in tuning["run_ids"]]
     keys = identity.tuned(spec)
+    if spec.get("halving"):  # which chose no length
+        keys = tuple(key for key in keys if key not in ("train.steps", "train.epochs"))
     seeds = sorted({seed for every in tuning["seeds_tried"] for seed in every})
     words = ["hydra/sweeper=fair", f"hydra.sweeper.tune_seeds=[{','.join(map(str, seeds))}]"]
+    words += [f"hydra.sweeper.halving={spec['halving']}"] if spec.get("halving") else []
     asked = [key for key in keys if key == "lr" or not _follows(tried, key)]
     names = [identity.command_key(key) for key in asked]
     if names != ["lr"]:

@@ -24,7 +24,7 @@ from experiments.spec import RunSpec
 from experiments.sweep.failures import ENOUGH, death, fingerprint, settle
 from experiments.sweep.integrity import quarantine_damaged
 from experiments.sweep.lease import registered
-from experiments.sweep.packs import Pack, form, largest, sizes, summary, tidy
+from experiments.sweep.packs import OFF, Pack, form, largest, sizes, summary, tidy
 from experiments.sweep.plan import Plan, kinds, plan
 from experiments.sweep.pool import PlannedPack, PlannedRun, Pool
 from experiments.sweep.resources import environment, resources
@@ -93,17 +93,18 @@ def _train(
     write_down: bool,
     again: bool,
 ) -> int:
-    size, threads, gpus = resources(workers, len(todo.todo))
+    size, threads, gpus = resources(workers, len(todo.todo), each=terms.fsdp)
+    together = OFF if terms.fsdp > 1 else terms.pack
     pool = Pool(size, threads=threads, gpus=gpus, logs=study / ".logs", on_event=_EventPrinter(display))
     with pool, _signals(pool) as received:
-        if refused(pool, todo, study, display, together=largest(terms.pack, len(todo.todo), pool.size)):
+        if refused(pool, todo, study, display, together=largest(together, len(todo.todo), pool.size)):
             return USAGE
         if again:
             set_aside(study, todo)
         if write_down:
             write_requested(study, (*todo.done, *todo.todo))
         measure = lambda *what: _measure(pool, *what)  # noqa: E731
-        most = sizes(todo.todo, terms.pack, workers=pool.size, measure=measure)
+        most = sizes(todo.todo, together, workers=pool.size, measure=measure)
         packs = form(todo.todo, study, size=most, workers=pool.size)
         if packed := summary(packs):
             display.note(f"{packed}.")

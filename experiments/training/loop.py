@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ from experiments.training.adamw import AdamSettings, PackedAdamW
 from experiments.training.batch import Batch, Order, gather, length_groups
 from experiments.training.losses import RowLosses, count_targets, row_losses
 from variants import Attached, RunConfig, rates
+
+if TYPE_CHECKING:
+    from experiments.training.sharded.group import Group
 
 LEAST_TOKENS = {"cpu": 192, "cuda": 16_384}  # of a forward pass: below, its fixed costs show
 
@@ -102,6 +106,7 @@ class Trainer:
     attached: Attached
     train_split: Encoded
     losses: Callable[[Tensor, Tensor], RowLosses] = row_losses  # of logits and labels: the kind of task's
+    group: "Group | None" = None  # the processes that train a run together, this one among them
 
     def __post_init__(self):
         first = self.specs[0].train
@@ -111,6 +116,12 @@ class Trainer:
                 raise ValueError(
                     f"the runs of one pack must share train.{key}, but have {sorted(map(str, values))}"
                 )
+        micro = first.micro_batch_size or first.batch_size
+        if self.group is not None and (len(self.specs) > 1 or micro % self.group.size):
+            raise ValueError(
+                f"{self.group.size} processes train one run together and share out its batches, of {micro} "
+                f"rows at a time here, and these are {len(self.specs)} runs: give fsdp a divisor of that."
+            )
         self.train, self.K = first, len(self.specs)
         self.rows = len(self.train_split.ids)
         self.ends = [total_steps(s.train, self.rows) for s in self.specs]  # the number of steps of each run
@@ -133,7 +144,9 @@ class Trainer:
         self.progress = Progress(torch.ones(self.K, dtype=torch.bool, device=self.device))
         self._ends = torch.tensor(self.ends, device=self.device)
         self._drops = first.base_dropout > 0 or any(s.options.get("dropout") for s in self.specs)
-        self._least = LEAST_TOKENS.get(self.device.type, LEAST_TOKENS["cuda"])
+        self._least: float = LEAST_TOKENS.get(self.device.type, LEAST_TOKENS["cuda"])
+        if self.group is not None:
+            self._least = math.inf  # one group of rows, a part of it for each process
         self._pending: list[tuple[int, Tensor, Tensor, list[float]]] = []
         self.diverged_at: list[int | None] = [None] * self.K  # the step whose loss or gradient was not finite
         self._start()
@@ -187,7 +200,8 @@ class Trainer:
             step = progress.step
             optimiser.zero_grad()
             attached.clock.step = step
-            attached.before_step()
+            if self.group is None:  # else a layer's W is there in its forward pass alone
+                attached.before_step()
             loss = self._forward_backward(step)  # (K,), the gradient is in place
             norm = optimiser.grad_norm()  # (K,), before clipping
             for callback in callbacks:
@@ -268,9 +282,11 @@ class Trainer:
                 logits = self.attached.model(**batch.inputs()).logits
             part = self.losses(logits, batch.labels).total.view(self.K, -1).sum(1) / scale
             loss += part.detach()
-            if i == 0:
+            if i == 0 and (self.group is None or self.group.rank == 0):
                 part = part + self.attached.penalty()
             part.sum().backward()
+        if self.group is not None:
+            self.group.add_up([loss, *self.optimiser.gradients()])
         return loss
 
     def _micro_batches(self, rows: Sequence[Tensor], size: int) -> Iterator[Batch]:
@@ -279,6 +295,8 @@ class Trainer:
         for start in range(0, self.train.batch_size, size):
             part = [r[start : start + size] for r in rows]
             groups = [(part, whole)] if self._drops else length_groups(split, part, tokens=self._least)
+            if self.group is not None:  # all processes pass forward equally often
+                groups = [([self.group.part(r) for r in rows], columns) for rows, columns in groups]
             for group, columns in groups:
                 yield gather(split, torch.cat(group), columns).to(self.device)
 

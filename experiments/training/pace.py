@@ -1,11 +1,19 @@
-"""How long a training step of a pack takes here: what the size of packs is chosen by. Nothing is written."""
+"""How long a training step takes here: what the size of packs is chosen by, and train.precision=auto.
 
+    python -m experiments.training.pace      # reads a spec, prints the seconds of a step by precision
+
+Nothing is written.
+"""
+
+import json
+import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from experiments import models
 from experiments.config.settings import total_steps
-from experiments.spec import RunSpec
+from experiments.spec import RunSpec, from_record
 from experiments.training.execute import device
 from experiments.training.loader import Loader
 from experiments.training.loop import Trainer, run_config
@@ -14,6 +22,7 @@ from experiments.training.result import is_out_of_memory
 from variants import attach
 
 STEPS = 2  # timed, after one that warms up
+TURNS = 3  # the least time of so many counts
 
 
 def curve(
@@ -61,3 +70,18 @@ def _step_seconds(specs: Sequence[RunSpec], load: Loader) -> float:
     started, first = time.perf_counter(), trainer.progress.step
     trainer.run(should_stop=lambda: trainer.progress.step >= first + STEPS)
     return (time.perf_counter() - started) / max(1, trainer.progress.step - first)
+
+
+def precisions(spec: RunSpec) -> dict[str, float]:
+    """Seconds of a step of a run in fp32 and in bf16, taken in turns; its storage follows if that is open."""
+    specs = {}
+    for precision in ("fp32", "bf16"):
+        axes = {key: precision if value == "auto" else value for key, value in spec.axes.items()}
+        specs[precision] = replace(spec, axes=axes, train=replace(spec.train, precision=precision))
+    loaders = {precision: Loader() for precision in specs}
+    turns = [{p: _step_seconds([one], loaders[p]) for p, one in specs.items()} for _ in range(TURNS)]
+    return {precision: min(turn[precision] for turn in turns) for precision in specs}
+
+
+if __name__ == "__main__":
+    print(json.dumps(precisions(from_record(json.load(sys.stdin)))))

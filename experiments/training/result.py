@@ -107,6 +107,8 @@ def result(run: Run, k: int, trainer: Trainer, facts: Facts) -> dict[str, Any]:
         "deviations": run.deviations,
         "start": run.start,
     }
+    if trainer.group is not None:
+        record["fsdp"] = trainer.group.size
     if size > 1:
         record["pack"] = {"runs": facts.pack, **measured}
     if diverged is not None:

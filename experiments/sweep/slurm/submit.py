@@ -17,6 +17,7 @@ from experiments.spec import RunSpec
 from experiments.sweep import engine
 from experiments.sweep.integrity import quarantine_damaged
 from experiments.sweep.lease import registered
+from experiments.sweep.packs import form
 from experiments.sweep.plan import Plan, Runs, plan
 from experiments.sweep.pool import Pool
 from experiments.sweep.resources import resources
@@ -111,9 +112,14 @@ class Submitter:
             say(f"Job {job} makes the report when they have ended, however they end.")
 
     def _arrays(self, made: Submission, todo: Runs) -> None:
-        size = client.max_array_size()
+        size, terms = client.max_array_size(), self.settings.terms()
+        most = terms.pack if type(terms.pack) is int and terms.fsdp == 1 else 1
         for shape, cells in _by_shape(todo, self.settings).items():
-            elements = _parts(cells, shape.runs_per_task)
+            packs = form(tuple(cells), self._study, size=most)
+            elements = [
+                tuple(run for pack in part for run in pack.runs)
+                for part in _parts(packs, shape.runs_per_task)
+            ]
             previous = None
             for part in _parts(elements, size):
                 previous = self._array(made, shape, part, after=previous if shape.throttle else None)
