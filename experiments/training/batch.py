@@ -102,14 +102,16 @@ def length_groups(encoded, rows: Sequence[Tensor], *, tokens: int) -> list[tuple
     return groups
 
 
-def by_length(encoded, *, size: int, step: int = 16) -> list[tuple[Tensor, int]]:
+def by_length(encoded, *, size: int) -> list[tuple[Tensor, int]]:
     """Rows grouped for evaluation into batches of about equal length: (row numbers, columns).
 
-    A row's length class is its own length rounded up to a multiple of `step`, whatever stands beside it, so
-    its result does not depend on the batch.
+    A row's length class is its own length rounded up, to a multiple of an eighth of its highest power of two
+    and of `ROUNDED` at least, so at most an eighth of long rows is padding and long texts have few classes.
+    It does not depend on the rows beside it, so neither does a row's result depend on its batch.
     """
     longest = encoded.input_ids.shape[1]
-    lengths = encoded.attention_mask.sum(1)
+    lengths = encoded.attention_mask.sum(1).clamp_min(1)
+    step = (2 ** lengths.float().log2().floor().long() // 8).clamp_min(ROUNDED)
     classes = ((lengths + step - 1) // step * step).clamp(1, longest)
     batches = []
     for length in classes.unique().tolist():

@@ -51,9 +51,20 @@ def test_evaluation_covers_every_row_once_and_cuts_nothing_but_padding(encoded):
 
 
 def test_the_length_of_a_row_does_not_depend_on_its_neighbours(encoded):
-    alone = SimpleNamespace(**{k: v[3:4] for k, v in vars(encoded).items() if k != "extra"})
     together = {r: length for rows, length in by_length(encoded, size=3) for r in rows.tolist()}
-    assert by_length(alone, size=3)[0][1] == together[3] == 48
+    assert together == {0: 4, 1: 16, 2: 20, 3: 40, 4: 48, 5: 4, 6: 36}
+    for row, length in together.items():
+        alone = SimpleNamespace(**{k: v[row : row + 1] for k, v in vars(encoded).items() if k != "extra"})
+        assert by_length(alone, size=3)[0][1] == length
+
+
+def test_long_rows_have_few_length_classes_and_little_padding():
+    lengths = torch.arange(0, 1000)
+    mask = torch.arange(1000)[None] < lengths[:, None]
+    classes = {r: n for rows, n in by_length(SimpleNamespace(input_ids=mask, attention_mask=mask), size=64)
+               for r in rows.tolist()}  # fmt: skip
+    assert len(set(classes.values())) < 50 and classes[0] == 4 and classes[301] == 320
+    assert all(n <= classes[n] < n + max(4, n / 8) for n in range(1, 1000))
 
 
 @pytest.mark.parametrize("tokens", [1, 40, 10**6])
