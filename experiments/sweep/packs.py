@@ -265,5 +265,12 @@ class _Curves:
 
     def _name(self, key: Hashable) -> str:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        place = (_TIMED, platform.node(), platform.processor(), cores, gpus(), os.environ.get("OMP_NUM_THREADS"))
+        place = (
+            _TIMED,
+            platform.node(),
+            platform.processor(),
+            cores,
+            gpus(),
+            os.environ.get("OMP_NUM_THREADS"),
+        )
         return hashlib.sha256(repr((place, version("torch"), key)).encode()).hexdigest()[:16]

@@ -21,18 +21,24 @@ FORMS = (
 )
 
 
-def add_choices(parser: argparse.ArgumentParser, *, rounds: int | None, variants: bool = True) -> None:
-    """The words, with this many rounds by default; None where nothing is timed."""
-    parser.add_argument("--targets", type=_some_of(TARGETS), default="qv,all", help="presets, by commas")
+def add_choices(
+    parser: argparse.ArgumentParser,
+    *,
+    rounds: int | None,
+    variants: bool = True,
+    shapes: tuple[str, ...] = SHAPES,
+) -> None:
+    """The words, with this many rounds by default; None where nothing is timed. The first shape is usual."""
+    parser.add_argument("--targets", type=some_of(TARGETS), default="qv,all", help="presets, by commas")
     if variants:
         parser.add_argument(
-            "--variants", type=_some_of((*USUAL, *FORMS)), default=",".join(USUAL), help="by commas"
+            "--variants", type=some_of((*USUAL, *FORMS)), default=",".join(USUAL), help="by commas"
         )
     parser.add_argument("--r", type=_at_least(1), default=8, help="rank")
     parser.add_argument(
         "--shape",
-        choices=SHAPES,
-        default="minilm",
+        choices=shapes,
+        default=shapes[0],
         help="the model, or a Llama of this size with random weights",
     )
     parser.add_argument("--batch", type=_at_least(1), default=16, help="texts in a batch")
@@ -54,7 +60,7 @@ def title(what: str, options: argparse.Namespace) -> str:
     )
 
 
-def _some_of(known: tuple[str, ...]):
+def some_of(known: tuple[str, ...]):
     def chosen(text: str) -> list[str]:
         words = text.split(",")
         unknown = [word for word in words if word not in known]
