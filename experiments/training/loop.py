@@ -23,7 +23,7 @@ from experiments.training.batch import Batch, Order, gather, length_groups
 from experiments.training.losses import RowLosses, backward_of_tokens, count_targets, plain_head, row_losses
 from variants import Attached, RunConfig, rates
 
-LEAST_TOKENS = {"cpu": 192, "cuda": 16_384}  # of a forward pass: below, its fixed costs show
+FIXED_TOKENS = {"cpu": 48, "cuda": 8_192}  # what a forward pass costs beside its tokens, in tokens
 
 
 def run_config(spec: RunSpec, *, steps: int) -> RunConfig:
@@ -133,7 +133,7 @@ class Trainer:
         self.progress = Progress(torch.ones(self.K, dtype=torch.bool, device=self.device))
         self._ends = torch.tensor(self.ends, device=self.device)
         self._drops = first.base_dropout > 0 or any(s.options.get("dropout") for s in self.specs)
-        self._least = LEAST_TOKENS.get(self.device.type, LEAST_TOKENS["cuda"])
+        self._fixed = FIXED_TOKENS.get(self.device.type, FIXED_TOKENS["cuda"])
         first_rows = gather(self.train_split, torch.zeros(self.K, dtype=torch.long)).to(self.device)
         self._head = None if self.losses else plain_head(self.attached.model, first_rows)
         self._pending: list[tuple[int, Tensor, Tensor, list[float]]] = []
@@ -287,7 +287,7 @@ class Trainer:
         split, whole = self.train_split, self.train_split.input_ids.shape[1]
         for start in range(0, self.train.batch_size, size):
             part = [r[start : start + size] for r in rows]
-            groups = [(part, whole)] if self._drops else length_groups(split, part, tokens=self._least)
+            groups = [(part, whole)] if self._drops else length_groups(split, part, fixed=self._fixed)
             for group, columns in groups:
                 yield gather(split, torch.cat(group), columns).to(self.device)
 

@@ -15,7 +15,7 @@ from experiments.training.memory import release
 from experiments.training.result import is_out_of_memory
 from variants import attach
 
-STEPS = 4  # timed, after one that warms up
+STEPS = 2  # timed, after one that warms up
 
 
 def curve(
