@@ -34,7 +34,7 @@ def files(options: Mapping[str, Any]) -> tuple[dict[str, list[Path]], list[str]]
             f"splits: {', '.join(there) or 'none'}. "
             "Set dataset.splits={train: ..., test: ...} or dataset.subset"
         )
-    pinned = "" if options.get("revision") else " (the newest when it was first read here)"
+    pinned = "" if options.get("revision") else " (unpinned: the newest when it was first read here)"
     return found, [f"read hub {_name(options)}, {_subset(options)}, commit {folder.name}{pinned}"]
 
 
