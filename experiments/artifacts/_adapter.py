@@ -70,6 +70,8 @@ def _said(path: Path, *keys: str) -> Any:
         value = json.loads(file.read_text(encoding="utf-8"))
         for key in keys:
             value = value.get(key)
+        if not (value is None or isinstance(value, str) or all(isinstance(one, str) for one in value)):
+            raise ValueError(f"its {keys[-1]} are no texts")
         return value
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged: {error}. Remove it, and give the classes by --labels") from error
