@@ -3,7 +3,6 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments import models
+from experiments.artifacts import named_base
 from experiments.config.groups import Conf
-from experiments.config.settings import Train
 from experiments.errors import UserError
 from experiments.training.batch import Batch
 from experiments.training.loop import autocast
@@ -76,7 +75,7 @@ def workload(options: argparse.Namespace) -> Workload:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     check_room(options.shape, device)
     if options.shape == "minilm":
-        model, *_ = models.load(_default_spec(), kind="classification", n_labels=CLASSES)
+        model, *_ = models.load(named_base("minilm"), kind="classification", n_labels=CLASSES)
         model.to(device)
     else:
         wide = torch.bfloat16 if options.precision == "bf16" else torch.float32
@@ -125,7 +124,6 @@ def variant_options(name: str) -> dict[str, Any]:
     return _CONF.read("variant", name)
 
 
-def _default_spec() -> Any:
-    """What loading reads of a spec, for the default model."""
-    options = {key: value for key, value in _CONF.read("model", "minilm").items() if key != "ranges"}
-    return SimpleNamespace(model="minilm", model_options=options, train=Train())
+def dataset_options(name: str) -> dict[str, Any]:
+    """The options of a dataset, as its yaml has them."""
+    return {key: value for key, value in _CONF.read("dataset", name).items() if key != "ranges"}

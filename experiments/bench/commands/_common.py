@@ -34,22 +34,29 @@ def add_choices(
         parser.add_argument(
             "--variants", type=some_of((*USUAL, *FORMS)), default=",".join(USUAL), help="by commas"
         )
-    parser.add_argument("--r", type=_at_least(1), default=8, help="rank")
+    parser.add_argument("--r", type=at_least(1), default=8, help="rank")
     parser.add_argument(
         "--shape",
         choices=shapes,
         default=shapes[0],
         help="the model, or a Llama of this size with random weights",
     )
-    parser.add_argument("--batch", type=_at_least(1), default=16, help="texts in a batch")
-    parser.add_argument("--length", type=_at_least(2), default=48, help="tokens in a text")
+    parser.add_argument("--batch", type=at_least(1), default=16, help="texts in a batch")
+    parser.add_argument("--length", type=at_least(2), default=48, help="tokens in a text")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--threads", type=_at_least(0), default=1, help="0: as many as torch takes")
+    parser.add_argument("--threads", type=at_least(0), default=1, help="0: as many as torch takes")
     if rounds is not None:
         parser.add_argument(
-            "--rounds", type=_at_least(3), default=rounds, help="how often each takes its turn"
+            "--rounds", type=at_least(3), default=rounds, help="how often each takes its turn"
         )
     parser.add_argument("--csv", type=Path, help="write the table there as well")
+
+
+def add_completions(parser: argparse.ArgumentParser) -> None:
+    """Whose answers, to which prompts."""
+    parser.add_argument("--model", default="smollm2_q4", help="a file of conf/model, a folder (%(default)s)")
+    parser.add_argument("--dataset", default="docstrings", help="of completions (%(default)s)")
+    parser.add_argument("--path", help="its local files")
 
 
 def title(what: str, options: argparse.Namespace) -> str:
@@ -71,7 +78,9 @@ def some_of(known: tuple[str, ...]):
     return chosen
 
 
-def _at_least(least: int):
+def at_least(least: int):
+    """The type of an option: a whole number, no smaller."""
+
     def number(text: str) -> int:
         if not text.isdigit() or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
