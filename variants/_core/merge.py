@@ -11,8 +11,8 @@ from torch import nn
 
 from variants._core.attach import Attached, merged_weight, touches
 from variants._core.base import Base
-from variants._core.delta import AdaptedLinear
 from variants._core.own import PackedLinear
+from variants._core.storage import AdaptedExperts, AdaptedLinear
 
 
 def merge(attached: Attached, k: int, *, dtype: torch.dtype | None = None) -> nn.Module:
@@ -41,7 +41,10 @@ def merge(attached: Attached, k: int, *, dtype: torch.dtype | None = None) -> nn
         dtype = bases[0].dtype if bases and dense else torch.bfloat16 if bases else None
     memo: dict[int, object] = {id(p): p for p in attached.model.parameters()}
     for module in attached.model.modules():
-        if isinstance(module, AdaptedLinear):
+        if isinstance(module, AdaptedExperts):
+            weights = {n: merged_weight(module.get_submodule(n), k) for n in module.names}
+            memo[id(module)] = module.merged(weights, memo)
+        elif isinstance(module, AdaptedLinear):
             memo[id(module)] = _plain_linear(module, k)
         elif isinstance(module, PackedLinear):
             memo[id(module)] = _plain_head(module, k)
