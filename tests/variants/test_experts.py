@@ -177,6 +177,17 @@ def test_an_export_of_unequal_ranks_is_filled_up_and_one_with_magnitudes_refused
         write_peft(attached, 0, tmp_path / "other")
 
 
+@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
+def test_an_exported_difference_is_added_to_the_stacks_of_the_base(kind):
+    from experiments.export._dense import changes
+
+    plain, attached = attached_to(kind, run(delta="dora", targets=("q_proj", "experts")))
+    with torch.no_grad():
+        for name, change in changes(attached).items():
+            plain.get_parameter(name).add_(change)
+    assert_close(plain(input_ids=IDS).logits, attached.model(input_ids=IDS).logits, rtol=1e-5, atol=1e-5)
+
+
 def test_r_is_shared_out_among_the_experts_of_a_token():
     options = {"expert_rank": "active"}
     _, attached = attached_to("mixtral", run(targets=("q_proj", "experts"), r=4, options=options))

@@ -59,10 +59,9 @@ def _plain_linear(layer: AdaptedLinear, k: int) -> nn.Module:
     weight = merged_weight(layer, k) if touches(layer, k) else layer.base.weight()
     if layer.origin.__name__ == "Conv1D":
         plain = layer.origin(layer.base.d_out, layer.base.d_in)
-        weight = weight.T.contiguous()
     else:
         plain = nn.Linear(layer.base.d_in, layer.base.d_out, bias=layer.bias is not None, device="meta")
-    plain.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    plain.weight = nn.Parameter(layer.in_layout(weight).detach(), requires_grad=False)
     plain.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), requires_grad=False)
     return plain
 

@@ -46,6 +46,15 @@ class AdaptedLinear(nn.Module):
         self.held.append(Held(Part(runs, block, whole), delta, base))
 
     @property
+    def parameter(self) -> str:
+        """What the model calls the parameter that the map is."""
+        return f"{self.name}.weight"
+
+    def in_layout(self, W: Float[Tensor, "d_out d_in"]) -> Tensor:
+        """A matrix as the model keeps the map's."""
+        return W.T.contiguous() if self.origin.__name__ == "Conv1D" else W
+
+    @property
     def weight(self) -> Tensor:
         """The frozen weight, for models that look at it."""
         return self.base.shown()
@@ -100,6 +109,15 @@ class AdaptedStack(AdaptedLinear):
     """The stacked matrices of a model's experts with the deltas of all runs, one delta for each expert."""
 
     base: StackBase
+
+    @property
+    def parameter(self) -> str:
+        """The stack itself."""
+        return self.name
+
+    def in_layout(self, W: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "E _ _"]:
+        """Rows of all experts as the model keeps them."""
+        return self.base.stacked(W)
 
     def forward(self, k: int) -> Float[Tensor, "E _ _"]:
         """W' of run k in the model's own layout. Formed as a whole, as a token may go to any expert."""
@@ -157,8 +175,8 @@ class AdaptedExperts(nn.Module):
         """A copy of the model's own module, with these weights in the place of its adapted ones."""
         plain = copy.deepcopy(self.plain, memo)
         for name, W in weights.items():
-            stack = self.get_submodule(name).base.stacked(W)
-            plain.register_parameter(name, nn.Parameter(stack.detach(), requires_grad=False))
+            stack = self.get_submodule(name).in_layout(W).detach()
+            plain.register_parameter(name, nn.Parameter(stack, requires_grad=False))
         return plain
 
 
