@@ -59,8 +59,9 @@ class OFT(Delta):
     def change(self, base: Base) -> Tensor:
         """W diag(R_1, ...)^T - W, in the type of q whatever autocast says, as it is a small difference."""
         with torch.autocast(self.q.device.type, enabled=False):
-            turn = self._turns(base.d_in)
-            n, b = turn.shape[1:3]
+            R = self._turns(base.d_in)
+            n, b = R.shape[1:3]
+            turn = R - torch.eye(b, dtype=R.dtype, device=R.device)
             W = F.pad(base.weight(turn.dtype), (0, n * b - base.d_in)).unflatten(1, (n, b))
             return torch.einsum("onb,kncb->konc", W, turn).flatten(2)[..., : base.d_in]
 
@@ -69,18 +70,18 @@ class OFT(Delta):
         if self.drops:
             return None
         with torch.autocast(self.q.device.type, enabled=False):
-            turn = self._turns(x.shape[2]).to(x.dtype)
-            n, b = turn.shape[1:3]
-            blocks = F.pad(x, (0, n * b - x.shape[2])).unflatten(2, (n, b))
-            change = torch.einsum("kmnc,kncb->kmnb", blocks, turn).flatten(2)
-            return x + change[..., : x.shape[2]]
+            R = self._turns(x.shape[2]).to(x.dtype)
+            n, b = R.shape[1:3]
+            rest = n * b - x.shape[2]
+            blocks = (F.pad(x, (0, rest)) if rest else x).unflatten(2, (n, b))
+            return torch.einsum("kmnc,kncb->kmnb", blocks, R).flatten(2)[..., : x.shape[2]]
 
     def _turns(self, d_in: int) -> Float[Tensor, "K n b b"]:
-        """R_i - I of all blocks, the last one filled up."""
+        """R_i of all blocks, the last one filled up."""
         K, b, n = len(self.q), self.size, -(-d_in // self.size)
         U = self.q.new_zeros(K, n * b * b).index_copy(1, self.above, self.q).view(K, n, b, b)
         Q, one = self.scale[:, None] * (U - U.mT), torch.eye(b, dtype=U.dtype, device=U.device)
-        return torch.linalg.solve(one + Q, one - Q, left=False) - one
+        return torch.linalg.solve(one + Q, one - Q, left=False)
 
 
 def _above(size: int) -> list[tuple[int, int]]:
