@@ -6,19 +6,10 @@ from pathlib import Path
 SHAPES = ("minilm", "0.1b", "0.5b", "1.5b", "8b")
 TARGETS = ("qv", "qkv", "attention", "mlp", "all")
 USUAL = ("lora", "dora", "adalora", "qlora")
-FORMS = (
-    "lora_fa",
-    "vera",
-    "miss",
-    "delora",
-    "hira",
-    "fourierft",
-    "randlora",
-    "gralora",
-    "oft",
-    "loha",
-    "lokr",
-)
+OTHERS = (  # as `contenders.VARIANTS`
+    "lora_fa", "pissa", "olora", "eva", "loftq", "vera", "miss", "delora", "hira", "fourierft", "randlora",
+    "gralora", "oft", "loha", "lokr", "ia3", "prefix", "ptuning_v2", "prompt",
+)  # fmt: skip
 
 
 def add_choices(
@@ -32,7 +23,7 @@ def add_choices(
     parser.add_argument("--targets", type=some_of(TARGETS), default="qv,all", help="presets, by commas")
     if variants:
         parser.add_argument(
-            "--variants", type=some_of((*USUAL, *FORMS)), default=",".join(USUAL), help="by commas"
+            "--variants", type=some_of((*USUAL, *OTHERS)), default=",".join(USUAL), help="by commas"
         )
     parser.add_argument("--r", type=at_least(1), default=8, help="rank")
     parser.add_argument(
