@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from variants import Attached, block_stacks, fed_without_batch
+from variants import AdaptedLinear, Attached, block_stacks, fed_without_batch
 
 HOST = "127.0.0.1"
 PATIENCE = timedelta(hours=12)  # for the others to load; the end of a process is noticed at once
@@ -71,8 +71,11 @@ class Group:
         """Keep this process's shard of the frozen base on its device, and all of what learns.
 
         Raises:
-            ValueError: A layer's rows are not those of the batch, and dropout is to act on them.
+            ValueError: A layer's rows are not those of the batch, and dropout is to act on them; or experts
+                are adapted.
         """
+        if any(type(layer) is not AdaptedLinear for layer in attached.layers.values()):
+            raise ValueError("fsdp shards no adapted experts: leave them out of the targets.")
         odd = [name for name in fed_without_batch(attached.model) if name in attached.layers]
         if odd and any(run.dropout for run in attached.runs):
             raise ValueError(

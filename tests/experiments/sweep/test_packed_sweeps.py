@@ -102,6 +102,18 @@ def test_a_killed_worker_costs_a_pack_the_steps_since_its_last_state(module_shel
             assert (study / run_id / file).read_bytes() == (whole / run_id / file).read_bytes()
 
 
+@pytest.mark.slow
+def test_a_sweep_of_sharded_runs_is_a_sweep(module_shell, alone):
+    """From a command to its report; the same runs by name, and to rounding by their results."""
+    code, output = module_shell.run("variant=lora", *SWEEP[1:], "study=sharded", "fsdp=2", "pack=auto")
+    assert code == 0 and "report.html" in output, output
+    records = module_shell.records("sharded")
+    assert records and records.keys() == {name for name in alone if name.startswith("lora")}
+    for run_id, record in records.items():
+        assert record["fsdp"] == 2 and record["metrics"] == pytest.approx(alone[run_id]["metrics"], abs=1e-5)
+        assert "with fsdp no process has the whole weights" in record["notes"][-1]
+
+
 class Trained:
     """Stands for training: keeps which runs were trained together, and fails as it is told."""
 

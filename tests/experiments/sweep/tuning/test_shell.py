@@ -26,3 +26,22 @@ def test_tuning_and_confirmation_are_one_command_that_finds_its_place_again(shel
     code, output = shell.run(*words)
     assert code == 0 and "4 runs, 4 already finished" in output
     assert {path: path.stat().st_mtime_ns for path in shell.folder.glob("runs/toy/*/record.json")} == before
+
+
+@pytest.mark.slow
+def test_halving_is_told_in_records_dry_run_and_report(shell):
+    words = ["variant=lora,dora", "r=2", "hydra/sweeper=fair", "hydra.sweeper.halving=2"]
+    words += ["hydra.sweeper.extensions=0", "hydra.sweeper.tune_seeds=[100]", "seed=0,1,2", "workers=2"]
+    del shell.words["lr"]
+    code, output = shell.run(*words)
+    assert code == 0, output
+    assert "with 1/4 of the steps" in output and "with 1/2 of the steps: the best of 5" in output
+    records = list(shell.records().values())
+    tuned = [r["spec"] for r in records if r["phase"] == "tune"]
+    for variant in ("lora", "dora"):
+        own = [spec["train"]["steps"] for spec in tuned if spec["variant"] == variant]
+        assert sorted(own) == [2] * 5 + [4] * 2
+    assert {r["spec"]["train"]["steps"] for r in records if r["phase"] == "confirm"} == {8}
+    assert {spec["halving"] for spec in tuned} == {2}
+    report = " ".join((shell.folder / "runs/toy/report/report.md").read_text().split())
+    assert "chosen after runs of 2 and 4 instead of 8 steps or epochs (halving)" in report
