@@ -12,6 +12,7 @@ from analysis.compare.verdicts import Verdicts
 from analysis.foreign.independent import verdicts
 from analysis.runs.load import Study
 from analysis.runs.rows import Row, each
+from analysis.runs.timing import apart
 from analysis.text.answer import place
 from analysis.text.format import number, signed
 from analysis.text.ranks import Advice
@@ -133,7 +134,9 @@ def _line(row: Row, cell: Row, plain: Row, *, base: bool = False) -> dict[str, A
     ratios = {
         key: None if base or pd.isna(cell[key]) or not plain[key] > 0 else cell[key] / plain[key]
         for key in _WORDS
+        if key != "step_ms" or apart(cell, plain)
     }
+    ratios.setdefault("step_ms", None)  # times that could be chance make no ratio
     return {
         "series": cell["series"],
         "base": base,
@@ -182,8 +185,9 @@ def _sentence(rows: pd.DataFrame, over_data: pd.DataFrame, out: Choice, found: V
     cheaper = [c for line in out.rows if line["conclusion"] == "equivalent" and (c := _cheaper(line))]
     if cheaper:
         return f"{keep}, and {cheaper[0]}."
-    least = rows.loc[rows["conclusion"] == "inconclusive", "detectable_in_family"].max()
-    if least > found.margin:
+    open_ = rows[rows["conclusion"] == "inconclusive"]
+    least = open_["detectable_in_family"].max()
+    if (open_["detectable_in_family"] > open_["margin"]).any():
         return f"{keep}, though a difference below {number(least)} could have been missed."
     return f"{keep}."
 

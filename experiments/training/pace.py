@@ -1,9 +1,9 @@
-"""How long a training step of a pack takes here: what the size of packs is chosen by. Nothing is written."""
+"""How long a training step takes here: what the size of packs is chosen by. Nothing is written."""
 
 import time
 from collections.abc import Sequence
 
-from experiments import models
+from experiments import models, tasks
 from experiments.config.settings import total_steps
 from experiments.spec import RunSpec
 from experiments.training.execute import device
@@ -49,14 +49,19 @@ def curve(
     return found
 
 
-def _step_seconds(specs: Sequence[RunSpec], load: Loader) -> float:
+def trainer_of(specs: Sequence[RunSpec], load: Loader) -> Trainer:
+    """A pack before its first step, as `execute` makes it, without anything on the disk."""
     model, info, task = load(specs[0])
     steps = [total_steps(s.train, task.rows["train"]) for s in specs]
     configs = [run_config(s, steps=n) for s, n in zip(specs, steps, strict=True)]
     attached = attach(models.clone(model), configs, device=device(), fresh=info.fresh)
     if specs[0].train.gradient_checkpointing:
         attached.model.gradient_checkpointing_enable({"use_reentrant": False})
-    trainer = Trainer(specs, attached, task.splits["train"])
+    return Trainer(specs, attached, task.splits["train"], tasks.kind_of(task.kind).loss)
+
+
+def _step_seconds(specs: Sequence[RunSpec], load: Loader) -> float:
+    trainer = trainer_of(specs, load)
     trainer.run(should_stop=lambda: trainer.progress.step >= 1)
     started, first = time.perf_counter(), trainer.progress.step
     trainer.run(should_stop=lambda: trainer.progress.step >= first + STEPS)
