@@ -80,7 +80,7 @@ def _setting_figures(
         if (cells[axis] > 0).any():
             why = overview.no_line(cells[cells[axis] > 0], axis)
             text = "Labels are ranks, where there is room. "
-            text += f"No line joins the best, since of their times {why}. " if why else _LINE
+            text += f"No line joins the best by time: {why}. " if why else _LINE
             text += "Cells of equal cost stand beside each other. "
             text += "Level bars: quartiles of the step times. " if axis == "step_ms" else ""
             text += _bars(cells) + aside + _grey(cells, domain)

@@ -361,6 +361,8 @@ def no_line(cells: pd.DataFrame, axis: str) -> str:
     """Why no line may join the cells that no other one beats in metric and cost; empty where one may."""
     if axis != "step_ms":
         return ""
+    if other := int(cells["disturbed"].sum()):
+        return f"other work ran on the machine during {other} of the runs"
     front = cells[on_front(cells, axis)].sort_values(axis, kind="stable")
     return timing.why_no_order(each(front)) if len(front) > 1 else ""
 

@@ -71,8 +71,6 @@ def apart(one: Row, other: Row) -> bool:
 
 def why_no_order(cells: Sequence[Row]) -> str:
     """Why these cells, by step time, cannot be put in that order; empty where they can."""
-    if busy := sum(int(cell["disturbed"]) for cell in cells):
-        return f"other work ran on the machine during {busy} of the runs"
     if any(np.isnan(cell["step_ms_low"]) for cell in cells):
         return "their spread is not known"
     if not all(apart(a, b) for a, b in pairwise(cells)):

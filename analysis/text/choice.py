@@ -152,7 +152,8 @@ def _line(row: Row, cell: Row, plain: Row, *, base: bool = False) -> dict[str, A
         "conclusion": "" if base else row["conclusion"],
         "said": "baseline" if base else row["said"],
         "ratios": ratios,
-        **{key: known(cell[key]) for key in _WORDS},
+        **{key: known(cell[key]) for key in (*_WORDS, "step_ms_low", "step_ms_high")},
+        "disturbed": bool(cell["disturbed"]),
     }
 
 
@@ -214,7 +215,9 @@ def _take(rows: pd.DataFrame, over_data: pd.DataFrame, out: Choice, base: str) -
         for key in ("trainable_parameters", "step_ms")
         if (ratio := lines[0]["ratios"][key]) is not None and not CHEAPER < ratio < 1 / CHEAPER
     ]
-    about = ", at about its cost" if any(lines[0]["ratios"].values()) else ""
+    known = {key for key, ratio in lines[0]["ratios"].items() if ratio is not None}
+    about = ", with about as many trainable parameters" if "trainable_parameters" in known else ""
+    about = ", at about its cost" if "step_ms" in known else about
     text += f", at {listed(costs)}" if costs else about
     rivals = {row["variant"] for row in out.among if row["conclusion"] not in ("worse", "behind")}
     if rivals:
