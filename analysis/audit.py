@@ -130,7 +130,7 @@ def _power_remedy(judged: pd.DataFrame) -> str:
 def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
     final = cells[cells["final"].astype(bool)]
     rated = not is_foreign(study) or bool(final["lr"].notna().any())
-    told = lambda met: met if rated else None  # noqa: E731
+    known = lambda met: met if rated else None  # noqa: E731
     tried: dict[tuple[int, int], set[str]] = {}
     for row in each(final):
         tried.setdefault(found.budgets[row["cell_key"], row["stack"]].effort, set()).add(str(row["series"]))
@@ -143,7 +143,7 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
     notes += "; some were confirmed without their tuning runs" if unknown else ""
     yield Item(
         "The learning rate of every variant was tuned, with the same number of points",
-        told(len(points) == 1 and points[0][0] > 1 and not unknown),
+        known(len(points) == 1 and points[0][0] > 1 and not unknown),
         f"points per cell: {notes or 'none'}" if rated else rules.NO_RATES,
         f"{FAIR}, which gives every cell equally many points and chooses on validation",
     )
@@ -151,7 +151,7 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
     edges = [budget for budget in tuned if budget.edges]
     yield Item(
         "No chosen value lies on the edge of its grid",
-        told(bool(tuned) and not edges),
+        known(bool(tuned) and not edges),
         f"{len(edges)} of {len(tuned)} chosen values lie on an edge"
         if tuned
         else "nothing was chosen from several values"
@@ -164,7 +164,7 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
     blind = sum(not budget.seeds for budget in tuned)
     yield Item(
         "Rates were chosen with other seeds than those that are compared",
-        told(bool(tuned) and all(budget.apart for budget in tuned)),
+        known(bool(tuned) and all(budget.apart for budget in tuned)),
         f"seeds in both: {shared}"
         if shared
         else f"{blind} cells have no tuning runs"
@@ -179,7 +179,7 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
     more = len(set(results["cell_key"]) - floor)
     yield Item(
         "The test set was read for the chosen values alone",
-        told(not tested and not more),
+        known(not tested and not more),
         f"{tested} tuning runs and {more} cells that were not chosen were tested"
         if rated
         else rules.NO_RATES,

@@ -59,7 +59,7 @@ def _few_seeds(final: pd.DataFrame) -> str:
 
 
 def _unlearned(study: Study, final: pd.DataFrame) -> list[str]:
-    """How many runs answer every example alike."""
+    """How many runs give one answer to every example."""
     constant, runs = study.unlearned(final)
     if not constant:
         return []

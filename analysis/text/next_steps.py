@@ -23,7 +23,7 @@ def steps(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[str,
     """What to run next and why: (sentence, command), the command empty where none would settle it."""
     if (found.table["n_seeds"] < stats.FEWEST_SEEDS).any():
         why = f"Three seeds of everything that is compared; below {stats.FEWEST_SEEDS} there is no verdict."
-        return _told(why, commands(study, cells, found))
+        return _with_reason(why, commands(study, cells, found))
     rows = each(found.overall[found.overall["conclusion"] == "inconclusive"])
     open_ = [row for row in rows if row["n_examples"] and row["sd_seeds"] > 0]
     needed = {row["key"]: _seeds_needed(row) for row in open_}
@@ -37,7 +37,7 @@ def steps(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[str,
         more = _more(study, cells, keys, most)
         why = f"{names} {'is' if len(near) == 1 else 'are'} open: about {most} seeds show a difference of "
         why += f"{_margins(near)}{more}. Plan the number now; looking after each seed errs more often."
-        out += _told(why, _sweeps(study, cells, keys, range(most)))
+        out += _with_reason(why, _sweeps(study, cells, keys, range(most)))
     if far:
         names = few({row["variant"] for row in far})
         n = max(row["n_examples"] for row in far)
@@ -48,7 +48,7 @@ def steps(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[str,
     return out
 
 
-def _told(why: str, commands: Sequence[str]) -> list[tuple[str, str]]:
+def _with_reason(why: str, commands: Sequence[str]) -> list[tuple[str, str]]:
     """The commands with the reason before the first of them."""
     return [("" if i else why, command) for i, command in enumerate(commands)]
 

@@ -51,8 +51,8 @@ def said(w, **options):
     return row, answer.answer(study, table, found).headline
 
 
-def alike(writer):
-    """A writer of studies whose variants answer alike, so that they are found equivalent within 0.02."""
+def same_answers(writer):
+    """A writer of studies whose variants answer almost equally: equivalent within 0.02."""
     return writer(n_examples=4000, noise=(1.0, 0.0, 0.0, 0.1))
 
 
@@ -61,7 +61,7 @@ def test_the_same_studies_without_a_fault_get_their_verdicts(writer):
     for variant, effect in (("lora", 0.0), ("dora", 0.1)):
         tuned(w, variant, effect=effect)
     assert said(w)[1] == "dora is better than lora."
-    w = writer("alike", n_examples=4000, noise=(1.0, 0.0, 0.0, 0.1))
+    w = writer("equal", n_examples=4000, noise=(1.0, 0.0, 0.0, 0.1))
     plain(w, "lora", 0.7), plain(w, "dora", 0.7)
     assert said(w, margin=0.02)[1] == "At the learning rates given, dora is equivalent to lora."
 
@@ -103,7 +103,7 @@ def test_heads_trained_at_rates_four_times_apart(writer):
 
 
 def test_runs_that_diverged_on_one_side_are_not_equivalent(writer):
-    w = alike(writer)
+    w = same_answers(writer)
     plain(w, "lora", 0.7, seeds=range(8)), plain(w, "dora", 0.7, seeds=range(6))
     for seed in (6, 7):
         w.run(w.spec("dora", 8, seed), status="diverged")
@@ -135,7 +135,7 @@ def falling(w, slope):
 
 @pytest.mark.parametrize(("slope", "early"), [(1.0, True), (8.0, False)])
 def test_training_that_stops_while_the_loss_falls_shows_no_equivalence(writer, slope, early):
-    w = alike(writer)
+    w = same_answers(writer)
     plain(w, "lora", 0.7), plain(w, "dora", 0.7)
     falling(w, slope)
     row, headline = said(w, margin=0.02)
@@ -144,7 +144,7 @@ def test_training_that_stops_while_the_loss_falls_shows_no_equivalence(writer, s
 
 
 def test_no_rank_is_sufficient_while_the_loss_falls(writer):
-    w = alike(writer)
+    w = same_answers(writer)
     for r in (4, 8):
         for seed in range(4):
             w.run(w.spec("lora", r, seed), 0.7)

@@ -103,14 +103,14 @@ def test_a_method_that_does_nothing_is_found_by_its_scores(published, audited):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "told"),
+    ("pattern", "finding"),
     [
         (None, "AdaLoRA never allocated a rank"),
         ({"q": [True, True], "v": [True, True]}, "AdaLoRA's ranks never changed"),
         ({"q": [True, False], "v": [True, True]}, None),
     ],
 )
-def test_an_adalora_whose_ranks_never_changed_is_found(published, audited, pattern, told):
+def test_an_adalora_whose_ranks_never_changed_is_found(published, audited, pattern, finding):
     def change(content, run):
         if run["method"] == "adalora":
             content["run_info"]["peft_config"] |= {"peft_type": "ADALORA", "rank_pattern": pattern}
@@ -119,8 +119,8 @@ def test_an_adalora_whose_ranks_never_changed_is_found(published, audited, patte
         method="adalora", rates=(1e-4,), seeds=(0,), score=0.45
     )
     _, text, broken = audited(published.peft(change), "peft")
-    assert ("Every method was at work" in broken) is (told is not None)
-    assert told is None or told in text
+    assert ("Every method was at work" in broken) is (finding is not None)
+    assert finding is None or finding in text
 
 
 def test_a_dora_whose_flag_is_off_is_found(published, audited):

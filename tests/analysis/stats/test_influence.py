@@ -33,5 +33,5 @@ def test_their_standard_error_is_that_of_new_samples(name):
     rng = np.random.default_rng(5)
     samples = [drawn(rng, 401) for _ in range(400)]
     spread = np.std([ORACLES[name](*sample) for sample in samples])
-    told = np.mean([influence.pseudo_values(name, *s).std(ddof=1) / np.sqrt(401) for s in samples[:50]])
-    assert told == pytest.approx(spread, rel=0.12)
+    found = np.mean([influence.pseudo_values(name, *s).std(ddof=1) / np.sqrt(401) for s in samples[:50]])
+    assert found == pytest.approx(spread, rel=0.12)
