@@ -11,8 +11,9 @@ from analysis.runs.failures import Place, split_of
 Row = Mapping[Any, Any]  # of any table of this package: values by column
 
 COSTS = (
-    "train_seconds", "step_ms", "tokens_per_second", "peak_bytes", "trainable_parameters",
-    "total_parameters", "adapter_bytes", "base_bytes",
+    "train_seconds", "step_ms", "step_ms_low", "step_ms_high", "busy_cores", "load_per_core",
+    "tokens_per_second", "peak_bytes", "trainable_parameters", "total_parameters", "adapter_bytes",
+    "base_bytes",
 )  # fmt: skip
 SHOWN_COSTS = (  # in a table of results, in its order
     "trainable_parameters", "share", "step_ms", "tokens_per_second", "peak_bytes", "adapter_bytes",

@@ -1,11 +1,13 @@
 """What must not be read into a study: the sentences under "What this cannot show"."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import stats
+from analysis.compare.comparison import looks
 from analysis.compare.conclusion import listed
 from analysis.compare.verdicts import Verdicts
 from analysis.figures.overview import SHARES, with_bars
@@ -60,7 +62,7 @@ def _few_seeds(final: pd.DataFrame) -> str:
 
 
 def _unlearned(study: Study, final: pd.DataFrame) -> list[str]:
-    """How many runs answer every example alike."""
+    """How many runs give one answer to every example."""
     constant, runs = study.unlearned(final)
     if not constant:
         return []
@@ -141,15 +143,24 @@ def _collapses(final: pd.DataFrame) -> list[str]:
 
 def _looks(found: Verdicts) -> list[str]:
     """Whether the number of seeds was decided at the start."""
-    steps = [row for row in found.table["steps"] if row]
-    added = max(steps, key=len, default=())
-    if len(added) > 1:
-        there = ", then ".join(map(str, added))
-        return [
-            f"Seeds were requested in steps ({there}). Who looks each time and stops at a verdict finds "
-            "some by chance, so p is multiplied by the square of the number of looks at 3 seeds or more."
-        ]
-    return []
+    added = max(found.table["steps"], key=len, default=())
+    if len(added) < 2:
+        return []
+    return [
+        f"Seeds were added later: {listed_steps(added)} were requested. Who looks each time and stops at a "
+        f"verdict finds some by chance; {paid(added)}."
+    ]
+
+
+def paid(steps: Sequence[int]) -> str:
+    """What looks at so many seeds cost."""
+    factor = looks(steps) ** 2
+    return f"p is multiplied by {factor} for it" if factor > 1 else "no verdict was possible before the last"
+
+
+def listed_steps(steps: Sequence[int]) -> str:
+    """The numbers of seeds, as they grew."""
+    return ", then ".join(map(str, steps))
 
 
 def _of_verdicts(found: Verdicts) -> list[str]:

@@ -128,6 +128,8 @@ def execute(
         records = [result(run, k, trainer, facts) for k, run in enumerate(runs)]
         with seconds.of("evaluate"):
             _test(runs, trainer, facts, records)
+        for run in runs:
+            run.log("writes diagnostics")
         for k, note in ({0: _UNSIGNED} if group else diagnostics.write(runs, trainer, seconds)).items():
             records[k]["notes"].append(note)
         wall = time.perf_counter() - started
@@ -166,9 +168,12 @@ class _Recorder(Callback):
 
     def on_validation(self, step: int) -> None:
         """Score the validation split."""
+        due = self._trainer.validated(step)
+        for k in due:
+            self._runs[k].log(f"validates after step {step}")
         with self._seconds.of("evaluate"):
             scores = _evaluate(self._runs, self._trainer, self._task, "validation")
-            for k in self._trainer.validated(step):
+            for k in due:
                 self._runs[k].validated(
                     scores[k].metrics, step=step, metric=self._task.metric, goal=self._task.goal
                 )
@@ -227,6 +232,8 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
     to_test = [k for k in completed if runs[k].spec.phase != "tune"]
     if not to_test:
         return
+    for k in to_test:
+        runs[k].log("tests")
     tested = {name: _evaluate(runs, trainer, task, "test") for name, task in facts.task.tested.items()}
     ids = {name: task.splits["test"].examples for name, task in facts.task.tested.items()}
     after = _beside(runs, trainer, facts.task, "after")

@@ -6,8 +6,6 @@ nobody.
 """
 
 import math
-import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from torch import Tensor
 from experiments.config.settings import total_steps as total_steps
 from experiments.data import Encoded
 from experiments.spec import PACK, RunSpec, Train
+from experiments.stopwatch import Stopwatch
 from experiments.training.adamw import AdamSettings, PackedAdamW
 from experiments.training.batch import Batch, Order, gather, length_groups
 from experiments.training.losses import RowLosses, backward_of_tokens, count_targets, plain_head, row_losses
@@ -74,12 +73,7 @@ class Progress:
     interval_ms: list[float] = field(default_factory=list)  # mean step time between two flushes
     seconds: float = 0.0  # training alone: no evaluation, no logging
     tokens: int = 0  # real tokens of all runs, without padding
-
-    @property
-    def step_ms(self) -> float | None:
-        """Median step time, the first interval (warm-up of caches and kernels) left out."""
-        rest = self.interval_ms[1:] or self.interval_ms
-        return statistics.median(rest) if rest else None
+    watch: Stopwatch = field(default_factory=Stopwatch)  # of this process, not of those before a resume
 
 
 class Callback:
@@ -197,7 +191,8 @@ class Trainer:
                     callback.on_validation(end)
             return
         attached.model.train()
-        started, since = time.perf_counter(), progress.step
+        progress.watch.start()
+        since = progress.step
         while progress.step < self.steps and not should_stop():
             step = progress.step
             optimiser.zero_grad()
@@ -221,7 +216,7 @@ class Trainer:
             validate = any(progress.step in due for due in self.due)
             if validate or progress.step % self.log_every == 0:
                 self._synchronise()
-                elapsed = time.perf_counter() - started
+                elapsed = progress.watch.stop()
                 progress.seconds += elapsed
                 progress.interval_ms.append(1000 * elapsed / (progress.step - since))
                 self._flush(callbacks)
@@ -235,7 +230,8 @@ class Trainer:
                         callback.on_boundary()
                 if not self.under_way().any():
                     return
-                started, since = time.perf_counter(), progress.step
+                progress.watch.start()
+                since = progress.step
         self._flush(callbacks)
 
     def state_dict(self) -> dict:

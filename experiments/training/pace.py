@@ -63,14 +63,19 @@ def curve(
     return found
 
 
-def _step_seconds(specs: Sequence[RunSpec], load: Loader) -> float:
+def trainer_of(specs: Sequence[RunSpec], load: Loader) -> Trainer:
+    """A pack before its first step, as `execute` makes it, without anything on the disk."""
     model, info, task = load(specs[0])
     steps = [total_steps(s.train, task.rows["train"]) for s in specs]
     configs = [run_config(s, steps=n) for s, n in zip(specs, steps, strict=True)]
     attached = attach(models.clone(model), configs, device=device(), fresh=info.fresh)
     if specs[0].train.gradient_checkpointing:
         attached.model.gradient_checkpointing_enable({"use_reentrant": False})
-    trainer = Trainer(specs, attached, task.splits["train"], tasks.kind_of(task.kind).loss)
+    return Trainer(specs, attached, task.splits["train"], tasks.kind_of(task.kind).loss)
+
+
+def _step_seconds(specs: Sequence[RunSpec], load: Loader) -> float:
+    trainer = trainer_of(specs, load)
     trainer.run(should_stop=lambda: trainer.progress.step >= 1)
     clock = _processor_seconds if trainer.device.type == "cpu" else time.perf_counter
     started, first = clock(), trainer.progress.step

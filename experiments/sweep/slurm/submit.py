@@ -24,7 +24,7 @@ from experiments.sweep.resources import resources
 from experiments.sweep.slurm import client, script, snapshot
 from experiments.sweep.slurm.settings import Settings, Shape
 from experiments.sweep.slurm.submission import Submission, active, create, jobs_in, write_elements
-from experiments.sweep.study import write_requested
+from experiments.sweep.study import gone_if_refused, write_requested
 
 
 class Submitter:
@@ -50,7 +50,11 @@ class Submitter:
         """
         client.need()
         self._study, self._last = self.root / specs[0].study, None
-        check_writable(self._study)
+        with gone_if_refused(self._study):
+            check_writable(self._study)
+            return self._submit(specs, again=again)
+
+    def _submit(self, specs: Sequence[RunSpec], *, again: bool) -> int:
         found = plan(specs, fingerprints=data.fingerprint, root=self.root, again=again)
         queued = active(self._study, client.queue() or [])
         todo = tuple((spec, run_id) for spec, run_id in found.todo if run_id not in queued)

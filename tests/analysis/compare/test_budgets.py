@@ -60,7 +60,7 @@ def test_equal_tuning_on_other_seeds_is_said_once(writer, read):
     fair(w, "lora", rates=(*RATES, 8e-3))
     fair(w, "dora", rates=(*RATES, 8e-3))
     _, text = text_of(*read(w))
-    assert "tuned alike, with 4 points for each cell, on validation with seeds 100 and 101" in text
+    assert "tuned equally, with 4 points for each cell, on validation with seeds 100 and 101" in text
     assert "not equal" not in text
 
 

@@ -21,7 +21,7 @@ def test_tuning_and_confirmation_are_one_command_that_finds_its_place_again(shel
     assert not any(key.startswith("test/") for record in tuned for key in record["metrics"])
     assert all("test/accuracy" in record["metrics"] for record in confirmed)
     report = (shell.folder / "runs/toy/report/report.md").read_text()
-    assert "tuned alike, with 3 points for each cell, on validation with seeds 100" in report
+    assert "tuned equally, with 3 points for each cell, on validation with seeds 100" in report
     before = {path: path.stat().st_mtime_ns for path in shell.folder.glob("runs/toy/*/record.json")}
     code, output = shell.run(*words)
     assert code == 0 and "4 runs, 4 already finished" in output
