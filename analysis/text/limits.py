@@ -16,7 +16,9 @@ from analysis.text.format import metric_name
 
 def limits(study: Study, final: pd.DataFrame, found: Verdicts | None) -> list[str]:
     """The limits of a study's final cells and of the verdicts on them."""
-    out = _of_others(study, found) + _unlearned(study, final) + _other_metric(study)
+    out = (
+        _of_others(study, found) + _unlearned(study, final) + _one_class(study, final) + _other_metric(study)
+    )
     if final["n"].max() < stats.FEWEST_SEEDS:
         out.append(_few_seeds(final))
     out += _rates(final) + _collapses(final)
@@ -63,11 +65,34 @@ def _unlearned(study: Study, final: pd.DataFrame) -> list[str]:
     if not constant:
         return []
     who = "All" if constant == runs else f"{constant} of the"
+    verb = "gives" if constant == 1 else "give"
     return [
-        f"{who} {runs} runs behind these results give one answer to every example: nothing was learned "
+        f"{who} {runs} runs behind these results {verb} one answer to every example: nothing was learned "
         "there that a variant could do better or worse. More steps or another learning rate would have to "
         "come first."
     ]
+
+
+def _one_class(study: Study, final: pd.DataFrame) -> list[str]:
+    """Cells that are right no more often than the most frequent class alone would be, by dataset."""
+    out = []
+    for name, group in final.groupby("dataset", sort=False):
+        runs = [list(by_seed.values()) for by_seed in group["by_seed"]]
+        share = study.predictions.majority(runs[0][0])
+        if share is None:
+            continue
+        right = [
+            np.mean([study.records[run]["metrics"].get("test/accuracy", np.nan) for run in own])
+            for own in runs
+        ]
+        below = group["series"][np.array(right) <= share]
+        if len(below):
+            who = "all cells" if len(below) == len(group) else listed(sorted(set(below)))
+            out.append(
+                f"On {name} the most frequent class alone would be right about {share:.3f} of the test "
+                f"examples. Right about no more than that: {who}."
+            )
+    return out
 
 
 def _sampling(group: pd.DataFrame) -> str:

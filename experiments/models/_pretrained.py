@@ -30,6 +30,12 @@ def tokenizer(folder: Path, name: str) -> tuple["PreTrainedTokenizerBase", list[
         ) from error
     if type(tokenizer).vocab_files_names and len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise no_tokenizer(folder, name)
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int | float) or longest < 1:
+        raise UserError(
+            f"model={name}: model_max_length in {folder / 'tokenizer_config.json'} is {longest!r}, no "
+            "number of tokens. Restore the file from where the model came from"
+        )
     if tokenizer.pad_token_id is not None:
         return tokenizer, []
     stand_in = tokenizer.eos_token or tokenizer.unk_token
