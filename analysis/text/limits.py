@@ -103,7 +103,9 @@ def _sampling(group: pd.DataFrame) -> str:
     once = with_bars(group.assign(low=np.nan, high=np.nan))
     sign = -1 if row["goal"] == "min" else 1
     best = once.loc[(sign * once["mean"]).idxmax()]
-    tied = int((sign * once["mean"] >= sign * (best["bar_low"] if sign > 0 else best["bar_high"])).sum()) - 1
+    near, far = ("bar_low", "bar_high") if sign > 0 else ("bar_high", "bar_low")
+    within = (sign * once["mean"] >= sign * best[near]) | (sign * once[far] >= sign * best["mean"])
+    tied = int(within.sum()) - 1  # by either's interval: those of rare successes are lopsided
     half = (best["bar_high"] - best["bar_low"]) / 2
     others = f"{tied} of the other {len(group) - 1} cells lie"
     if len(group) == 2:
