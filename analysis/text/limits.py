@@ -20,7 +20,9 @@ from analysis.text.format import metric_name
 
 def limits(study: Study, final: pd.DataFrame, found: Verdicts | None) -> list[str]:
     """The limits of a study's final cells and of the verdicts on them."""
-    out = _of_others(study, found) + _unlearned(study, final) + _other_metric(study)
+    out = (
+        _of_others(study, found) + _unlearned(study, final) + _one_class(study, final) + _other_metric(study)
+    )
     if final["n"].max() < stats.FEWEST_SEEDS:
         out.append(_few_seeds(final))
     out += _rates(final) + _halved(study, final) + _collapses(final)
@@ -67,11 +69,34 @@ def _unlearned(study: Study, final: pd.DataFrame) -> list[str]:
     if not constant:
         return []
     who = "All" if constant == runs else f"{constant} of the"
+    verb = "gives" if constant == 1 else "give"
     return [
-        f"{who} {runs} runs behind these results give one answer to every example: nothing was learned "
+        f"{who} {runs} runs behind these results {verb} one answer to every example: nothing was learned "
         "there that a variant could do better or worse. More steps or another learning rate would have to "
         "come first."
     ]
+
+
+def _one_class(study: Study, final: pd.DataFrame) -> list[str]:
+    """Cells that are right no more often than the most frequent class alone would be, by dataset."""
+    out = []
+    for name, group in final.groupby("dataset", sort=False):
+        runs = [list(by_seed.values()) for by_seed in group["by_seed"]]
+        share = study.predictions.majority(runs[0][0])
+        if share is None:
+            continue
+        right = [
+            np.mean([study.records[run]["metrics"].get("test/accuracy", np.nan) for run in own])
+            for own in runs
+        ]
+        below = group["series"][np.array(right) <= share]
+        if len(below):
+            who = "all cells" if len(below) == len(group) else listed(sorted(set(below)))
+            out.append(
+                f"On {name} the most frequent class alone would be right about {share:.3f} of the test "
+                f"examples. Right about no more than that: {who}."
+            )
+    return out
 
 
 def _sampling(group: pd.DataFrame) -> str:
@@ -82,7 +107,9 @@ def _sampling(group: pd.DataFrame) -> str:
     once = with_bars(group.assign(low=np.nan, high=np.nan))
     sign = -1 if row["goal"] == "min" else 1
     best = once.loc[(sign * once["mean"]).idxmax()]
-    tied = int((sign * once["mean"] >= sign * (best["bar_low"] if sign > 0 else best["bar_high"])).sum()) - 1
+    near, far = ("bar_low", "bar_high") if sign > 0 else ("bar_high", "bar_low")
+    within = (sign * once["mean"] >= sign * best[near]) | (sign * once[far] >= sign * best["mean"])
+    tied = int(within.sum()) - 1  # by either's interval: those of rare successes are lopsided
     half = (best["bar_high"] - best["bar_low"]) / 2
     others = f"{tied} of the other {len(group) - 1} cells lie"
     if len(group) == 2:
