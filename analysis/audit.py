@@ -351,12 +351,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     foreign.add_argument("--out", type=Path, help="the study folder to write (default: runs/NAME)")
     foreign.add_argument(
-        "--examples",
-        action="append",
-        default=[],
-        metavar="[TASK=]N",
+        "--examples", action="append", default=[], metavar="[TASK=]N",
         help="test examples, where the files do not say it",
-    )
+    )  # fmt: skip
     given = parser.parse_args(arguments)
     return report_errors(lambda: _show(given))
 
