@@ -10,10 +10,13 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.errors import UserError
 from experiments.files import replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _problems: list[str] = []
 
@@ -72,3 +75,23 @@ def recall_json(kind: str, key: str) -> Any | None:
         return json.loads(body) if hashlib.sha256(body.encode()).hexdigest() == head["body"] else None
     except (OSError, ValueError, IndexError):
         return None
+
+
+def store_tensors(kind: str, key: str, tensors: "dict[str, Tensor]") -> None:
+    """File tensors by name."""
+    from safetensors.torch import save
+
+    body = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    store(entry(kind, key), lambda path: path.write_bytes(hashlib.sha256(body).digest() + body))
+
+
+def recall_tensors(kind: str, key: str) -> "dict[str, Tensor] | None":
+    """Tensors filed before; None if they are missing or damaged."""
+    from safetensors.torch import load
+
+    try:
+        filed = entry(kind, key).read_bytes()
+    except OSError:
+        return None
+    digest, body = filed[:32], filed[32:]
+    return load(body) if hashlib.sha256(body).digest() == digest else None

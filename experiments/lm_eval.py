@@ -227,8 +227,11 @@ class Run(TemplateLM):
         )
 
 
-def sources_of(study: Path) -> dict[Any, list[Source]]:
-    """The finished language models of a study, by the base and task that they share; UserError for none."""
+def sources_of(study: Path, model: str | None = None) -> dict[Any, list[Source]]:
+    """The finished language models of a study, by the base and task that they share; UserError for none.
+
+    `model` says where their base is now, as `artifacts.open_run` takes it.
+    """
     if not study.is_dir():
         known = [path.name for path in study.parent.glob("*") if path.is_dir()]
         raise UserError(f"there is no folder {study}.{did_you_mean(study.name, known)} Give runs/<study>")
@@ -237,7 +240,7 @@ def sources_of(study: Path) -> dict[Any, list[Source]]:
         record = read(folder.path)
         if record is None or record["status"] not in FINISHED[:1] or record.get("phase") == "tune":
             continue
-        source = open_run(folder.path)
+        source = open_run(folder.path, model=model)
         if source.kind == "causal":
             groups.setdefault((source.base_name, source.base_sha256, source.task), []).append(source)
     if not groups:
@@ -248,7 +251,15 @@ def sources_of(study: Path) -> dict[Any, list[Source]]:
     return groups
 
 
-def ask(study: Path, tasks: Sequence[str], *, size: int, include: Path | None, **options: Any) -> list[str]:
+def ask(
+    study: Path,
+    tasks: Sequence[str],
+    *,
+    size: int,
+    include: Path | None,
+    model: str | None = None,
+    **options: Any,
+) -> list[str]:
     """Let every run of a study answer tasks of the harness, and put what it scores into the study.
 
     Args:
@@ -256,6 +267,7 @@ def ask(study: Path, tasks: Sequence[str], *, size: int, include: Path | None, *
         tasks: Names that the harness knows, or that stand in yamls of `include`.
         size: Requests of each run in a forward pass.
         include: A folder with yamls of tasks.
+        model: Where the runs' base is now; None: where it was.
         options: Of `lm_eval.simple_evaluate`.
 
     Returns:
@@ -269,7 +281,7 @@ def ask(study: Path, tasks: Sequence[str], *, size: int, include: Path | None, *
                 f"--tasks: lm-eval {VERSION} knows no task {name!r}.{near} --include adds a folder"
             )
     lines = []
-    for sources in sources_of(study).values():
+    for sources in sources_of(study, model).values():
         predictor = Predictor(sources)
         for names in predictor.packs():
             pack = Pack(predictor, names, size)
@@ -357,6 +369,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fewshot", type=int, help="examples in the prompt (default: the task's)")
     parser.add_argument("--chat", action="store_true", help="through the model's chat template")
     parser.add_argument("--batch-size", type=int, default=BATCH, help="requests of each run (%(default)s)")
+    parser.add_argument(
+        "--model", help="where the runs' base is now, if it was moved: a file of conf/model, a folder, a name"
+    )
     given = parser.parse_args(arguments)
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
 
@@ -366,6 +381,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             [name for name in given.tasks.split(",") if name],
             size=given.batch_size,
             include=given.include,
+            model=given.model,
             limit=given.limit,
             num_fewshot=given.fewshot,
             apply_chat_template=given.chat,

@@ -2,8 +2,8 @@
 
 from variants._core.attach import Attached, attach
 from variants._core.base import Base
-from variants._core.delta import AdaptedLinear, Clock, Delta, Held, PeftAdapter
-from variants._core.init import Init, Start
+from variants._core.delta import Clock, Delta, Held, PeftAdapter
+from variants._core.init import Init, Start, keep_decompositions
 from variants._core.lowrank import Factors
 from variants._core.merge import merge
 from variants._core.names import TargetError
@@ -11,7 +11,7 @@ from variants._core.own import PackedLinear, top_blocks
 from variants._core.registry import UnknownPart, get, names, reads, register
 from variants._core.run import Controller, RunConfig, Slot, Trained, rates
 from variants._core.seeds import generator, normal, uniform
-from variants._core.storage import dense_size, loads_stored, store_backbone, stored_layer
+from variants._core.storage import AdaptedLinear, dense_size, loads_stored, store_backbone, stored_layer
 from variants._core.targets import backbone_linears, fed_without_batch, linear_shapes, resolve
 from variants._peft.config import AdapterError
 from variants._peft.read import Adapter, attach_peft, read_peft
@@ -44,6 +44,7 @@ __all__ = [
     "fed_without_batch",
     "generator",
     "get",
+    "keep_decompositions",
     "linear_shapes",
     "loads_stored",
     "merge",

@@ -62,9 +62,9 @@ class DoRA(Delta):
         return (*super().stack_key(slot), bool(reuse))
 
     @torch.no_grad()
-    def start(self, k: int, base: Base, seen: Tensor) -> None:
+    def start(self, k: int, base: Base, seen: Tensor, rank: int | None = None) -> None:
         """As that of A and B; m is the norms of what the run starts with, so that g = 1."""
-        super().start(k, base, seen)
+        super().start(k, base, seen, rank)
         A, B = self.joined()
         self.m[k] = (base.weight(A.dtype) + self.scale[k] * (B[k] @ A[k])).norm(dim=1)
         self._norms = None

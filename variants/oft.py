@@ -10,13 +10,17 @@ r is the size of a block; a scale, where there is one, multiplies Q. Angles betw
 norms, stay as they are. Trained parameters: r (r - 1) / 2 a block, d_in / r blocks a map.
 
 Deviations: the last block is smaller where r does not divide d_in. Neither the bound on Q (COFT) nor blocks
-that share one R are here. The dense change is formed once a pass.
+that share one R are here.
+
+x W'^T = (x diag(R_1, R_2, ...)) W^T, so that the input is turned and W' formed only where it is asked for, or
+where a layer holds several deltas.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -54,13 +58,30 @@ class OFT(Delta):
 
     def change(self, base: Base) -> Tensor:
         """W diag(R_1, ...)^T - W, in the type of q whatever autocast says, as it is a small difference."""
-        K, b, n = len(self.q), self.size, -(-base.d_in // self.size)
         with torch.autocast(self.q.device.type, enabled=False):
-            U = self.q.new_zeros(K, n * b * b).index_copy(1, self.above, self.q).view(K, n, b, b)
-            Q, one = self.scale[:, None] * (U - U.mT), torch.eye(b, dtype=U.dtype, device=U.device)
-            turn = torch.linalg.solve(one + Q, one - Q, left=False) - one
-            W = F.pad(base.weight(U.dtype), (0, n * b - base.d_in)).unflatten(1, (n, b))
+            R = self._turns(base.d_in)
+            n, b = R.shape[1:3]
+            turn = R - torch.eye(b, dtype=R.dtype, device=R.device)
+            W = F.pad(base.weight(turn.dtype), (0, n * b - base.d_in)).unflatten(1, (n, b))
             return torch.einsum("onb,kncb->konc", W, turn).flatten(2)[..., : base.d_in]
+
+    def turned(self, x: Float[Tensor, "K N d_in"]) -> Tensor | None:
+        """x diag(R_1, R_2, ...); None where dropout acts, which is on the change alone."""
+        if self.drops:
+            return None
+        with torch.autocast(self.q.device.type, enabled=False):
+            R = self._turns(x.shape[2]).to(x.dtype)
+            n, b = R.shape[1:3]
+            rest = n * b - x.shape[2]
+            blocks = (F.pad(x, (0, rest)) if rest else x).unflatten(2, (n, b))
+            return torch.einsum("kmnc,kncb->kmnb", blocks, R).flatten(2)[..., : x.shape[2]]
+
+    def _turns(self, d_in: int) -> Float[Tensor, "K n b b"]:
+        """R_i of all blocks, the last one filled up."""
+        K, b, n = len(self.q), self.size, -(-d_in // self.size)
+        U = self.q.new_zeros(K, n * b * b).index_copy(1, self.above, self.q).view(K, n, b, b)
+        Q, one = self.scale[:, None] * (U - U.mT), torch.eye(b, dtype=U.dtype, device=U.device)
+        return torch.linalg.solve(one + Q, one - Q, left=False)
 
 
 def _above(size: int) -> list[tuple[int, int]]:

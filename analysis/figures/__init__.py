@@ -12,7 +12,7 @@ from analysis.figures.papers import paper_figures as paper_figures
 from analysis.runs.cells import SETTING, order_of
 from analysis.runs.load import Study
 from analysis.runs.rows import each
-from analysis.text.format import proper
+from analysis.text.format import metric_name, proper
 
 
 def overview_figures(
@@ -178,11 +178,11 @@ def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> I
         apart = [
             str(name) for name, key in ((targets, "targets"), (stack, "stack")) if rows[key].nunique() > 1
         ]
-        metric = str(row["metric"]).rsplit("/", 1)[-1].replace("_", " ")
+        judged = metric_name(str(row["metric"]).rsplit("/", 1)[-1])
         model = f" with {row['model']}" if row["model"] != "unknown" else ""
         here = f" on {row['dataset']}{model}" if tag else ""
         title = f"Differences from {proper(row['baseline'])}{here}{_where(', '.join(apart))}"
-        chart = evidence.forest(part[~far], domain, metric)
+        chart = evidence.forest(part[~far], domain, judged)
         yield figure(slug("differences", tag, *apart), "forest", setting, title, text, chart)
 
 

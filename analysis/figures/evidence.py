@@ -10,6 +10,7 @@ from analysis.figures.figure import color, tooltips
 from analysis.figures.overview import GREY, Chart, metric_title
 from analysis.runs.cells import chosen
 from analysis.runs.rows import Row, each
+from analysis.text.format import metric_name
 
 STATES = {
     "all seeds": "#2f78b0",
@@ -153,7 +154,7 @@ def rate_curves(points: pd.DataFrame, domain: list[str]) -> alt.FacetChart:
     frame = frame[["series", "rank", "lr", "validation", "n", "chosen", "edge", "mark"]]
     ranks = list(dict.fromkeys(frame.sort_values("rank", key=lambda c: points["r"])["rank"]))
     names = [name for name in domain if name in set(frame["series"])]
-    title = f"Validation {points['metric'].iloc[0]}".replace("_", " ")
+    title = f"Validation {metric_name(points['metric'].iloc[0])}"
     base = alt.Chart().encode(
         x=alt.X(
             "lr:Q",

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis import stats
 from analysis.figures.figure import HEIGHT, WIDTH, color, shape, tooltips
 from analysis.runs.rows import Row
+from analysis.text.format import metric_name
 
 Chart = alt.LayerChart | alt.FacetChart
 
@@ -27,15 +28,23 @@ SHARES = ("accuracy", "exact_match")  # metrics that are a share of examples, on
 def metric_title(row: Row) -> str:
     """The axis title of a setting's metric, e.g. "Test accuracy"."""
     if not isinstance(row["metric"], str):
-        return "Primary metric"  # of runs that all ended without one
+        return "Primary metric"
+    words = metric_words(row)
+    return words if "/" in row["metric"] else words[0].upper() + words[1:]
+
+
+def metric_words(row: Row) -> str:
+    """A setting's metric within a sentence, e.g. "test ROUGE-L"."""
+    if not isinstance(row["metric"], str):
+        return "primary metric"  # of runs that all ended without one
     if "/" in row["metric"]:  # chosen by --metric, and known by that name
-        return row["metric"]
-    return f"{row['split']} {row['metric']}".replace("_", " ").capitalize()
+        return str(row["metric"])
+    return f"{row['split']} {metric_name(row['metric'])}"
 
 
 def setting_name(row: Row) -> str:
     """A setting in words: what was learned by which model and how it is judged."""
-    parts = [row["dataset"], row["model"], metric_title(row).lower()]
+    parts = [row["dataset"], row["model"], metric_words(row)]
     return " · ".join(part for part in parts if part != "unknown")
 
 

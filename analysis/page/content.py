@@ -13,7 +13,7 @@ from analysis.compare import datasets, noise
 from analysis.compare.conclusion import on_heads
 from analysis.compare.verdicts import Verdicts
 from analysis.figures.figure import Figure
-from analysis.figures.overview import far_off, metric_title, with_bars
+from analysis.figures.overview import far_off, metric_title, metric_words, with_bars
 from analysis.runs import identity
 from analysis.runs.cells import SETTING, order_of
 from analysis.runs.load import Study
@@ -202,7 +202,7 @@ def _row(row: Mapping[Any, Any], ranges: Mapping[tuple[Any, ...], tuple[float, f
         "diverged": row["diverged"],
         "failed": row["failed"],
         "cell": row["cell_key"],
-        "metric": metric_title(row).lower(),
+        "metric": metric_words(row),
         "interval": "" if np.isnan(row["low"]) else f"{number(row['low'])} to {number(row['high'])}",
     }
 

@@ -12,7 +12,7 @@ from analysis.figures import theme
 from analysis.page import images
 from analysis.text import flips
 from analysis.text.choice import SHOWN
-from analysis.text.format import amount, count, number, percent, proper, pvalue, signed
+from analysis.text.format import amount, count, metric_name, number, percent, proper, pvalue, signed
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -28,6 +28,7 @@ def _environment() -> jinja2.Environment:
     )
     env.filters |= {
         "number": number,
+        "metric_name": metric_name,
         "count": count,
         "percent": percent,
         "amount": amount,

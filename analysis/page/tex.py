@@ -11,7 +11,7 @@ from analysis.compare.verdicts import Verdicts
 from analysis.runs.cells import SETTING
 from analysis.runs.load import Study
 from analysis.runs.rows import each
-from analysis.text.format import number
+from analysis.text.format import metric_name, number
 
 
 def table(align: str, rows: Sequence[Mapping[str, object]], comment: str, *, escape: bool = True) -> str:
@@ -35,7 +35,7 @@ def results(study: Study, cells: pd.DataFrame) -> str:
     heads: list[str] = []
     for setting, group in final.groupby([*SETTING, "stack"], sort=True, dropna=False):
         names = dict(zip((*SETTING, "stack"), setting, strict=True))
-        head = f"{names['dataset']} ({names['metric']})".replace("_", " ")
+        head = f"{names['dataset']} ({metric_name(names['metric'])})".replace("_", " ")
         for key in ("model", "split"):
             head += f", {names[key]}" if final[key].nunique() > 1 else ""
         stacks = final[(final[list(SETTING)] == [names[key] for key in SETTING]).all(axis=1)]["stack"]

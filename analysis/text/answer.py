@@ -11,7 +11,7 @@ from analysis import stats
 from analysis.compare import noise
 from analysis.compare.conclusion import ORDER, listed, on_tuning, protocol
 from analysis.compare.verdicts import Verdicts
-from analysis.figures.overview import metric_title
+from analysis.figures.overview import metric_words
 from analysis.runs.cells import SETTING
 from analysis.runs.load import Study
 from analysis.runs.rows import Row, each
@@ -91,7 +91,7 @@ def _lost(study: Study) -> list[Point]:
 def _alone(study: Study, cells: pd.DataFrame, final: pd.DataFrame) -> Answer:
     row = final.iloc[0]
     n = "one seed" if row["n"] == 1 else f"{row['n']} seeds"
-    text = f"{cell_name(row)} reached a {metric_title(row).lower()} of {row['mean']:.3f} with {n}."
+    text = f"{cell_name(row)} reached a {metric_words(row)} of {row['mean']:.3f} with {n}."
     there = "with results" if (cells["n"] == 0).any() else "in this study"
     more = f"There is no second cell {there}, so there is nothing to compare it with."
     points = [Point(f"{_of_noise(floor)}.") for floor in noise.floors(study, cells).values() if floor.df]
@@ -295,7 +295,7 @@ def _observation(
     word = "highest" if sign > 0 else "lowest"
     names = (("dataset", "on"), ("model", "with"), ("stack", "on stack"))
     where = "".join(f" {word} {row[key]}" for key, word in names if final[key].nunique() > 1)
-    text = f"The {word} {metric_title(row).lower()} seen{where} is {best['mean']:.3f}, by {cell_name(best)}"
+    text = f"The {word} {metric_words(row)} seen{where} is {best['mean']:.3f}, by {cell_name(best)}"
     plain = group[(group["series"] == "lora") & (group.index != best.name)]
     others = group.drop(best.name)
     rival = None

@@ -16,6 +16,30 @@ def proper(name: str) -> str:
     return head + comma + rest
 
 
+_METRICS = {
+    "f1": "F1",
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "token_f1": "token F1",
+    "matthews": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "mse": "MSE",
+    "bleu": "BLEU",
+    "bleu_lowercase": "lower-case BLEU",
+    "chrf": "chrF",
+    "rouge_l": "ROUGE-L",
+    "nist": "NIST",
+    "cider": "CIDEr",
+}
+
+
+def metric_name(name: str) -> str:
+    """A metric as papers write it: "ROUGE-L", "exact match"; with its split or task where it names one."""
+    place, slash, own = name.rpartition("/")
+    return place + slash + _METRICS.get(own, own.replace("_", " "))
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A metric: 0.717."""
     return DASH if value is None or math.isnan(value) else f"{value:.{digits}f}"

@@ -11,6 +11,7 @@ from analysis.foreign.independent import is_foreign
 from analysis.foreign.rules import unknown
 from analysis.runs.cells import SETTING
 from analysis.runs.load import Study
+from analysis.text.format import metric_name
 
 
 def limits(study: Study, final: pd.DataFrame, found: Verdicts | None) -> list[str]:
@@ -36,8 +37,9 @@ def _other_metric(study: Study) -> list[str]:
     if not before:
         return []
     return [
-        f"The runs were made for {listed(before)} and are judged by {primaries[0]['metric']}: of many "
-        "metrics one favours a variant by chance, so say which you looked at."
+        f"The runs were made for {listed([*map(metric_name, before)])} and are judged by "
+        f"{metric_name(primaries[0]['metric'])}: of many metrics one favours a variant by chance, so say "
+        "which you looked at."
     ]
 
 

@@ -13,16 +13,17 @@ from pathlib import Path
 from experiments.artifacts._adapter import open_adapter
 from experiments.artifacts._base import Base, dense_base, load_base, put_back
 from experiments.artifacts._run import is_beside_runs, open_run
-from experiments.artifacts._source import Source, check_one_base
+from experiments.artifacts._source import Source, check_one_base, named_base
 from experiments.errors import UserError
 
 __all__ = [
     "Base",
     "Source",
-    "check_flags",
+    "check_labels",
     "check_one_base",
     "dense_base",
     "load_base",
+    "named_base",
     "open_adapter",
     "open_run",
     "open_source",
@@ -36,13 +37,13 @@ def open_source(path: Path, *, model: str | None = None, labels: tuple[str, ...]
 
     Args:
         path: The folder.
-        model: For an adapter only: its base, as a file of conf/model, a folder or a name of the hub. None: as
-            the adapter says.
+        model: The base, as a file of conf/model, a folder or a name of the hub: for an adapter any, for a run
+            the same at another place. None: as the adapter or the run says.
         labels: For an adapter only: the names of its classes, by class number.
     """
     if _is_adapter(path):
         return open_adapter(path, model=model, labels=labels)
-    return open_run(path)
+    return open_run(path, model=model)
 
 
 def open_sources(
@@ -54,19 +55,18 @@ def open_sources(
     """
     beside = [path for path in paths if not _is_adapter(path) and is_beside_runs(path)]
     wanted = [path for path in paths if path not in beside] or list(paths)
-    check_flags(wanted, model=model, labels=labels)
+    check_labels(wanted, labels)
     opened = [open_source(path, model=model, labels=labels) for path in wanted]
     return opened, [path for path in beside if path not in wanted]
 
 
-def check_flags(paths: Sequence[Path], *, model: str | None, labels: tuple[str, ...]) -> None:
-    """Refuse what is said of an adapter where there is none."""
-    for flag, given in (("--model", model), ("--labels", ",".join(labels))):
-        if given and not any(map(_is_adapter, paths)):
-            raise UserError(
-                f"{flag} {given} is for an adapter of PEFT, but {paths[0]} is a run, which says that itself. "
-                f"Leave {flag} out"
-            )
+def check_labels(paths: Sequence[Path], labels: tuple[str, ...]) -> None:
+    """Refuse names of classes where there is no adapter."""
+    if labels and not any(map(_is_adapter, paths)):
+        raise UserError(
+            f"--labels {','.join(labels)} is for an adapter of PEFT, but {paths[0]} is a run, which "
+            "says that itself. Leave --labels out"
+        )
 
 
 def _is_adapter(path: Path) -> bool:

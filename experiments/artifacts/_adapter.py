@@ -2,14 +2,11 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from experiments.artifacts._source import Source
-from experiments.config.groups import Conf
+from experiments.artifacts._source import Source, named_base
 from experiments.errors import UserError
 
-_CONF = Conf(Path(__file__).resolve().parents[2] / "conf")
 EXPORT = "export.json"  # what an export says about itself
 
 
@@ -35,7 +32,7 @@ def open_adapter(path: Path, *, model: str | None = None, labels: tuple[str, ...
     if not name:
         raise UserError(f"{path} does not say which model it is for. Give it: --model <folder or hub name>")
     said = adapter.config.get("base_model_name_or_path")
-    loading = _loading(str(name), None if model else adapter.config.get("revision"))
+    loading = named_base(str(name), None if model else adapter.config.get("revision"))
     other = said and model not in (None, said) and loading.model_options.get("name") != said
     return Source(
         name=path.name,
@@ -46,17 +43,6 @@ def open_adapter(path: Path, *, model: str | None = None, labels: tuple[str, ...
         base_sha256=_said(path, "base", "sha256"),
         notes=(f"{path.name} was made for {said} and is put on {model}, as you ask",) if other else (),
     )
-
-
-def _loading(name: str, revision: str | None) -> Any:
-    """What loading reads of a spec, for a model by any of its names."""
-    presets = {choice: _CONF.read("model", choice) for choice in _CONF.choices("model")}
-    known = [c for c, options in presets.items() if options.get("name") and name in (c, options["name"])]
-    if known:
-        choice, options = known[0], {k: v for k, v in presets[known[0]].items() if k != "ranges"}
-    else:
-        choice, options = "hf", {"name": name, "revision": revision}
-    return SimpleNamespace(model=choice, model_options=options, train=SimpleNamespace(base_dropout=0.0))
 
 
 def _labels(path: Path, given: tuple[str, ...], heads: Any) -> tuple[str, ...]:
@@ -84,6 +70,8 @@ def _said(path: Path, *keys: str) -> Any:
         value = json.loads(file.read_text(encoding="utf-8"))
         for key in keys:
             value = value.get(key)
+        if not (value is None or isinstance(value, str) or all(isinstance(one, str) for one in value)):
+            raise ValueError(f"its {keys[-1]} are no texts")
         return value
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged: {error}. Remove it, and give the classes by --labels") from error

@@ -4,16 +4,22 @@ from pathlib import Path
 from typing import Any
 
 from experiments import data
-from experiments.artifacts._source import Source
+from experiments.artifacts._source import Source, named_base
 from experiments.data._tasks import SETTINGS
 from experiments.errors import UserError, did_you_mean
+from experiments.models import content_of
 from experiments.record import RunFolder, read, run_folders, verify
 from experiments.spec import RunSpec, from_record
 from experiments.tasks import kind_of
 
 
-def open_run(path: Path) -> Source:
+def open_run(path: Path, *, model: str | None = None) -> Source:
     """A completed run by its folder. All of its files are compared with the checksums in its record.
+
+    Args:
+        path: The folder.
+        model: Where its base is now, as a file of conf/model, a folder or a name of the hub; what is there
+            must be what it was trained on. None: where it was.
 
     Raises:
         UserError: there is no run, it has not ended well, or a file is not what the run wrote.
@@ -39,7 +45,7 @@ def open_run(path: Path) -> Source:
     return Source(
         name=path.name,
         path=path,
-        loading=spec,
+        loading=_at(model, spec, path.name) if model else spec,
         labels=_labels(record, spec),
         task=task.get("kind", ""),
         settings={key: value for key, value in task.items() if key in SETTINGS},
@@ -52,6 +58,25 @@ def open_run(path: Path) -> Source:
         max_length=spec.dataset_options.get("max_length"),
         base_sha256=record.get("model", {}).get("sha256"),
     )
+
+
+def _at(model: str, spec: RunSpec, run: str) -> Any:
+    """What loading reads of a spec, for its base at another place.
+
+    A folder or file is compared at once with the content that the run was planned with, where that is known;
+    the weights of any are compared once they are loaded.
+    """
+    moved = named_base(model)
+    if spec.model_options.get("allow_pickle"):
+        moved.model_options["allow_pickle"] = True
+    planned, place = str(spec.model_options.get("content") or ""), Path(model).expanduser()
+    if len(planned) == 64 and place.exists() and (found := content_of(place)) != planned:
+        raise UserError(
+            f"--model {model} is not the base of {run}: its files hash to {found[:12]}, those that the run "
+            f"was trained on to {planned[:12]}. Give the folder (or file) that was "
+            f"{spec.model_options.get('path') or spec.model} then, unchanged"
+        )
+    return moved
 
 
 def is_beside_runs(path: Path) -> bool:

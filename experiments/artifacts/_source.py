@@ -3,13 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from experiments.config.groups import Conf
 from experiments.errors import UserError
 from experiments.tasks import kind_of
 
 if TYPE_CHECKING:
     from experiments.spec import RunSpec
+
+
+_CONF = Conf(Path(__file__).resolve().parents[2] / "conf")
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,19 @@ class Source:
         """The base in the words that others know it by: the hub's name, else the folder."""
         options = self.loading.model_options
         return str(options.get("name") or options.get("path") or self.loading.model)
+
+
+def named_base(name: str, revision: str | None = None) -> Any:
+    """What loading reads of a spec, for a model by any of its names."""
+    presets = {choice: _CONF.read("model", choice) for choice in _CONF.choices("model")}
+    known = [c for c, options in presets.items() if c != "hf" and name in (c, options.get("name"))]
+    if known:
+        choice, options = known[0], {k: v for k, v in presets[known[0]].items() if k != "ranges"}
+    elif name.startswith(("/", ".", "~")) or Path(name).is_file():
+        choice, options = "hf", {"path": name}
+    else:
+        choice, options = "hf", {"name": name, "revision": revision}
+    return SimpleNamespace(model=choice, model_options=options, train=SimpleNamespace(base_dropout=0.0))
 
 
 def check_one_base(sources: Sequence[Source]) -> None:

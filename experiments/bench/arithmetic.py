@@ -50,11 +50,15 @@ def least_ms(work: Workload, variant: str, *, r: int, targets: str, rate: float,
     return 1000 * max(operations(work, variant, r=r, targets=targets) / rate, read / bandwidth)
 
 
-def measured_rate(work: Workload, size: int = 1024) -> float:
+def measured_rate(work: Workload) -> float:
     """Operations a second of a square product of the workload's type, at its best of several."""
-    dtype = torch.bfloat16 if work.precision == "bf16" else torch.float32
-    size = size if work.device.type == "cpu" else 8 * size
-    a, b = torch.ones(2, size, size, dtype=dtype, device=work.device)
+    return rate_of(torch.bfloat16 if work.precision == "bf16" else torch.float32, work.device)
+
+
+def rate_of(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of a square product of this type, at its best of several."""
+    size = 1024 if device.type == "cpu" else 8192
+    a, b = torch.ones(2, size, size, dtype=dtype, device=device)
     return 2 * size**3 / _best(lambda: a @ b)
 
 

@@ -4,6 +4,7 @@ All share the frozen tensors of the workload and differ in what they add. Optimi
 clipping are the same.
 """
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from experiments.bench.workload import Workload, variant_options
 from experiments.config.settings import Train
 from experiments.training.adamw import AdamSettings, PackedAdamW
 from variants import Attached, RunConfig, attach, backbone_linears, rates, resolve
+from variants._core.names import Layout
+from variants._core.targets import layout_of
 
 LR, CLIP = 1e-4, 1.0
 STEPS, BEGIN = 10_000, 3_000  # AdaLoRA is measured in the phase that prunes
@@ -36,7 +39,19 @@ FORMS: dict[str, Callable[[Any, int, dict[str, Any]], Any]] = {
     "loha": lambda peft, r, own: peft.LoHaConfig(r=r, alpha=16),
     "lokr": lambda peft, r, own: peft.LoKrConfig(r=r, alpha=16),
 }
-VARIANTS = ("lora", "dora", "adalora", "qlora", "lora_fa", *FORMS)
+BASELINES: dict[str, Callable[[Any, Any, dict[str, Any]], Any]] = {  # from PEFT, our layout, our options
+    "ia3": lambda peft, layout, own: peft.IA3Config(
+        target_modules={n for n, kind in layout.kinds.items() if kind in "kv"} | _ends(layout),
+        feedforward_modules=_ends(layout),
+    ),
+    "prefix": lambda peft, layout, own: peft.PrefixTuningConfig(
+        num_virtual_tokens=own["length"], prefix_projection=True, encoder_hidden_size=own["inner"]
+    ),
+    "ptuning_v2": lambda peft, layout, own: peft.PrefixTuningConfig(num_virtual_tokens=own["length"]),
+    "prompt": lambda peft, layout, own: peft.PromptTuningConfig(num_virtual_tokens=own["length"]),
+}
+STARTS = {"pissa": "pissa_niter_1", "olora": "olora", "eva": "eva", "loftq": True}  # PEFT's init_lora_weights
+VARIANTS = ("lora", "dora", "adalora", "qlora", "lora_fa", *STARTS, *FORMS, *BASELINES)
 
 
 @dataclass(frozen=True)
@@ -93,8 +108,11 @@ def ours(work: Workload, variant: str, *, r: int, targets: str) -> Contender:
     )
     factor = torch.ones(1, device=work.device)
     alive = torch.ones(1, dtype=torch.bool, device=work.device)
-    attached.clock.step = BEGIN
     attached.model.train()
+    with attached.observing():  # what some inits see before the first step
+        if attached.waiting():
+            work.loss(attached.model).backward()
+    attached.clock.step = BEGIN
 
     def step() -> None:
         optimiser.zero_grad()
@@ -139,6 +157,8 @@ def peft_model(work: Workload, variant: str, *, r: int, targets: str) -> Any:
     from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
     model = work.copy()
+    if STARTS.get(variant) in ("pissa_niter_1", "olora"):  # takes the start out of the base itself
+        model = copy.deepcopy(model)
     names = target_names(model, targets)
     if storage_of(work, variant) == "nf4":
         _quantise(model, variant_options(variant))
@@ -150,12 +170,16 @@ def peft_model(work: Workload, variant: str, *, r: int, targets: str) -> Any:
             init_r=-(-3 * r // 2), target_r=r, total_step=STEPS, tinit=begin, tfinal=end,
             deltaT=options["interval"], orth_reg_weight=options["orth_weight"], **common,
         )  # fmt: skip
+    elif variant in BASELINES:
+        config = BASELINES[variant](peft, layout_of(model), variant_options(variant))
+        config.task_type = "SEQ_CLS"
     elif variant in FORMS:
         smallest = min(model.get_submodule(name).weight.numel() for name in names)
         config = FORMS[variant](peft, r, variant_options(variant) | {"smallest": smallest})
         config.target_modules, config.task_type = set(names), "SEQ_CLS"
     else:
-        config = LoraConfig(r=r, use_dora=variant == "dora", **common)
+        start = STARTS.get(variant, True)
+        config = LoraConfig(r=r, use_dora=variant == "dora", init_lora_weights=start, **common)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about names that PEFT still uses
         adapted = get_peft_model(model, config)
@@ -163,6 +187,10 @@ def peft_model(work: Workload, variant: str, *, r: int, targets: str) -> Any:
         if variant == "lora_fa" and "lora_A" in name:
             parameter.requires_grad_(False)
     return adapted
+
+
+def _ends(layout: Layout) -> set[str]:
+    return {target.module for target in layout.outputs("m")}
 
 
 def target_names(model: nn.Module, targets: str) -> list[str]:

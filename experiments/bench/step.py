@@ -76,7 +76,7 @@ def _measure(work: Workload, variants: Sequence[str], *, r: int, targets: str, r
 
 
 def _step_target(work: Workload, variant: str, targets: str) -> float | None:
-    if variant in ("qlora", "lora_fa", *contenders.FORMS):
+    if variant in ("qlora", "lora_fa", *contenders.STARTS, *contenders.FORMS, *contenders.BASELINES):
         return 1.0
     if targets != "qv":
         return None

@@ -22,11 +22,15 @@ class Figure:
     against: Spread
     ratio: Spread
     target: float | None = None  # the ratio is to be at most this
+    at_least: bool = False  # or at least
 
     @property
     def verdict(self) -> str:
         """Whether the target is met; nothing where there is none."""
-        return "" if self.target is None else "met" if self.ratio.median <= self.target else "MISSED"
+        if self.target is None:
+            return ""
+        value, bound = self.ratio.median, self.target
+        return "met" if (value >= bound if self.at_least else value <= bound) else "MISSED"
 
 
 COLUMNS = ("variant", "targets", "figure", "ours", "against", "ratio", "target", "")
@@ -51,7 +55,7 @@ def machine() -> str:
 
 
 def _line(figure: Figure) -> tuple[str, ...]:
-    target = "" if figure.target is None else f"<= {figure.target:g}"
+    target = "" if figure.target is None else f"{'>=' if figure.at_least else '<='} {figure.target:.3g}"
     return (
         figure.variant,
         figure.targets,

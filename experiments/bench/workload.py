@@ -3,7 +3,6 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments import models
+from experiments.artifacts import named_base
 from experiments.config.groups import Conf
-from experiments.config.settings import Train
 from experiments.errors import UserError
 from experiments.training.batch import Batch
 from experiments.training.loop import autocast
@@ -25,12 +24,14 @@ CLASSES = 13
 
 # Llama's shape with random weights: hidden, inner, layers, heads, key-value heads, vocabulary
 SHAPES = {
+    "tiny": (128, 352, 6, 4, 2, 4096),
     "0.1b": (576, 1536, 30, 9, 3, 49152),
     "0.5b": (896, 4864, 24, 14, 2, 151936),
     "1.5b": (1536, 8960, 28, 12, 2, 151936),
+    "3b": (3072, 8192, 28, 24, 8, 128256),
     "8b": (4096, 14336, 32, 32, 8, 128256),
 }
-GPU_ONLY = ("1.5b", "8b")
+GPU_ONLY = ("1.5b", "3b", "8b")
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,9 @@ def workload(options: argparse.Namespace) -> Workload:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu" and options.shape in GPU_ONLY:
-        raise UserError(
-            f"--shape {options.shape} needs a GPU, and there is none here: take minilm, 0.1b or 0.5b"
-        )
+    check_room(options.shape, device)
     if options.shape == "minilm":
-        model, *_ = models.load(_default_spec(), kind="classification", n_labels=CLASSES)
+        model, *_ = models.load(named_base("minilm"), kind="classification", n_labels=CLASSES)
         model.to(device)
     else:
         wide = torch.bfloat16 if options.precision == "bf16" else torch.float32
@@ -87,21 +85,28 @@ def workload(options: argparse.Namespace) -> Workload:
     return Workload(options.shape, model, batch, options.precision, storage)
 
 
+def check_room(shape: str, device: torch.device) -> None:
+    """UserError for a shape that only a GPU can train, where there is none."""
+    if device.type == "cpu" and shape in GPU_ONLY:
+        raise UserError(f"--shape {shape} needs a GPU, and there is none here: take 0.5b or a smaller one")
+
+
 def random_llama(
     hidden: int, inner: int, layers: int, heads: int, kv_heads: int, vocabulary: int, *,
-    dtype: torch.dtype, device: torch.device,
+    dtype: torch.dtype, device: torch.device, causal: bool = False,
 ) -> "PreTrainedModel":  # fmt: skip
-    """A frozen Llama of this shape with random weights and a classification head."""
-    from transformers import LlamaConfig, LlamaForSequenceClassification
+    """A frozen Llama of this shape with random weights and a classification head, or one that writes."""
+    from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
     config = LlamaConfig(
         hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
         num_key_value_heads=kv_heads, vocab_size=vocabulary, num_labels=CLASSES, pad_token_id=0,
-        use_cache=False, dtype=dtype,
+        use_cache=False, dtype=dtype, tie_word_embeddings=causal,
     )  # fmt: skip
     with torch.random.fork_rng(), device:
         torch.manual_seed(0)
-        model = LlamaForSequenceClassification(config).to(dtype)
+        kind = LlamaForCausalLM if causal else LlamaForSequenceClassification
+        model = kind(config).to(dtype)
     return model.requires_grad_(False).eval()
 
 
@@ -119,7 +124,6 @@ def variant_options(name: str) -> dict[str, Any]:
     return _CONF.read("variant", name)
 
 
-def _default_spec() -> Any:
-    """What loading reads of a spec, for the default model."""
-    options = {key: value for key, value in _CONF.read("model", "minilm").items() if key != "ranges"}
-    return SimpleNamespace(model="minilm", model_options=options, train=Train())
+def dataset_options(name: str) -> dict[str, Any]:
+    """The options of a dataset, as its yaml has them."""
+    return {key: value for key, value in _CONF.read("dataset", name).items() if key != "ranges"}

@@ -70,6 +70,7 @@ __all__ = [
     "encode_prompts",
     "encode_texts",
     "fingerprint",
+    "forget",
     "form_of",
     "names",
     "read",
@@ -172,6 +173,13 @@ def encode(
             _encoded.popitem(last=False)
     _encoded.move_to_end(key)
     return _encoded[key]
+
+
+def forget() -> None:
+    """Let go of all that is held in memory; what comes next is recalled from the cache."""
+    _read.cache_clear()
+    _fingerprint.cache_clear()
+    _encoded.clear()
 
 
 def encode_texts(

@@ -176,7 +176,7 @@ def _tokens(texts: list[str], tokenizer: "PreTrainedTokenizerBase", *, split: bo
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = split
-        return [encoded.ids for encoded in backend.encode_batch(texts, add_special_tokens=False)]
+        return [encoded.ids for encoded in backend.encode_batch_fast(texts, add_special_tokens=False)]
     options: Any = {"add_special_tokens": False, "verbose": False, "split_special_tokens": split}
     return [list(ids) for ids in tokenizer(texts, **options)["input_ids"]]
 

@@ -65,7 +65,7 @@ def encode(
     check_rule(raw.settings.get("answer"))
     splits = _recall(key)
     if splits is None:
-        splits = _tokenised(raw, tokenizer, limit, decoder_start)
+        splits = tokenised(raw, tokenizer, limit, decoder_start)
         cache.store(_entry(key), lambda path: _save(splits, path))
     longest = next(iter(splits.values())).input_ids.shape[1]
     notes = [*kind.remarks(raw, tokenizer), *_notes(raw, splits, max_length, limit, longest)]
@@ -111,9 +111,10 @@ def _notes(raw: RawTask, splits: dict[str, Encoded], asked: int, limit: int, lon
     return notes + ([problem] if problem and problem not in raw.notes else [])
 
 
-def _tokenised(
+def tokenised(
     raw: RawTask, tokenizer: "PreTrainedTokenizerBase", limit: int, decoder_start: int | None
 ) -> dict[str, Encoded]:
+    """The tensors of each split, made anew."""
     kind = kind_of(raw.kind)
     parts = {
         split: kind.tokens(raw, split, tokenizer, limit, decoder_start=decoder_start) for split in raw.splits

@@ -58,7 +58,7 @@ def changes(attached: Attached) -> dict[str, Tensor]:
     for name, layer in attached.layers.items():
         before, after = attached.weights(0)[name]
         change = after.double() - before.double()
-        found[f"{name}.weight"] = change.T if layer.origin.__name__ == "Conv1D" else change
+        found[layer.parameter] = layer.in_layout(change)
     return {name: tensor.float().contiguous().cpu() for name, tensor in found.items()}
 
 

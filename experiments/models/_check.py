@@ -105,7 +105,7 @@ def config(folder: Path) -> dict[str, Any]:
             _check_wide(value, folder)
             return value
         reason = "it names no model_type"
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         reason = str(error)
     raise UserError(f"{path} cannot be used: {reason}. Restore it from where the model came from")
 
@@ -135,7 +135,7 @@ def weight_files(folder: Path, options: Mapping[str, Any], name: str) -> list[Pa
     if single.is_file():
         return [single]
     if index.is_file():
-        parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        parts = _parts(index)
         missing = [part for part in parts if not (folder / part).is_file()]
         if missing:
             raise UserError(
@@ -155,6 +155,21 @@ def weight_files(folder: Path, options: Mapping[str, Any], name: str) -> list[Pa
     raise UserError(f"model={name}: {folder} has no weights (model.safetensors). {_contents(folder)}")
 
 
+def _parts(index: Path) -> list[str]:
+    """The names of the files that an index of weights names."""
+    try:
+        parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if parts and all(Path(part).name == part and part.endswith(".safetensors") for part in parts):
+            return sorted(parts)
+        reason = f"its weight_map names {', '.join(map(str, parts)) or 'no files'}"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"it holds no weight_map ({type(error).__name__})"
+    raise UserError(
+        f"{index} is damaged: {reason}, where the names of the .safetensors files beside it should stand. "
+        "Download it again"
+    )
+
+
 def _check_whole(file: Path) -> None:
     """Compare a safetensors file with the length that its own header gives."""
     if file.suffix != ".safetensors":
@@ -163,19 +178,17 @@ def _check_whole(file: Path) -> None:
     with open(file, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         try:
-            header = json.loads(stream.read(length)) if 2 <= length <= min(size, 100_000_000) else None
-        except ValueError:
-            header = None
-    if not isinstance(header, dict):
-        raise UserError(
-            f"{file} is damaged: it is no safetensors file ({size} bytes). Delete it and download it again"
-        )
-    needed = (
-        8 + length + max((t["data_offsets"][1] for k, t in header.items() if k != "__metadata__"), default=0)
-    )
-    packed = [name for name, t in header.items() if name.endswith("weight") and t["dtype"] not in _WIDE]
+            header: Any = json.loads(stream.read(length)) if 2 <= length <= min(size, 100_000_000) else None
+            tensors = {name: t for name, t in header.items() if name != "__metadata__"}
+            needed = 8 + length + max((t["data_offsets"][1] for t in tensors.values()), default=0)
+            packed = [n for n, t in tensors.items() if n.endswith("weight") and t["dtype"] not in _WIDE]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            raise UserError(
+                f"{file} is damaged: it is no safetensors file ({size} bytes). Delete it and download it "
+                "again"
+            ) from error
     if packed:
-        raise UserError(_quantised(file, f"{packed[0]} is {header[packed[0]]['dtype']}"))
+        raise UserError(_quantised(file, f"{packed[0]} is {tensors[packed[0]]['dtype']}"))
     if size != needed:
         raise UserError(
             f"{file} is damaged: it has {size} bytes where its header asks for {needed}, so a download or "

@@ -19,8 +19,9 @@ def dimensions(spec: Spec) -> dict[str, Any] | None:
         return None
     facts = config(source.folder)
 
-    def first(*names: str) -> Any:
-        return next((facts[name] for name in names if facts.get(name) is not None), None)
+    def first(*names: str) -> Any:  # some models have a number for each layer, some config.json are damaged
+        value = next((facts[name] for name in names if facts.get(name) is not None), None)
+        return value if type(value) is int and value > 0 else None
 
     hidden = first("hidden_size", "n_embd", "d_model", "dim", "emb_dim")
     heads = first("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads")
@@ -49,7 +50,7 @@ def dimensions(spec: Spec) -> dict[str, Any] | None:
         "kv_heads": kv_heads,
         "head_dim": head_dim,
         "vocab_size": first("vocab_size"),
-        "max_length": limit if limit and limit > 0 else None,  # XLNet's is -1
+        "max_length": limit,  # XLNet's is -1: none
         "linear": linear,
         "min_dim": min(min(shape) for shape in linear.values()),
     }

@@ -1,5 +1,7 @@
 """The transformers side of loading: tokenizer, config, and the model with the checkpoint's weights."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +124,7 @@ def pretrained(
     model, report = loaded
     missing = set(report["missing_keys"])
     other_size = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
+    _check_depth(folder, spec, report["unexpected_keys"], model)
     _check_fit(folder, spec, missing, other_size, heads=_heads(model) if kind == "classification" else set())
     return model, missing | other_size, other_size
 
@@ -153,6 +156,21 @@ def limit(model: "PreTrainedModel") -> int | None:
     names = ("max_position_embeddings", "n_positions")
     limits = (getattr(model.config, name, None) or 0 for name in names)  # XLNet's is -1: none
     return next((limit for limit in limits if limit > 0), None)
+
+
+def _check_depth(folder: Path, spec: Spec, unexpected: Iterable[str], model: "PreTrainedModel") -> None:
+    """Refuse weights with whole blocks that config.json knows nothing of: it is another model's."""
+    block = re.compile(r"([A-Za-z_]+\.\d+)\.(?:.*\.)?weight$")  # "layer.11" of encoder.layer.11.output.weight
+    own, extra = (
+        {found[1] for name in names if (found := block.search(name))}
+        for names in (model.state_dict(), unexpected)
+    )
+    if more := sorted(extra - own):
+        raise UserError(
+            f"model={spec.model}: the weights in {folder} do not fit its config.json: it has no place for "
+            f"{len(more)} of their blocks, such as {more[0]}. Weights and config.json have to come from "
+            "the same model"
+        )
 
 
 def _check_fit(folder: Path, spec: Spec, missing: set[str], other_size: set[str], *, heads: set[str]) -> None:

@@ -55,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
         "--merged", action="store_true", help="merge each run first: no added latency, no sharing"
     )
     made.add_argument(
-        "--model", help="for an adapter: its base, as a file of conf/model, a folder or a hub name"
+        "--model",
+        help="the base, as a file of conf/model, a folder or a hub name: of a run the same at another place, "
+        "which is checked; of an adapter any (default: as the run or adapter says)",
     )
     made.add_argument("--labels", help="for an adapter: names of its classes in order, by commas")
     return made

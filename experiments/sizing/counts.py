@@ -13,7 +13,7 @@ from functools import cached_property
 from experiments.sizing.skeleton import Skeleton
 from experiments.spec import RunSpec
 from variants._core import costs
-from variants._core.names import TargetError, by_pattern, read_patterns
+from variants._core.names import TargetError
 from variants._core.registry import UnknownPart, get
 
 Roles = dict[str, int]  # role -> trained parameters
@@ -115,7 +115,10 @@ def adapter_roles(spec: RunSpec, skeleton: Skeleton, r: int | None = None) -> Ro
         for (rank, d_in, d_out), n in ranked.items():
             for role, size in costs.delta_sizes(delta, rank, d_in, d_out, spec.options).items():
                 total[role] += n * size
-    except UnknownPart:
+        if total and costs.is_tied(delta, spec.options):
+            d_in, d_out = next((d_in, d_out) for _, d_in, d_out in ranked)
+            total |= costs.delta_sizes(delta, spec.r if r is None else r, d_in, d_out, spec.options)
+    except (UnknownPart, ValueError):  # the latter: a rank that cannot be shared out among experts
         return None
     return dict(total) or None
 
@@ -123,10 +126,9 @@ def adapter_roles(spec: RunSpec, skeleton: Skeleton, r: int | None = None) -> Ro
 def _ranked(spec: RunSpec, skeleton: Skeleton, r: int) -> Iterator[tuple[int, int, int]]:
     """(rank at the start, d_in, d_out) of every adapted map."""
     delta, targets = spec.axes.get("delta") or "lora", spec.targets or ""
-    patterns = read_patterns("rank_pattern", spec.options.get("rank_pattern"))
-    for name, d_in, d_out in skeleton.matches(targets, spec.options.get("layers")):
-        own = int(by_pattern(patterns, name, r)) if patterns else r
-        yield costs.initial_rank(delta, own, spec.options), d_in, d_out
+    for target in skeleton.matches(targets, spec.options.get("layers")):
+        own = int(target.rank(r, spec.options))
+        yield costs.initial_rank(delta, own, spec.options), target.d_in, target.d_out
 
 
 def base_bytes(spec: RunSpec, skeleton: Skeleton, classes: int = 0) -> int:

@@ -81,7 +81,7 @@ def nearest_rank(
     spec's adapter is one that `cost` can count.
     """
     shapes = skeleton.matches(spec.targets or "", spec.options.get("layers"))
-    most, delta = min(min(d_in, d_out) for _, d_in, d_out in shapes), spec.axes.get("delta") or "lora"
+    most, delta = min(min(shape.d_in, shape.d_out) for shape in shapes), spec.axes.get("delta") or "lora"
     limit = costs.largest_rank(delta, most, spec.options)
     at = lambda r: cost(spec, r, skeleton, kind) or 0.0  # noqa: E731
     if at(1) > at(limit):  # a method of which a larger rank trains less
@@ -142,7 +142,7 @@ class _Solver:
             raise UserError(
                 f"match={self.kind}: targets={_text(spec.targets)} match no linear map of "
                 f"model={spec.model}, so there is nothing to count. Give a preset (qv, qkv, attention, mlp, "
-                "all) or names of its modules"
+                "all, experts) or names of its modules"
             )
         if spec.options.get("unfreeze_top"):
             raise UserError(

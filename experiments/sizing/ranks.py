@@ -46,9 +46,9 @@ def check_ranks(specs: Sequence[RunSpec], dimensions: Dimensions) -> list[str]:
 
 
 def _limit(facts: Mapping[str, Any], targets: object) -> int:
-    """The largest rank that fits; for names of modules, the largest that fits any."""
+    """The largest rank that fits; for names of modules and experts, the largest that fits any linear map."""
     shapes = facts["linear"]
-    if isinstance(targets, str) and targets in PRESETS:
+    if isinstance(targets, str) and targets in PRESETS and targets != "experts":
         kinds = PRESETS[targets]
         return min(min(shapes[name]) for name in (*kinds, *_MLP * ("m" in kinds)) if name in shapes)
     return max(min(shape) for shape in shapes.values())

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from experiments.models import dimensions
 from experiments.models._find import Spec, cached_source, local_source
-from variants._core.names import Layout, TargetError, find
+from variants._core.names import Layout, Target, TargetError, find
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -66,6 +66,12 @@ class Skeleton:
         """Those of them that are weights of linear maps, which every token passes."""
         return sum(d_in * d_out for d_in, d_out in self.layout.maps.values())
 
+    @cached_property
+    def experts(self) -> int:
+        """Those of the experts that a token passes."""
+        active, stacks = self.layout.active, self.layout.stacks.values()
+        return sum(min(active, count) * d_in * d_out for count, d_in, d_out in stacks)
+
     def head(self, classes: int) -> tuple[int, int]:
         """Weights and biases of the head that a classifier of `classes` classes puts on this backbone."""
         head = self.classifier or Head(0, 0, 0, 0)
@@ -75,14 +81,14 @@ class Skeleton:
         """Parameters of the backbone, and of a norm in the head if there is a head (0 classes: none)."""
         return self.backbone + (self.classifier.norm if classes and self.classifier else 0)
 
-    def matches(self, targets: str | tuple[str, ...], layers: object = None) -> list[tuple[str, int, int]]:
-        """(module, d_in, d_out) of all that the targets adapt; empty if nothing."""
+    def matches(self, targets: str | tuple[str, ...], layers: object = None) -> list[Target]:
+        """All that the targets adapt; empty if nothing."""
         try:
             found = find(self.layout, targets, layers=layers)
         except TargetError:
             return []
         every = dict.fromkeys(target for part in found.values() for target in part)
-        return [(t.module, t.d_in, t.d_out) for t in every if t.module not in self.unused]
+        return [target for target in every if target.module not in self.unused]
 
 
 _INNER = (  # a map from hidden to hidden before the one to the classes

@@ -1,6 +1,6 @@
 """What a kind of task has to say, and what the kinds share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,8 @@ class Kind:
     metrics: tuple[str, ...] = ()  # computed when the dataset names none; the first is primary
     room: str | None = None  # of `experiments.metrics`: what its predictions are
     learns = "train"  # only the rows of this split may be made otherwise than those that are evaluated
+    # Of logits and labels, `training.losses.RowLosses`; None: by the form of the labels.
+    loss: Callable[["Tensor", "Tensor"], Any] | None = None
 
     def outputs(self, raw: RawTask) -> int:
         """How many numbers the model's head gives for a row; 0 for language models."""
@@ -89,12 +91,6 @@ class Kind:
             decoder_start: The token that an encoder-decoder begins to write with; None for other models.
         """
         raise NotImplementedError
-
-    def loss(self, logits: "Tensor", labels: "Tensor") -> Any:
-        """Losses by row, `training.losses.RowLosses`; by the form of the labels unless changed."""
-        from experiments.training.losses import row_losses
-
-        return row_losses(logits, labels)
 
     def measured(self, chosen: Sequence[str] | None) -> tuple[str, ...]:
         """The metrics of a task, the primary one first; UserError for one that it cannot have."""

@@ -75,7 +75,7 @@ def gather(encoded, rows: Tensor, length: int | None = None) -> Batch:
     )
 
 
-def length_groups(encoded, rows: Sequence[Tensor], *, tokens: int) -> list[tuple[list[Tensor], int]]:
+def length_groups(encoded, rows: Sequence[Tensor], *, fixed: int) -> list[tuple[list[Tensor], int]]:
     """Rows of K runs in groups of about equal length, so that little padding is computed.
 
     Each run's rows are sorted by length and shared out: every group has equally many of each run, as packs
@@ -84,32 +84,38 @@ def length_groups(encoded, rows: Sequence[Tensor], *, tokens: int) -> list[tuple
     Args:
         encoded: The split.
         rows: For each run its row numbers, equally many.
-        tokens: A group has about so many at least: smaller products are slower than the padding.
+        fixed: What a forward pass costs beside its tokens, in tokens: groups are as many as make the sum
+            least.
 
     Returns:
         Groups: for each run its row numbers; and the columns to read.
     """
-    lengths = encoded.attention_mask.sum(1)
-    sizes = [n for n in range(1, len(rows[0]) + 1) if len(rows[0]) % n == 0]
-    mean = float(torch.stack([lengths[r] for r in rows]).float().mean())
-    size = next((n for n in sizes if n * len(rows) * mean >= tokens), sizes[-1])
-    parts = [r[lengths[r].argsort(stable=True)].split(size) for r in rows]
-    groups = []
-    for group in zip(*parts, strict=True):
-        longest = int(torch.stack([lengths[r].max() for r in group]).max())
-        columns = min(-(-longest // ROUNDED) * ROUNDED, encoded.input_ids.shape[1])
-        groups.append((list(group), max(columns, 1)))
-    return groups
+    lengths, whole, count = encoded.attention_mask.sum(1), encoded.input_ids.shape[1], len(rows[0])
+    ordered = torch.stack([r[lengths[r].argsort(stable=True)] for r in rows])  # (K, count)
+    longest = lengths[ordered].amax(0)  # (count,), rising
+
+    def columns(size: int) -> Tensor:
+        """Of each group of `size` rows a run."""
+        last = longest[size - 1 :: size]
+        return ((last + ROUNDED - 1) // ROUNDED * ROUNDED).clamp(1, whole)
+
+    sizes = [n for n in range(1, count + 1) if count % n == 0]
+    cost = {n: int(columns(n).sum()) * n * len(rows) + fixed * (count // n) for n in sizes}
+    size = min(reversed(sizes), key=cost.__getitem__)
+    parts = ordered.split(size, dim=1)
+    return [(list(part), n) for part, n in zip(parts, columns(size).tolist(), strict=True)]
 
 
-def by_length(encoded, *, size: int, step: int = 16) -> list[tuple[Tensor, int]]:
+def by_length(encoded, *, size: int) -> list[tuple[Tensor, int]]:
     """Rows grouped for evaluation into batches of about equal length: (row numbers, columns).
 
-    A row's length class is its own length rounded up to a multiple of `step`, whatever stands beside it, so
-    its result does not depend on the batch.
+    A row's length class is its own length rounded up, to a multiple of an eighth of its highest power of two
+    and of `ROUNDED` at least, so at most an eighth of long rows is padding and long texts have few classes.
+    It does not depend on the rows beside it, so neither does a row's result depend on its batch.
     """
     longest = encoded.input_ids.shape[1]
-    lengths = encoded.attention_mask.sum(1)
+    lengths = encoded.attention_mask.sum(1).clamp_min(1)
+    step = (2 ** lengths.float().log2().floor().long() // 8).clamp_min(ROUNDED)
     classes = ((lengths + step - 1) // step * step).clamp(1, longest)
     batches = []
     for length in classes.unique().tolist():

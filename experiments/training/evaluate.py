@@ -1,7 +1,6 @@
 """What a trained pack scores on a split: metrics, and one row per example."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +12,7 @@ from experiments.tasks import Outputs, Scores, kind_of
 from experiments.training.batch import Batch, by_length, gather
 from experiments.training.generation import Settings, generate
 from experiments.training.loop import autocast
-from experiments.training.losses import IGNORE, RowLosses
-
-LOGITS = 1 << 24  # of a language model: the most that are held at a time (64 MiB)
+from experiments.training.losses import IGNORE, LOGITS, RowLosses, hooked, row_losses
 
 
 @torch.no_grad()
@@ -91,10 +88,10 @@ def _losses(model: torch.nn.Module, kind: Any, batch: Batch, runs: int) -> RowLo
         found.append(given[0])
         return (given[0][:, :1],)
 
-    with _hooked(head, take):
+    with hooked(head, take):
         logits = model(**batch.inputs()).logits
     if not found:
-        losses: RowLosses = kind.loss(logits, batch.labels)
+        losses: RowLosses = (kind.loss or row_losses)(logits, batch.labels)
         return losses
     [hidden], labels = found, batch.labels[:, 1:]
     rows, wanted = len(labels) // runs, labels != IGNORE  # the same of each run
@@ -103,7 +100,7 @@ def _losses(model: torch.nn.Module, kind: Any, batch: Batch, runs: int) -> RowLo
     one = {name: tensor[::rows, :1] for name, tensor in batch.inputs().items()}
     size = max(1, LOGITS // (runs * logits.shape[-1]))
     for part, target in zip(hidden.split(size, dim=1), targets.split(size, dim=1), strict=True):
-        with _hooked(head, lambda *_, part=part: (part,)):
+        with hooked(head, lambda *_, part=part: (part,)):
             logits = model(**one).logits
         each = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none")
         parts.append(each.view(runs, -1))
@@ -113,17 +110,6 @@ def _losses(model: torch.nn.Module, kind: Any, batch: Batch, runs: int) -> RowLo
     total = torch.stack([x.sum(1) for x in torch.cat(parts, dim=1).split(sizes, dim=1)], dim=1)
     greedy = torch.stack([x.all(1) for x in torch.cat(hits, dim=1).split(sizes, dim=1)], dim=1)
     return RowLosses(total.flatten(), counts, greedy.flatten().long())
-
-
-@contextmanager
-def _hooked(module: torch.nn.Module | None, hook: Callable[..., Any]) -> Iterator[None]:
-    """While open, a module's arguments pass through `hook`; nothing for None."""
-    handle = None if module is None else module.register_forward_pre_hook(hook)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            handle.remove()
 
 
 def _prompts(encoded) -> list[list[int]]:

@@ -13,8 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from experiments.training.loop import autocast
+
+ROOM = 32  # tokens that a cache grows by
+READ = (512, 32_768)  # tokens of prompts that a processor, and a GPU, read at a time
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,27 @@ def _ended(row: list[int], end: int | None) -> list[int]:
     return row[: row.index(end)] if end in row else row
 
 
+class _Layer(DynamicLayer):
+    """The keys and values of a layer, with room for more tokens, so that a step copies none of the others."""
+
+    def __init__(self, *whole: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(*whole)
+        self.keys, self.values = self.whole = whole
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Take in new tokens."""
+        before, length = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        if length > self.whole[0].shape[2]:
+            self.whole = tuple(F.pad(part, (0, 0, 0, ROOM)) for part in (self.keys, self.values))
+        for part, new in zip(self.whole, (key_states, value_states), strict=True):
+            part[:, :, before:length] = new
+        self.keys, self.values = (part[:, :, :length] for part in self.whole)
+        return self.keys, self.values
+
+
 class _Greedy:
     """The most likely token at each step, for K x n places with a prompt each."""
 
@@ -160,7 +186,7 @@ class _Greedy:
         self.places: list[list[int | None]] = [
             [] for _ in range(runs)
         ]  # the prompt in each place, None: free
-        self.keys: list[tuple[Tensor, Tensor]] = []  # by layer, (K*n, heads, T, d)
+        self.cache = Cache(layers=[])  # keys and values by layer, (K*n, heads, T, d)
         self.mask = torch.zeros(0, 0, dtype=torch.long, device=self.device)  # (K*n, T)
         self.next = torch.zeros(0, dtype=torch.long, device=self.device)  # (K*n,)
 
@@ -188,12 +214,48 @@ class _Greedy:
             count = min(self.size - sum(p is not None for p in run), len(queue))
             new.append([queue.pop() for _ in range(count)])
         most = max(map(len, new))
-        some = next(part[0] for part in new if part)
-        rows = [i for part in new for i in (*part, *[some] * (most - len(part)))]  # filled up with any prompt
-        ids, mask = (t.to(self.device) for t in left_padded([self.prompts[i] for i in rows], self.pad))
-        keys, token = self._forward(ids, mask, (mask.cumsum(1) - 1).clamp_min(0), [])
+        some = next(part[0] for part in new if part)  # fills up
+        places = list(zip(*([*part, *[some] * (most - len(part))] for part in new), strict=True))
+        read = [
+            self._read([self.prompts[i] for row in zip(*part, strict=True) for i in row])
+            for part in self._alike(places)
+        ]
+        length = max(mask.shape[1] for _, mask, _ in read)
+        keys = [
+            tuple(self._joined([_wide(keys[i][j], length, 2) for keys, _, _ in read]) for j in (0, 1))
+            for i in range(len(read[0][0]))
+        ]
+        mask = self._joined([_wide(mask, length, 1) for _, mask, _ in read])
+        token = self._joined([token for *_, token in read])
         self._keep(self._order(new), keys, mask, token, new=new, most=most)
         self._note(first=True)
+
+    def _alike(self, places: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+        """Places in parts of about the same length, so that little padding is read; the longest come first.
+
+        A part is no smaller than what the device reads at full speed.
+        """
+        room = READ[self.device.type == "cuda"]
+        parts: list[list[tuple[int, ...]]] = []
+        longest = 0
+        for place in places:
+            length = max(len(self.prompts[i]) for i in place)
+            if not parts or self.runs * longest * (len(parts[-1]) + 1) > room:
+                parts.append([])
+                longest = length
+            parts[-1].append(place)
+        return parts
+
+    def _read(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Tensor, Tensor]:
+        """Keys and values by layer, mask and next token of each prompt."""
+        ids, mask = (t.to(self.device) for t in left_padded(prompts, self.pad))
+        cache = DynamicCache()
+        token = self._forward(ids, mask, (mask.cumsum(1) - 1).clamp_min(0), cache)
+        return [(layer.keys, layer.values) for layer in cache.layers], mask, token
+
+    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Rows of several parts, each run's together."""
+        return torch.cat([part.unflatten(0, (self.runs, -1)) for part in parts], 1).flatten(0, 1)
 
     def _step(self) -> None:
         """One token for every place; free places are carried along."""
@@ -201,13 +263,11 @@ class _Greedy:
             return
         self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
         positions = self.mask.sum(1, keepdim=True) - 1
-        self.keys, self.next = self._forward(self.next[:, None], self.mask, positions, self.keys)
+        self.next = self._forward(self.next[:, None], self.mask, positions, self.cache)
         self._note()
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, keys: Any) -> Any:
-        from transformers import DynamicCache
-
-        cache = DynamicCache(keys) if keys else DynamicCache()
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+        """The next token of each row; the cache takes in what was read."""
         out = self.model(
             input_ids=ids,
             attention_mask=mask,
@@ -216,7 +276,7 @@ class _Greedy:
             use_cache=True,
             logits_to_keep=1,
         )
-        return [(layer.keys, layer.values) for layer in cache.layers], out.logits[:, -1].argmax(-1)
+        return torch.as_tensor(out.logits[:, -1].argmax(-1))
 
     def _note(self, *, first: bool = False) -> None:
         """Write down the last tokens (or only those that are an answer's first), and free what is done."""
@@ -281,14 +341,18 @@ class _Greedy:
         self.mask = torch.cat(masks)[index]
         first = int(self.mask.any(0).int().argmax())
         self.mask = self.mask[:, first:]
-        layers = [self.keys, keys] if self.keys and keys else [self.keys or keys]
-        self.keys = [
-            tuple(
-                torch.cat([_wide(layer[i][j], length, 2) for layer in layers])[index, :, first:]
-                for j in (0, 1)
-            )
-            for i in range(len(layers[0]))
-        ]
+        layers = [part for part in ([(one.keys, one.values) for one in self.cache.layers], keys) if part]
+        self.cache = Cache(
+            layers=[
+                _Layer(
+                    *(
+                        torch.cat([_wide(layer[i][j], length, 2) for layer in layers])[index, :, first:]
+                        for j in (0, 1)
+                    )
+                )
+                for i in range(len(layers[0]))
+            ]
+        )
         self.next = torch.cat([t for t in (self.next, token) if t is not None])[index]
 
 

@@ -3,9 +3,10 @@
 import hashlib
 import json
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
-from experiments import data, models
+from experiments import cache, data, models
 from experiments.data import Task
 from experiments.errors import UserError
 from experiments.frozen import FrozenDict
@@ -13,7 +14,7 @@ from experiments.models import Info
 from experiments.spec import RunSpec
 from experiments.tasks import kind_of
 from experiments.training.loop import run_config
-from variants import loads_stored
+from variants import keep_decompositions, loads_stored
 
 
 class Prepared(NamedTuple):
@@ -31,6 +32,7 @@ class Loader:
         self._data: tuple[Any, Any] = (None, None)  # the key, and what it stands for
         self._base: tuple[Any, Any] = (None, None)
         self._task: tuple[Any, Any] = (None, None)
+        keep_decompositions(partial(cache.recall_tensors, "svd"), partial(cache.store_tensors, "svd"))
 
     def __call__(self, spec: RunSpec) -> Prepared:
         """The frozen base in the storage that the run asks for, its facts, and the encoded task."""

@@ -20,10 +20,10 @@ from experiments.data import Encoded
 from experiments.spec import PACK, RunSpec, Train
 from experiments.training.adamw import AdamSettings, PackedAdamW
 from experiments.training.batch import Batch, Order, gather, length_groups
-from experiments.training.losses import RowLosses, count_targets, row_losses
+from experiments.training.losses import RowLosses, backward_of_tokens, count_targets, plain_head, row_losses
 from variants import Attached, RunConfig, rates
 
-LEAST_TOKENS = {"cpu": 192, "cuda": 16_384}  # of a forward pass: below, its fixed costs show
+FIXED_TOKENS = {"cpu": 48, "cuda": 8_192}  # what a forward pass costs beside its tokens, in tokens
 
 
 def run_config(spec: RunSpec, *, steps: int) -> RunConfig:
@@ -101,7 +101,7 @@ class Trainer:
     specs: Sequence[RunSpec]
     attached: Attached
     train_split: Encoded
-    losses: Callable[[Tensor, Tensor], RowLosses] = row_losses  # of logits and labels: the kind of task's
+    losses: Callable[[Tensor, Tensor], RowLosses] | None = None  # of logits and labels; None: by their form
 
     def __post_init__(self):
         first = self.specs[0].train
@@ -133,7 +133,9 @@ class Trainer:
         self.progress = Progress(torch.ones(self.K, dtype=torch.bool, device=self.device))
         self._ends = torch.tensor(self.ends, device=self.device)
         self._drops = first.base_dropout > 0 or any(s.options.get("dropout") for s in self.specs)
-        self._least = LEAST_TOKENS.get(self.device.type, LEAST_TOKENS["cuda"])
+        self._fixed = FIXED_TOKENS.get(self.device.type, FIXED_TOKENS["cuda"])
+        first_rows = gather(self.train_split, torch.zeros(self.K, dtype=torch.long)).to(self.device)
+        self._head = None if self.losses else plain_head(self.attached.model, first_rows)
         self._pending: list[tuple[int, Tensor, Tensor, list[float]]] = []
         self.diverged_at: list[int | None] = [None] * self.K  # the step whose loss or gradient was not finite
         self._start()
@@ -264,21 +266,28 @@ class Trainer:
         loss = torch.zeros(self.K, device=self.device)
         for i, batch in enumerate(self._micro_batches(rows, micro)):
             self.attached.clock.micro, self.attached.clock.mask = i, batch.attention_mask
-            with self._precision():
-                logits = self.attached.model(**batch.inputs()).logits
-            part = self.losses(logits, batch.labels).total.view(self.K, -1).sum(1) / scale
-            loss += part.detach()
-            if i == 0:
-                part = part + self.attached.penalty()
-            part.sum().backward()
+            loss += self._backward(batch, scale, self.attached.penalty() if i == 0 else None)
         return loss
+
+    def _backward(self, batch: Batch, scale: Tensor, penalty: Tensor | None) -> Tensor:
+        """Loss of each run over its part of a batch, (K,), detached; the gradient is added."""
+        model = self.attached.model
+        if self._head is not None:
+            return backward_of_tokens(
+                model, self._head, batch, scale, precision=self._precision, penalty=penalty
+            )
+        with self._precision():
+            logits = model(**batch.inputs()).logits
+        part = (self.losses or row_losses)(logits, batch.labels).total.view(self.K, -1).sum(1) / scale
+        (part if penalty is None else part + penalty).sum().backward()
+        return part.detach()
 
     def _micro_batches(self, rows: Sequence[Tensor], size: int) -> Iterator[Batch]:
         """`size` rows of each run at a time; without their padding where no dropout mask has its shape."""
         split, whole = self.train_split, self.train_split.input_ids.shape[1]
         for start in range(0, self.train.batch_size, size):
             part = [r[start : start + size] for r in rows]
-            groups = [(part, whole)] if self._drops else length_groups(split, part, tokens=self._least)
+            groups = [(part, whole)] if self._drops else length_groups(split, part, fixed=self._fixed)
             for group, columns in groups:
                 yield gather(split, torch.cat(group), columns).to(self.device)
 

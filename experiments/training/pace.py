@@ -3,7 +3,9 @@
 import time
 from collections.abc import Sequence
 
-from experiments import models
+import torch
+
+from experiments import models, tasks
 from experiments.config.settings import total_steps
 from experiments.spec import RunSpec
 from experiments.training.execute import device
@@ -20,6 +22,9 @@ def curve(
     specs: Sequence[RunSpec], sizes: Sequence[int], load: Loader, *, runs: int, worth: float
 ) -> dict[int, float]:
     """Seconds of a step by the number of runs in the pack, as far as it is worth knowing.
+
+    On a CPU seconds of the processor: other work on the machine, which would pass for a slow size, hardly
+    changes them.
 
     It ends where memory runs out, where another run makes the step so much longer that nothing is gained, and
     at one run if all `runs` alone would take less than `worth` seconds.
@@ -56,8 +61,14 @@ def _step_seconds(specs: Sequence[RunSpec], load: Loader) -> float:
     attached = attach(models.clone(model), configs, device=device(), fresh=info.fresh)
     if specs[0].train.gradient_checkpointing:
         attached.model.gradient_checkpointing_enable({"use_reentrant": False})
-    trainer = Trainer(specs, attached, task.splits["train"])
+    trainer = Trainer(specs, attached, task.splits["train"], tasks.kind_of(task.kind).loss)
     trainer.run(should_stop=lambda: trainer.progress.step >= 1)
-    started, first = time.perf_counter(), trainer.progress.step
+    clock = _processor_seconds if trainer.device.type == "cpu" else time.perf_counter
+    started, first = clock(), trainer.progress.step
     trainer.run(should_stop=lambda: trainer.progress.step >= first + STEPS)
-    return (time.perf_counter() - started) / max(1, trainer.progress.step - first)
+    return (clock() - started) / max(1, trainer.progress.step - first)
+
+
+def _processor_seconds() -> float:
+    """Of this process, by thread."""
+    return time.process_time() / torch.get_num_threads()

@@ -3,6 +3,7 @@
 Does every run fit it, and what do its targets mean?
 """
 
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -95,11 +96,9 @@ def _grouped(specs: Iterable[RunSpec]) -> list[RunSpec]:
 
 
 def _coverage(attached: Attached) -> list[str]:
-    """One line per pattern: how many modules it matched, and their names with the layer numbers folded."""
+    """One line per pattern: how many modules it matched, and their names with numbers folded."""
     lines = []
     for pattern, names in attached.coverage.items():
-        kinds = dict.fromkeys(
-            ".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names
-        )
+        kinds = dict.fromkeys(re.sub(r"(?<=[.[])\d+(?=[].]|$)", "*", name) for name in names)
         lines.append(f"targets {pattern}: {len(names)} modules ({', '.join(kinds)})")
     return lines

@@ -14,6 +14,7 @@ ADAPTERS = {  # parameters on q and v of two layers, all 24 x 24, at r=2
     "lora_fa": 4 * 24 * 2,
     "vera": 4 * (2 + 24),
     "lora_xs": 4 * 2 * 2,
+    "tinylora": 4 * 64,
     "miss": 4 * 24 * 2,
     "delora": 4 * (2 * (24 + 24) + 1),
     "hira": 4 * 2 * (24 + 24),

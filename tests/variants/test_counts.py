@@ -69,6 +69,7 @@ def extra(delta, d_in, d_out, r):
         "lora_fa": r * d_out,
         "vera": r + d_out,
         "lora_xs": r * r,
+        "tinylora": 64,
         "miss": r * d_out,
         "delora": lora + 1,
         "hira": lora,
@@ -107,7 +108,7 @@ def test_a_plan_counts_what_a_model_trains_and_nothing_at_rank_zero_that_needs_o
     for layer in attached.layers.values():
         counted.update(costs.delta_sizes(delta, rank, layer.base.d_in, layer.base.d_out))
     assert counted == +by_role
-    whatever_the_rank = {"vera": 5, "dora": 5, "delora": 1, "lokr": 1}
+    whatever_the_rank = {"vera": 5, "dora": 5, "delora": 1, "lokr": 1, "tinylora": 64}
     assert sum(costs.delta_sizes(delta, 0, 7, 5).values()) == whatever_the_rank.get(delta, 0)
 
 

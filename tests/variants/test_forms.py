@@ -133,7 +133,7 @@ def test_only_the_bottleneck_is_kept_for_the_backward_pass_where_a_is_frozen(lay
         return sizes
 
     assert rows().numel() in kept("lora")
-    for name in ("lora_fa", "vera", "lora_xs", "miss"):
+    for name in ("lora_fa", "vera", "lora_xs", "tinylora", "miss"):
         assert rows().numel() not in kept(name)
 
 
@@ -144,7 +144,7 @@ def test_blocks_that_do_not_divide_the_rank_are_refused(blocks, layer_of):
 
 
 def test_runs_of_unlike_options_do_not_share_a_stack(tiny_model):
-    for name, option in (("gralora", "blocks"), ("fourierft", "n_per_r")):
+    for name, option in (("gralora", "blocks"), ("fourierft", "n_per_r"), ("tinylora", "u")):
         runs = [RunConfig(s, r=4, axes={"delta": name}, options={option: s}) for s in (1, 2, 4)]
         pack = attach(tiny_model("bert"), runs)
         assert all(len(layer.held) == 3 for layer in pack.layers.values())

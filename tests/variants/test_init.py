@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from variants import RunConfig, attach, get, names
+from variants import RunConfig, attach, get, keep_decompositions, names
 
 SUBTRACTED = [name for name in names("init") if get("init", name).subtracts]
 R, D_IN, D_OUT = 3, 17, 13
@@ -173,3 +173,35 @@ def test_a_frozen_factor_that_was_taken_from_w_is_kept_with_the_run(tiny_model):
     assert kept == [{"A", "B", "A0", "B0"}, {"B"}]
     for name, (W, after) in attached.weights(0).items():
         assert_close(after, W, msg=name)
+
+
+@pytest.mark.parametrize("init", ["pissa", "milora"])
+def test_a_decomposition_is_made_once_for_all_runs_and_outlives_the_process(init, layer_of, monkeypatch):
+    from variants._core import init as inits
+
+    made_of, kept, svd = [], {}, inits.svd
+    monkeypatch.setattr(inits, "svd", lambda W: made_of.append(W) or svd(W))
+    monkeypatch.setattr(inits, "_outside", [])
+    monkeypatch.setattr(inits, "_known", type(inits._known)())
+    alone = made(layer_of, init).held[0].delta
+    keep_decompositions(kept.get, kept.__setitem__)
+    made(layer_of, init, runs=3)
+    assert len(made_of) == 1 and not kept  # of this process
+    inits._known.clear()
+    made(layer_of, init)
+    assert len(made_of) == 2 and len(kept) == 1
+    inits._known.clear()
+    again = made(layer_of, init).held[0].delta
+    assert len(made_of) == 2  # of another one
+    assert torch.equal(again.A, alone.A) and torch.equal(again.B, alone.B)
+    made(layer_of, init, transposed=True)
+    assert len(made_of) == 2  # the same W, kept in another way
+    made(layer_of, init, storage="bf16")
+    assert len(made_of) == 3  # another W
+
+
+def test_the_hash_of_a_weight_is_worked_out_once(layer_of, monkeypatch):
+    layer = made(layer_of, "kaiming")
+    first = layer.base.digest()
+    monkeypatch.setattr(type(layer.base), "weight", None)
+    assert layer.base.digest() == first

@@ -1,12 +1,13 @@
 """Starts that see data or the dense weight first: literal transcriptions of the papers, and PEFT's own."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from variants import RunConfig, attach
+from variants import RunConfig, attach, write_peft
 from variants._core.init import Init
 
 R, ALPHA = 2, 5.0
@@ -89,6 +90,96 @@ def test_eva_starts_with_the_principal_components_of_the_input(tiny_model, batch
         kept = ((X - X.mean(0)) @ A.mT).square().sum() / (X - X.mean(0)).square().sum()
         S = torch.linalg.svdvals(X - X.mean(0)).square()
         assert_close(kept, S[:R].sum() / S.sum())  # the explained variance is the most that r directions can
+
+
+EVERY = ("query", "intermediate.dense", "output.dense")  # maps that do not share an input
+
+
+def spread(rho, seed=0, **options):
+    return RunConfig(
+        seed, r=R, alpha=ALPHA, targets=EVERY,
+        options={"init": "eva", "init_batches": 2, "rho": rho, **options},
+    )  # fmt: skip
+
+
+def test_evas_ranks_move_to_where_they_explain_most(tiny_model, batches):
+    """Section 3 of the paper by hand: the N r largest ratios of all maps' first rho r directions."""
+    plain, inputs = tiny_model("bert").double().eval(), {}
+    attached = shown(tiny_model("bert").double(), [spread(2.0)], batches)
+    for name in attached.slots(0):
+
+        def keep(_, args, name=name):
+            inputs.setdefault(name, []).append(args[0][batch["attention_mask"].bool()].detach())
+
+        plain.get_submodule(name).register_forward_pre_hook(keep)
+    for batch in batches:
+        plain(**batch)
+    ratios, directions = {}, {}
+    for name, found in inputs.items():
+        X = torch.cat(found)
+        _, S, directions[name] = torch.linalg.svd(X - X.mean(0), full_matrices=False)
+        ratios |= {(name, i): float(xi) for i, xi in enumerate((S.square() / S.square().sum())[: 2 * R])}
+    chosen = sorted(ratios, key=ratios.get, reverse=True)[: R * len(inputs)]
+    ranks = {name: sum(name == other for other, _ in chosen) for name in inputs}
+    assert len(set(ranks.values())) > 1  # some moved
+    assert attached.summary(0)["rank"] == ranks
+    shapes = {name: (layer.base.d_in, layer.base.d_out) for name, layer in attached.layers.items()}
+    head = sum(p[0].numel() for h in attached.heads.values() for p in h.parameters())
+    assert attached.count(0) == head + sum(r * sum(shapes[name]) for name, r in ranks.items())
+    for name, r in ranks.items():
+        A, _ = factors(attached, name)
+        same_up_to_signs(A[:r], directions[name][:r], **CLOSE)
+        assert len(A) == 2 * R and not A[r:].any()
+        assert attached.slots(0)[name][0].delta.scale_of(0) == ALPHA / R
+
+
+def adapted_of(model):
+    """The modules that PEFT adapts, by name."""
+    named = ((n.removeprefix("base_model.model."), m) for n, m in model.named_modules())
+    return [(name, module) for name, module in named if hasattr(module, "lora_A")]
+
+
+def test_what_eva_leaves_unused_stays_unused_and_out_of_an_export(tiny_model, batches, tmp_path):
+    peft = pytest.importorskip("peft")
+    attached = shown(tiny_model("bert"), [spread(2.0)], batches)
+    ranks = attached.summary(0)["rank"]
+    optimiser = torch.optim.AdamW([t.parameter for t in attached.trained], lr=0.05, weight_decay=0.1)
+    for _ in range(5):
+        loss(attached.model, batches[0]).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    for name, r in ranks.items():
+        A, B = factors(attached, name)
+        assert not A[r:].any() and not B[:, r:].any() and B[:, :r].any() == (r > 0)
+    assert attached.summary(0)["rank"] == ranks
+    write_peft(attached, 0, tmp_path / "adapter")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = peft.PeftModel.from_pretrained(tiny_model("bert"), tmp_path / "adapter").eval()
+    assert {n: m.r["default"] for n, m in adapted_of(model)} == {n: r for n, r in ranks.items() if r}
+    assert_close(model(**batches[1]).logits, attached.model(**batches[1]).logits, rtol=1e-5, atol=1e-6)
+
+
+def test_evas_ranks_are_those_of_peft(tiny_model, batches):
+    peft, config = theirs(init_lora_weights="eva")
+    config.target_modules, config.eva_config = set(EVERY), peft.EvaConfig(rho=2.0, tau=0.999)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = peft.get_peft_model(tiny_model("bert").eval(), config)
+        both = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+        peft.initialize_lora_eva_weights(model, [both], show_progress_bar=False)
+    found = dict(adapted_of(model))
+    attached = shown(tiny_model("bert"), [spread(2.0)], batches)
+    ranks = attached.summary(0)["rank"]
+    assert len(set(ranks.values())) > 1
+    assert {name: m.r["default"] for name, m in found.items()} == {name: r for name, r in ranks.items() if r}
+    assert {m.scaling["default"] for m in found.values()} == {ALPHA / R}
+
+
+def test_moved_ranks_and_an_inverse_of_gram_matrices_are_refused_together(tiny_model):
+    wrong = spread(2.0)
+    with pytest.raises(ValueError, match=r"set variant\.rho=1, or gradient=none"):
+        attach(tiny_model("bert"), [replace(wrong, axes={"gradient": "riemannian"})])
 
 
 def test_lora_ga_starts_as_its_algorithm_says(tiny_model, batches, seen):

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from variants import RunConfig, attach, fed_without_batch, merge, names, rates
-from variants._core.delta import AdaptedLinear
+from variants._core.storage import AdaptedLinear
 
 ADALORA = {"delta": "adalora", "controller": "adalora_budget"}
 MIXED = [

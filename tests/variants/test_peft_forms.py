@@ -3,12 +3,15 @@
 Where PEFT has none, against a transcription of the authors' few lines.
 """
 
+import copy
 import warnings
 
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+
+from variants import RunConfig, attach
 
 peft = pytest.importorskip("peft")
 
@@ -198,6 +201,70 @@ def test_lora_xs_is_its_authors_latent_map_between_singular_vectors(d_in, d_out,
     assert_close(layer(x), other(x), **EXACT)
     trained((layer, other), d_in, d_out)
     assert_close(delta.R[0], turned(other.mapping.weight), rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("tie", [None, "model"])
+def test_tinylora_is_that_of_peft_turned_to_the_papers_factors(tie):
+    """PEFT has sqrt(S) on both sides, the paper S on the left: P differs by sqrt(S) . sqrt(S)^-1."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 9), nn.Tanh(), nn.Linear(9, 4)).double()
+    config = peft.TinyLoraConfig(r=R, u=6, weight_tying=1.0 if tie else 0.0, target_modules=["0", "2", "4"])
+    theirs = peft.get_peft_model(copy.deepcopy(plain), config).double()
+    axes, options = {"delta": "tinylora", "scaling": "none"}, {"u": 6, "tie": tie}
+    ours = attach(plain, [RunConfig(3, targets=("0", "2", "4"), r=R, alpha=None, axes=axes, options=options)])
+    for name, (held, _) in ours.slots(0).items():
+        module = theirs.base_model.model.get_submodule(name)
+        A, B = module.tinylora_A["default"].double(), module.tinylora_B["default"].double()
+        root = held.delta.B[0].norm(dim=0).sqrt()
+        signs = (A @ held.delta.A[0].mT).diagonal().sign()
+        turned = (root * signs)[:, None] * held.delta.P[0] * (signs / root)
+        module.tinylora_P["default"] = turned
+        assert_close(B * signs, held.delta.B[0] / root, rtol=1e-4, atol=1e-5)  # theirs is made in float32
+        module.tinylora_A["default"] = held.delta.A[0] * (root * signs)[:, None]
+        module.tinylora_B["default"] = held.delta.B[0] * (signs / root)
+    trained_there = sum(p.numel() for p in theirs.parameters() if p.requires_grad)
+    assert ours.count(0) == trained_there == (6 if tie else 18)
+    x = torch.randn(11, 7, dtype=torch.float64)
+    models = (ours.model, theirs)
+    optimisers = [
+        torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05) for model in models
+    ]
+    for _ in range(30):
+        outs = [model(x) for model in models]
+        assert_close(*outs, rtol=1e-8, atol=1e-9)
+        for out, optimiser in zip(outs, optimisers, strict=True):
+            out.sin().sum().backward()
+            optimiser.step()
+            optimiser.zero_grad()
+    assert (outs[0] - plain_of(ours)(x)).abs().max() > 0.1
+
+
+def plain_of(attached):
+    """The model as it was."""
+    layers = [m.base.weight() if hasattr(m, "base") else None for m in attached.model]
+    biases = [getattr(m, "bias", None) for m in attached.model]
+
+    def forward(x):
+        for W, b in zip(layers, biases, strict=True):
+            x = x.tanh() if W is None else x @ W.T + b
+        return x
+
+    return forward
+
+
+def test_one_vector_of_tinylora_is_one_in_a_pack_as_alone(tiny_model, tokens):
+    axes, options = {"delta": "tinylora"}, {"u": 5, "tie": "model"}
+    runs = [RunConfig(7, r=2, axes=axes, options=options)] * 2 + [RunConfig(7, r=3, targets="all")]
+    pack = attach(tiny_model("bert"), runs)
+    vectors = [t for t in pack.trained if t.name.endswith(".v")]
+    assert [t.runs for t in vectors] == [slice(0, 1), slice(1, 2)]  # alike in all, and yet each its own
+    with torch.no_grad():
+        for k, t in enumerate(vectors):
+            t.parameter += 0.3 * (k + 1)
+    alone = attach(tiny_model("bert"), runs[1:2])
+    alone.put_back(0, pack.kept(1))
+    ids = tokens()
+    assert_close(alone.model(ids).logits, pack.model(ids.repeat(3, 1)).logits[len(ids) : 2 * len(ids)])
 
 
 @pytest.mark.parametrize(("d_in", "d_out", "r"), [(7, 5, 3), (5, 7, 4), (11, 13, 6)])

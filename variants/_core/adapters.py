@@ -1,6 +1,7 @@
 """The method of all low-rank variants: freeze the model, give every run its deltas and its head."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -10,13 +11,22 @@ from torch import Tensor, nn
 from variants._core import costs
 from variants._core.attach import Attached
 from variants._core.base import BlockOf
-from variants._core.delta import AdaptedLinear, Clock, Delta
+from variants._core.delta import Clock, Delta
 from variants._core.names import PRESETS, Target, TargetError, by_pattern, check_used, read_patterns
 from variants._core.own import freeze, head_parameters, only_one, pack_heads, top_blocks, unfreeze
 from variants._core.registry import get, names, register
 from variants._core.run import PLAIN, RunConfig, Slot, Trained
-from variants._core.storage import store_backbone
-from variants._core.targets import backbone_of, experts, fed_without_batch, find, is_conv1d, unreached
+from variants._core.storage import AdaptedLinear, store_backbone
+from variants._core.targets import (
+    backbone_linears,
+    backbone_of,
+    expert_stacks,
+    experts,
+    fed_without_batch,
+    find,
+    is_conv1d,
+    unreached,
+)
 
 
 @register("method", "adapters")
@@ -83,7 +93,7 @@ def _cover(
 ) -> tuple[dict[str, list[str]], Wanted, list[str]]:
     coverage: dict[str, list[str]] = {}
     wanted: Wanted = {}
-    remarks = _left_dense(model, runs)
+    remarks: list[str] = []
     never = _unused(model, remarks)
     for k, run in enumerate(runs):
         if run.targets is None or run.r is None:
@@ -109,9 +119,16 @@ def _cover(
         for option in ("rank_pattern", "alpha_pattern"):
             patterns = read_patterns(option, run.options.get(option))
             check_used(option, patterns, {target.module for target in targets})
+        if run.options.get("expert_rank") and not any(target.active for target in targets):
+            raise ValueError(
+                f"expert_rank says what r is for experts, and targets {run.targets!r} name none: add "
+                "experts, as in targets=[all,experts], or leave it out."
+            )
         for target in targets:
             wanted.setdefault(target.module, {}).setdefault(target, []).append(k)
-    order = [name for name, _ in model.named_modules() if name in wanted]
+    stacks = experts(model)
+    remarks = _of_experts(model, stacks, runs, wanted) + remarks
+    order = [name for name in (*(n for n, _ in model.named_modules()), *stacks) if name in wanted]
     return coverage, {name: wanted[name] for name in order}, list(dict.fromkeys(remarks))
 
 
@@ -137,20 +154,23 @@ def _unused(model: nn.Module, remarks: list[str]) -> frozenset[str]:
         return frozenset()
 
 
-def _left_dense(model: nn.Module, runs: Sequence[RunConfig]) -> list[str]:
+def _of_experts(
+    model: nn.Module, stacks: Mapping[str, int], runs: Sequence[RunConfig], wanted: Collection[str]
+) -> list[str]:
     """A sentence on stacks of matrices that are no linear maps, where a run seems to reach them."""
-    stacks = experts(model)
     everything = any({"m"} <= set(PRESETS.get(str(run.targets), "")) for run in runs)
     quantised = any(run.axis("storage") != "fp32" for run in runs)
-    if not stacks or not (everything or quantised):
+    adapted = any(name in wanted for name in stacks)
+    if not stacks or not (quantised or (everything and not adapted)):
         return []
     numbers = sum(stacks.values())
     share = numbers / sum(p.numel() for p in backbone_of(model).parameters())
     ends = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in stacks))
     stored = f" and stay as they are where the storage is {runs[0].axis('storage')}" if quantised else ""
+    named = ", which targets=experts names" if expert_stacks(model) else " and no linear maps"
     return [
-        f"{numbers:,} parameters, {share:.0%} of the backbone, are stacks of matrices (experts: {ends}) and "
-        f"no linear maps: they are not adapted{stored}"
+        f"{numbers:,} parameters, {share:.0%} of the backbone, are stacks of matrices (experts: {ends})"
+        f"{named}: they are {'' if adapted else 'not '}adapted{stored}"
     ]
 
 
@@ -159,7 +179,9 @@ def _hold(
 ) -> None:
     """Give the layer one stacked delta for each stretch of neighbouring runs that are alike."""
     base = layer.base if target.rows is None else BlockOf(layer.base, target.rows)
-    slots = {k: _slot(runs[k], target) for k in members}
+    slots = {k: replace(_slot(runs[k], target), run=k) for k in members}
+    if target.active:
+        _check_experts([runs[k] for k in members])
 
     def stack_of(k: int) -> tuple:
         kind = runs[k].axis("delta")
@@ -178,13 +200,28 @@ def _hold(
         layer.hold(slice(stack[0], stack[-1] + 1), target.rows, delta, base)
 
 
+def _check_experts(runs: Sequence[RunConfig]) -> None:
+    for run in runs:
+        if run.dropout:
+            raise ValueError(
+                f"dropout {run.dropout:g} acts on the input of a change of W, and of experts W' itself is "
+                "formed: set variant.dropout=0, or leave experts out of targets."
+            )
+        init = run.axis("init")
+        if get("init", init).needs:
+            raise ValueError(
+                f"init={init} starts from what it sees of a linear map ({get('init', init).needs}), and "
+                "experts show none: choose init=kaiming, or pissa, or leave experts out of targets."
+            )
+
+
 def _dense(
     model: nn.Module, runs: Sequence[RunConfig], adapted: Collection[str]
 ) -> dict[str, tuple[Tensor, bool]]:
     """Where an init needs it: the adapted maps before they go into their storage, and if transposed."""
     if all(get("init", run.axis("init")).needs != "dense" for run in runs):
         return {}
-    found = {name: model.get_submodule(name) for name in adapted}
+    found = {name: m for name, m in backbone_linears(model).items() if name in adapted}
     return {n: (m.weight, is_conv1d(m)) for n, m in found.items() if not isinstance(m, AdaptedLinear)}
 
 
@@ -212,21 +249,21 @@ def _slot(run: RunConfig, target: Target) -> Slot:
             f"delta that can ({', '.join(able)}), or init={PLAIN['init']}."
         )
     _check_gradient(run)
-    r, alpha = (
-        by_pattern(read_patterns(option, run.options.get(option)), target.module, otherwise or 0)
-        for option, otherwise in (("rank_pattern", run.r), ("alpha_pattern", run.alpha or 1.0))
-    )
+    r = target.rank(run.r or 0, run.options)
+    alphas = read_patterns("alpha_pattern", run.options.get("alpha_pattern"))
+    alpha = by_pattern(alphas, target.module, run.alpha or 1.0)
     if alpha <= 0:
         raise ValueError(f"alpha {alpha:g} must be positive.")
     if r != int(r):
         raise ValueError(f"rank {r:g} of {target.name} must be a whole number.")
     rank = delta.initial_rank(int(r), run.options)
     scale = get("scaling", run.axis("scaling"))(float(alpha), max(rank, 1))
+    widest = get("init", init).widest(rank, run.options)
     return Slot(
         module=target.module,
         block=target.block,
         seed=run.seed,
-        rank=rank,
+        rank=max(rank, min(widest, target.d_in, target.d_out)),
         target_rank=int(r),
         scale=scale,
         dropout=run.dropout,
@@ -244,6 +281,11 @@ def _check_gradient(run: RunConfig) -> None:
         raise ValueError(
             f"gradient={kind} rewrites the gradients of A and B together, and delta={delta} does not train "
             f"both as LoRA does: choose a delta that does ({able}), or gradient=none."
+        )
+    if get("init", run.axis("init")).widest(8, run.options) > 8:
+        raise ValueError(
+            f"gradient={kind} inverts the Gram matrices of A and B, and rho={run.options['rho']:g} leaves "
+            "some of their rows zero: set variant.rho=1, or gradient=none."
         )
 
 

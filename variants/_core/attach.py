@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from variants._core.base import wide
-from variants._core.delta import AdaptedLinear, Clock, Delta, Held
+from variants._core.delta import Clock, Delta, Held
 from variants._core.registry import get
 from variants._core.run import PLAIN, Controller, RunConfig, Trained
-from variants._core.storage import bits_per_weight, frozen_bytes
+from variants._core.storage import AdaptedLinear, bits_per_weight, frozen_bytes
 from variants._core.targets import backbone_linears
 
 
@@ -126,9 +126,16 @@ class Attached:
         finally:
             for hook in hooks:
                 hook.remove()
+        of_run: dict[int, list[tuple[Held, int, Tensor]]] = {}
         for held, k in self.waiting():
             if (id(held.delta), k) in sums:
-                held.delta.start(k, held.base, sums[id(held.delta), k])
+                seen = held, k, sums[id(held.delta), k]
+                of_run.setdefault(held.part.runs.start + k, []).append(seen)
+        for own in of_run.values():
+            held, k, _ = own[0]
+            ranks = held.delta.waiting[k].ranks([(h.delta.slots[i], seen) for h, i, seen in own])
+            for (held, k, found), rank in zip(own, ranks, strict=True):
+                held.delta.start(k, held.base, found, rank)
         self.after_load()
 
     def step_log(self, k: int) -> list[dict[str, float]]:
@@ -211,7 +218,7 @@ class Attached:
         facts: dict[str, Any] = {"matched": list(slots)}
         if slots:
             facts["scale"] = _one_or_all({n: h.delta.scale_of(i) for n, (h, i) in self.slots(k).items()})
-            facts["rank"] = _one_or_all({name: slot.rank for name, slot in slots.items()})
+            facts["rank"] = _one_or_all({n: h.delta.rank_of(i) for n, (h, i) in self.slots(k).items()})
         facts["trainable_parameters"] = self.count(k)
         computes = {
             str(c).removeprefix("torch.") for b in self.model.modules() if (c := getattr(b, "compute", None))
@@ -237,7 +244,8 @@ class Attached:
 
     def count(self, k: int) -> int:
         """Trained parameters of run k."""
-        return sum(t.numel() for t in self.tensors(k).values())
+        unused = sum(held.delta.unused(i, held.base) for held, i in self.slots(k).values())
+        return sum(t.numel() for t in self.tensors(k).values()) - unused
 
     def base_bytes(self) -> int:
         """Stored bytes of all that is frozen."""

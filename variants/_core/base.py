@@ -3,6 +3,7 @@
 W is (d_out, d_in), x is (..., d_in), y = x W^T is (..., d_out).
 """
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,6 +51,10 @@ class Base(nn.Module):
         """What a model's own code gets when it reads `layer.weight`. T5 does, for the dtype."""
         return self.weight()
 
+    def rows(self, block: slice, dtype: torch.dtype | None = None) -> Float[Tensor, "rows d_in"]:
+        """Some rows of W, as `weight` gives all."""
+        return self.weight(dtype)[block]
+
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """The raw forward product x W^T + bias, outside autograd."""
         if bias is not None and bias.dtype != x.dtype:
@@ -71,6 +76,15 @@ class Base(nn.Module):
             with torch.no_grad():
                 kept = self._row_squares = self.weight(wide(self.dtype)).square().sum(dim=1)
         return kept
+
+    def digest(self) -> str:
+        """SHA-256 of W, its shape and its type; worked out once, as W never changes."""
+        if not hasattr(self, "_digest"):
+            W = self.weight().detach().contiguous().cpu()
+            said = hashlib.sha256(f"{tuple(W.shape)} {W.dtype}".encode())
+            said.update(W.view(torch.uint8).numpy())
+            self._digest = said.hexdigest()
+        return self._digest
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -122,6 +136,33 @@ class DenseBase(Base):
         return self.stored
 
 
+class StackBase(DenseBase):
+    """The matrices of all experts as one map, one expert after another in its rows.
+
+    Stored as the model has them, (E, d_out / E, d_in), or (E, d_in, d_out / E) if `transposed`.
+    """
+
+    def __init__(self, stack: Float[Tensor, "E _ _"], *, transposed: bool = False) -> None:
+        super().__init__(stack[0], transposed=transposed)
+        self.stored = nn.Parameter(stack.detach(), requires_grad=False)
+        self.each, self.d_out = self.d_out, self.d_out * len(stack)
+
+    def weight(self, dtype: torch.dtype | None = None) -> Tensor:
+        """W; a copy where the stack is transposed."""
+        return super().weight(dtype).flatten(0, 1)
+
+    def rows(self, block: slice, dtype: torch.dtype | None = None) -> Tensor:
+        """One expert's matrix, without a look at the others."""
+        one = self.stored[block.start // self.each]
+        one = one.mT if self.transposed else one
+        return one if dtype is None else one.to(dtype)
+
+    def stacked(self, W: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "E _ _"]:
+        """Rows of all experts, in the layout of the model."""
+        stack = W.unflatten(0, (-1, self.each))
+        return stack.mT.contiguous() if self.transposed else stack
+
+
 class BlockOf(Base):
     """Some rows of another base, the query block of GPT-2's fused c_attn, say. It stores nothing itself."""
 
@@ -147,7 +188,7 @@ class BlockOf(Base):
 
     def weight(self, dtype: torch.dtype | None = None) -> Tensor:
         """The rows of the block."""
-        return self._whole[0].weight(dtype)[self.block]
+        return self._whole[0].rows(self.block, dtype)
 
 
 @register("storage", "fp32")

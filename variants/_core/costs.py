@@ -78,6 +78,13 @@ def has_scale(delta: str) -> bool:
     return bool(get("delta", delta).scaled if known is None else known.get("scaled", True))
 
 
+def is_tied(delta: str, options: Mapping[str, Any]) -> bool:
+    """Whether what a delta trains is one for all maps of a run."""
+    known = declared("delta", delta)
+    option = get("delta", delta).tied_by if known is None else known.get("tied_by")
+    return bool(option and options.get(option))
+
+
 def trains_both(delta: str) -> bool:
     """Whether a delta's A and B both learn, and are the factors of its change as PEFT knows them."""
     known = _declaration(delta)

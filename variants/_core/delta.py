@@ -1,4 +1,4 @@
-"""Delta: a trained change of a frozen linear map; and AdaptedLinear, the layer that holds both.
+"""Delta: a trained change of a frozen linear map.
 
 Notation, the same in every file of this folder:
 
@@ -22,12 +22,11 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from variants._core import costs
 from variants._core.base import Base, DenseBase, wide
 from variants._core.init import Init, Start
-from variants._core.lowrank import Block, Factors, Part, compute_dtype, low_rank_linear
+from variants._core.lowrank import Factors, Part
 from variants._core.registry import get
 from variants._core.run import Slot
 from variants._core.seeds import generator
@@ -52,11 +51,12 @@ class PeftAdapter:
 
     tensors: dict[str, Tensor]  # A (r, d_in), B (d_out, r), and m (d_out,) or E (r,) where there is one
     scale: float
+    experts: int = 0  # whose factors lie one after another in A, and side by side in B
 
     @property
     def rank(self) -> int:
-        """Rows of A."""
-        return len(self.tensors["A"])
+        """Rows of A for each expert."""
+        return len(self.tensors["A"]) // (self.experts or 1)
 
 
 class Delta(nn.Module):
@@ -74,6 +74,7 @@ class Delta(nn.Module):
     defaults    the options that it reads
     any_init    whether A and B may start anyhow, away from B = 0; a delta that builds on one says it again
     scaled      whether s is in its change of W, so that it can learn
+    tied_by     the option that, if set, makes what is trained one for all maps of a run
     rank_ratio  the option whose multiple of r is the rank at the start; None: r
     peft        own parameter -> tensor of PEFT's format (A, B, m, E); an adapter of these is read as this
                 delta, under the options `peft_options`. Empty: see `to_peft`
@@ -84,6 +85,7 @@ class Delta(nn.Module):
     frozen: ClassVar[Mapping[str, str]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
     any_init: ClassVar[bool] = False
+    tied_by: ClassVar[str | None] = None
     rank_ratio: ClassVar[str | None] = None
     peft: ClassVar[Mapping[str, str]] = {}
     peft_options: ClassVar[Mapping[str, Any]] = {}
@@ -93,6 +95,7 @@ class Delta(nn.Module):
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__()
         self.slots, self.clock, self.subtracts, self.given = tuple(slots), clock, False, False
+        self.spare = False  # whether some rows of A and columns of B may stay zero, see `Init.ranks`
         self.waiting: dict[int, type[Init]] = {}  # runs of the stack whose init has yet to see something
         for slot in slots:
             _check(slot, base)
@@ -195,6 +198,7 @@ class Delta(nn.Module):
             starts.append(empty if init.needs else init.start(slot, base, nothing))
         for name, draws in (("A", [s.A for s in starts]), ("B", [s.B for s in starts])):
             setattr(self, name, (self.fixed if name in self.frozen else self.stacked)(draws, base))
+        self.spare = any(slot.rank > (slot.target_rank or slot.rank) for slot in self.slots)
         # `stack_key` sees to it that all of a stack are alike in this
         self.subtracts, self.given = init.subtracts, init.subtracts or bool(init.needs)
         if self.subtracts:
@@ -202,13 +206,36 @@ class Delta(nn.Module):
             self.B0 = self.fixed([start.B for start in starts], base)
 
     @torch.no_grad()
-    def start(self, k: int, base: Base, seen: Tensor) -> None:
-        """Give run k the start that waited for what its init has seen by now."""
+    def start(self, k: int, base: Base, seen: Tensor, rank: int | None = None) -> None:
+        """Give run k the start that waited for what its init has seen by now, cut to a rank."""
         start = self.waiting.pop(k).start(self.slots[k], base, seen)
+        if rank is not None:
+            start.A[rank:], start.B[:, rank:] = 0.0, 0.0
         for name, tensor in (("A", start.A), ("B", start.B)):
             getattr(self, name)[k].copy_(tensor)
             if self.subtracts:
                 getattr(self, f"{name}0")[k].copy_(tensor)
+
+    def rank_of(self, k: int) -> int:
+        """The rank that run k has here, as far as it is known."""
+        slot = self.slots[k]
+        if not self.spare:
+            return slot.rank
+        return (slot.target_rank or slot.rank) if k in self.waiting else len(self._used(k))
+
+    def _used(self, k: int) -> Tensor:
+        return self.A[k].detach().any(dim=1).nonzero()[:, 0]
+
+    def unused(self, k: int, base: Base) -> int:
+        """Trained parameters of run k that no gradient reaches."""
+        if not self.spare:
+            return 0
+        slot = self.slots[k]
+        there, used = (
+            sum(self.sizes(rank, base.d_in, base.d_out, slot.options).values())
+            for rank in (slot.rank, self.rank_of(k))
+        )
+        return there - used
 
     @property
     def saved(self) -> list[str]:
@@ -259,6 +286,9 @@ class Delta(nn.Module):
         tensors = {key: getattr(self, name).detach()[k] for name, key in self.peft.items()}
         if self.subtracts:
             tensors |= {key: pair.detach()[k] for key, pair in zip("AB", self.joined(), strict=True)}
+        if self.spare:
+            used = self._used(k)
+            tensors |= {"A": tensors["A"][used], "B": tensors["B"][:, used]}
         return PeftAdapter(tensors, self.scale_of(k))
 
     @property
@@ -270,6 +300,10 @@ class Delta(nn.Module):
     def folds(self) -> bool:
         """Whether the delta is a dense change alone, so that a layer may add it to W before its product."""
         return not self.low_rank and type(self).forward is Delta.forward and not self.drops
+
+    def turned(self, x: Float[Tensor, "K N d_in"]) -> Float[Tensor, "K N d_in"] | None:
+        """The x of which W makes what W' makes of the one given; None where there is no such x."""
+        return None
 
     @property
     def drops(self) -> bool:
@@ -322,79 +356,3 @@ def _check(slot: Slot, base: Base) -> None:
         )
     if not 0 <= slot.dropout < 1:
         raise ValueError(f"dropout {slot.dropout} at {slot.name} is out of range: 0 <= dropout < 1.")
-
-
-class AdaptedLinear(nn.Module):
-    """A frozen map with the deltas of all runs.
-
-    Its input's first axis is the runs' rows in order, equally many for each.
-    """
-
-    def __init__(
-        self,
-        base: Base,
-        bias: Tensor | None,
-        *,
-        name: str,
-        runs: int,
-        origin: type[nn.Module] = nn.Linear,
-        storage: str = "fp32",
-    ) -> None:
-        super().__init__()
-        self.base, self.name, self.runs, self.origin, self.storage = base, name, runs, origin, storage
-        self.bias = bias if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-        self.deltas = nn.ModuleList()
-        self.held: list[Held] = []
-
-    def hold(self, runs: slice, block: Block, delta: Delta, base: Base) -> None:
-        """Add the delta of some runs; `base` is the layer's own or a `BlockOf` it."""
-        whole = block is None and runs == slice(0, self.runs)
-        self.deltas.append(delta)
-        self.held.append(Held(Part(runs, block, whole), delta, base))
-
-    @property
-    def weight(self) -> Tensor:
-        """The frozen weight, for models that look at it."""
-        return self.base.shown()
-
-    def forward(self, x: Float[Tensor, "rows *mid d_in"]) -> Float[Tensor, "rows *mid d_out"]:
-        """Every run's rows through its own W' x + b."""
-        held = self.held
-        if not held:
-            return self.base.linear(x, self.bias)
-        if x.shape[0] % self.runs:
-            raise ValueError(
-                f"{self.name} got an input of {x.shape[0]} rows, no multiple of the pack's {self.runs} runs: "
-                "this layer is fed without a batch axis, so its runs must train one at a time."
-            )
-        if all(h.delta.fuses for h in held):
-            parts = [(h.part, h.delta.factors(h.base)) for h in held]
-            return low_rank_linear(self.base, self.bias, x, self.runs, parts)
-        if [h.part.whole and h.delta.folds for h in held] == [True] and self._is_wide(x):
-            return self._folded(x, held[0].delta.weight(self.base).to(x.dtype))
-        out = self._one_by_one(x.reshape(self.runs, -1, x.shape[-1])).view(*x.shape[:-1], -1)
-        return out if self.bias is None else out + self.bias.to(out.dtype)
-
-    def _is_wide(self, x: Tensor) -> bool:
-        """Whether products take place in 32 bits at least: a short type would round W' anew."""
-        dtype = compute_dtype(x)
-        return dtype == x.dtype and dtype.itemsize >= 4 and self.base.compute in (None, dtype)
-
-    def _folded(self, x: Tensor, W: Float[Tensor, "K d_out d_in"]) -> Tensor:
-        """One product with W' for each run, in the place of one with W and one with the change."""
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        if self.runs == 1:
-            return F.linear(x, W[0], bias)
-        rows = x.reshape(self.runs, -1, x.shape[-1])
-        out = torch.bmm(rows, W.mT) if bias is None else torch.baddbmm(bias, rows, W.mT)
-        return out.view(*x.shape[:-1], -1)
-
-    def _one_by_one(self, x: Float[Tensor, "K N d_in"]) -> Float[Tensor, "K N d_out"]:
-        """Each delta by its own forward, from the shared base product."""
-        y = self.base.linear(x)
-        if [h.part.whole for h in self.held] == [True]:
-            return self.held[0].delta(x, y, self.base)
-        out = y.clone()
-        for part, delta, base in self.held:
-            part.piece(out).copy_(delta(part.rows(x), part.piece(y), base))
-        return out

@@ -14,9 +14,8 @@ until then A and B are zero. It sees, in float64,
     dense      (d_out, d_in)          W before it went into its storage
 """
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -43,6 +42,9 @@ class Init:
     subtracts   whether s B A of the start is taken off W again, as A0 and B0
     needs       what has to be seen first: inputs, gradient, dense, or "" for nothing
     defaults    the options that it reads
+
+    One may spread the ranks of a run over its maps: `widest` rows are there, and a map uses those that
+    `ranks` gives it. The other rows of A and columns of B are zero, so that no gradient reaches them.
     """
 
     subtracts: ClassVar[bool] = False
@@ -57,6 +59,16 @@ class Init:
     def start(slot: Slot, base: Base, seen: Tensor) -> Start:
         """A and B, of any floating-point type; `seen` is empty where nothing is needed."""
         raise NotImplementedError
+
+    @classmethod
+    def widest(cls, r: int, options: Mapping[str, Any]) -> int:
+        """The most rows of A that a map may use, if it is large enough."""
+        return r
+
+    @classmethod
+    def ranks(cls, seen: Sequence[tuple[Slot, Tensor]]) -> list[int]:
+        """How many rows each map of one run uses, from what was seen of all of them."""
+        return [slot.rank for slot, _ in seen]
 
     @classmethod
     def batches(cls, slot: Slot) -> int:
@@ -107,21 +119,38 @@ def svd(W: Float[Tensor, "d_out d_in"]) -> Svd:
     return Svd(_signed(U), S, Vt.mT * _signs(U))
 
 
-_known: OrderedDict[tuple, Svd] = OrderedDict()
+_known: OrderedDict[str, Svd] = OrderedDict()
+Recall = Callable[[str], Mapping[str, Tensor] | None]
+Keep = Callable[[str, dict[str, Tensor]], None]
+_outside: list[tuple[Recall, Keep]] = []
+
+
+def keep_decompositions(recall: Recall, keep: Keep) -> None:
+    """Let decompositions outlive the process: `recall` gives what `keep` was given under a key, or None."""
+    _outside[:] = [(recall, keep)]
 
 
 def svd_of(base: Base, rank: int, *, weakest: bool = False) -> Svd:
     """The `rank` strongest or weakest singular triplets of W.
 
-    Kept by the content of W, a few more than needed: the runs of a sweep over ranks decompose each map once
-    per process.
+    Kept by the content of W, a few more than needed: a sweep over ranks decomposes each map once.
     """
-    W = base.weight(torch.float64)
-    content = hashlib.sha256(W.contiguous().cpu().numpy().tobytes()).digest()
     width = max(32, 1 << (rank - 1).bit_length())
-    key = (content, tuple(W.shape), str(W.device), width, weakest)
+    key = f"{base.digest()}-{base.device.type}-{width}{'-weakest' * weakest}"
     if key not in _known:
-        _known[key] = svd(W).part(width, weakest)
+        _known[key] = _recalled(key, base) or _decomposed(key, base, width, weakest)
         if len(_known) > KEPT:
             _known.popitem(last=False)
     return _known[key].part(rank, weakest)
+
+
+def _recalled(key: str, base: Base) -> Svd | None:
+    found = next((found for recall, _ in _outside if (found := recall(key))), None)
+    return None if found is None else Svd(*(found[name].to(base.device) for name in Svd._fields))
+
+
+def _decomposed(key: str, base: Base, width: int, weakest: bool) -> Svd:
+    made = svd(base.weight(torch.float64)).part(width, weakest)
+    for _, keep in _outside:
+        keep(key, {name: t.cpu() for name, t in made._asdict().items()})
+    return made

@@ -11,8 +11,8 @@ from torch import nn
 
 from variants._core.attach import Attached, merged_weight, touches
 from variants._core.base import Base
-from variants._core.delta import AdaptedLinear
 from variants._core.own import PackedLinear
+from variants._core.storage import AdaptedExperts, AdaptedLinear
 
 
 def merge(attached: Attached, k: int, *, dtype: torch.dtype | None = None) -> nn.Module:
@@ -41,7 +41,10 @@ def merge(attached: Attached, k: int, *, dtype: torch.dtype | None = None) -> nn
         dtype = bases[0].dtype if bases and dense else torch.bfloat16 if bases else None
     memo: dict[int, object] = {id(p): p for p in attached.model.parameters()}
     for module in attached.model.modules():
-        if isinstance(module, AdaptedLinear):
+        if isinstance(module, AdaptedExperts):
+            weights = {n: merged_weight(module.get_submodule(n), k) for n in module.names}
+            memo[id(module)] = module.merged(weights, memo)
+        elif isinstance(module, AdaptedLinear):
             memo[id(module)] = _plain_linear(module, k)
         elif isinstance(module, PackedLinear):
             memo[id(module)] = _plain_head(module, k)
@@ -56,10 +59,9 @@ def _plain_linear(layer: AdaptedLinear, k: int) -> nn.Module:
     weight = merged_weight(layer, k) if touches(layer, k) else layer.base.weight()
     if layer.origin.__name__ == "Conv1D":
         plain = layer.origin(layer.base.d_out, layer.base.d_in)
-        weight = weight.T.contiguous()
     else:
         plain = nn.Linear(layer.base.d_in, layer.base.d_out, bias=layer.bias is not None, device="meta")
-    plain.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    plain.weight = nn.Parameter(layer.in_layout(weight).detach(), requires_grad=False)
     plain.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), requires_grad=False)
     return plain
 

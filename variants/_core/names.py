@@ -7,7 +7,8 @@ repeated block of the backbone has a kind:
     qkv        all three in one map          x    another mixer of tokens: convolution, state space
     o          any other map of attention
 
-What lies outside the blocks (embeddings, pooler, head) is in no preset. A list is taken literally, as
+What lies outside the blocks (embeddings, pooler, head) is in no preset. Experts that a model keeps as one
+stack of matrices are in `experts` alone, each of them a map of its own. A list is taken literally, as
 suffixes of names; `re:<regex>` must match whole names. A pattern with a value ("query=4") is a regular
 expression that the end of a name matches, from a dot on, as PEFT reads its own; the first match counts.
 """
@@ -23,7 +24,7 @@ from typing import Any
 Targets = str | Sequence[str]
 Patterns = dict[str, float]
 
-PRESETS = {"qv": "qv", "qkv": "qkv", "attention": "qkvo", "mlp": "m", "all": "qkvomx"}
+PRESETS = {"qv": "qv", "qkv": "qkv", "attention": "qkvo", "mlp": "m", "all": "qkvomx", "experts": "e"}
 _KINDS = {
     **dict.fromkeys(
         ["q", "query", "q_proj", "query_proj", "q_lin", "to_q", "q_head", "Wq", "q_attn", "query_global"], "q"
@@ -52,25 +53,43 @@ class TargetError(ValueError):
 
 @dataclass(frozen=True)
 class Target:
-    """One map to adapt: a whole module, or a block of the rows of a fused one."""
+    """One map to adapt: a whole module, a block of the rows of a fused one, or one expert of a stack."""
 
     module: str
     d_in: int
     d_out: int
     block: str = ""
     rows: slice | None = field(default=None, compare=False)  # module and block say it all
+    active: int = field(default=0, compare=False)  # experts that a token goes through; 0: it is no expert
 
     @property
     def name(self) -> str:
         """As shown to people."""
         return f"{self.module}[{self.block}]" if self.block else self.module
 
+    def rank(self, r: float, options: Mapping[str, Any]) -> float:
+        """r here: by `rank_pattern`, and with `expert_rank=active` shared out among a token's experts.
+
+        Raises:
+            ValueError: It cannot be shared out.
+        """
+        own = by_pattern(read_patterns("rank_pattern", options.get("rank_pattern")), self.module, r)
+        if options.get("expert_rank") != "active" or not self.active or not own:
+            return own
+        if own % self.active:
+            raise ValueError(
+                f"expert_rank=active divides r by the {self.active} experts that a token goes through, and "
+                f"{own:g} cannot be divided so at {self.name}: choose a multiple of {self.active}."
+            )
+        return own // self.active
+
 
 @dataclass(frozen=True)
 class Layout:
     """All of a model that decides what a target means on it.
 
-    `heads` and `groups` are those of queries and of keys; `prefixes` are what may stand before the names.
+    `heads` and `groups` are those of queries and of keys; `prefixes` are what may stand before the names. A
+    token goes through `active` of the experts of a stack.
     """
 
     maps: Mapping[str, tuple[int, int]]  # linear maps of the backbone: (d_in, d_out)
@@ -79,6 +98,8 @@ class Layout:
     heads: int = 1
     groups: int = 1
     prefixes: tuple[str, ...] = ("",)
+    stacks: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)  # experts, d_in, d_out
+    active: int = 1
 
     @cached_property
     def kinds(self) -> dict[str, str]:
@@ -116,6 +137,13 @@ class Layout:
             return None
         q, kv = (d_out * n // (self.heads + 2 * self.groups) for n in (self.heads, self.groups))
         return {"q": slice(0, q), "k": slice(q, q + kv), "v": slice(q + kv, q + 2 * kv)}
+
+    def experts(self, stack: str) -> Iterator[Target]:
+        """Every expert of a stack."""
+        count, d_in, d_out = self.stacks[stack]
+        for e in range(count):
+            rows = slice(e * d_out, (e + 1) * d_out)
+            yield Target(stack, d_in, d_out, str(e), rows, self.active)
 
     def outputs(self, kind: str) -> list[Target]:
         """The map that each attention (kind "o") or each feed-forward layer ("m") ends in.
@@ -175,7 +203,7 @@ def find(layout: Layout, targets: Targets, *, layers: Any = None) -> dict[str, l
     for pattern in [targets] if isinstance(targets, str) else targets:
         matched = list(_matched(layout, pattern))
         if not matched:
-            raise TargetError(_nothing(pattern, layout.maps))
+            raise TargetError(_nothing(pattern, [*layout.maps, *layout.stacks]))
         found[pattern] = [t for t in matched if allowed is None or block_index(t.module) in allowed]
         if not found[pattern]:
             raise TargetError(f"targets {pattern!r} match nothing in layers {layers!r}; {_where(matched)}.")
@@ -251,15 +279,22 @@ def _matched(layout: Layout, pattern: str) -> Iterator[Target]:
         yield from _preset(layout, pattern)
         return
     regex = _regex(pattern[3:]) if pattern.startswith("re:") else None
-    for name, shape in layout.maps.items():
+
+    def meant(name: str) -> bool:
         if regex is None:
-            if f".{name}".endswith(f".{pattern}"):
-                yield Target(name, *shape)
-        elif any(regex.fullmatch(prefix + name) for prefix in layout.prefixes):
-            yield Target(name, *shape)
+            return f".{name}".endswith(f".{pattern}")
+        return any(regex.fullmatch(prefix + name) for prefix in layout.prefixes)
+
+    yield from (Target(name, *shape) for name, shape in layout.maps.items() if meant(name))
+    for stack in filter(meant, layout.stacks):
+        yield from layout.experts(stack)
 
 
 def _preset(layout: Layout, preset: str) -> Iterator[Target]:
+    if preset == "experts":
+        for stack in layout.stacks:
+            yield from layout.experts(stack)
+        return
     instead = "Use targets=qkv, or name the fused map itself: targets=[{}]."
     yield from of_kinds(layout, PRESETS[preset], f"targets {preset!r}", instead)
 
@@ -328,8 +363,9 @@ def _nothing(pattern: str, maps: Iterable[str]) -> str:
     near = difflib.get_close_matches(pattern.removeprefix("re:"), known, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     shown = ", ".join(suffixes[:20]) or "none at all"
+    what = "stack of experts" if pattern == "experts" else "linear map"
     return (
-        f"targets {pattern!r} match no linear map of the backbone.{hint} "
+        f"targets {pattern!r} match no {what} of the backbone.{hint} "
         f"Presets: {', '.join(PRESETS)}. Names here: {shown}. The head is always trained and is no target."
     )
 

@@ -55,6 +55,7 @@ class Slot:
     target_rank: int | None = None  # on average at its end, where a budget shrinks it
     options: Mapping[str, Any] = field(default_factory=dict)
     block: str = ""  # "q" for the query block of a fused map
+    run: int = 0  # of the pack
 
     @property
     def name(self) -> str:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from variants._core import names
-from variants._core.base import Base
+from variants._core.base import Base, StackBase
 from variants._core.names import Layout, Target, Targets
 
 
 def is_linear(module: nn.Module) -> bool:
     """Whether a module is a dense linear map: nn.Linear, an adapted one, or the Conv1D of GPT-2."""
-    stored = isinstance(getattr(module, "base", None), Base)
+    base = getattr(module, "base", None)
+    stored = isinstance(base, Base) and not isinstance(base, StackBase)
     return stored or isinstance(module, nn.Linear) or is_conv1d(module)
 
 
@@ -49,13 +50,47 @@ def layout_of(model: nn.Module) -> Layout:
     others = (name for name, _ in model.named_parameters() if ".base." not in name)
     heads = getattr(config, "num_attention_heads", None) or 1
     shared = 1 if getattr(config, "multi_query", False) else None
+    stacks = {name: (len(p), *_matrix(m, p)) for name, (m, p) in expert_stacks(model).items()}
     return Layout(
         maps={name: shape(module) for name, module in linears.items()},
         tensors={*others, *(f"{name}.weight" for name in linears)},
+        stacks=stacks,
+        active=getattr(config, "num_experts_per_tok", None) or 1,
         model_type=_fused_as(config),
         heads=heads,
         groups=shared or getattr(config, "num_key_value_heads", None) or heads,
     )
+
+
+def expert_stacks(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Parameter]]:
+    """Stacks of experts' matrices whose layout the model says: name -> (their module, the parameter).
+
+    Modules of transformers' experts interface do: `is_transposed`, and the tokens' experts as an argument.
+    """
+    return {
+        name: (module, parameter)
+        for name, (module, parameter) in _stacks(model).items()
+        if hasattr(module, "is_transposed") and hasattr(module, "_apply_gate")
+    }
+
+
+def _stacks(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Parameter]]:
+    """Stacks of matrices inside blocks that are no linear maps, as experts are kept."""
+    inside = {id(module) for module in backbone_of(model).modules()}
+    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return {
+        f"{prefix}.{leaf}": (module, parameter)
+        for prefix, module in model.named_modules()
+        if id(module) in inside and not isinstance(module, convolutions)
+        for leaf, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == 3 and names.block_index(prefix) is not None
+    }
+
+
+def _matrix(module: nn.Module, stack: nn.Parameter) -> tuple[int, int]:
+    """(d_in, d_out) of one expert."""
+    a, b = stack.shape[1:]
+    return (a, b) if module.is_transposed else (b, a)
 
 
 def _fused_as(config: Any) -> str:
@@ -101,7 +136,7 @@ def fed_without_batch(model: nn.Module, names: Collection[str] | None = None) ->
 
     with _evaluating(model):
         handles = [
-            linears[n].register_forward_pre_hook(check(n)) for n in (linears if names is None else names)
+            linears[n].register_forward_pre_hook(check(n)) for n in linears if names is None or n in names
         ]
         try:
             for rows in (5, 7):
@@ -217,12 +252,5 @@ def _run(model: nn.Module, rows: int, *, whole: bool = False) -> Any:
 
 
 def experts(model: nn.Module) -> Mapping[str, int]:
-    """Stacks of matrices inside blocks that are no linear maps, as experts are kept: name -> numbers."""
-    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return {
-        f"{prefix}.{leaf}": parameter.numel()
-        for prefix, module in backbone_of(model).named_modules()
-        if not isinstance(module, convolutions)
-        for leaf, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim == 3 and names.block_index(prefix) is not None
-    }
+    """All stacks of matrices, those of an unknown layout too: name -> numbers."""
+    return {name: parameter.numel() for name, (_, parameter) in _stacks(model).items()}

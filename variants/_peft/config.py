@@ -26,7 +26,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """The settings of an adapter folder; AdapterError with what was expected and what was found."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise AdapterError(f"{folder / CONFIG} cannot be read: {error!r}.") from error
     if not isinstance(config, dict):
         raise AdapterError(

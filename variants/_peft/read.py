@@ -124,9 +124,12 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(folder / WEIGHTS)
+        tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{folder / WEIGHTS} is damaged: {error}.") from error
+    if odd := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise AdapterError(f"{folder / WEIGHTS} holds values that are not finite, in {odd[0]}.")
+    return tensors
 
 
 def _check(folder: Path, config: Mapping[str, Any], modules: Mapping[str, Mapping[str, Tensor]]) -> None:

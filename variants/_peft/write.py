@@ -7,6 +7,7 @@ What a run here and an adapter there call differently:
     dora   m                           lora_magnitude_vector
     adalora  Q, L, P                   ADALORA: lora_A, lora_E, lora_B; or LORA, L folded into B
     q, k, v blocks of a fused map      one LoRA of the summed rank, its B zero off the blocks
+    the experts of a stack             target_parameters: A of one after another, columns of B rank by rank
     head                               a module in modules_to_save
 """
 
@@ -14,15 +15,17 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from variants._core.attach import Attached
-from variants._core.delta import AdaptedLinear, Held, PeftAdapter
+from variants._core.delta import Held, PeftAdapter
+from variants._core.storage import AdaptedExperts, AdaptedLinear, AdaptedStack
 from variants._peft.config import CONFIG
 
 WEIGHTS = "adapter_model.safetensors"
@@ -54,9 +57,9 @@ def write_peft(
     heads = _heads(attached, k)
     config = (_adalora_config if form == "adalora" else _lora_config)(attached, k, pieces)
     config |= _common(attached, k, pieces, heads)
-    tensors = {f"{PREFIX}{name}.{key}": t for name, p in pieces.items() for key, t in _keyed(p, form)} | {
-        f"{PREFIX}{name}": tensor for name, tensor in heads.items()
-    }
+    places = dict(zip(pieces, pieces, strict=True)) | _wrapped(attached, pieces)
+    tensors = {f"{PREFIX}{places[n]}.{key}": t for n, p in pieces.items() for key, t in _keyed(p, form)}
+    tensors |= {f"{PREFIX}{name}": tensor for name, tensor in heads.items()}
     _write(Path(folder), config, tensors, replace=replace)
 
 
@@ -114,6 +117,8 @@ def _pieces(attached: Attached, k: int, form: str, *, folded: bool = False) -> d
 
 def _piece(layer: AdaptedLinear, k: int, form: str, *, folded: bool) -> PeftAdapter | None:
     held = [(h, k - h.part.runs.start) for h in layer.held if h.part.runs.start <= k < h.part.runs.stop]
+    if isinstance(layer, AdaptedStack) and not folded:
+        raise NoForm("experts are kept as plain tensors by name; an export makes them target_parameters.")
     pieces = []
     for h, i in held:
         piece = h.delta.to_peft(i, form)
@@ -123,6 +128,8 @@ def _piece(layer: AdaptedLinear, k: int, form: str, *, folded: bool) -> PeftAdap
             other = "export it merged or as a dense delta" if form == "lora" else "use form 'lora'"
             raise NoForm(f"PEFT's form {form!r} does not hold what {type(h.delta).__name__} trains; {other}.")
         pieces.append(piece)
+    if isinstance(layer, AdaptedStack):
+        return _stacked(pieces) if pieces else None
     blocks = [h.part.block for h, _ in held if h.part.block is not None]
     return _joined(blocks, pieces, layer) if blocks else next(iter(pieces), None)
 
@@ -134,6 +141,27 @@ def _folded(held: Held, i: int) -> PeftAdapter | None:
     with torch.no_grad():
         A, B, c, g = held.delta.factors(held.base).of_run(i)
         return None if g is not None else PeftAdapter({"A": (c * A)[0], "B": B[0].clone()}, 1.0)
+
+
+def _stacked(pieces: list[PeftAdapter]) -> PeftAdapter:
+    """The experts of a stack as one adapter of a parameter; where ranks differ, zeros fill them up."""
+    if any(set(piece.tensors) != {"A", "B"} for piece in pieces):
+        raise NoForm("PEFT adapts experts by A and B alone; export it merged or as a dense delta.")
+    scale, rank = pieces[0].scale, max(piece.rank for piece in pieces)
+    A = [F.pad(p.tensors["A"], (0, 0, 0, rank - p.rank)) for p in pieces]
+    B = [F.pad(p.tensors["B"] * (p.scale / scale), (0, rank - p.rank)) for p in pieces]
+    tensors = {"A": torch.cat(A), "B": torch.stack(B, dim=2).flatten(1)}
+    return PeftAdapter(tensors, scale, len(pieces))
+
+
+def _wrapped(attached: Attached, pieces: Collection[str]) -> dict[str, str]:
+    """Where PEFT keeps the tensors of a stack: around its module, the first parameter innermost."""
+    found: dict[str, str] = {}
+    for place, module in attached.model.named_modules():
+        if isinstance(module, AdaptedExperts):
+            own = [f"{place}.{name}" for name in module.names if f"{place}.{name}" in pieces]
+            found |= {name: place + ".base_layer" * i for i, name in enumerate(reversed(own))}
+    return found
 
 
 def _joined(blocks: list[slice], pieces: list[PeftAdapter], layer: AdaptedLinear) -> PeftAdapter:
@@ -184,7 +212,8 @@ def _common(
     return {
         "base_model_name_or_path": getattr(config, "name_or_path", None) or None,
         "task_type": _task(type(attached.model).__name__),
-        "target_modules": list(pieces),
+        "target_modules": [name for name, piece in pieces.items() if not piece.experts],
+        "target_parameters": [name for name, piece in pieces.items() if piece.experts] or None,
         "modules_to_save": _tops(heads),
         "fan_in_fan_out": any(attached.layers[name].origin is not torch.nn.Linear for name in pieces),
         "lora_dropout": attached.runs[k].dropout,

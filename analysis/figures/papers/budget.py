@@ -49,7 +49,9 @@ def figures(view: View) -> Iterator[Figure]:
         "matrices_at_equal_parameters",
         "LoRA",
         "Which matrices, at the same number of trainable parameters",
-        finding=_best_of(groups[0], view.metric) if len(groups) == 1 else _tally(groups, view.metric),
+        finding=_best_of(groups[0], view.metric_words)
+        if len(groups) == 1
+        else _tally(groups, view.metric_words),
         caption="Each row spends a panel's parameters on other matrices; bars: 95% intervals of the means. "
         "The paper finds that adapting more kinds of matrices at a lower rank beats one kind at a higher one."
         + (f" {left_out} more budgets are not drawn, the finding counts them." if left_out else ""),
@@ -89,7 +91,7 @@ def _tally(groups: list[pd.DataFrame], metric: str) -> str:
     (first, times), *others = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     rest = "".join(f", {name} at {n}" for name, n in others)
     return (
-        f"{first} has the best {metric.lower()} at {times} of {len(groups)} budgets{rest}: a count of means, "
+        f"{first} has the best {metric} at {times} of {len(groups)} budgets{rest}: a count of means, "
         "no verdict."
     )
 
@@ -98,7 +100,7 @@ def _best_of(group: pd.DataFrame, metric: str) -> str:
     """Best against second best, paired by seed where there are enough seeds."""
     first, second = (group.iloc[at] for at in _best_first(group)[:2])
     text = (
-        f"{first['targets']} at r {first['r']:g} has the best {metric.lower()}, {first['mean']:.3f}, "
+        f"{first['targets']} at r {first['r']:g} has the best {metric}, {first['mean']:.3f}, "
         f"{abs(first['mean'] - second['mean']):.3f} from {second['targets']} at r {second['r']:g}"
     )
     seeds = len(set(first["by_seed"]) & set(second["by_seed"]))

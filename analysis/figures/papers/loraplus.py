@@ -15,6 +15,7 @@ from analysis.figures.figure import Figure, tooltips
 from analysis.figures.papers.view import View, runs_text
 from analysis.runs.rows import Row, each
 from analysis.stats import FEWEST_SEEDS
+from analysis.text.format import metric_name
 
 PAPER = "LoRA+"
 SMOOTH = 9  # points of a training curve that are averaged before it is compared
@@ -91,11 +92,14 @@ def _map_figure(
         ),
         y=alt.Y("a:O", sort=[name[x] for x in sorted(A, reverse=True)], title="Learning rate of A"),
     )
-    metric = f"validation {view.cells.iloc[0]['metric']}"
+    judged = metric_name(view.cells.iloc[0]["metric"])
     fill = alt.Color(
-        "value:Q", scale=alt.Scale(scheme="viridis"), title=metric, legend=alt.Legend(title=metric)
+        "value:Q",
+        scale=alt.Scale(scheme="viridis"),
+        title=f"validation {judged}",
+        legend=alt.Legend(title=f"validation {judged}"),
     )
-    tips = tooltips("a:O", "b:O", ("value:Q", metric, ".4f"), "runs:Q")
+    tips = tooltips("a:O", "b:O", ("value:Q", f"validation {judged}", ".4f"), "runs:Q")
     middle = float((table["value"].min() + table["value"].max()) / 2)
     chart = alt.layer(
         base.mark_rect().encode(color=fill, tooltip=tips),
@@ -123,7 +127,7 @@ def _map_figure(
         f"Two learning rates at r {r:g}, {targets}",
         finding=f"{best} on validation; {runs_text(runs)} in all"
         + (", so this is no verdict." if runs < 3 * len(values) else "."),
-        caption=f"{metric.capitalize()} over the rates of A and B. The dashed diagonal is plain LoRA; "
+        caption=f"Validation {judged} over the rates of A and B. The dashed diagonal is plain LoRA; "
         "the paper finds the best cells to its right, where B learns faster than A. Empty cells were not "
         "run.",
         chart=chart,

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.figure import Figure, figure, slug
-from analysis.figures.overview import metric_title
+from analysis.figures.overview import metric_title, metric_words
 from analysis.runs.load import Study
 from analysis.runs.rows import Row, each
 
@@ -46,6 +46,11 @@ class View:
     def metric(self) -> str:
         """The primary metric in words: "Test accuracy"."""
         return metric_title(self.cells.iloc[0])
+
+    @property
+    def metric_words(self) -> str:
+        """The same within a sentence: "test accuracy"."""
+        return metric_words(self.cells.iloc[0])
 
     def records(self, cell: Row) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """(seed, record) of a cell's completed runs, the first few seeds."""

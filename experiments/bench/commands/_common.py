@@ -6,44 +6,48 @@ from pathlib import Path
 SHAPES = ("minilm", "0.1b", "0.5b", "1.5b", "8b")
 TARGETS = ("qv", "qkv", "attention", "mlp", "all")
 USUAL = ("lora", "dora", "adalora", "qlora")
-FORMS = (
-    "lora_fa",
-    "vera",
-    "miss",
-    "delora",
-    "hira",
-    "fourierft",
-    "randlora",
-    "gralora",
-    "oft",
-    "loha",
-    "lokr",
-)
+OTHERS = (  # as `contenders.VARIANTS`
+    "lora_fa", "pissa", "olora", "eva", "loftq", "vera", "miss", "delora", "hira", "fourierft", "randlora",
+    "gralora", "oft", "loha", "lokr", "ia3", "prefix", "ptuning_v2", "prompt",
+)  # fmt: skip
 
 
-def add_choices(parser: argparse.ArgumentParser, *, rounds: int | None, variants: bool = True) -> None:
-    """The words, with this many rounds by default; None where nothing is timed."""
-    parser.add_argument("--targets", type=_some_of(TARGETS), default="qv,all", help="presets, by commas")
+def add_choices(
+    parser: argparse.ArgumentParser,
+    *,
+    rounds: int | None,
+    variants: bool = True,
+    shapes: tuple[str, ...] = SHAPES,
+) -> None:
+    """The words, with this many rounds by default; None where nothing is timed. The first shape is usual."""
+    parser.add_argument("--targets", type=some_of(TARGETS), default="qv,all", help="presets, by commas")
     if variants:
         parser.add_argument(
-            "--variants", type=_some_of((*USUAL, *FORMS)), default=",".join(USUAL), help="by commas"
+            "--variants", type=some_of((*USUAL, *OTHERS)), default=",".join(USUAL), help="by commas"
         )
-    parser.add_argument("--r", type=_at_least(1), default=8, help="rank")
+    parser.add_argument("--r", type=at_least(1), default=8, help="rank")
     parser.add_argument(
         "--shape",
-        choices=SHAPES,
-        default="minilm",
+        choices=shapes,
+        default=shapes[0],
         help="the model, or a Llama of this size with random weights",
     )
-    parser.add_argument("--batch", type=_at_least(1), default=16, help="texts in a batch")
-    parser.add_argument("--length", type=_at_least(2), default=48, help="tokens in a text")
+    parser.add_argument("--batch", type=at_least(1), default=16, help="texts in a batch")
+    parser.add_argument("--length", type=at_least(2), default=48, help="tokens in a text")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--threads", type=_at_least(0), default=1, help="0: as many as torch takes")
+    parser.add_argument("--threads", type=at_least(0), default=1, help="0: as many as torch takes")
     if rounds is not None:
         parser.add_argument(
-            "--rounds", type=_at_least(3), default=rounds, help="how often each takes its turn"
+            "--rounds", type=at_least(3), default=rounds, help="how often each takes its turn"
         )
     parser.add_argument("--csv", type=Path, help="write the table there as well")
+
+
+def add_completions(parser: argparse.ArgumentParser) -> None:
+    """Whose answers, to which prompts."""
+    parser.add_argument("--model", default="smollm2_q4", help="a file of conf/model, a folder (%(default)s)")
+    parser.add_argument("--dataset", default="docstrings", help="of completions (%(default)s)")
+    parser.add_argument("--path", help="its local files")
 
 
 def title(what: str, options: argparse.Namespace) -> str:
@@ -54,7 +58,7 @@ def title(what: str, options: argparse.Namespace) -> str:
     )
 
 
-def _some_of(known: tuple[str, ...]):
+def some_of(known: tuple[str, ...]):
     def chosen(text: str) -> list[str]:
         words = text.split(",")
         unknown = [word for word in words if word not in known]
@@ -65,7 +69,9 @@ def _some_of(known: tuple[str, ...]):
     return chosen
 
 
-def _at_least(least: int):
+def at_least(least: int):
+    """The type of an option: a whole number, no smaller."""
+
     def number(text: str) -> int:
         if not text.isdigit() or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")

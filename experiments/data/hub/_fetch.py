@@ -34,7 +34,7 @@ def files(options: Mapping[str, Any]) -> tuple[dict[str, list[Path]], list[str]]
             f"splits: {', '.join(there) or 'none'}. "
             "Set dataset.splits={train: ..., test: ...} or dataset.subset"
         )
-    pinned = "" if options.get("revision") else " (the newest when it was first read here)"
+    pinned = "" if options.get("revision") else " (unpinned: the newest when it was first read here)"
     return found, [f"read hub {_name(options)}, {_subset(options)}, commit {folder.name}{pinned}"]
 
 
@@ -52,6 +52,18 @@ def _subset(options: Mapping[str, Any]) -> str:
 
 def _place(options: Mapping[str, Any]) -> tuple[str, str, str | None]:
     return _name(options), _subset(options), options.get("revision")
+
+
+def _reason(error: Exception) -> str:
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, LocalEntryNotFoundError):  # says where it looked, and that it could not ask
+        return "it cannot be reached"
+    if isinstance(error, RepositoryNotFoundError):
+        return "it has no such table, or a private one"
+    if isinstance(error, RevisionNotFoundError):
+        return "it has no such revision of it"
+    return " ".join(str(error).split()).rstrip(".")[:200]
 
 
 @lru_cache(maxsize=16)
@@ -74,10 +86,10 @@ def _snapshot(name: str, subset: str, revision: str | None) -> Path:
     try:
         folder = Path(snapshot_download(name, **wanted))
     except (OSError, ValueError) as error:  # the hub's own errors are all of these
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{name} is neither in the hub's cache on this machine nor to be had from the hub: {reason}. "
-            "Check the name and the network, or give dataset.path=<folder or file> with the same content"
+            f"{name} is neither in the hub's cache on this machine nor to be had from the hub: "
+            f"{_reason(error)}. Check the name and the network, or give the same content as local files: "
+            "dataset.path=<folder or file>, or a folder or file of the dataset's name in $ABLORA_DATA"
         ) from error
     if not any(folder.glob(f"{subset}/*/*.parquet")):
         raise UserError(f"{name} has no part {subset!r} as Parquet at the hub. Set dataset.subset=<part>")

@@ -46,7 +46,7 @@ def changes(attached: Attached, k: int, chosen: Sequence[str]) -> Iterator[Chang
             yield Change(name, None, before.double(), after.double())
             continue
         held, i = slots[name]
-        W, rank = held.base.weight(torch.float64), held.delta.slots[i].rank
+        W, rank = held.base.weight(torch.float64), held.delta.rank_of(i)
         if not held.delta.low_rank:
             yield Change(name, rank, W, held.delta.weight(held.base)[i].double())
             continue

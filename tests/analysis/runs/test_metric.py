@@ -48,8 +48,8 @@ def test_macro_f1_is_taken_apart_by_example_and_the_choice_is_said(writer):
             path.with_name("record.json").write_text(json.dumps(record))
     page = report.build(w.root, metric="macro_f1", images_too=False)
     text = page.with_name("report.md").read_text().replace("\\", "")
-    assert "Test macro f1" in text and "Take dora at rank 8" in text
-    assert "The runs were made for accuracy and are judged by macro_f1" in text
+    assert "Test macro F1" in text and "Take dora at rank 8" in text
+    assert "The runs were made for accuracy and are judged by macro F1" in text
     assert "python -m analysis.report runs/demo --metric macro_f1" in text
 
 

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from analysis.compare import comparison, verdicts
+from analysis.figures.overview import metric_title
 from analysis.page import content, render
 from analysis.runs import cells, load
 from analysis.text import answer
@@ -114,3 +115,15 @@ def test_the_report_says_the_command_that_makes_it_again_and_never_nan(writer):
     assert f"python -m analysis.report runs/{study.name} --baseline dora --margin 0.02 --pool" in text
     assert not re.search(r"\b(nan|NaN|None)\b", text)
     assert "3 runs of dora failed or diverged" in text
+
+
+def test_metrics_are_spelled_as_papers_spell_them():
+    spelled = {
+        "rouge_l": "Test ROUGE-L",
+        "bleu_lowercase": "Test lower-case BLEU",
+        "matthews": "Test Matthews correlation",
+        "token_f1": "Test token F1",
+        "exact_match": "Test exact match",
+        "lm_eval/arc_easy/acc": "lm_eval/arc_easy/acc",
+    }
+    assert {name: metric_title({"metric": name, "split": "test"}) for name in spelled} == spelled

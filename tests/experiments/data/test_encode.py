@@ -199,7 +199,7 @@ def test_a_broken_cache_entry_is_made_anew(encoded, tiny_bert, texts, damage):
 def test_a_recalled_task_equals_a_fresh_one(encoded, tiny_bert, texts, monkeypatch):
     fresh, _ = encoded(tiny_bert, "jsonl", texts)
     data._encoded.clear()
-    monkeypatch.setattr("experiments.data._encode._tokenised", None)  # would fail if it were called
+    monkeypatch.setattr("experiments.data._encode.tokenised", None)  # would fail if it were called
     recalled, _ = encoded(tiny_bert, "jsonl", texts)
     assert plain(recalled) == plain(fresh) and recalled.notes == fresh.notes
     assert all(part.input_ids.dtype == torch.long for part in recalled.splits.values())

@@ -7,6 +7,7 @@ import re
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from experiments.export.__main__ import main as export_main
 from experiments.predict.__main__ import main
@@ -120,15 +121,48 @@ def test_all_of_a_study_passes_over_its_report(finished, tmp_path, capsys):
     assert "there is no folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag", ["--model", "--labels"])
-def test_what_is_said_of_adapters_is_refused_for_runs(flag, finished, tmp_path, capsys):
+def test_labels_are_of_adapters_and_refused_for_runs(finished, tmp_path, capsys):
     run = str(finished("lora"))
     for command, words in (
         (main, ["--input", "in.txt"]),
         (export_main, [str(tmp_path / "out"), "--to", "merged"]),
     ):
-        assert command([run, *words, flag, "a,b"]) == 2
-        assert f"{flag} a,b is for an adapter of PEFT, but {run} is a run" in capsys.readouterr().err
+        assert command([run, *words, "--labels", "a,b"]) == 2
+        assert f"--labels a,b is for an adapter of PEFT, but {run} is a run" in capsys.readouterr().err
+
+
+def test_a_base_that_was_moved_is_given_anew_and_must_be_the_same(
+    finished, tiny_bert, tmp_path, capsys, rows
+):
+    """A copy gives the same answers; a changed one is refused, before it is loaded where that can be told."""
+    copied = shutil.copytree(finished("lora"), tmp_path / finished("lora").name)
+    record = json.loads((copied / "record.json").read_text())
+    del record["sha256"]
+    del record["spec"]["model_options"]["content"]  # as for a model of the hub
+    (copied / "record.json").write_text(json.dumps(record))
+    run, moved = str(finished("lora")), shutil.copytree(tiny_bert, tmp_path / "moved")
+    (tmp_path / "in.txt").write_text("good 1\nbad 2\n")
+    words = [run, "--input", str(tmp_path / "in.txt")]
+    assert main(words) == 0
+    before = rows()
+    assert main([*words, "--model", str(moved)]) == 0
+    assert rows() == before
+    exported = [run, str(tmp_path / "out"), "--to", "peft", "--model", str(moved)]
+    assert export_main(exported) == 0
+    config = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(moved)
+    config = json.loads((moved / "config.json").read_text())
+    (moved / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.1}))
+    weights = load_file(moved / "model.safetensors")
+    save_file({n: t + 1 for n, t in weights.items()}, moved / "model.safetensors", {"format": "pt"})
+    for given, place, message in (
+        (run, moved, f"--model {moved} is not the base of {copied.name}"),
+        (str(copied), moved, "its base has changed"),  # by the weights alone
+        (run, tmp_path / "gone", "there is no such folder"),
+    ):
+        capsys.readouterr()
+        assert main([given, *words[1:], "--model", str(place)]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_runs_that_cannot_share_a_model_are_refused(finished, tmp_path, capsys):

@@ -94,6 +94,30 @@ def of_key(tensors):
         (lambda f: edit(f, base_model_name_or_path=None), "does not say which model it is for"),
         (lambda f: (f / "export.json").write_text('{"labels": ["x"]}'), "a head for 3 classes, but 1 labels"),
         (lambda f: (f / "export.json").write_text("{"), "export.json is damaged"),
+        (lambda f: (f / "export.json").write_text('{"labels": 3}'), "export.json is damaged"),
+        (lambda f: (f / "export.json").write_text("[]"), "export.json is damaged"),
+        (
+            lambda f: (f / "adapter_config.json").write_text("[" * 100_000),
+            "adapter_config.json cannot be read",
+        ),
+        (
+            lambda f: (f / "adapter_config.json").write_bytes(b"\xff\xfe"),
+            "adapter_config.json cannot be read",
+        ),
+        (lambda f: (f / "adapter_config.json").unlink(), "it is not an adapter of PEFT"),
+        (lambda f: edit(f, base_model_name_or_path=["a"]), "base_model_name_or_path|neither on this machine"),
+        (lambda f: edit(f, r="8"), "r should be a whole number"),
+        (lambda f: edit(f, peft_type="LOHA"), "peft_type 'LOHA'"),
+        (
+            lambda f: (f / "adapter_model.safetensors").write_bytes(b""),
+            "adapter_model.safetensors is damaged",
+        ),
+        (lambda f: (f / "adapter_model.safetensors").unlink(), "holds no adapter_model.safetensors"),
+        (
+            lambda f: rewrite(f, lambda t: t[f"{QUERY}A.weight"].fill_(float("nan"))),
+            "values that are not finite",
+        ),
+        (lambda f: rewrite(f, lambda t: t.clear()), "found none"),
     ],
 )
 def test_a_bad_adapter_is_refused(spoil, message, foreign):

@@ -174,7 +174,7 @@ def test_targets_are_what_attaching_would_adapt(pair, layers):
 
     found, model = pair
     some = [name.rpartition(".")[2] for name in found.layout.maps if block_index(name) in (0, 1)][-1]
-    for targets in ("qv", "qkv", "attention", "mlp", "all", (some,), f"re:.*\\.[01]\\..*{some}"):
+    for targets in ("qv", "qkv", "attention", "mlp", "all", "experts", (some,), f"re:.*\\.[01]\\..*{some}"):
         try:
             matched = find(model, targets, layers=layers).values()
         except TargetError:  # no such map, or one that cannot be cut
@@ -185,7 +185,7 @@ def test_targets_are_what_attaching_would_adapt(pair, layers):
         except RuntimeError:  # Nystromformer takes no short texts
             unused = ()
         theirs = [(t.d_in, t.d_out) for ts in matched for t in ts if t.module not in unused]
-        assert sorted((d_in, d_out) for _, d_in, d_out in found.matches(targets, layers)) == sorted(theirs)
+        assert sorted((t.d_in, t.d_out) for t in found.matches(targets, layers)) == sorted(theirs)
 
 
 def test_nothing_is_matched_by_a_name_that_there_is_not(pair):

@@ -51,15 +51,26 @@ def test_evaluation_covers_every_row_once_and_cuts_nothing_but_padding(encoded):
 
 
 def test_the_length_of_a_row_does_not_depend_on_its_neighbours(encoded):
-    alone = SimpleNamespace(**{k: v[3:4] for k, v in vars(encoded).items() if k != "extra"})
     together = {r: length for rows, length in by_length(encoded, size=3) for r in rows.tolist()}
-    assert by_length(alone, size=3)[0][1] == together[3] == 48
+    assert together == {0: 4, 1: 16, 2: 20, 3: 40, 4: 48, 5: 4, 6: 36}
+    for row, length in together.items():
+        alone = SimpleNamespace(**{k: v[row : row + 1] for k, v in vars(encoded).items() if k != "extra"})
+        assert by_length(alone, size=3)[0][1] == length
 
 
-@pytest.mark.parametrize("tokens", [1, 40, 10**6])
-def test_groups_by_length_hold_every_row_of_every_run_once_and_cut_nothing_but_padding(encoded, tokens):
+def test_long_rows_have_few_length_classes_and_little_padding():
+    lengths = torch.arange(0, 1000)
+    mask = torch.arange(1000)[None] < lengths[:, None]
+    classes = {r: n for rows, n in by_length(SimpleNamespace(input_ids=mask, attention_mask=mask), size=64)
+               for r in rows.tolist()}  # fmt: skip
+    assert len(set(classes.values())) < 50 and classes[0] == 4 and classes[301] == 320
+    assert all(n <= classes[n] < n + max(4, n / 8) for n in range(1, 1000))
+
+
+@pytest.mark.parametrize("fixed", [0, 10, 40, 10**6])
+def test_groups_by_length_hold_every_row_of_every_run_once_and_cut_nothing_but_padding(encoded, fixed):
     rows = [torch.tensor([0, 3, 5, 1, 6, 2]), torch.tensor([4, 4, 2, 6, 0, 3])]
-    groups = length_groups(encoded, rows, tokens=tokens)
+    groups = length_groups(encoded, rows, fixed=fixed)
     for k, expected in enumerate(rows):
         assert sorted(torch.cat([group[k] for group, _ in groups]).tolist()) == sorted(expected.tolist())
     for group, columns in groups:
@@ -68,9 +79,10 @@ def test_groups_by_length_hold_every_row_of_every_run_once_and_cut_nothing_but_p
         assert batch.attention_mask.sum() == encoded.attention_mask[torch.cat(group)].sum()
         assert longest <= columns <= min(longest + ROUNDED - 1, encoded.input_ids.shape[1])
         assert len(group[0]) == len(group[1])
-    counts = {1: 6, 10**6: 1}
-    assert len(groups) == counts.get(tokens, len(groups))
-    assert sum(columns for _, columns in groups) / len(groups) <= encoded.input_ids.shape[1]
+    # lengths, the longer of the two runs' at each place: 3 3 17 33 40 48 (in fours 4 4 20 36 40 48)
+    costs = {6: 2 * 152 + 6 * fixed, 3: 2 * 2 * (4 + 36 + 48) + 3 * fixed, 2: 2 * 3 * (20 + 48) + 2 * fixed}
+    costs[1] = 2 * 6 * 48 + fixed
+    assert costs[len(groups)] == min(costs.values())
 
 
 def test_class_losses_are_minus_log_softmax():
