@@ -141,7 +141,8 @@ def test_one_rate_for_variants_with_rates_of_their_own(found):
 def test_default_rates_on_another_recipe(found, cells_of):
     known = {"default_lr": OWN, "recipe": cells_of("variant=lora")[0]}
     words = f"variant=lora,dora {THREE}"
-    ((level, text),) = about(found(f"{words} train.steps=900 train.batch_size=32", **known), "were chosen for")
+    changed = found(f"{words} train.steps=900 train.batch_size=32", **known)
+    ((level, text),) = about(changed, "were chosen for")
     assert level == "warning" and "150 steps of 16; here train.steps=900; train.batch_size=32" in text
     assert about(found(words, **known), "were chosen for") == []
     assert about(found(f"{words} train.steps=900 lr=0.01", **known), "were chosen for") == []
