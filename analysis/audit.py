@@ -7,34 +7,39 @@ reads results of others first, as `analysis.foreign` does, writes them as a stud
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from analysis import options, stats
+from analysis.compare.budgets import halving
 from analysis.compare.verdicts import Verdicts
-from analysis.foreign import importing, rules
+from analysis.foreign import importing, rules, summary
 from analysis.foreign.independent import is_foreign, verdicts
 from analysis.runs.cells import cells as cells_of
 from analysis.runs.cells import missing_seeds
 from analysis.runs.load import Study, read
 from analysis.runs.rows import each
-from analysis.text import answer
+from analysis.text.limits import listed_steps, paid
 from experiments.errors import UserError, report_errors
 from experiments.protocol import ADVISED_SEEDS, EQUAL_PARAMETERS
 from experiments.record import verify
 
 FAIR = "use hydra/sweeper=fair"
+MARKS = {True: "x", False: " ", None: "?"}
 
 
 @dataclass(frozen=True)
 class Item:
-    """One line of the checklist; `remedy` says what would meet it where it is not met."""
+    """One line of the checklist; `remedy` says what would meet it where it is not met.
+
+    `met` is None where nothing tells: such a line counts neither as met nor as broken.
+    """
 
     question: str
-    met: bool
+    met: bool | None
     finding: str
     remedy: str = ""
 
@@ -77,16 +82,17 @@ def _evidence(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
         else "no comparison has an interval",
         "keep predictions.parquet of every run, with a metric that is a mean over examples",
     )
-    missing = judged["detectable_in_family"] > found.margin
+    missing = judged["detectable_in_family"] > judged["margin"]
     yield Item(
         "The study could have shown a difference as small as the margin",
         len(judged) > 0 and not missing.any(),
-        f"{int(missing.sum())} of {len(judged)} comparisons could not show {found.margin:g} (power "
+        f"{int(missing.sum())} of {len(judged)} comparisons could not show {found.margins} (power "
         f"{stats.POWER:g}, adjusted for their number)"
         if len(judged)
         else "no comparison has an interval",
-        _power_remedy(judged, found.margin),
+        _power_remedy(judged),
     )
+    yield _looks(table)
     names = table.groupby("variant")["dataset"].nunique()
     yield Item(
         "Each variant was compared on two datasets or more",
@@ -96,15 +102,36 @@ def _evidence(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
     )
 
 
-def _power_remedy(judged: pd.DataFrame, margin: float) -> str:
-    sd = judged["sd_seeds"].max()
-    seeds = stats.seeds_needed(margin, stats.Spread(float(sd))) if sd > 0 else None
+def _looks(table: pd.DataFrame) -> Item:
+    """Whether all seeds were requested before a result could be seen."""
+    known = [steps for steps in table["steps"] if steps]
+    added = [steps for steps in known if len(steps) > 1]
+    most = max(added, key=len, default=())
+    finding = "no list of requested runs says it"
+    if added:
+        finding = (
+            f"seeds were added later in {len(added)} of {len(table)} comparisons ({listed_steps(most)}); "
+        )
+        finding += paid(most)
+    return Item(
+        "All seeds were requested at once, before any result could be seen",
+        not added if known else None,
+        finding,
+        "decide on the number of seeds by the dry run, and request them in one command",
+    )
+
+
+def _power_remedy(judged: pd.DataFrame) -> str:
+    noisiest = (judged["sd_seeds"] / judged["margin"]).max()
+    seeds = stats.seeds_needed(1.0, stats.Spread(float(noisiest))) if noisiest > 0 else None
     why = "by the noisiest comparison, if test examples were no limit"
     return f"{f'about {seeds}' if seeds else 'many more'} seeds ({why}), a larger test set, or a wider margin"
 
 
 def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
     final = cells[cells["final"].astype(bool)]
+    rated = not is_foreign(study) or bool(final["lr"].notna().any())
+    known = lambda met: met if rated else None  # noqa: E731
     tried: dict[tuple[int, int], set[str]] = {}
     for row in each(final):
         tried.setdefault(found.budgets[row["cell_key"], row["stack"]].effort, set()).add(str(row["series"]))
@@ -117,18 +144,27 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
     notes += "; some were confirmed without their tuning runs" if unknown else ""
     yield Item(
         "The learning rate of every variant was tuned, with the same number of points",
-        len(points) == 1 and points[0][0] > 1 and not unknown,
-        f"points per cell: {notes or 'none'}",
+        known(len(points) == 1 and points[0][0] > 1 and not unknown),
+        f"points per cell: {notes or 'none'}" if rated else rules.NO_RATES,
         f"{FAIR}, which gives every cell equally many points and chooses on validation",
     )
+    if rules_of := halving(study, final):
+        yield Item(
+            "All points were dropped by one rule, the same for every variant",
+            len(rules_of) == 1,
+            "; ".join(rules_of),
+            "give the same hydra.sweeper.halving, factors and train.steps to every variant of the study",
+        )
     tuned = [budget for budget in found.budgets.values() if budget.tuned]
     edges = [budget for budget in tuned if budget.edges]
     yield Item(
         "No chosen value lies on the edge of its grid",
-        bool(tuned) and not edges,
+        known(bool(tuned) and not edges),
         f"{len(edges)} of {len(tuned)} chosen values lie on an edge"
         if tuned
-        else "nothing was chosen from several values",
+        else "nothing was chosen from several values"
+        if rated
+        else rules.NO_RATES,
         "extend the grid where the edge was chosen, and give the other variants as many more points "
         "(hydra.sweeper.extensions)",
     )
@@ -136,8 +172,12 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
     blind = sum(not budget.seeds for budget in tuned)
     yield Item(
         "Rates were chosen with other seeds than those that are compared",
-        bool(tuned) and all(budget.apart for budget in tuned),
-        f"seeds in both: {shared}" if shared else f"{blind} cells have no tuning runs" if tuned else "",
+        known(bool(tuned) and all(budget.apart for budget in tuned)),
+        f"seeds in both: {shared}"
+        if shared
+        else f"{blind} cells have no tuning runs"
+        if tuned
+        else rules.NO_RATES * (not rated),
         f"{FAIR}, which confirms on seeds that tuning never saw",
     )
     runs = study.runs[study.runs["phase"] == "tune"]
@@ -147,30 +187,33 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
     more = len(set(results["cell_key"]) - floor)
     yield Item(
         "The test set was read for the chosen values alone",
-        not tested and not more,
-        f"{tested} tuning runs and {more} cells that were not chosen were tested",
+        known(not tested and not more),
+        f"{tested} tuning runs and {more} cells that were not chosen were tested"
+        if rated
+        else rules.NO_RATES,
         f"{FAIR}, which never tests a run that tunes",
     )
 
 
 def _fairness(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
     final = cells[cells["final"].astype(bool) & (cells["n"] > 0)]
-    unmatched = []
+    unmatched, unknown = [], []
     for _, group in final.groupby(["peer_key", "stack"], sort=False):
         of_baseline = group["series"] == found.baseline
         of_baseline = of_baseline if of_baseline.any() else group["variant"] == found.baseline
         plain = group.loc[of_baseline, "trainable_parameters"].dropna()
         for name, others in group[~of_baseline].groupby("series"):
             own = others["trainable_parameters"].dropna()
-            unknown = is_foreign(study) and own.empty  # said among what is not known
-            if not unknown and not any(abs(a - b) <= EQUAL_PARAMETERS * b for a in own for b in plain):
+            if own.empty or (plain.empty and of_baseline.any()):
+                unknown.append(str(name))
+            elif not any(abs(a - b) <= EQUAL_PARAMETERS * b for a in own for b in plain):
                 unmatched.append(str(name))
     yield Item(
         "Each variant was also compared at an equal number of trainable parameters",
-        len(final) > 0 and not unmatched,
+        len(final) > 0 and not unmatched if unmatched or not unknown else None,
         f"no cell within {EQUAL_PARAMETERS:.0%} of a baseline's: {rules.listed(sorted(unmatched))}"
         if unmatched
-        else "",
+        else f"their numbers are not known for {rules.listed(sorted(unknown))}" * bool(unknown),
         "match=parameters chooses ranks at which their numbers meet",
     )
     untuned = final[(final["rates"] == 1) & final["scale"].notna()]
@@ -178,32 +221,43 @@ def _fairness(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
     differ = int((scales["max"] > 1.01 * scales["min"]).sum())
     yield Item(
         "No cells of different effective scale share an untuned learning rate",
-        differ == 0,
-        f"{differ} learning rates are shared by cells of different scale s",
+        None if is_foreign(study) and final["scale"].isna().all() else differ == 0,
+        f"{differ} learning rates are shared by cells of different scale s"
+        if differ
+        else "neither alpha nor how it scales is known",
         "tune the rate per cell, or tie alpha to the rank (alpha='${r}')",
     )
 
 
 def _losses(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
     bad = study.runs[study.runs["status"] != "completed"]
+    lost = len(bad) + len(study.unfinished) + len(study.missing)
     yield Item(
         "No run failed, diverged, is unfinished or missing",
-        bad.empty and not study.unfinished and not study.missing,
+        None if is_foreign(study) and not lost and not rules.says(study, "stated") else not lost,
         f"{len(bad)} failed or diverged, {len(study.unfinished)} unfinished, {len(study.missing)} missing; "
-        f"all are listed in the report",
+        f"all are listed in the report"
+        if lost
+        else "the files name no run's status, so that those without a result may have been left out",
         "give the command of the study again: it goes on from what is there; a diverged run is a result",
     )
     constant, runs = study.unlearned(cells[cells["final"].astype(bool)])
     yield Item(
         "No result is that of a run that gives one answer to all examples",
-        constant == 0,
-        f"{constant} of {runs} runs do",
+        None if is_foreign(study) else constant == 0,
+        "the answers to single examples are not known"
+        if is_foreign(study)
+        else f"{constant} of {runs} runs do",
         "train longer or at another learning rate; such a run says nothing of its variant",
     )
     missing = missing_seeds(cells) if len(cells) else []
     remedy = "run the same seeds for all cells, or the pairs shrink"
+    numbered = rules.says(study, "numbered")
     yield Item(
-        "Every cell has the seeds that the others have", not missing, f"{len(missing)} lack some", remedy
+        "Every cell has the seeds that the others have",
+        None if numbered and not missing else not missing,
+        f"{len(missing)} lack some" if missing else "runs without a seed were numbered in their order",
+        remedy,
     )
     wrong = len(study.problems) + len(found.problems)
     finding = f"{wrong} were left out or corrected; the report names each"
@@ -211,8 +265,8 @@ def _losses(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
     noted = sum(bool(record.get("deviations")) for record in study.records.values())
     yield Item(
         "No run deviates from what was asked",
-        noted == 0,
-        f"{noted} runs note deviations",
+        None if is_foreign(study) else noted == 0,
+        "what was asked of the runs is not known" if is_foreign(study) else f"{noted} runs note deviations",
         "see the report's notes",
     )
 
@@ -267,13 +321,19 @@ def text(items: Sequence[Item]) -> str:
     """The checklist as lines."""
     lines = []
     for item in items:
-        lines.append(f"[{'x' if item.met else ' '}] {item.question}")
+        lines.append(f"[{MARKS[item.met]}] {item.question}")
         if not item.met:
             lines += [f"      found: {item.finding}"] * bool(item.finding) + [
-                f"      to meet it: {item.remedy}"
+                f"      {'to know' if item.met is None else 'to meet'} it: {item.remedy}"
             ]
-    met = sum(item.met for item in items)
-    return "\n".join([*lines, "", f"{met} of {len(items)} met"])
+    return "\n".join([*lines, "", counted(items)])
+
+
+def counted(items: Sequence[Item]) -> str:
+    """How many lines of the checklist are met, and of how many nothing tells."""
+    unknown = sum(item.met is None for item in items)
+    met = f"{sum(bool(item.met) for item in items)} of {len(items)} met"
+    return met + f", {unknown} not known" * bool(unknown)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -291,12 +351,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     foreign.add_argument("--out", type=Path, help="the study folder to write (default: runs/NAME)")
     foreign.add_argument(
-        "--examples",
-        action="append",
-        default=[],
-        metavar="[TASK=]N",
+        "--examples", action="append", default=[], metavar="[TASK=]N",
         help="test examples, where the files do not say it",
-    )
+    )  # fmt: skip
     given = parser.parse_args(arguments)
     return report_errors(lambda: _show(given))
 
@@ -306,7 +363,7 @@ def _show(given: argparse.Namespace) -> None:
     if given.format is None:
         folder = _own(given)
     else:
-        sizes = _sizes(given.examples)
+        sizes = importing.sizes(given.examples)
         folder, notes = importing.study(
             given.study, given.format, given.out, metric=given.metric, examples=sizes
         )
@@ -315,7 +372,11 @@ def _show(given: argparse.Namespace) -> None:
     cells = cells_of(study)
     found = verdicts(study, cells, baseline=given.baseline, margin=given.margin)
     if is_foreign(study):
-        print("\n".join([*conclusions(study, cells, found, notes), "", "The rules of a fair comparison"]))
+        print(
+            "\n".join(
+                [*summary.conclusions(study, cells, found, notes), "", "The rules of a fair comparison"]
+            )
+        )
     print(text(audit(study, cells, found)))
     if is_foreign(study):
         print(f"\nThe records are in {folder}. The report:")
@@ -331,45 +392,6 @@ def _own(given: argparse.Namespace) -> Path:
     if given.out or given.examples:
         raise UserError("--out and --examples are of --format, which is missing.")
     return Path(given.study[0])
-
-
-def _sizes(given: Sequence[str]) -> Mapping[str, int]:
-    """Test examples by task, from words such as gsm8k=1319 or 1319, which is of every task."""
-    sizes = {}
-    for word in given:
-        task, _, number = word.rpartition("=")
-        if not number.isdecimal() or not int(number):
-            raise UserError(f"--examples {word}: give a whole number as in 1319, or TASK=1319.")
-        sizes[task] = int(number)
-    return sizes
-
-
-def conclusions(study: Study, cells: pd.DataFrame, found: Verdicts, notes: Sequence[str] = ()) -> list[str]:
-    """What results of others let one conclude, as lines: what holds, what cannot be told, what is not known.
-
-    Args:
-        study: the records made of them.
-        cells: its cells.
-        found: the verdicts on it.
-        notes: what was assumed when they were read.
-    """
-    done, rows = study.completed, found.overall
-    tasks = ", ".join(sorted(done["dataset"].unique()))
-    lines = [
-        f"{len(study.runs)} runs of {done['variant'].nunique()} methods on {tasks}, compared with "
-        f"{found.baseline}",
-        *notes,
-    ]
-    held = rows[rows["conclusion"].isin(["better", "worse", "equivalent"])]
-    lines += ["", f"What holds ({len(held)} of {len(rows)})"]
-    lines += [f"  {answer.sentence(row, rows)}" for row in each(held)] or ["  nothing"]
-    rest = rows.drop(held.index)
-    lines += ["", f"What cannot be told ({len(rest)} of {len(rows)})"]
-    single = rest[rest["conclusion"] == ""]
-    lines += [f"  {answer.sentence(row, rows)}" for row in each(rest.drop(single.index))]
-    lines += [f"  {line}" for line in rules.too_few(cells, single, found)]
-    lines += ["", "Not known", *(f"  {line}" for line in rules.unknown(study, found))]
-    return lines
 
 
 if __name__ == "__main__":

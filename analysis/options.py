@@ -23,7 +23,12 @@ def compared(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     else:
         parser.add_argument("study", type=Path, help="the folder that holds the runs, e.g. runs/demo")
     parser.add_argument("--baseline", default="lora", help="the variant to compare with (default: lora)")
-    parser.add_argument("--margin", type=margin, default=0.01, help="what does not matter (default: 0.01)")
+    parser.add_argument(
+        "--margin",
+        type=margin,
+        help="what does not matter, in units of the metric (default: 1%% of the metric's range, as 0.01 of "
+        "accuracy or 1 of BLEU; of one without bounds, as a loss, 1%% of the baseline's value)",
+    )
     parser.add_argument(
         "--metric",
         help="what judges the runs, e.g. macro_f1, loss or lm_eval/arc_easy/acc (default: the primary one)",

@@ -52,7 +52,7 @@ def build(
     study_folder: Path | str,
     *,
     baseline: str = "lora",
-    margin: float = 0.01,
+    margin: float | None = None,
     pool: bool = False,
     metric: str | None = None,
     images_too: bool = True,
@@ -64,7 +64,7 @@ def build(
     Args:
         study_folder: runs/STUDY, holding one folder per run.
         baseline: the variant that the others are compared with.
-        margin: differences below it do not matter, in units of the metric.
+        margin: differences below it do not matter, in units of the metric; None: 1% of its range.
         pool: take results of different code, versions, hardware or data for comparable.
         metric: compare by another than the primary metric; the report is then in report-<metric>/.
         images_too: whether to write every figure as SVG, PDF and PNG beside the page.

@@ -43,6 +43,7 @@ _NO_RESULT = (
     "tracker",
     "signatures",
     "matched",
+    "halving",
     "config_dirs",
 )  # of a spec: decide nothing about the result
 PLANNED = ".planned"  # of a study: a list of runs per distinct command; to forget one, delete its list
@@ -249,6 +250,17 @@ def cell_key(spec: Mapping[str, Any], *without: str) -> str:
     return digest(parts)
 
 
+@dataclass(frozen=True)
+class Request:
+    """What one command requested of a study.
+
+    `order` counts the requests that were there when it was first made; None in a study of an older version.
+    """
+
+    cells: Mapping[str, Mapping[str, Any]]  # by run_id
+    order: int | None = None
+
+
 def write_planned(study: Path, cells: Mapping[str, Mapping[str, Any]]) -> Path:
     """Write down which runs a command requested, so that a report can name what is missing.
 
@@ -264,27 +276,30 @@ def write_planned(study: Path, cells: Mapping[str, Mapping[str, Any]]) -> Path:
     if path.exists():
         path.touch()  # see `since` in `planned`
     else:
-        write_json(path, {"cells": plain(cells, "cells")}, indent=None)
+        order = len(list(path.parent.glob("*.json")))
+        write_json(path, {"cells": plain(cells, "cells"), "order": order}, indent=None)
     return path
 
 
-def planned(study: Path, *, since: float = 0.0) -> dict[str, dict[str, Any]]:
+def planned(study: Path, *, since: float = 0.0) -> dict[str, Mapping[str, Any]]:
     """Every run that some command requested of a study, by run_id; a torn list is left out.
 
     `since`, in seconds since 1970, leaves out the lists of commands that were last given before.
     """
-    return {run_id: cell for cells in requests(study, since=since) for run_id, cell in cells.items()}
+    return {run_id: cell for made in requests(study, since=since) for run_id, cell in made.cells.items()}
 
 
-def requests(study: Path, *, since: float = 0.0) -> list[dict[str, dict[str, Any]]]:
-    """What each command requested of a study, by run_id; `since` is as in `planned`."""
+def requests(study: Path, *, since: float = 0.0) -> list[Request]:
+    """What each command requested of a study; `since` is as in `planned`."""
     found = []
     for path in sorted((study / PLANNED).glob("*.json")):
         try:
             if path.stat().st_mtime < since:
                 continue
-            cells = read_json(path)["cells"]
-            found.append({run_id: cell for run_id, cell in cells.items() if is_name(run_id)})
+            content = read_json(path)
+            cells, order = content["cells"], content.get("order")
+            named = {run_id: cell for run_id, cell in cells.items() if is_name(run_id)}
+            found.append(Request(named, order if isinstance(order, int) else None))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return found

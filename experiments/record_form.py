@@ -11,7 +11,7 @@ STATUSES = ("completed", "diverged", "oom", "failed", "preempted")
 
 _NEEDED = ("variant", "model", "dataset", "seed")
 _SPEC_MAPPINGS = ("train", "variant_axes", "variant_options", "model_options", "dataset_options")
-_SPEC_NUMBERS = ("r", "alpha", "lr", "matched")
+_SPEC_NUMBERS = ("r", "alpha", "lr", "matched", "halving")
 _MAPPINGS = (
     "metrics", "cost", "data", "env", "files", "primary", "model", "adapter", "task", "start", "pack",
 )  # fmt: skip

@@ -33,6 +33,7 @@ class RunSpec:
     names the keys of the record between whose values tuning chooses. `repeat` counts the runs before it
     that were the same one. `signatures` is whether the run leaves the small arrays that its paper's figures
     need. `matched` is the rank of the reference whose budget this run was given, where a sweep matches ranks.
+    `halving` is the divisor by which tuning dropped points after short runs, where it did.
     `config_dirs` are the folders of configuration that the command added to its own (--config-dir).
     """
 
@@ -57,6 +58,7 @@ class RunSpec:
     tuned: tuple[str, ...] = ()
     repeat: int = 0
     matched: int | None = None
+    halving: int | None = None
     config_dirs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -75,7 +77,7 @@ class RunSpec:
 
     def _parts(self) -> dict[str, Any]:
         return {
-            **{name: getattr(self, name) for name in (*_AS_THEY_ARE, "phase", "signatures", "matched")},
+            **{name: getattr(self, name) for name in (*_AS_THEY_ARE, *_BESIDE)},
             "train": vars(self.train),
             "variant_axes": self.axes,
             "variant_options": self.options,
@@ -128,9 +130,10 @@ class RunSpec:
     def hash(self, data_sha256: str) -> str:
         """SHA-256 of all that decides the result, the data included.
 
-        Left out are study, tracker, signatures, matched, config_dirs and train.threads, and where model and
-        data lie. Data is known by the hash of its rows; a model of the hub by its name and commit and, if one
-        is pinned, its sha256; a model in a folder by all bytes that it holds (`content`, see `resolve`).
+        Left out are study, tracker, signatures, matched, halving, config_dirs and train.threads, and where
+        model and data lie. Data is known by the hash of its rows; a model of the hub by its name and commit
+        and, if one is pinned, its sha256; a model in a folder by all bytes that it holds (`content`, see
+        `resolve`).
         """
         parts = identity(self._parts())
         dataset = {key: value for key, value in self.dataset_options.items() if key != "path"}
@@ -146,6 +149,7 @@ _AS_THEY_ARE = (
     "study", "variant", "method", "r", "alpha", "targets", "model", "model_options", "dataset",
     "dataset_options", "lr", "seed", "tracker",
 )  # fmt: skip
+_BESIDE = ("phase", "signatures", "matched", "halving")
 _FROZEN = (
     "axes", "options", "model_options", "dataset_options", "tracker", "targets", "tuned", "config_dirs",
 )  # fmt: skip
@@ -153,7 +157,7 @@ _FROZEN = (
 PACKABLE = ("adapters", "probe", "zero", "pfeiffer", "prefix", "ptuning_v2", "prompt", "ia3")
 # Of train: what the runs of a pack share.
 PACK = ("batch_size", "micro_batch_size", "precision", "gradient_checkpointing", "threads", "eval_rows")
-_WHERE_SET = ("phase", "signatures", "tuned", "repeat", "matched", "config_dirs")
+_WHERE_SET = (*_BESIDE, "tuned", "repeat", "config_dirs")
 
 
 @cache

@@ -65,7 +65,7 @@ def test_experiments_know_nothing_of_analysis(source):
 @pytest.mark.parametrize("source", room("analysis"))
 def test_analysis_reads_records_and_nothing_else(source):
     assert not reaches(source, ["variants", "hydra", "hydra_plugins", "omegaconf", *HEAVY])
-    allowed = tuple(f"experiments.{name}" for name in ("record", "files", "errors", "protocol"))
+    allowed = tuple(f"experiments.{name}" for name in ("record", "files", "errors", "protocol", "metrics"))
     assert reaches(source, ["experiments"]) == reaches(source, allowed)
 
 

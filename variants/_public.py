@@ -7,7 +7,7 @@ from variants._core.init import Init, Start, keep_decompositions
 from variants._core.lowrank import Factors
 from variants._core.merge import merge
 from variants._core.names import TargetError
-from variants._core.own import PackedLinear, top_blocks
+from variants._core.own import PackedLinear, block_stacks, top_blocks
 from variants._core.registry import UnknownPart, get, names, reads, register
 from variants._core.run import Controller, RunConfig, Slot, Trained, rates
 from variants._core.seeds import generator, normal, uniform
@@ -40,6 +40,7 @@ __all__ = [
     "attach",
     "attach_peft",
     "backbone_linears",
+    "block_stacks",
     "dense_size",
     "fed_without_batch",
     "generator",

@@ -85,6 +85,24 @@ def _edges(study: Study, tried: pd.DataFrame, row: Row) -> tuple[str, ...]:
     return tuple(found)
 
 
+def halving(study: Study, final: pd.DataFrame) -> list[str]:
+    """The rules by which tuning dropped points after short runs, in words; empty where none was."""
+    out: dict[str, None] = {}
+    runs = study.runs[study.runs["phase"] == "tune"]
+    for row in each(final[final["rates"] > 1]):
+        spec = study.records[row["run_ids"][0]]["spec"]
+        tried = runs[runs["group_key"] == row["group_key"]]
+        if spec.get("halving") and len(tried):
+            counts = tried.groupby("rung")["cell_key"].nunique()
+            each_length = ", ".join(f"{n} with {length:g}" for length, n in counts.items())
+            unit = "steps" if spec["train"].get("steps") else "epochs"
+            full = spec["train"].get("steps") or spec["train"].get("epochs")
+            out[f"halving={spec['halving']}: {each_length} of {full:g} {unit}"] = None
+        elif len(tried):
+            out["none dropped"] = None
+    return list(out) if any(text != "none dropped" for text in out) else []
+
+
 @dataclass(frozen=True)
 class Sides:
     """The tuning behind the two sides of a comparison, over its ranks."""

@@ -81,7 +81,7 @@ class Comparison:
         p is multiplied by its square: with looks at 3, 4, ... 10 seeds, equal variants err in .055 instead of
         .17 (a single comparison; with the number itself it would be .076).
         """
-        return max(sum(n >= stats.FEWEST_SEEDS for n in self.steps), 1)
+        return looks(self.steps)
 
     def with_noise(self, noise: stats.Noise) -> "Comparison":
         """This comparison with other noise, and all that follows from it."""
@@ -96,6 +96,11 @@ class Comparison:
             p=min(found.p * self.looks**2, 1.0),
             p_tost=min(stats.equivalence_p(found, self.margin) * self.looks**2, 1.0),
         )
+
+
+def looks(steps: Sequence[int]) -> int:
+    """How often a verdict could have been looked for, by the numbers of seeds there were."""
+    return max(sum(n >= stats.FEWEST_SEEDS for n in steps), 1)
 
 
 def compared(pair: Pair, study: Study, margin: float, mixed: set[str], sides: Sides) -> Comparison:
@@ -194,14 +199,21 @@ def pooled(rows: Sequence[Comparison]) -> list[Comparison]:
 
 
 def _steps(study: Study, sides: Sequence[Sequence[str]], seeds: Sequence[int]) -> tuple[int, ...]:
-    """How many of the compared seeds there were after each request that added some."""
-    asked = [
-        {study.records[run]["spec"]["seed"] for side in sides for run in side if run in request}
-        for request in study.requests
-    ]
+    """How many of the compared seeds had been requested after each request that added some.
+
+    In a study of an older version, which did not keep the order of requests, smaller seeds came first.
+    """
+    known = all(request.order is not None for request in study.requests)
+    asked: list[tuple[tuple[int, ...], set[int]]] = []
+    for request in study.requests:
+        own = {
+            study.records[run]["spec"]["seed"] for side in sides for run in side if run in request.cells
+        } & set(seeds)
+        place = (request.order or 0,) if known else (max(own, default=0), len(own))
+        asked += [(place, own)] if own else []
     counts, there = [], set[int]()
-    for more in sorted(filter(None, asked), key=lambda more: (max(more), len(more))):
-        there |= more & set(seeds)
+    for _, more in sorted(asked, key=lambda pair: pair[0]):
+        there |= more
         counts.append(len(there))
     return tuple(dict.fromkeys(counts))
 
@@ -230,7 +242,9 @@ def _head_rates(pair: Pair, study: Study) -> tuple[float, float] | None:
         specs = [study.records[cell["run_ids"][0]]["spec"] for cell in cells]
         heads = ours, theirs = [(spec.get("train") or {}).get("head_lr") for spec in specs]
         # of a method that trains the head alone, the head's rate is the method's own
-        alone = any("r" not in spec and rate == spec["lr"] for spec, rate in zip(specs, heads, strict=True))
+        alone = any(
+            "r" not in spec and rate == spec.get("lr") for spec, rate in zip(specs, heads, strict=True)
+        )
         if ours and theirs and ours != theirs and not alone:
             return ours, theirs
     return None

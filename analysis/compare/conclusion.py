@@ -137,7 +137,7 @@ def protocol(rows: pd.DataFrame) -> str:
         return "The sides of some comparisons were not tuned equally, which is said with each."
     seeds = sorted({s for side in every for b in (*side.variant, *side.baseline) for s in b.seeds})
     count = str(points.pop()) if len(points) == 1 else "equally many"
-    how = f"Both sides of every comparison were tuned alike, with {count} points for each cell"
+    how = f"Both sides of every comparison were tuned equally, with {count} points for each cell"
     if all(side.apart for side in every):
         return f"{how}, on validation with seeds {listed(list(map(str, seeds)))}, which no comparison uses."
     return f"{how}, but on validation of seeds that are compared as well."

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
+from analysis.compare.comparison import looks
 from analysis.runs.rows import each
 from analysis.stats import FEWEST_SEEDS, across
 
-_SHARED = ("variant", "baseline", "metric", "model", "targets", "stack", "split", "margin", "sign")
+_SHARED = ("variant", "baseline", "metric", "model", "targets", "stack", "split", "sign")
 
 
 def means(overall: pd.DataFrame) -> pd.DataFrame:
@@ -26,6 +27,7 @@ def means(overall: pd.DataFrame) -> pd.DataFrame:
             continue
         noise = stats.mean_noise([row["found"].noise for row in each(group)])
         found = stats.Difference(group["difference"].mean(), 0, 0, noise, 0, 0).with_noise(noise)
+        factor = max(map(looks, group["steps"])) ** 2
         rows.append(
             dict(zip(_SHARED, shared, strict=True))
             | {
@@ -38,14 +40,26 @@ def means(overall: pd.DataFrame) -> pd.DataFrame:
                 "difference": found.mean,
                 "ci_low": found.low,
                 "ci_high": found.high,
-                "p": found.p,
-                "p_tost": stats.equivalence_p(found, shared[_SHARED.index("margin")]),
+                "p": min(found.p * factor, 1.0),
+                "p_tost": min(stats.equivalence_p(found, float(group["margin"].mean())) * factor, 1.0),
+                "margin": float(group["margin"].mean()),
                 "n_examples": int(group["n_examples"].min()),
                 "failed": int(group["failed"].sum()),
                 "failed_baseline": int(group["failed_baseline"].sum()),
             }
         )
-    names = ("of", "p", "p_tost", "difference", "ci_low", "ci_high", "datasets", "differences", *_SHARED)
+    names = (
+        "of",
+        "p",
+        "p_tost",
+        "difference",
+        "ci_low",
+        "ci_high",
+        "datasets",
+        "differences",
+        "margin",
+        *_SHARED,
+    )
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=names)
 
 

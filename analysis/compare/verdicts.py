@@ -23,11 +23,11 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.compare import datasets
+from analysis.compare import datasets, margins
 from analysis.compare.budgets import Budgets, budgets, sides
 from analysis.compare.comparison import Comparison, compared, pooled
 from analysis.compare.conclusion import concluded
-from analysis.compare.pairs import Unmatched, check_baseline, pairs
+from analysis.compare.pairs import Pair, Unmatched, check_baseline, pairs
 from analysis.runs import identity
 from analysis.runs.cells import order_of
 from analysis.runs.faults import Problem
@@ -42,7 +42,7 @@ class Verdicts:
     """All comparisons of a study: `table` has a row for each `Comparison`, with how it was judged."""
 
     baseline: str
-    margin: float
+    margin: float | None  # as it was given; None: each comparison has that of its metric (`margins`)
     table: pd.DataFrame
     predictions: Predictions
     across: pd.DataFrame = field(default_factory=pd.DataFrame)  # one row per variant over several datasets
@@ -58,31 +58,65 @@ class Verdicts:
         return self.predictions.problems
 
     @property
+    def margins(self) -> str:
+        """The margins of all comparisons in words."""
+        if self.margin is not None or self.table.empty:
+            return f"{self.margin or margins.SHARE:g}"
+        pairs = self.table[["metric", "margin"]].drop_duplicates().itertuples(index=False)
+        every = [margins.text(*pair) for pair in pairs]
+        names = list(dict.fromkeys(self.table["metric"]))
+        if len(names) == len(every) > 1:
+            every = [f"{told} of {name}" for told, name in zip(every, names, strict=True)]
+        return ", ".join(dict.fromkeys(every))
+
+    @property
     def overall(self) -> pd.DataFrame:
         """One row per variant and setting: over ranks where there are several."""
         return self.table[self.table["overall"]]
 
 
-def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margin: float = 0.01) -> Verdicts:
+def verdicts(
+    study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margin: float | None = None
+) -> Verdicts:
     """Compare every variant of a study with the baseline.
 
     Args:
         study: the records.
         cells: what `analysis.cells.cells` makes of them.
         baseline: the variant (or the series, where a variant has several) to compare with.
-        margin: differences below it do not matter, in units of the metric.
+        margin: differences below it do not matter, in units of the metric; None: see `margins`.
     """
     check_baseline(study, cells, baseline)
     found, unmatched = pairs(cells, baseline)
     counts = cells.groupby("peer_key")["stack"].nunique()
     mixed = set(counts.index[counts > 1])
     tuning = budgets(study, cells)
-    rows = [compared(pair, study, margin, mixed, sides(pair, tuning)) for pair in found]
+    usual = _usual_margins(found)
+    rows = [
+        compared(pair, study, margin or usual[_setting(pair)], mixed, sides(pair, tuning)) for pair in found
+    ]
     table, across = judged(rows)
     table["smallest_detectable"] = [detectable(row, 1.0) for row in each(table)]
     table["detectable_in_family"] = [detectable(row, row["share"]) for row in each(table)]
     differing = _differing(study, cells, mixed)
     return Verdicts(baseline, margin, table, study.predictions, across, tuning, unmatched, differing)
+
+
+def _setting(pair: Pair) -> tuple[str, ...]:
+    return tuple(pair.baseline[0][key] for key in ("peer_key", "stack", "split"))
+
+
+def _usual_margins(found: Sequence[Pair]) -> dict[tuple[str, ...], float]:
+    """The margin of each setting: one for all comparisons in it."""
+    cells: dict[tuple[str, ...], dict[str, Row]] = {}
+    for pair in found:
+        cells.setdefault(_setting(pair), {}).update({cell["cell_key"]: cell for cell in pair.baseline})
+    return {
+        setting: margins.usual(
+            str(next(iter(own.values()))["metric"]), np.array([cell["mean"] for cell in own.values()])
+        )
+        for setting, own in cells.items()
+    }
 
 
 def judged(rows: Sequence[Comparison]) -> tuple[pd.DataFrame, pd.DataFrame]:

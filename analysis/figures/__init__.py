@@ -78,13 +78,19 @@ def _setting_figures(
         yield figure(name, "rank", setting, f"{title} against rank{where}", text, chart)
     for axis, (name, _) in overview.COSTS.items():
         if (cells[axis] > 0).any():
-            text = "Labels are ranks, where there is room. The dashed line joins the cells that no other "
-            text += "cell beats in both respects; cells of equal cost stand beside each other. "
+            why = overview.no_line(cells[cells[axis] > 0], axis)
+            text = "Labels are ranks, where there is room. "
+            text += f"No line joins the best by time: {why}. " if why else _LINE
+            text += "Cells of equal cost stand beside each other. "
+            text += "Level bars: quartiles of the step times. " if axis == "step_ms" else ""
             text += _bars(cells) + aside + _grey(cells, domain)
             chart = overview.by_cost(cells, domain, axis, size)
             file = slug(f"metric_by_{axis}", tag)
             words = f"{title} against {name[0].lower()}{name[1:]}"
             yield figure(file, "cost", setting, words, text, chart, name)
+
+
+_LINE = "The dashed line joins the cells that no other cell beats in both respects. "
 
 
 def _majority(study: Study, cells: pd.DataFrame) -> float | None:

@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.figures.curves import DASHES, rank_name
 from analysis.figures.figure import color, tooltips
 from analysis.figures.overview import GREY, Chart, metric_title
-from analysis.runs.cells import chosen
+from analysis.runs.cells import chosen, shortest
 from analysis.runs.rows import Row, each
 from analysis.text.format import metric_name
 
@@ -113,13 +113,14 @@ def row_name(row: Row) -> str:
 def rate_points(cells: pd.DataFrame) -> pd.DataFrame:
     """Validation by learning rate for every group that tried several, from its tuning runs if any.
 
-    Where other keys were tuned too, a rate stands for the best that was found with it.
+    Where other keys were tuned too, a rate stands for the best that was found with it; where points were
+    dropped on the way, the curve is that of the shortest runs.
     """
     many = cells[cells["rates"] > 1]
     parts = []
     for _, group in many.groupby(["group_key", "stack"], sort=False):
         tuning = group[group["tuning"].astype(bool)]
-        curve = tuning if tuning["lr"].nunique() > 1 else group[~group["tuning"].astype(bool)]
+        curve = shortest(tuning) if tuning["lr"].nunique() > 1 else group[~group["tuning"].astype(bool)]
         ends = (curve["lr"].min(), curve["lr"].max())  # of all that were tried, diverged or not
         curve = curve[curve["validation"].notna()]
         if curve["lr"].nunique() < 2:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from analysis import stats
 from analysis.figures.figure import HEIGHT, WIDTH, color, shape, tooltips
-from analysis.runs.rows import Row
+from analysis.runs import timing
+from analysis.runs.rows import Row, each
 from analysis.text.format import metric_name
 
 Chart = alt.LayerChart | alt.FacetChart
@@ -210,6 +211,7 @@ def by_cost(
 ) -> Chart:
     """The metric against one cost; a thin line joins the cells that no other cell beats in both.
 
+    There is no line through step times that chance may have ordered; level bars are their quartiles.
     Cells of equal cost stand beside each other, and a rank is written only where nothing is in its way.
 
     Args:
@@ -223,13 +225,12 @@ def by_cost(
         cost=cells[axis] * _UNIT.get(axis, 1), rank=[f"{r:g}" if r > 0 else "" for r in cells["r"]]
     )
     frame = frame[frame["cost"] > 0]
-    frame = frame.assign(
-        best=frontier(frame["cost"].to_numpy(float), frame["mean"].to_numpy(float), frame["goal"].iloc[0])
-    )
+    frame = frame.assign(best=on_front(frame, axis) if not no_line(frame, axis) else False)
     front = [name for name in emphasised(frame, domain) if name in set(frame["series"])]
     in_front = frame["series"].isin(front)
     x, y = beside(_pixels(frame["cost"], log, size[0])), _pixels(frame["mean"], False, size[1])
     frame = frame.assign(at=_costs(x, frame["cost"], log, size[0]), side=labelled(x, y, frame["rank"]))
+    timed = axis == "step_ms" and frame["step_ms_low"].notna().any()
     scale = alt.Scale(type="log", nice=False, padding=24) if log else alt.Scale(zero=False, padding=24)
     ticks: Any = log_ticks(frame["cost"].to_numpy(float)) if log else alt.Undefined
     label: Any = alt.Undefined
@@ -248,7 +249,10 @@ def by_cost(
     up = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False))
     base = alt.Chart().encode(x=across, color=color(domain, front))
     tips = [*_tooltip(title), *tooltips(("cost:Q", name, ",.4~g"))]
-    kept = [*_KEPT, "cost", "at", "rank", "best", "side"]
+    kept = [*_KEPT, "cost", "at", "rank", "best", "side", *(["step_ms_low", "step_ms_high"] if timed else [])]
+    level = base.mark_rule(strokeWidth=1.4, strokeOpacity=0.45).encode(
+        x=alt.X("step_ms_low:Q", title=name), x2=alt.X2("step_ms_high:Q"), y=up
+    )
     grey = alt.Chart(frame.loc[~in_front, kept]).mark_point(filled=True, size=22, color=GREY, opacity=0.45)
     back = [grey.encode(x=across, y=up, tooltip=tips)] if not in_front.all() else []
     text = [
@@ -266,6 +270,7 @@ def by_cost(
         base.mark_rule(strokeWidth=1.4, strokeOpacity=0.45).encode(
             y=alt.Y("bar_low:Q", title=title), y2=alt.Y2("bar_high:Q")
         ),
+        *([level] if timed else []),
         base.mark_point(filled=True, size=70, opacity=1).encode(
             y=up, shape=shape(domain, front), tooltip=tips
         ),
@@ -354,6 +359,21 @@ def far_off(cells: pd.DataFrame) -> pd.Series:
     high = max(ranked["mean"].max(), ranked["bar_high"].max())
     reach = 1.0 * (high - low)
     return cells["r"].isna() & ((cells["mean"] < low - reach) | (cells["mean"] > high + reach))
+
+
+def on_front(cells: pd.DataFrame, axis: str) -> np.ndarray:
+    """Which of these cells no other one beats, in the metric and in a cost: bool (n,)."""
+    return frontier(cells[axis].to_numpy(float), cells["mean"].to_numpy(float), cells["goal"].iloc[0])
+
+
+def no_line(cells: pd.DataFrame, axis: str) -> str:
+    """Why no line may join the cells that no other one beats in metric and cost; empty where one may."""
+    if axis != "step_ms":
+        return ""
+    if other := int(cells["disturbed"].sum()):
+        return f"other work ran on the machine during {other} of the runs"
+    front = cells[on_front(cells, axis)].sort_values(axis, kind="stable")
+    return timing.why_no_order(each(front)) if len(front) > 1 else ""
 
 
 def frontier(cost: np.ndarray, value: np.ndarray, goal: str) -> np.ndarray:

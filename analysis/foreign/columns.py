@@ -165,6 +165,7 @@ class Columns:
             train={key: numbers[key] for key in _TRAIN if numbers[key] is not None},
             cost={key: value for key in _COSTS if (value := numbers[key]) is not None},
             device=get("device") or None,
+            stated=self.of["status"] is not None,
             phase=get("phase") if get("phase") in ("tune", "confirm") else "",
         )
 

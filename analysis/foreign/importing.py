@@ -48,6 +48,17 @@ def study(
     return folder, notes
 
 
+def sizes(given: Sequence[str]) -> Mapping[str, int]:
+    """Test examples by task, from words such as gsm8k=1319 or 1319, which is of every task."""
+    sizes = {}
+    for word in given:
+        task, _, number = word.rpartition("=")
+        if not number.isdecimal() or not int(number):
+            raise UserError(f"--examples {word}: give a whole number as in 1319, or TASK=1319.")
+        sizes[task] = int(number)
+    return sizes
+
+
 def _files(path: Path, form: str) -> list[Path]:
     if not path.exists():
         raise UserError(f"there is no file {path}.")

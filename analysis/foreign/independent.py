@@ -45,7 +45,9 @@ def is_foreign(study: Study) -> bool:
     return any("source" in record for record in study.records.values())
 
 
-def verdicts(study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margin: float = 0.01) -> Verdicts:
+def verdicts(
+    study: Study, cells: pd.DataFrame, *, baseline: str = "lora", margin: float | None = None
+) -> Verdicts:
     """The verdicts on a study, whoever ran it; arguments and errors as those of `compare.verdicts`."""
     if not is_foreign(study):
         return compare.verdicts(study, cells, baseline=baseline, margin=margin)
@@ -98,7 +100,7 @@ def side(cells: list[Row]) -> Side:
 def _judged(study: Study, cells: pd.DataFrame, found: Verdicts) -> Verdicts:
     by_key = {(cell["cell_key"], cell["stack"]): cell for cell in each(cells[cells["final"].astype(bool)])}
     table = found.table.assign(tried=1)
-    evidence = _Evidence(by_key, chosen_on_test(cells), found.margin)
+    evidence = _Evidence(by_key, chosen_on_test(cells))
     known = [evidence.of(row) for row in each(table)]
     for name in _RESULT:
         table[name] = pd.Series([values[name] for values in known], table.index, dtype=table[name].dtype)
@@ -130,11 +132,10 @@ def chosen_on_test(cells: pd.DataFrame) -> dict[tuple[str, str], int]:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What decides a comparison: the final cells by key, those chosen on the test set, the margin."""
+    """What decides a comparison: the final cells by key, and those chosen on the test set."""
 
     cells: Mapping[tuple[str, str], Row]
     on_test: Mapping[tuple[str, str], int]
-    margin: float
 
     def of(self, row: Row) -> dict[str, Any]:
         """The evidence of one comparison."""
@@ -163,7 +164,7 @@ class _Evidence:
             "ci_low": low,
             "ci_high": high,
             "p": min(1.0, tried * d.p),
-            "p_tost": min(1.0, tried * stats.equivalence_p(d, self.margin)),
+            "p_tost": min(1.0, tried * stats.equivalence_p(d, row["margin"])),
             "smallest_detectable": stats.smallest_detectable(noise, alpha=stats.ALPHA / tried) if n else nan,
             "why": "" if n else NO_SIZE,
         }

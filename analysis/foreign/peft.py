@@ -72,6 +72,7 @@ def read(path: Path, metric: str | None = None) -> list[Result]:
             cost=_cost(trained, rows),
             versions=_versions(meta.get("package_info") or {}),
             device=(meta.get("system_info") or {}).get("accelerator"),
+            stated="status" in trained,
             plain=_is_plain(config, setup),
             inactive=_inactive(method, config, setup),
         )

@@ -46,6 +46,8 @@ class Result:
     plain: bool = False  # LoRA with nothing added
     inactive: str = ""  # why the method was never at work
     phase: str = ""  # tune or confirm, where the file says so
+    stated: bool = False  # whether the file says how runs ended
+    numbered: bool = False  # whether the seed is no more than the run's number
 
     @property
     def cell(self) -> tuple[Any, ...]:
@@ -109,6 +111,7 @@ def _number(results: Sequence[Result]) -> None:
         taken = seen.setdefault((*result.cell, result.score is None), {})
         if result.seed is None:
             result.seed = next(i for i in range(len(taken) + 1) if i not in taken)
+            result.numbered = True
         if result.seed in taken:
             raise UserError(
                 f"{taken[result.seed].place} and {result.place} both are {result.method} on {result.task} "
@@ -159,7 +162,8 @@ def _record(result: Result, run_id: str, study: str, phase: str, form: str) -> d
     data = {"test_rows": result.n}
     env = {"versions": result.versions, "device": result.device}
     known = lambda pairs: {key: value for key, value in pairs.items() if value is not None}  # noqa: E731
-    source = {"format": form, "place": result.place, "plain": result.plain, "inactive": result.inactive}
+    said = ("place", "plain", "inactive", "stated", "numbered")
+    source = {"format": form, **{name: getattr(result, name) for name in said}}
     return {
         "run_id": run_id,
         "study": study,

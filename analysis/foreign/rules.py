@@ -1,6 +1,7 @@
 """What a reviewer asks of results that others published, beyond the checklist for studies of ours.
 
-Each rule gives (question, met, finding, remedy), as an item of the checklist.
+Each rule gives (question, met, finding, remedy), as an item of the checklist: `met` is None where the files
+do not tell.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from analysis.runs.load import Study
 from analysis.runs.rows import each
 from experiments.files import digest
 
-Rule = tuple[str, bool, str, str]
+Rule = tuple[str, bool | None, str, str]
+NO_RATES = "the learning rates are not known"
 NAMES_SHOWN = 6
 Z = 1.96  # of a 95% interval
 SAME_RUNS = 3  # whose equal scores cannot be chance
@@ -29,6 +31,11 @@ def rules(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Rule]:
     yield from _active(study, cells)
     yield from _learned(cells)
     yield from _alike(study)
+
+
+def says(study: Study, fact: str) -> bool:
+    """Whether the source of any run has noted a fact."""
+    return any((record.get("source") or {}).get(fact) for record in study.records.values())
 
 
 def listed(names: list[str]) -> str:
@@ -50,11 +57,14 @@ def _name(cell: dict[str, object]) -> str:
 def _selection(cells: pd.DataFrame) -> Iterator[Rule]:
     groups = chosen_on_test(cells)
     most = max(groups.values(), default=0)
+    rated = bool(cells["lr"].notna().any())
     yield (
         "Rates were chosen on validation, not by the test results",
-        not groups,
+        not groups if rated else None,
         f"the best of {most} rates is named by its test score in {len(groups)} cases, with no validation "
-        f"result beside it; p values are multiplied by {most} for it",
+        f"result beside it; p values are multiplied by {most} for it"
+        if rated
+        else NO_RATES,
         "choose each rate on a validation split, then test that one alone",
     )
 
@@ -72,9 +82,11 @@ def _renamed(study: Study) -> Iterator[Rule]:
     texts = [f"{' and '.join(dict.fromkeys(names.values()))}" for names in several]
     yield (
         "No method was tested at several rates under several names",
-        not several,
+        not several if rates else None,
         f"{'; '.join(texts)} differ in the learning rate alone, while the others had one rate; the better "
-        "name is picked by its test score",
+        "name is picked by its test score"
+        if rates
+        else "the settings of the methods, or their learning rates, are not known",
         "tune every method with the same number of rates, on validation, and test one",
     )
 
@@ -92,8 +104,10 @@ def _dropped(cells: pd.DataFrame) -> Iterator[Rule]:
         absent += _gaps(group, results[results["peer_key"] == group["peer_key"].iloc[0]])
     yield (
         "No run was dropped: every rate has as many runs as the others",
-        not absent,
-        f"runs are missing for {listed(absent)}; were they dropped because they diverged?",
+        not absent if absent or results["lr"].notna().any() else None,
+        f"runs are missing for {listed(absent)}; were they dropped because they diverged?"
+        if absent
+        else NO_RATES,
         "publish every run that was started, the diverged ones as diverged",
     )
 
@@ -122,10 +136,12 @@ def _active(study: Study, cells: pd.DataFrame) -> Iterator[Rule]:
     same = _identical(study, cells)
     parts = [f"{name}: {why}" for name, why in sorted(texts.items())]
     parts += [f"{a} and {b} have the same score in every one of {n} runs" for a, b, n in same]
+    configured = any(record["spec"].get("variant_options") for record in study.records.values())
     yield (
         "Every method was at work",
-        not parts,
-        "; ".join(parts),
+        not parts if parts or configured else None,
+        "; ".join(parts)
+        or "the settings of the methods are not known; no two have the same scores throughout",
         "switch it on, and test that it changes the first steps of training",
     )
 
@@ -173,8 +189,8 @@ def _alike(study: Study) -> Iterator[Rule]:
     ]
     yield (
         "All results come from the same versions and device",
-        not mixed,
-        f"they differ in {'; '.join(parts)}",
+        not mixed if seen else None,
+        f"they differ in {'; '.join(parts)}" if mixed else "neither versions nor devices are known",
         "run the odd ones again; until then their difference may be the library's",
     )
 

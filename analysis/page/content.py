@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.audit import audit
+from analysis.audit import audit, counted
 from analysis.compare import datasets, noise
 from analysis.compare.conclusion import on_heads
 from analysis.compare.verdicts import Verdicts
@@ -20,9 +20,10 @@ from analysis.runs.load import Study
 from analysis.runs.rows import SHOWN_COSTS, each
 from analysis.text import answer, tuning
 from analysis.text.choice import Choice, choice
-from analysis.text.circumstances import environment, error_text, notes, trouble
+from analysis.text.circumstances import environment, error_text, notes, on_step_times, trouble
 from analysis.text.flips import Flips, flips
 from analysis.text.format import count, number
+from analysis.text.limits import listed_steps
 from analysis.text.next_steps import steps
 from analysis.text.ranks import advise
 
@@ -44,6 +45,7 @@ def collect(
     results = cells[~cells["tuning"].astype(bool)]
     ranks = advise(study, cells, margin=found.margin)
     chosen = choice(study, cells, found, ranks)
+    checklist = audit(study, cells, found, files=False)
     return {
         "study": study.name,
         "report": _command(study, found, pool, metric),
@@ -51,7 +53,7 @@ def collect(
         "flips": _flips(study, cells, found, chosen, texts),
         "ranks": ranks,
         "answer": answer.answer(study, cells, found),
-        "facts": facts(study, results),
+        "facts": facts(study, results, found),
         "series": {name: i for i, name in enumerate(series)},
         "rows": _rows(results),
         "many": {
@@ -59,6 +61,7 @@ def collect(
             for key in ("dataset", "model", "targets", "lr", "split", "metric")
         },
         "metric": _one(results, metric_title),
+        "timing": on_step_times(study, results),
         "costs": bool(len(results)) and bool(results[list(SHOWN_COSTS)].notna().any().any()),
         "settings": _by_setting([f for f in figures if f.kind != "paper"]),
         "papers": _by_paper([f for f in figures if f.kind == "paper"]),
@@ -70,7 +73,8 @@ def collect(
         "comparisons": comparisons(found),
         "across": datasets.table(found.overall),
         "tuning": tuning.table(cells, found.budgets),
-        "checklist": audit(study, cells, found, files=False),
+        "checklist": checklist,
+        "counted": counted(checklist),
         "figures": {figure.name: figure.spec for figure in figures},
     }
 
@@ -88,7 +92,7 @@ def _command(study: Study, found: Verdicts, pool: bool, metric: str | None) -> s
     """The command that makes this report."""
     words = ["python", "-m", "analysis.report", f"runs/{study.name}"]
     words += ["--baseline", found.baseline] if found.baseline != "lora" else []
-    words += ["--margin", f"{found.margin:g}"] if found.margin != 0.01 else []
+    words += ["--margin", f"{found.margin:g}"] if found.margin is not None else []
     words += ["--metric", metric] if metric else []
     return shlex.join([*words, *["--pool"] * pool])
 
@@ -121,7 +125,7 @@ def _by_paper(figures: Sequence[Figure]) -> list[dict[str, Any]]:
     ]
 
 
-def facts(study: Study, results: pd.DataFrame) -> list[tuple[str, str]]:
+def facts(study: Study, results: pd.DataFrame, found: Verdicts) -> list[tuple[str, str]]:
     """The study in a few pairs of label and value."""
     runs = study.runs
     seeds = sorted(set(runs["seed"]))
@@ -142,6 +146,7 @@ def facts(study: Study, results: pd.DataFrame) -> list[tuple[str, str]]:
         (
             "Seeds",
             f"{len(seeds)} ({', '.join(map(str, seeds[:12]))}{', …' if len(seeds) > 12 else ''})"
+            f"{requested(found)}"
             if seeds
             else "",
         ),
@@ -153,6 +158,15 @@ def facts(study: Study, results: pd.DataFrame) -> list[tuple[str, str]]:
         spread = f"{floors[0].sd:.3f} (SD between seeds of one cell, {floors[0].df} degrees of freedom)"
         pairs.append(("Noise floor", "; ".join(filter(None, (spread, floors[0].repeat_text)))))
     return [(label, value) for label, value in pairs if value]
+
+
+def requested(found: Verdicts) -> str:
+    """Whether the compared seeds were requested at once; empty where that is not known."""
+    known = [steps for steps in found.table["steps"] if steps]
+    most = max(known, key=len, default=())
+    if not most:
+        return ""
+    return f", requested in steps: {listed_steps(most)}" if len(most) > 1 else ", requested at once"
 
 
 def _names(names: Sequence[str]) -> str:
@@ -182,7 +196,17 @@ def _row(row: Mapping[Any, Any], ranges: Mapping[tuple[Any, ...], tuple[float, f
     place = lambda v: 50.0 if high == low else round(min(100, max(0, 100 * (v - low) / (high - low))), 1)  # noqa: E731
     known = {
         key: (None if pd.isna(row[key]) else float(row[key]))
-        for key in ("r", "lr", "mean", "sd", "validation", "loss", *SHOWN_COSTS)
+        for key in (
+            "r",
+            "lr",
+            "mean",
+            "sd",
+            "validation",
+            "loss",
+            *SHOWN_COSTS,
+            "step_ms_low",
+            "step_ms_high",
+        )
     }
     strip = None
     if row["n"]:
@@ -201,6 +225,7 @@ def _row(row: Mapping[Any, Any], ranges: Mapping[tuple[Any, ...], tuple[float, f
         "strip": strip,
         "diverged": row["diverged"],
         "failed": row["failed"],
+        "disturbed": row["disturbed"],
         "cell": row["cell_key"],
         "metric": metric_words(row),
         "interval": "" if np.isnan(row["low"]) else f"{number(row['low'])} to {number(row['high'])}",
@@ -250,7 +275,13 @@ def comparisons(found: Verdicts) -> dict[str, Any]:
         )
     sizes = {bool(key): int(part["p_adjusted"].notna().sum()) for key, part in table.groupby("overall")}
     many = {key: table[key].nunique() > 1 for key in ("dataset", "model", "targets", "stack")}
-    return {"rows": rows, "many": many, "margin": found.margin, "baseline": found.baseline, "families": sizes}
+    return {
+        "rows": rows,
+        "many": many,
+        "margin": found.margins,
+        "baseline": found.baseline,
+        "families": sizes,
+    }
 
 
 def runs(study: Study, cells: pd.DataFrame) -> dict[str, Any]:

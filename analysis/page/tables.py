@@ -19,8 +19,9 @@ from experiments.files import replacing
 
 RESULTS = (
     "dataset", "model", "metric", "split", "variant", "series", "targets", "r", "alpha", "lr", "scale",
-    "n", "seeds", "mean", "sd", "low", "high", "validation", "loss", *SHOWN_COSTS, "diverged", "failed",
-    "tuning", "final", "rates", "cell_key", "stack",
+    "n", "seeds", "mean", "sd", "low", "high", "validation", "loss", *SHOWN_COSTS,
+    "step_ms_low", "step_ms_high", "disturbed", "diverged", "failed", "tuning", "final", "rates", "cell_key",
+    "stack",
 )  # fmt: skip
 RUNS = (
     "run_id", "status", "phase", "variant", "r", "alpha", "targets", "model", "dataset", "lr", "seed",

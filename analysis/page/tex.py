@@ -120,5 +120,5 @@ def verdicts(found: Verdicts) -> str:
         }
         for c in each(found.table)
     ]
-    comment = f"Paired differences from {found.baseline}, margin {found.margin:g}."
+    comment = f"Paired differences from {found.baseline}, margin {found.margins}."
     return table("llrlrrrrl", rows, comment)

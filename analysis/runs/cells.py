@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.runs import identity, rates
+from analysis.runs import identity, rates, timing
 from analysis.runs.load import Study
 from analysis.runs.rows import MEASURED, SHARED, each, plain
 
@@ -21,7 +21,7 @@ SETTING = ("dataset", "model", "metric", "goal", "split")
 _SAME = (*SHARED, "series")
 _OWN = (
     "tuning", "phase", "tuned", "recommended", "recommended_n", "n", "seeds", "seeds_tried", "mean",
-    "sd", "low", "high", "diverged", "failed", "run_ids", "by_seed", "final", "rates", "beside",
+    "sd", "low", "high", "diverged", "failed", "disturbed", "run_ids", "by_seed", "final", "rates", "beside",
 )  # fmt: skip
 _FAILED = ("failed", "oom", "preempted")
 
@@ -33,8 +33,8 @@ def cells(study: Study) -> pd.DataFrame:
 
     Columns: those of a run that all runs of a cell share, means of the measured ones, and `n` completed
     seeds, `seeds`, `mean`, `sd`, `low`, `high` (t interval over seeds, from 3 seeds on), `diverged`,
-    `failed`, `tuning`, `final` (stands for its group), `rates` (how many points its group tried), `beside`
-    (a plain run beside confirmed ones).
+    `failed`, `disturbed` (runs beside other work), `tuning`, `final` (stands for its group), `rates` (how
+    many points its group tried), `beside` (a plain run beside confirmed ones).
     """
     runs = study.runs.assign(series=series_labels(study), tuning=study.runs["phase"] == "tune")
     if runs.empty:
@@ -72,6 +72,7 @@ def _cell(runs: Sequence[Run]) -> dict[str, Any]:
     scores = np.array([run["score"] for run in done], float)
     low, high = stats.t_interval(scores) if len(scores) >= stats.FEWEST_SEEDS else (np.nan, np.nan)
     row = {name: first[name] for name in _SAME} | {name: _mean(runs, name) for name in MEASURED}
+    row |= timing.of_cell(done)
     return row | {
         "tuning": bool(first["tuning"]),
         "phase": first["phase"],
@@ -116,9 +117,15 @@ def _nan_last(value: float) -> tuple[bool, float]:
 
 def _points(table: pd.DataFrame) -> pd.Series:
     """Between how many points each cell's group chose: those of its tuning runs, else of its own."""
-    tuned = table[table["tuning"]].groupby("group_key")["cell_key"].nunique()
+    tuned = shortest(table[table["tuning"]]).groupby("group_key")["cell_key"].nunique()
     own = table.groupby(["group_key", "stack"])["cell_key"].transform("nunique")
     return table["group_key"].map(tuned).fillna(own).astype(int)
+
+
+def shortest(tried: pd.DataFrame) -> pd.DataFrame:
+    """Of what halving tried the shortest runs, which every point has; all of what was tuned otherwise."""
+    least = tried.groupby("group_key")["rung"].transform("min")
+    return tried[tried["rung"].isna() | (tried["rung"] == least)]
 
 
 def _final(table: pd.DataFrame) -> pd.Series:
@@ -157,7 +164,7 @@ def series_labels(study: Study) -> pd.Series:
         .to_numpy()
     )
     skip = {"variant", "r", "targets", "model", "dataset", "lr", "seed", "study", "method", "train.threads"}
-    skip |= {"phase", "tuned", "repeat", "signatures", "matched"}
+    skip |= {"phase", "tuned", "repeat", "signatures", "matched", "halving"}
     specs = [
         _but(identity.flat(study.records[run_id]["spec"]), tuned)
         for run_id, tuned in zip(runs["run_id"], runs["tuned"], strict=True)

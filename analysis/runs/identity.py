@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-_NOT_CELL = ("seed", "study", "tracker", "phase", "signatures", "repeat", "tuned", "matched")
+_NOT_CELL = ("seed", "study", "tracker", "phase", "signatures", "repeat", "tuned", "matched", "halving")
 _OF_VARIANT = ("variant", "method", "variant_axes", "variant_options", "lr")
 _NUISANCE = ("threads",)  # of train: changes no result
 _GROUPS = {
@@ -141,6 +141,13 @@ def peer_key(content: Mapping[str, Any], among: Sequence[str] | None = None) -> 
     )
     keys = tuned(content["spec"]) if among is None else among
     return digest(without(spec, keys), content.get("primary"))[:12]
+
+
+def rung(content: Mapping[str, Any]) -> float | None:
+    """The length (steps or epochs) of a tuning run after which points were dropped, None for other runs."""
+    train = content["spec"].get("train") or {}
+    halved = content["spec"].get("halving") and content.get("phase") == "tune"
+    return (train.get("steps") or train.get("epochs")) if halved else None
 
 
 def without(spec: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:

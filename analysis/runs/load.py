@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.runs import arrays, histories, identity
+from analysis.runs import arrays, histories, identity, timing
 from analysis.runs.failures import places
 from analysis.runs.faults import NotFinite, Problem, refuse_constant
 from analysis.runs.measured import by_metric
@@ -24,7 +24,7 @@ from analysis.runs.rows import each, row_of, table_of
 from experiments import record as records
 from experiments.errors import UserError, printable
 from experiments.files import read_json
-from experiments.record import RunFolder
+from experiments.record import Request, RunFolder
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Study:
     problems: list[Problem] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    requests: list[set[str]] = field(default_factory=list)  # the runs that each command requested
+    requests: list[Request] = field(default_factory=list)  # one per command
+    in_turn: timing.InTurn | None = None  # step times that were measured apart
 
     @property
     def completed(self) -> pd.DataFrame:
@@ -132,8 +133,8 @@ def read(folder: Path, *, pool: bool = False, metric: str | None = None) -> Stud
             continue
         found[run_id], folders[run_id] = content, run.path.name
     begun = {run.path.name for run in records.run_folders(folder)} | set(found)
-    requests = [set(cells) for cells in records.requests(folder)]
-    missing = sorted(set().union(*requests) - begun)
+    requests = records.requests(folder)
+    missing = sorted(set().union(*(request.cells for request in requests)) - begun)
     if not found and not problems and not unfinished and not missing:
         hint = _studies_below(folder)
         raise UserError(f"{folder} holds no run: no folder in it has a spec.json or a record.json.{hint}")
@@ -153,10 +154,11 @@ def read(folder: Path, *, pool: bool = False, metric: str | None = None) -> Stud
         table["stack"] = "pooled"
     table["repeat"] = _repeats(table, problems)
     problems += _mixed(table)
+    in_turn = timing.measured_in_turn(folder, table, problems)
     problems = [Problem(printable(run), printable(what)) for run, what in problems]
     unfinished, missing = [*map(printable, unfinished)], [*map(printable, missing)]
     name = printable(folder.resolve().name)
-    return Study(name, folder, table, ordered, predictions, problems, unfinished, missing, requests)
+    return Study(name, folder, table, ordered, predictions, problems, unfinished, missing, requests, in_turn)
 
 
 def _mixed(table: pd.DataFrame) -> list[Problem]:

@@ -1,9 +1,10 @@
 """Per-example scores of runs, read only when they are what the record says they are.
 
 A predictions file counts when its checksum is the record's, its ids are unique, its scores are finite and
-their mean is the recorded metric. F1 and Matthews' correlation, which are no mean over examples, are taken
-apart into values whose mean they are (`influence`); other metrics of that kind have no per-example scores
-here. An accuracy that is not the mean of its own scores makes the whole run unusable.
+their mean is the recorded metric. Metrics that are no mean over examples are taken apart into values whose
+mean they are (`influence`): F1 and Matthews' correlation from labels and predictions, corpus metrics such as
+BLEU from the statistics that the file holds of each example. An accuracy that is not the mean of its own
+scores makes the whole run unusable.
 """
 
 import functools
@@ -141,13 +142,18 @@ class Predictions:
 
 def _columns(content: bytes, name: str, score: str = "score") -> tuple[list[np.ndarray], pa.Array]:
     """What may be the examples' part in the metric, each (N,), and their ids."""
-    taken = ["label", "prediction"] if name in influence.METRICS else [score]
-    taken += ["loss"] if name == "loss" else []
+    counts = f"statistics/{name}"
     try:
-        table = pq.ParquetFile(pa.BufferReader(content)).read(["id", *taken], use_threads=False)
+        file = pq.ParquetFile(pa.BufferReader(content))
+        of_corpus = counts in file.schema_arrow.names
+        taken = ["label", "prediction"] if name in influence.METRICS else [counts if of_corpus else score]
+        taken += ["loss"] if name == "loss" else []
+        table = file.read(["id", *taken], use_threads=False)
         columns = [table[column].to_numpy() for column in taken]
         if name in influence.METRICS and len(table) > 1:
-            values = [influence.pseudo_values(name, *(column.astype(str) for column in columns))]
+            values = _of_classes(name, *(column.astype(str) for column in columns))
+        elif of_corpus and len(table) > 1:
+            values = [influence.of_statistics(name, np.stack(columns[0]))]
         else:
             values = [column.astype(float) for column in columns]
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
@@ -155,3 +161,11 @@ def _columns(content: bytes, name: str, score: str = "score") -> tuple[list[np.n
     if not len(table) or not all(np.isfinite(v).all() for v in values):
         raise _Unusable("holds a score that is no finite number, or none at all")
     return values, table["id"].combine_chunks()
+
+
+def _of_classes(name: str, labels: np.ndarray, guesses: np.ndarray) -> list[np.ndarray]:
+    """The examples' parts in a metric of classes; in F1, with each class as the positive one."""
+    if name != "f1":
+        return [influence.pseudo_values(name, labels, guesses)]
+    classes = np.unique(np.concatenate([labels, guesses]))
+    return [influence.pseudo_values(name, labels == one, guesses == one) for one in classes]

@@ -11,8 +11,9 @@ from analysis.runs.failures import Place, split_of
 Row = Mapping[Any, Any]  # of any table of this package: values by column
 
 COSTS = (
-    "train_seconds", "step_ms", "tokens_per_second", "peak_bytes", "trainable_parameters",
-    "total_parameters", "adapter_bytes", "base_bytes",
+    "train_seconds", "step_ms", "step_ms_low", "step_ms_high", "busy_cores", "load_per_core",
+    "tokens_per_second", "peak_bytes", "trainable_parameters", "total_parameters", "adapter_bytes",
+    "base_bytes",
 )  # fmt: skip
 SHOWN_COSTS = (  # in a table of results, in its order
     "trainable_parameters", "share", "step_ms", "tokens_per_second", "peak_bytes", "adapter_bytes",
@@ -56,6 +57,7 @@ def row_of(
         "seed": spec["seed"],
         "again": int(spec.get("repeat", 0)),
         "scale": identity.scale(spec),
+        "rung": identity.rung(content),
         "cell_key": identity.cell_key(content),
         "peer_key": identity.peer_key(content, tuned),
         "group_key": identity.group_key(content, tuned),
@@ -80,7 +82,7 @@ _SHARED_TEXT = (
     "variant", "method", "targets", "model", "dataset", "cell_key", "peer_key", "group_key", "curve_key",
     "stack", "metric", "goal", "split",
 )  # fmt: skip
-_SHARED_NUMBERS = ("r", "matched", "alpha", "lr", "scale")
+_SHARED_NUMBERS = ("r", "matched", "alpha", "lr", "scale", "rung")
 SHARED = (*_SHARED_TEXT, *_SHARED_NUMBERS)  # what all runs of a cell have in common
 MEASURED = ("validation", "loss", "validation_loss", *COSTS, "share", "test_rows")  # beside the score
 

@@ -1,5 +1,8 @@
 """Metrics that are no mean over examples, taken apart into one value per example.
 
+Classification's are computed from counts of classes, those of whole corpora (BLEU, NIST, perplexity, ...)
+from the statistics that runs keep of each example (`experiments.metrics.resampling`).
+
 The jackknife's pseudo-values n m - (n-1) m(without i), moved so that their mean is the metric m itself. Their
 spread over examples is that of a mean: what another sample of examples would do to m.
 """
@@ -7,6 +10,8 @@ spread over examples is that of a mean: what another sample of examples would do
 from collections.abc import Callable
 
 import numpy as np
+
+from experiments.metrics import resampling
 
 Counts = tuple[np.ndarray, np.ndarray, np.ndarray]  # per class (C,): predicted right, true, predicted
 
@@ -24,7 +29,29 @@ def matthews(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> float
     return float((hits.sum() * n - true @ predicted) / np.sqrt(spread)) if spread > 0 else 0.0
 
 
-METRICS: dict[str, Callable[..., float]] = {"macro_f1": macro_f1, "matthews": matthews}
+def f1(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> float:
+    """2 hits / (true + predicted) of the last class, the positive one; 0 where it does not occur."""
+    total = true[-1] + predicted[-1]
+    return float(2 * hits[-1] / total) if total else 0.0
+
+
+METRICS: dict[str, Callable[..., float]] = {"macro_f1": macro_f1, "matthews": matthews, "f1": f1}
+
+
+def of_statistics(name: str, statistics: np.ndarray) -> np.ndarray:
+    """One value (N,) per example, N > 1, whose mean is a corpus metric of all.
+
+    Args:
+        name: one of `resampling.names()`.
+        statistics: (N, d), a row per example.
+    """
+    whole = float(resampling.from_statistics(name, statistics)[0])
+    return _moved(whole, resampling.leave_one_out(name, statistics))
+
+
+def _moved(whole: float, without: np.ndarray) -> np.ndarray:
+    """Pseudo-values of a metric, from its values (N,) without each example."""
+    return np.asarray(whole - (len(without) - 1) * (without - without.mean()))
 
 
 def pseudo_values(name: str, labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
@@ -42,11 +69,11 @@ def pseudo_values(name: str, labels: np.ndarray, predictions: np.ndarray) -> np.
     times = np.bincount(which)
     count = lambda at, weights: np.bincount(at, weights, minlength=len(classes))  # noqa: E731
     counts = (count(true, times * (true == predicted)), count(true, times), count(predicted, times))
-    whole, one = metric(*counts), np.eye(len(classes))
+    one = np.eye(len(classes))
     without = np.array(
         [
             metric(counts[0] - one[t] * (t == p), counts[1] - one[t], counts[2] - one[p])
             for t, p in zip(true, predicted, strict=True)
         ]
     )[which]
-    return np.asarray(whole - (n - 1) * (without - without.mean()))
+    return _moved(metric(*counts), without)

@@ -12,6 +12,7 @@ from analysis.compare.verdicts import Verdicts
 from analysis.foreign.independent import verdicts
 from analysis.runs.load import Study
 from analysis.runs.rows import Row, each
+from analysis.runs.timing import apart
 from analysis.text.answer import place
 from analysis.text.format import number, signed
 from analysis.text.ranks import Advice
@@ -133,7 +134,9 @@ def _line(row: Row, cell: Row, plain: Row, *, base: bool = False) -> dict[str, A
     ratios = {
         key: None if base or pd.isna(cell[key]) or not plain[key] > 0 else cell[key] / plain[key]
         for key in _WORDS
+        if key != "step_ms" or apart(cell, plain)
     }
+    ratios.setdefault("step_ms", None)  # times that could be chance make no ratio
     return {
         "series": cell["series"],
         "base": base,
@@ -149,7 +152,8 @@ def _line(row: Row, cell: Row, plain: Row, *, base: bool = False) -> dict[str, A
         "conclusion": "" if base else row["conclusion"],
         "said": "baseline" if base else row["said"],
         "ratios": ratios,
-        **{key: known(cell[key]) for key in _WORDS},
+        **{key: known(cell[key]) for key in (*_WORDS, "step_ms_low", "step_ms_high")},
+        "disturbed": bool(cell["disturbed"]),
     }
 
 
@@ -182,8 +186,9 @@ def _sentence(rows: pd.DataFrame, over_data: pd.DataFrame, out: Choice, found: V
     cheaper = [c for line in out.rows if line["conclusion"] == "equivalent" and (c := _cheaper(line))]
     if cheaper:
         return f"{keep}, and {cheaper[0]}."
-    least = rows.loc[rows["conclusion"] == "inconclusive", "detectable_in_family"].max()
-    if least > found.margin:
+    open_ = rows[rows["conclusion"] == "inconclusive"]
+    least = open_["detectable_in_family"].max()
+    if (open_["detectable_in_family"] > open_["margin"]).any():
         return f"{keep}, though a difference below {number(least)} could have been missed."
     return f"{keep}."
 
@@ -210,7 +215,9 @@ def _take(rows: pd.DataFrame, over_data: pd.DataFrame, out: Choice, base: str) -
         for key in ("trainable_parameters", "step_ms")
         if (ratio := lines[0]["ratios"][key]) is not None and not CHEAPER < ratio < 1 / CHEAPER
     ]
-    about = ", at about its cost" if any(lines[0]["ratios"].values()) else ""
+    known = {key for key, ratio in lines[0]["ratios"].items() if ratio is not None}
+    about = ", with about as many trainable parameters" if "trainable_parameters" in known else ""
+    about = ", at about its cost" if "step_ms" in known else about
     text += f", at {listed(costs)}" if costs else about
     rivals = {row["variant"] for row in out.among if row["conclusion"] not in ("worse", "behind")}
     if rivals:

@@ -59,6 +59,26 @@ def trouble(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[st
     return [(heading, entries) for heading, entries in groups if entries]
 
 
+def on_step_times(study: Study, cells: pd.DataFrame) -> str:
+    """What the step times of the final cells are worth; empty where nothing is to be said."""
+    final = cells[cells["final"].astype(bool) & (cells["n"] > 0)]
+    timed = final[final["step_ms"].notna()]
+    unknown, other = int(timed["step_ms_low"].isna().sum()), int(timed["disturbed"].sum())
+    apart = f"To measure them in turn: python -m experiments.bench step --study runs/{study.name}"
+    if study.in_turn is not None:
+        text = f"Step times were measured in turn, {study.in_turn.rounds} rounds on {study.in_turn.machine}; "
+        text += "what slowed a whole round is divided out."
+        lacking = len(final) - len(timed)
+        return text + f" {lacking} cells were not among them and have none." * bool(lacking)
+    if other:
+        return (
+            f"Other work ran on the machine during {other} of these {timed['n'].sum()} runs, so that nothing "
+            f"is concluded from step times. {apart}"
+        )
+    why = "The spread of some step times is not known, so that nothing is concluded from them. "
+    return f"{why}{apart}" if unknown else ""
+
+
 def _missing(study: Study) -> list[tuple[str, str]]:
     """The runs that no process came to, the first of them by name."""
     how = "give the command that requested it again"

@@ -1,9 +1,13 @@
 """What must not be read into a study: the sentences under "What this cannot show"."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from analysis import stats
+from analysis.compare.comparison import looks
 from analysis.compare.conclusion import listed
 from analysis.compare.verdicts import Verdicts
 from analysis.figures.overview import SHARES, with_bars
@@ -16,10 +20,12 @@ from analysis.text.format import metric_name
 
 def limits(study: Study, final: pd.DataFrame, found: Verdicts | None) -> list[str]:
     """The limits of a study's final cells and of the verdicts on them."""
-    out = _of_others(study, found) + _unlearned(study, final) + _other_metric(study)
+    out = (
+        _of_others(study, found) + _unlearned(study, final) + _one_class(study, final) + _other_metric(study)
+    )
     if final["n"].max() < stats.FEWEST_SEEDS:
         out.append(_few_seeds(final))
-    out += _rates(final) + _collapses(final)
+    out += _rates(final) + _halved(study, final) + _collapses(final)
     return out + (_of_verdicts(found) if found is not None else [])
 
 
@@ -58,16 +64,39 @@ def _few_seeds(final: pd.DataFrame) -> str:
 
 
 def _unlearned(study: Study, final: pd.DataFrame) -> list[str]:
-    """How many runs answer every example alike."""
+    """How many runs give one answer to every example."""
     constant, runs = study.unlearned(final)
     if not constant:
         return []
     who = "All" if constant == runs else f"{constant} of the"
+    verb = "gives" if constant == 1 else "give"
     return [
-        f"{who} {runs} runs behind these results give one answer to every example: nothing was learned "
+        f"{who} {runs} runs behind these results {verb} one answer to every example: nothing was learned "
         "there that a variant could do better or worse. More steps or another learning rate would have to "
         "come first."
     ]
+
+
+def _one_class(study: Study, final: pd.DataFrame) -> list[str]:
+    """Cells that are right no more often than the most frequent class alone would be, by dataset."""
+    out = []
+    for name, group in final.groupby("dataset", sort=False):
+        runs = [list(by_seed.values()) for by_seed in group["by_seed"]]
+        share = study.predictions.majority(runs[0][0])
+        if share is None:
+            continue
+        right = [
+            np.mean([study.records[run]["metrics"].get("test/accuracy", np.nan) for run in own])
+            for own in runs
+        ]
+        below = group["series"][np.array(right) <= share]
+        if len(below):
+            who = "all cells" if len(below) == len(group) else listed(sorted(set(below)))
+            out.append(
+                f"On {name} the most frequent class alone would be right about {share:.3f} of the test "
+                f"examples. Right about no more than that: {who}."
+            )
+    return out
 
 
 def _sampling(group: pd.DataFrame) -> str:
@@ -78,7 +107,9 @@ def _sampling(group: pd.DataFrame) -> str:
     once = with_bars(group.assign(low=np.nan, high=np.nan))
     sign = -1 if row["goal"] == "min" else 1
     best = once.loc[(sign * once["mean"]).idxmax()]
-    tied = int((sign * once["mean"] >= sign * (best["bar_low"] if sign > 0 else best["bar_high"])).sum()) - 1
+    near, far = ("bar_low", "bar_high") if sign > 0 else ("bar_high", "bar_low")
+    within = (sign * once["mean"] >= sign * best[near]) | (sign * once[far] >= sign * best["mean"])
+    tied = int(within.sum()) - 1  # by either's interval: those of rare successes are lopsided
     half = (best["bar_high"] - best["bar_low"]) / 2
     others = f"{tied} of the other {len(group) - 1} cells lie"
     if len(group) == 2:
@@ -107,6 +138,25 @@ def _rates(final: pd.DataFrame) -> list[str]:
     return [f"{scaled}: {what}."] if phrases else []
 
 
+def _halved(study: Study, final: pd.DataFrame) -> list[str]:
+    """What a choice after short runs leaves open."""
+    shown = study.runs[study.runs["rung"].notna() & study.runs["group_key"].isin(final["group_key"])]
+    if shown.empty:
+        return []
+    lengths = listed([f"{length:g}" for length in sorted(shown["rung"].unique())])
+    full = listed(sorted({f"{_length(study.records[ids[0]]['spec']):g}" for ids in final["run_ids"]}))
+    return [
+        f"Values were chosen after runs of {lengths} instead of {full} steps or epochs (halving), by the "
+        "same rule for every variant. Short runs favour high rates and what learns fast: a variant that "
+        "gains late may stand at a value that is not its best."
+    ]
+
+
+def _length(spec: dict[str, Any]) -> float:
+    train = spec.get("train") or {}
+    return float(train.get("steps") or train.get("epochs") or np.nan)
+
+
 def _collapses(final: pd.DataFrame) -> list[str]:
     """What so many runs without a collapse still allow (Clopper and Pearson, one-sided 95%)."""
     most = int(final["n"].max())
@@ -120,15 +170,24 @@ def _collapses(final: pd.DataFrame) -> list[str]:
 
 def _looks(found: Verdicts) -> list[str]:
     """Whether the number of seeds was decided at the start."""
-    steps = [row for row in found.table["steps"] if row]
-    added = max(steps, key=len, default=())
-    if len(added) > 1:
-        there = ", then ".join(map(str, added))
-        return [
-            f"Seeds were requested in steps ({there}). Who looks each time and stops at a verdict finds "
-            "some by chance, so p is multiplied by the square of the number of looks at 3 seeds or more."
-        ]
-    return []
+    added = max(found.table["steps"], key=len, default=())
+    if len(added) < 2:
+        return []
+    return [
+        f"Seeds were added later: {listed_steps(added)} were requested. Who looks each time and stops at a "
+        f"verdict finds some by chance; {paid(added)}."
+    ]
+
+
+def paid(steps: Sequence[int]) -> str:
+    """What looks at so many seeds cost."""
+    factor = looks(steps) ** 2
+    return f"p is multiplied by {factor} for it" if factor > 1 else "no verdict was possible before the last"
+
+
+def listed_steps(steps: Sequence[int]) -> str:
+    """The numbers of seeds, as they grew."""
+    return ", then ".join(map(str, steps))
 
 
 def _of_verdicts(found: Verdicts) -> list[str]:

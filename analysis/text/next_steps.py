@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import stats
+from analysis.compare.conclusion import listed
 from analysis.compare.verdicts import Verdicts
 from analysis.runs import identity
 from analysis.runs.load import Study
@@ -22,10 +23,10 @@ def steps(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[str,
     """What to run next and why: (sentence, command), the command empty where none would settle it."""
     if (found.table["n_seeds"] < stats.FEWEST_SEEDS).any():
         why = f"Three seeds of everything that is compared; below {stats.FEWEST_SEEDS} there is no verdict."
-        return _told(why, commands(study, cells, found))
+        return _with_reason(why, commands(study, cells, found))
     rows = each(found.overall[found.overall["conclusion"] == "inconclusive"])
     open_ = [row for row in rows if row["n_examples"] and row["sd_seeds"] > 0]
-    needed = {row["key"]: _seeds_needed(row, found.margin) for row in open_}
+    needed = {row["key"]: _seeds_needed(row) for row in open_}
     far = [row for row in open_ if not (needed[row["key"]] or MOST_SEEDS + 1) <= MOST_SEEDS]
     near = [row for row in open_ if row not in far]
     out = []
@@ -35,27 +36,32 @@ def steps(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[str,
         names = few({row["variant"] for row in near})
         more = _more(study, cells, keys, most)
         why = f"{names} {'is' if len(near) == 1 else 'are'} open: about {most} seeds show a difference of "
-        why += f"{found.margin:g}{more}. Plan the number now; looking after each seed errs more often."
-        out += _told(why, _sweeps(study, cells, keys, range(most)))
+        why += f"{_margins(near)}{more}. Plan the number now; looking after each seed errs more often."
+        out += _with_reason(why, _sweeps(study, cells, keys, range(most)))
     if far:
         names = few({row["variant"] for row in far})
         n = max(row["n_examples"] for row in far)
         least = min(row["detectable_in_family"] for row in far)
-        why = f"No sensible number of seeds shows a difference of {found.margin:g} for {names} on {n:,} test "
+        why = f"No sensible number of seeds shows a difference of {_margins(far)} for {names} on {n:,} test "
         why += f"examples: take a larger test set, or a margin that it can show (today {number(least)})."
         out.append((why, ""))
     return out
 
 
-def _told(why: str, commands: Sequence[str]) -> list[tuple[str, str]]:
+def _with_reason(why: str, commands: Sequence[str]) -> list[tuple[str, str]]:
     """The commands with the reason before the first of them."""
     return [("" if i else why, command) for i, command in enumerate(commands)]
 
 
-def _seeds_needed(row: Row, margin: float) -> int | None:
+def _margins(rows: Sequence[Row]) -> str:
+    """The margins of these comparisons."""
+    return listed(list(dict.fromkeys(f"{row['margin']:g}" for row in rows)))
+
+
+def _seeds_needed(row: Row) -> int | None:
     """How many paired seeds show the margin, test examples as they are; None where no number does."""
     spread = stats.Spread(float(row["sd_seeds"]), float(row["found"].noise.examples), int(row["n_examples"]))
-    return stats.seeds_needed(margin, spread)
+    return stats.seeds_needed(float(row["margin"]), spread)
 
 
 def _more(study: Study, cells: pd.DataFrame, keys: Collection[tuple[str, str]], seeds: int) -> str:
@@ -120,8 +126,11 @@ def _tuned(study: Study, cells: pd.DataFrame, cell: Row) -> tuple[tuple[str, ...
         return (), ""
     tried = [study.records[ids[0]]["spec"] for ids in tuning["run_ids"]]
     keys = identity.tuned(spec)
+    if spec.get("halving"):  # which chose no length
+        keys = tuple(key for key in keys if key not in ("train.steps", "train.epochs"))
     seeds = sorted({seed for every in tuning["seeds_tried"] for seed in every})
     words = ["hydra/sweeper=fair", f"hydra.sweeper.tune_seeds=[{','.join(map(str, seeds))}]"]
+    words += [f"hydra.sweeper.halving={spec['halving']}"] if spec.get("halving") else []
     asked = [key for key in keys if key == "lr" or not _follows(tried, key)]
     names = [identity.command_key(key) for key in asked]
     if names != ["lr"]:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
+from analysis.compare import margins
 from analysis.compare.pairs import Pair, paired
 from analysis.compare.training import still_falling
 from analysis.runs.load import Study
@@ -44,14 +45,18 @@ class Advice:
         return f"{self.sufficient:g}" + ("" if self.sufficient < self.best else ", the best itself")
 
 
-def advise(study: Study, cells: pd.DataFrame, *, margin: float) -> list[Advice]:
-    """Advice for every series that was run at two ranks or more with all else equal, and learned there."""
+def advise(study: Study, cells: pd.DataFrame, *, margin: float | None) -> list[Advice]:
+    """Advice for every series that was run at two ranks or more with all else equal, and learned there.
+
+    `margin` None is that of the metric (`margins.usual`).
+    """
     ranked = cells[cells["final"].astype(bool) & (cells["n"] > 0) & cells["r"].notna()]
     out = []
     for _, group in ranked.groupby(["peer_key", "stack", "series", "targets"], sort=False):
         group = group.sort_values("r").drop_duplicates("r")
         if len(group) > 1 and group["validation"].notna().all() and not study.unlearned(group)[0]:
-            out.append(_advise(study, group, margin))
+            usual = margins.usual(str(group["metric"].iloc[0]), group["mean"].to_numpy(float))
+            out.append(_advise(study, group, margin or usual))
     return out
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.compare import margins
 from analysis.compare.budgets import Budgets
 from analysis.figures.evidence import rate_points
 from analysis.runs.rows import each
@@ -16,8 +17,9 @@ def table(cells: pd.DataFrame, budgets: Budgets) -> list[dict[str, Any]]:
 
     `curve` holds the rates with their validation, `points` counts everything that was tried, `seeds` are
     those that tuning alone used and `confirmed` those of the cell that was chosen; `width` is in decades of
-    the rate, `open` says that it is a lower bound; `expected` holds the validation result to be expected of
-    the best of 1, 2, 4, ... random trials out of those that were made (unbiased estimate).
+    the rate within the usual margin of the peak, `open` says that it is a lower bound; `expected` holds the
+    validation result to be expected of the best of 1, 2, 4, ... random trials out of those that were made
+    (unbiased estimate).
 
     Args:
         cells: all cells of a study.
@@ -29,7 +31,8 @@ def table(cells: pd.DataFrame, budgets: Budgets) -> list[dict[str, Any]]:
         first = group.iloc[0]
         sign = -1.0 if first["goal"] == "min" else 1.0
         scores = sign * group["validation"].to_numpy(float)
-        width, open_ended = across.robust_width(group["lr"].to_numpy(float), scores)
+        within = margins.usual(str(first["metric"]), scores)
+        width, open_ended = across.robust_width(group["lr"].to_numpy(float), scores, within=within)
         trials = [k for k in (1, 2, 4, 8, 16) if k <= len(scores)]
         chosen = group[group["chosen"]]
         same = cells[(cells["group_key"] == first["group_key"]) & cells["final"].astype(bool)]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.bench.output import write_csv
+from experiments.bench.commands._common import write_csv
 from experiments.bench.turns import Spread
 from experiments.provenance import collect
 

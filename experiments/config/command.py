@@ -40,6 +40,7 @@ class Command:
     values: Mapping[str, Any]  # what an experiment sets
     params: Mapping[str, Any]  # what it sweeps
     sweeper: str
+    notes: tuple[str, ...] = ()  # what was settled while it was read
 
     @cached_property
     def runs(self) -> list[RunSpec]:

@@ -10,6 +10,7 @@ from experiments.config.messages import mistakes
 from experiments.errors import UserError
 from experiments.sizing.ranks import dimensions
 from experiments.spec import RunSpec
+from experiments.sweep.precision import AUTO
 
 
 def spec_of(config: DictConfig, hydra: DictConfig, *, match: bool = True) -> RunSpec:
@@ -38,6 +39,11 @@ def spec_of(config: DictConfig, hydra: DictConfig, *, match: bool = True) -> Run
     )
     if problems:
         raise UserError(mistakes(problems))
+    if specs[0].train.precision == AUTO:
+        raise UserError(
+            "train.precision=auto is settled for all runs of a command at once, and this launcher or sweeper "
+            "of Hydra's hands over one run at a time: give train.precision=fp32 or bf16"
+        )
     return specs[0]
 
 

@@ -23,7 +23,7 @@ from experiments.config.composed import spec_of
 from experiments.config.groups import Conf
 from experiments.config.messages import mistakes, plain_errors
 from experiments.config.reading import read, split, understood
-from experiments.errors import UserError
+from experiments.errors import UserError, say
 from experiments.spec import register
 
 _HELP = ("--help", "-h")
@@ -49,6 +49,8 @@ def main(arguments: Sequence[str], folder: Path) -> None:
         if not any(flag in flags for flag in _ANSWERED_BY_HYDRA):
             command = read(arguments, folder)
             _given[:] = [command]
+            for note in command.notes:
+                say(note)
             for_hydra = command.for_hydra()
         sys.argv[1:] = for_hydra
         hydra_utils.run_and_report = lambda func: func()  # its own prints tracebacks, of a UserError, too

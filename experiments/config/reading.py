@@ -24,6 +24,7 @@ from experiments.config.overrides import Word, effective, key_of, parse, tidied
 from experiments.config.settings import Terms
 from experiments.errors import UserError
 from experiments.sizing.ranks import Dimensions, dimensions
+from experiments.sweep.precision import AUTO, settle
 from experiments.sweep.tuning.settings import check as check_sweeper
 
 CELLS = 2000  # so many are expanded although something is wrong, to name what else is
@@ -85,7 +86,34 @@ def understood(
         runs, wrong = command._expand(words, dimensions=dimensions)
         problems += wrong
         command.__dict__["runs"] = runs
+        if not problems and any(run.train.precision == AUTO for run in runs):
+            return _settled(command, dimensions)
     return command, list(dict.fromkeys(problems))
+
+
+def _settled(command: Command, dimensions: Dimensions | None) -> tuple[Command, list[str]]:
+    """The same command with the precision that train.precision=auto stands for."""
+    named = {word.key: word.values for word in command.given}
+    if len(named.get("train.precision", ())) > 1:
+        return command, [
+            "train.precision=auto is one value for all runs of a study: give no other beside it."
+        ]
+    launcher = named.get("hydra/launcher", ("local",))[0]
+    if launcher not in ("local", "basic"):
+        return command, [
+            f"train.precision=auto is measured where the command is given, and hydra/launcher={launcher} has "
+            "the runs done elsewhere: give train.precision=fp32 or bf16."
+        ]
+    try:
+        precision, why = settle(command.runs, Path("runs"))
+    except UserError as error:
+        return command, [str(error)]
+    kept = [text for text in command.texts if key_of(text) != "train.precision"]
+    texts = [*kept, f"train.precision={precision}"]
+    made, problems = understood(
+        texts, command.conf, dimensions=dimensions, typed=command.typed, flags=command.flags
+    )
+    return replace(made, notes=(*made.notes, why)), problems
 
 
 def _conf(flags: Mapping[str, str | None], texts: Sequence[str], folder: Path) -> Conf:

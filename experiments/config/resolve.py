@@ -66,6 +66,7 @@ def check_composition(config: Mapping[str, Any], *, choices: Mapping[str, str]) 
         *_check_pruning(config["variant"], config["train"]["steps"]),
         *_check_blocks(config["variant"], config["r"]),
         *_check_places(config, choices),
+        *_check_sharded(config, choices["variant"]),
     ]
 
 
@@ -144,6 +145,46 @@ def _check_baseline(variant: Mapping[str, Any], name: str) -> list[str]:
         found.append(
             f"variant={name} trains the base itself, and weights in {variant['storage']} cannot be trained: "
             f"set variant.storage=fp32, or train adapters on them (variant=qlora)"
+        )
+    return found
+
+
+def _check_sharded(config: Mapping[str, Any], name: str) -> list[str]:
+    """What cannot train on a base in shards."""
+    n, variant, train, found = config.get("fsdp", 1), config["variant"], config["train"], []
+    if n == 1:
+        return []
+    if config["pack"] not in ("auto", "off", False, 1):
+        found.append(
+            f"fsdp={n} trains one run at a time on {n} GPUs, and pack={config['pack']} several: leave one out"
+        )
+    if variant["method"] not in ("adapters", "probe") or variant.get("unfreeze_top"):
+        found.append(
+            f"fsdp={n} shards a frozen base under adapters, and variant={name} trains or enters the base "
+            "itself: leave fsdp out, or take a variant of LoRA"
+        )
+    storage = variant.get("storage") or "fp32"
+    if storage not in ("fp32", "bf16"):
+        found.append(
+            f"fsdp={n} shards weights in fp32 and bf16, and variant={name} keeps them in {storage}: set "
+            "variant.storage=bf16, or leave fsdp out"
+        )
+    init = str(variant.get("init") or "kaiming")
+    if (seen := costs.needs_of_init(init)) not in ("", "dense"):
+        found.append(
+            f"fsdp={n} gives each process a part of the rows, and variant.init={init} starts from the {seen} "
+            "of all of them: take another init, or leave fsdp out"
+        )
+    if train["base_dropout"]:
+        found.append(
+            f"train.base_dropout={train['base_dropout']:g} draws from one stream, which the {n} processes of "
+            f"fsdp={n} do not share: set it to 0"
+        )
+    rows = train["micro_batch_size"] or train["batch_size"]
+    if rows % n:
+        found.append(
+            f"fsdp={n} does not divide the {rows} rows that are trained at a time: take a divisor, or "
+            "another train.batch_size or train.micro_batch_size"
         )
     return found
 

@@ -38,7 +38,7 @@ class Train:
     beta1: float = _key(0.9, [0, "<1"])
     beta2: float = _key(0.999, [0, "<1"])
     eps: float = _key(1e-8, [">0", None])
-    precision: str = _key("fp32", ["fp32", "bf16"])
+    precision: str = _key("fp32", ["fp32", "bf16", "auto"])
     head_lr: float | None = _key(None, [">0", None])
     evaluations: int = _key(3, [1, None])
     eval_batch_size: int = _key(64, [1, None])
@@ -75,6 +75,7 @@ class Config:
     study: str = "default"
     workers: Any = "auto"
     pack: Any = "auto"
+    fsdp: int = _key(1, [1, None])
     signatures: bool = _key(True)
     time_limit: float | None = _key(None, [">0", None])
     keep_going: bool = _key(False)
@@ -91,11 +92,12 @@ class Terms:
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int | None = None
     pack: int | str = "auto"  # the most runs that train together on one base; "off" or 1: each alone
+    fsdp: int = 1  # processes that train one run on a base in shards; 1: the base is whole
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Terms":
         """The terms in a composed configuration."""
-        return cls(**{f.name: config[f.name] for f in fields(cls)})
+        return cls(**{f.name: config[f.name] for f in fields(cls) if f.name in config})
 
 
 # What comes once runs have ended: the table of results and the report; the table alone, of a part of a

@@ -32,6 +32,14 @@ LIKELIHOODS = {
     "accuracy_per_character": ("max", True),
 }
 
+# From nothing right to all right. A metric that is not here has no bounds, as a loss.
+SPANS = {
+    **dict.fromkeys(("accuracy", "accuracy_per_token", "accuracy_per_character", "exact_match"), 1.0),
+    **dict.fromkeys(("f1", "macro_f1", "micro_f1", "token_f1", "rouge_l"), 1.0),
+    **dict.fromkeys(("matthews", "pearson", "spearman"), 1.0),
+    **dict.fromkeys(("bleu", "bleu_lowercase", "chrf"), 100.0),
+}
+
 
 def names(room: str | None = None) -> list[str]:
     """Every metric there is, or those of one folder, by their files."""

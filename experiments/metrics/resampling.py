@@ -47,6 +47,14 @@ def from_statistics(
     return _OF_SUMS[name](times @ rows)
 
 
+def leave_one_out(name: str, statistics: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
+    """The metric of all examples but one, for each of them, (N,); arguments as of `from_statistics`."""
+    rows = np.asarray(statistics, dtype=float)
+    if name in _OF_PAIRS:
+        return np.array([_OF_PAIRS[name](np.delete(rows, i, axis=0)) for i in range(len(rows))])
+    return _OF_SUMS[name](rows.sum(axis=0) - rows)
+
+
 def _bleu(sums: np.ndarray) -> np.ndarray:
     """Papineni et al. 2002, with sacrebleu's exponential smoothing, from 0 to 100."""
     words, expected, matched, total = sums[:, 0], sums[:, 1], sums[:, 2:6], sums[:, 6:10]

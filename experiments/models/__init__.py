@@ -142,8 +142,8 @@ def _load(
     from experiments.models._labels import align_head
     from variants import dense_size
 
-    tokenizer, notes = _pretrained.tokenizer(source.folder, spec.model)
     config = _pretrained.config(source.folder, spec.model, n_labels=n_labels, dropout=dropout)
+    tokenizer, notes = _pretrained.tokenizer(source.folder, spec.model)
     if kind == "causal":
         kind = _pretrained.writer(config, spec.model)
     if len(tokenizer) > getattr(config, "vocab_size", len(tokenizer)):

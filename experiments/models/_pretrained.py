@@ -30,6 +30,12 @@ def tokenizer(folder: Path, name: str) -> tuple["PreTrainedTokenizerBase", list[
         ) from error
     if type(tokenizer).vocab_files_names and len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise no_tokenizer(folder, name)
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int | float) or longest < 1:
+        raise UserError(
+            f"model={name}: model_max_length in {folder / 'tokenizer_config.json'} is {longest!r}, no "
+            "number of tokens. Restore the file from where the model came from"
+        )
     if tokenizer.pad_token_id is not None:
         return tokenizer, []
     stand_in = tokenizer.eos_token or tokenizer.unk_token
@@ -49,7 +55,7 @@ def config(folder: Path, name: str, *, n_labels: int | None, dropout: float) -> 
 
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the code of any architecture may raise anything on values that do not fit it
         raise UserError(
             f"model={name}: {folder / 'config.json'} cannot be used: {one_line(error)}. Choose a model "
             "whose code is part of transformers, or update transformers"

@@ -24,11 +24,11 @@ from experiments.spec import RunSpec
 from experiments.sweep.failures import ENOUGH, death, fingerprint, settle
 from experiments.sweep.integrity import quarantine_damaged
 from experiments.sweep.lease import registered
-from experiments.sweep.packs import Pack, form, largest, sizes, summary, tidy
+from experiments.sweep.packs import OFF, Pack, form, largest, sizes, summary, tidy
 from experiments.sweep.plan import Plan, kinds, plan
 from experiments.sweep.pool import PlannedPack, PlannedRun, Pool
 from experiments.sweep.resources import environment, resources
-from experiments.sweep.study import write_requested
+from experiments.sweep.study import LOGS, gone_if_refused, write_requested
 from experiments.sweep.worker import STOP_SIGNALS
 
 DONE, SOME_FAILED, USAGE = 0, 1, 2
@@ -60,9 +60,16 @@ def run(
         UserError: The data or the output folder cannot be used; nothing was started.
     """
     study = root / specs[0].study
-    check_writable(study)
+    with gone_if_refused(study):
+        check_writable(study)
+        return _run(specs, study, workers, again=again, terms=terms or Terms(), at_end=at_end)
+
+
+def _run(
+    specs: Sequence[RunSpec], study: Path, workers: int | str, *, again: bool, terms: Terms, at_end: AtEnd
+) -> int:
     with registered(study):
-        todo = plan(specs, fingerprints=data.fingerprint, root=root, again=again)
+        todo = plan(specs, fingerprints=data.fingerprint, root=study.parent, again=again)
         with Display() as display:
             display.sweep(total=len(todo.todo) + len(todo.done), skipped=len(todo.done))
             for note in (*todo.notes, *quarantine_damaged(study, todo.damaged)):
@@ -70,7 +77,7 @@ def run(
             code = DONE
             if todo.todo:
                 first = at_end != "table"  # a task's runs were written down when they were submitted
-                code = _train(todo, study, workers, terms or Terms(), display, write_down=first, again=again)
+                code = _train(todo, study, workers, terms, display, write_down=first, again=again)
             if code == USAGE:
                 return code
             page = _report(study, anew=bool(todo.todo)) if at_end == "report" else None
@@ -93,17 +100,18 @@ def _train(
     write_down: bool,
     again: bool,
 ) -> int:
-    size, threads, gpus = resources(workers, len(todo.todo))
-    pool = Pool(size, threads=threads, gpus=gpus, logs=study / ".logs", on_event=_EventPrinter(display))
+    size, threads, gpus = resources(workers, len(todo.todo), each=terms.fsdp)
+    together = OFF if terms.fsdp > 1 else terms.pack
+    pool = Pool(size, threads=threads, gpus=gpus, logs=study / LOGS, on_event=_EventPrinter(display))
     with pool, _signals(pool) as received:
-        if refused(pool, todo, study, display, together=largest(terms.pack, len(todo.todo), pool.size)):
+        if refused(pool, todo, study, display, together=largest(together, len(todo.todo), pool.size)):
             return USAGE
         if again:
             set_aside(study, todo)
         if write_down:
             write_requested(study, (*todo.done, *todo.todo))
         measure = lambda *what: _measure(pool, *what)  # noqa: E731
-        most = sizes(todo.todo, terms.pack, workers=pool.size, measure=measure)
+        most = sizes(todo.todo, together, workers=pool.size, measure=measure)
         packs = form(todo.todo, study, size=most, workers=pool.size)
         if packed := summary(packs):
             display.note(f"{packed}.")

@@ -1,8 +1,9 @@
 """Worker processes of one machine: start them, hand out runs, notice deaths, pass on what they say.
 
 A worker that dies, whatever killed it, costs the run that it had and nothing else: the run is recorded, a new
-worker starts. Of a pack the worker's death says nothing about a single run: its runs are tried again in two
-halves, down to runs that train alone.
+worker starts. Of a pack the worker's death says nothing about a single run. The pack goes on from its last
+state, once; if that kills a worker, too, or memory had run out, its runs are tried again in two halves, down
+to runs that train alone.
 """
 
 import contextlib
@@ -44,10 +45,14 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class PlannedPack:
-    """Runs to be trained together; a solo run is a pack of one. `members` as in `experiments.sweep.packs`."""
+    """Runs to be trained together; a solo run is a pack of one. `members` as in `experiments.sweep.packs`.
+
+    `died` is whether a worker has died with it.
+    """
 
     runs: tuple[PlannedRun, ...]
     members: tuple[str, ...]
+    died: bool = False
 
     @classmethod
     def of(cls, *runs: PlannedRun) -> "PlannedPack":
@@ -238,6 +243,7 @@ class Pool:
                 worker.since, worker.kills = time.monotonic(), self._kills.count()
                 often = {"seconds": terms.checkpoint_seconds, "steps": terms.checkpoint_steps}
                 more = {"root": str(root), "checkpoint": often, "threads": fixed_threads()}
+                more |= {"fsdp": terms.fsdp} if terms.fsdp > 1 else {}
                 worker.send({**pack.order(), **more})
 
     def _heard(self, worker: _Process, event: dict) -> list[Outcome]:
@@ -265,13 +271,18 @@ class Pool:
         elif kind in ("died", "interrupted") and worker.ending is not None:
             event = {"event": "late"}
         elif not self.stopping and (kind in ("busy", "interrupted") or event.get("code") == 0):
-            self._wait_for(PlannedPack(tuple(ended), pack.members))  # another's, or its worker was stopped
+            self._wait_for(replace(pack, runs=tuple(ended)))  # another's, or its worker was stopped
             return []
         elif kind == "died" and not self.stopping and len(pack.runs) > 1:
-            halves = [part for part in (ended[: len(ended) // 2], ended[len(ended) // 2 :]) if part]
-            self._waiting.extendleft(PlannedPack.of(*part) for part in reversed(halves))
-            text = f"A worker died ({_how(event)}) with a pack of {len(pack.runs)} runs: they are tried again"
-            self.on_event({"event": "note", "text": f"{text} in smaller packs."})
+            if pack.died or event.get("oom"):
+                halves = [part for part in (ended[: len(ended) // 2], ended[len(ended) // 2 :]) if part]
+                self._waiting.extendleft(PlannedPack.of(*part) for part in reversed(halves))
+                then = "they are tried again in smaller packs"
+            else:
+                self._waiting.appendleft(PlannedPack(tuple(ended), pack.members, died=True))
+                then = "they go on from their last state"
+            text = f"A worker died ({_how(event)}) with a pack of {len(pack.runs)} runs: {then}."
+            self.on_event({"event": "note", "text": text})
             return []
         return [Outcome(run, event, time.monotonic() - worker.since) for run in ended]
 

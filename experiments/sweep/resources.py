@@ -7,10 +7,14 @@ was at work that has been killed, it was the kernel.
 """
 
 import os
+import platform
 import re
 from collections.abc import Callable
+from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
+
+from experiments.errors import UserError
 
 HOME = Path(__file__).resolve().parents[2]
 DEVICES = Path("/dev")
@@ -21,16 +25,39 @@ _V2 = ("memory.events.local", "memory.events")
 _V1 = ("memory.oom_control",)
 
 
-def resources(workers: int | str, runs: int) -> tuple[int, int, list[str]]:
+def resources(workers: int | str, runs: int, *, each: int = 1) -> tuple[int, int, list[str]]:
     """Processes, threads of each, and the GPUs to share out; never more processes than runs.
+
+    With `each` above 1 a run takes so many processes: GPUs are shared out by as many, "0,1" and "2,3".
 
     On CPUs "auto" is a process per core: measured on 2 cores, two processes of one thread train 1.3 times as
     many steps of the default model as one process of two.
     """
     cores, devices = _cores(), gpus()
-    wanted = (len(devices) or min(cores, _room())) if workers == "auto" else int(workers)
+    if each > 1:
+        there = len(devices) or cores
+        if there < each:
+            what = f"GPU{'s' * (there > 1)}" if devices else f"core{'s' * (there > 1)} and no GPU"
+            raise UserError(
+                f"fsdp={each} trains a run on {each} GPUs (or cores, where there is none), and there is "
+                f"{there} {what} here: give fsdp={there} or less."
+            )
+        devices = [",".join(devices[i : i + each]) for i in range(0, len(devices) - each + 1, each)]
+        cores //= each
+    wanted = (len(devices) or max(1, min(cores, _room() // each))) if workers == "auto" else int(workers)
     size = max(1, min(wanted, runs))
     return size, fixed_threads() or max(1, cores // size), devices
+
+
+def place() -> tuple[object, ...]:
+    """What a measurement of speed holds for: this machine, what of it is ours, and torch."""
+    return (
+        platform.node(),
+        _cores(),
+        gpus(),
+        os.environ.get("OMP_NUM_THREADS"),
+        version("torch"),
+    )
 
 
 def fixed_threads() -> int | None:

@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 from experiments.errors import UserError, printable
 from experiments.files import parse_json
-from experiments.record import FINISHED, RunFolder, planned, read, run_folders
+from experiments.record import FINISHED, RunFolder, is_edited, planned, read, run_folders
 from experiments.sweep.lease import holder, is_held, leases, running_commands
 from experiments.sweep.preview.table import duration
 from experiments.sweep.slurm import client
@@ -19,7 +21,32 @@ from experiments.sweep.slurm.client import Element
 from experiments.sweep.slurm.submission import Place, active, jobs_in, places
 
 UNDER_WAY = ("running", "queued")
+EDITED = "its record was changed after the run; the command of the study sets it aside and does it again"
 _STARTS = re.compile(r"^(\S+ \S+) starts at step (\d+) of (\d+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run under way is: as much as its files say."""
+
+    step: int
+    steps: int
+    phase: str  # training, evaluating or diagnostics
+    left: float | None = None  # seconds of training; None where not known
+
+    @property
+    def share(self) -> float:
+        """How much of the run is done, from 0 to 1."""
+        return min(1.0, self.step / self.steps) if self.steps else 0.0
+
+    def __str__(self) -> str:
+        if not self.steps:
+            return self.phase
+        left = f", {duration(self.left)} left" if self.left is not None and self.phase == "training" else ""
+        return f"step {self.step} of {self.steps} ({self.phase}{left})"
+
+
+LOADING = Progress(0, 0, "loading")
 
 
 @dataclass(frozen=True)
@@ -32,9 +59,11 @@ class RunStatus:
     run_id: str
     kind: str
     about: str = ""
+    progress: Progress | None = None  # of one that is running
+    seconds: float | None = None  # of one that has ended: how long its pack took
 
     def __str__(self) -> str:
-        text = f"{self.kind}, {self.about}" if self.about else self.kind
+        text = ", ".join(filter(None, (self.kind, str(self.progress or ""), self.about)))
         return printable(" ".join(text.split()))
 
 
@@ -53,6 +82,31 @@ class Snapshot:
             return "no runs yet: they are being checked"
         counted = Counter(run.kind for run in self.runs)
         return ", ".join(f"{number} {kind}" for kind, number in counted.most_common())
+
+    def left(self) -> float | None:
+        """Seconds until nothing is under way, by the pace so far; None where that does not tell.
+
+        Runs that are queued take as long as those that have ended, as many at a time as are running now.
+        """
+        running = [run.progress.left if run.progress else None for run in self.runs if run.kind == "running"]
+        known = [left for left in running if left is not None]
+        ended = [run.seconds for run in self.runs if run.seconds is not None]
+        whole = len(running) - len(known) + sum(run.kind == "queued" for run in self.runs)
+        if not running or (whole and not ended):
+            return None
+        work = sum(known) + (whole * median(ended) if whole else 0.0)
+        return max([work / len(running), *known])
+
+    def share(self) -> float:
+        """How much of the study is done, from 0 to 1."""
+        done = sum(run.kind not in (*UNDER_WAY, "unfinished", "damaged") for run in self.runs)
+        part = sum(run.progress.share for run in self.runs if run.progress is not None)
+        return (done + part) / len(self.runs) if self.runs else 0.0
+
+    def summary(self) -> str:
+        """The counts, with the time left where that is known."""
+        left = self.left()
+        return self.counts() + (f"; about {duration(left)} left" if left else "")
 
     def activity(self) -> list[str]:
         """What works on the study, a line per job and one for the processes."""
@@ -89,14 +143,18 @@ def _status(
 ) -> RunStatus:
     name, held = folder.path.name, leases(folder.path.parent)
     record = read(folder.path)
+    if record is not None and is_edited(record):
+        return RunStatus(name, "damaged", EDITED)
     if record is not None and (record["status"] in FINISHED or queued is None):
+        cost, pack = record.get("cost") or {}, record.get("pack") or {}
+        seconds = cost["wall_seconds"] * len(pack.get("runs") or [name]) if "wall_seconds" in cost else None
         error = record.get("error")
         message = error.get("message", "") if isinstance(error, dict) else error
-        return RunStatus(name, str(record["status"]), str(message or ""))
+        return RunStatus(name, str(record["status"]), str(message or ""), seconds=seconds)
     if is_held(held, name):
         owner = holder(held, name) or {}
         by = f"as job {queued.name}" if queued else f"by process {owner.get('pid')} on {owner.get('host')}"
-        return RunStatus(name, "running", f"{_progress(folder, float(owner.get('since', 0)))}{by}")
+        return RunStatus(name, "running", by, _progress(folder, float(owner.get("since", 0))))
     if queued is not None:
         why = f" ({queued.reason})" if queued.waits else ", which is running"
         return RunStatus(name, "queued", f"as job {queued.name}{why}")
@@ -135,31 +193,36 @@ def _requested(study: Path) -> set[str]:
     return set(planned(study, since=min(began) - 1)) if began else set()  # a file's clock is a little behind
 
 
-def _progress(folder: RunFolder, since: float) -> str:
-    """How far a run is that is held since then: its step, phase and time left, as its files say."""
+def _progress(folder: RunFolder, since: float) -> Progress | None:
+    """The progress of a run that is held since then; None where its files do not tell."""
     try:
-        starts = _STARTS.findall(folder.log.read_text(encoding="utf-8", errors="replace"))
+        text = folder.log.read_text(encoding="utf-8", errors="replace")
+        starts = _STARTS.findall(text)
         began = time.mktime(time.strptime(starts[-1][0], "%Y-%m-%d %H:%M:%S"))
     except (OSError, ValueError, IndexError):
-        return ""
+        return None
     if began < math.floor(since):
-        return "loading, "
+        return LOADING
     first, total = int(starts[-1][1]), int(starts[-1][2])
-    step, at = _last_row(folder)
-    if step >= total:
-        return f"step {step} of {total} (evaluating), "
-    done = step - first
-    left = f", {duration((at - began) / done * (total - step))} left" if done > 0 and at > began else ""
-    return f"step {max(step, first)} of {total} (training{left}), "
+    row, at = _last_row(folder)
+    step = int(row.get("step", 0))
+    said = text.rstrip("\n").rpartition("\n")[2]
+    if said.endswith(" writes diagnostics"):
+        return Progress(step, total, "diagnostics", 0.0)
+    validating = said.endswith(f" validates after step {step}") and not any("/" in key for key in row)
+    done, step = step - first, max(step, first)
+    left = (at - began) / done * (total - step) if done > 0 and at > began else None
+    phase = "evaluating" if step >= total or validating else "training"
+    return Progress(step, total, phase, 0.0 if step >= total else left)
 
 
-def _last_row(folder: RunFolder) -> tuple[int, float]:
-    """The step of the last complete line of a history, 0 before the first, and when it was written."""
+def _last_row(folder: RunFolder) -> tuple[dict[str, Any], float]:
+    """The last complete line of a history, empty before the first, and when it was written."""
     try:
         with folder.history.open("rb") as file:
             facts = os.fstat(file.fileno())
             file.seek(max(0, facts.st_size - 4096))
-            lines = file.read().split(b"\n")[:-1]
-        return int(parse_json(lines[-1])["step"]), facts.st_mtime
+            row = parse_json(file.read().split(b"\n")[:-1][-1])
+        return ({**row, "step": int(row["step"])}, facts.st_mtime)
     except (OSError, ValueError, IndexError, KeyError, TypeError):
-        return 0, 0.0
+        return {}, 0.0

@@ -7,21 +7,26 @@
 """
 
 import argparse
+import contextlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from experiments import record
-from experiments.errors import UserError, did_you_mean
+from experiments.errors import RunError, UserError, did_you_mean
 from experiments.files import read_json, replacing
 from experiments.record import RunFolder, planned, run_folders
 from experiments.spec import RunSpec, from_record
+from experiments.sweep.lease import leases
 from experiments.sweep.plan import Runs
 from experiments.sweep.slurm.submission import Place, places
 
 _SPECS = ".specs.jsonl"
+LOGS = ".logs"  # of workers
 
 
 def study_argument(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +88,27 @@ def _written(path: Path) -> RunSpec | None:
         return from_record(read_json(path))
     except (OSError, ValueError):
         return None
+
+
+@contextmanager
+def gone_if_refused(study: Path) -> Iterator[None]:
+    """A command's work on a study; a folder that it made and in which it began nothing is removed again.
+
+    Not where a worker died, whose log is there.
+    """
+    made = not study.exists()
+    try:
+        yield
+    except RunError:
+        made = False
+        raise
+    finally:
+        if made and {path.name for path in study.glob("*")} <= {LOGS, leases(study).name}:
+            shutil.rmtree(study / LOGS, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another command has come to it meanwhile
+                for folder in (leases(study), study):
+                    if folder.exists():
+                        folder.rmdir()
 
 
 def write_requested(study: Path, runs: Runs) -> None:

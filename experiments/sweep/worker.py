@@ -13,10 +13,10 @@ Orders:
                                                                          finished | busy | interrupted
     {"pack": [order of a run, ...], "members": [run_id, ...], "root": folder}      -> likewise: finished for
                                                                          each run, the others for all left
-A run's order may also say `checkpoint` ({"seconds": ..., "steps": ...}) and `seen`: the time of the record
-that is to be replaced, as `record.written` gives it. Another record than that is taken as the answer. `kills`
-says how often the kernel has ended the run's process because memory ran out: so many times the rows at a time
-are halved, and the run fails once nothing is left to halve. `threads` is how many the user fixed, if so.
+A run's order may also say `checkpoint` ({"seconds": ..., "steps": ...}), `seen` (when the record that is to
+be replaced was written, by `record.written`: another one is the answer), `kills` (how often the kernel has
+ended its process because memory ran out: so often are the rows at a time halved, and with nothing left to
+halve it fails), `threads` (that the user fixed), and `fsdp` (processes of a run whose base is in shards).
 """
 
 from experiments import provenance
@@ -87,16 +87,15 @@ class Worker:
         self.stopping = False  # no Event: signals come in pairs, and one may interrupt another's set()
 
     def stop(self, *_: object) -> None:
-        """Stop at the next step boundary; a signal's handler, too, while another is being handled."""
+        """Stop at the next step boundary; also a signal's handler while another is being handled."""
         self.stopping = True
 
     @property
     def loader(self) -> "Loader":
         """Its bases and data. Importing what loads them takes seconds, so not before the first order."""
-        if self._loader is None:
-            from experiments.training.loader import Loader
+        from experiments.training.loader import Loader
 
-            self._loader = Loader()
+        self._loader = self._loader or Loader()
         return self._loader
 
     def carry_out(self, order: dict) -> None:
@@ -136,8 +135,7 @@ class Worker:
     def run(self, order: dict, folder: RunFolder) -> None:
         """Lease a run, execute it, write its record, and say how it went."""
         run_id = order["run_id"]
-        lease = acquire(leases(folder.path.parent), run_id)
-        if lease is None:
+        if (lease := acquire(leases(folder.path.parent), run_id)) is None:
             self.events.emit("busy", run_id=run_id)
             return
         with lease:
@@ -166,11 +164,12 @@ class Worker:
         from experiments.training.execute import Interrupted, execute
         from experiments.training.result import fail
         from experiments.training.run_state import Run
+        from experiments.training.sharded import together
 
-        spec, run_id = from_record(order["run"]), order["run_id"]
+        spec, run_id, processes = from_record(order["run"]), order["run_id"], order.get("fsdp", 1)
         often = order.get("checkpoint", {"seconds": 60.0, "steps": None})
         run = Run(spec, run_id, folder, tracking.make(spec.tracker, notify=self.events.note), lease.valid)
-        fits = all(run.halve() for _ in range(order.get("kills", 0)))
+        fits = all(run.halve(processes) for _ in range(order.get("kills", 0)))
         for text in run.deviations:
             self.events.note(f"{run_id}: {text}")
         while True:
@@ -179,22 +178,26 @@ class Worker:
                     run.begin()
                     raise MemoryError(_NO_LESS)
                 check_data(spec, run_id, data.fingerprint(spec, as_read=True))  # of what is trained on
-                return execute(
-                    [run],
-                    display=self.events,
-                    should_stop=self.stop_for([lease]),
-                    checkpoint_every=often["seconds"],
-                    checkpoint_steps=often["steps"],
-                    loader=self.loader,
-                    threads=order.get("threads"),
-                )[0]
+                if processes > 1:
+                    self._loader = None  # a whole base has no place beside its shards
+                with together(run.training, processes, order.get("threads")) as group:
+                    return execute(
+                        [run],
+                        display=self.events,
+                        should_stop=self.stop_for([lease]),
+                        checkpoint_every=often["seconds"],
+                        checkpoint_steps=often["steps"],
+                        loader=None if group else self.loader,
+                        threads=order.get("threads"),
+                        group=group,
+                    )[0]
             except Interrupted:
                 run.tracker.finish("preempted")
                 return None
             except Exception as error:
                 if not lease.valid():
                     return None
-                if not (memory.is_out_of_memory(error) and run.halve()):
+                if not (memory.is_out_of_memory(error) and run.halve(processes)):
                     return fail(run, error)
             memory.release()  # what the failed attempt held, before the next one needs as much
             self.events.note(f"{run_id}: {run.deviations[-1]}")
@@ -216,8 +219,7 @@ class _PackOrder:
         """Lease every run or none, leave out those that have ended, train the others together."""
         with ExitStack() as stack:
             for run in self.order["pack"]:
-                lease = acquire(leases(self.study), run["run_id"])
-                if lease is None:
+                if (lease := acquire(leases(self.study), run["run_id"])) is None:
                     self.worker.events.emit("busy", run_id=run["run_id"])
                     return
                 self.leases[run["run_id"]] = stack.enter_context(lease)

@@ -151,6 +151,10 @@ class PackedAdamW:
         for flat in self._flats:
             flat.drop_grad()
 
+    def gradients(self) -> list[Tensor]:
+        """All gradients, in the buffers that the step reads."""
+        return [flat.grad for flat in self._flats]
+
     def grad_norm(self) -> Tensor:
         """The norm of each run's whole gradient, before clipping: (K,)."""
         squares = torch.zeros_like(self._eps[:, 0])

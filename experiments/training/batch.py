@@ -75,7 +75,7 @@ def gather(encoded, rows: Tensor, length: int | None = None) -> Batch:
     )
 
 
-def length_groups(encoded, rows: Sequence[Tensor], *, fixed: int) -> list[tuple[list[Tensor], int]]:
+def length_groups(encoded, rows: Sequence[Tensor], *, fixed: float) -> list[tuple[list[Tensor], int]]:
     """Rows of K runs in groups of about equal length, so that little padding is computed.
 
     Each run's rows are sorted by length and shared out: every group has equally many of each run, as packs

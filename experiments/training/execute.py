@@ -7,9 +7,10 @@ a record is a run that ended, whatever the end was.
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -27,6 +28,11 @@ from experiments.training.result import Facts, Seconds, error_kind, result, star
 from experiments.training.run_state import Checkpoints, Interrupted, Run, resume, save
 from variants import Attached, attach, peft_form, write_peft
 
+if TYPE_CHECKING:
+    from experiments.training.sharded.group import Group
+
+_UNSIGNED = "signatures.npz was not made: with fsdp no process has the whole weights"
+
 
 def device() -> torch.device:
     """The accelerator where there is one."""
@@ -43,6 +49,7 @@ def execute(
     state: Path | None = None,
     loader: Loader | None = None,
     threads: int | None = None,
+    group: "Group | None" = None,
 ) -> list[dict[str, Any]]:
     """Train a pack to its end and write each run's record.
 
@@ -58,6 +65,7 @@ def execute(
         loader: Where bases and data come from; one of its own if None.
         threads: How many the user fixed; None: as many as the run's checkpoint was made with, so that it
             resumes to the bit, else as many as torch has.
+        group: The processes that train the run together, each of which calls this; None: this one alone.
 
     Returns:
         The records as written, of all runs that had none.
@@ -75,22 +83,29 @@ def execute(
             run.begin()
         specs = [run.training for run in runs]
         stack.enter_context(_threads(specs[0].train.threads, threads, state))
-        model, info, task = (loader or Loader())(specs[0])
         place = device()
-        attached = attach(
-            models.clone(model),
-            [run_config(s, steps=total_steps(s.train, task.rows["train"])) for s in specs],
-            device=place,
-            fresh=info.fresh,
-        )
+        with group.turn() if group else nullcontext():
+            model, info, task = (loader or Loader())(specs[0])
+            attached = attach(
+                models.clone(model),
+                [run_config(s, steps=total_steps(s.train, task.rows["train"])) for s in specs],
+                device=None if group else place,
+                fresh=info.fresh,
+            )
+            del model
+            if group:
+                group.shard(attached, place)
         if specs[0].train.gradient_checkpointing:
             attached.model.gradient_checkpointing_enable({"use_reentrant": False})
         seconds.load = time.perf_counter() - started
-        trainer = Trainer(specs, attached, task.splits["train"], tasks.kind_of(task.kind).loss)
+        trainer = Trainer(specs, attached, task.splits["train"], tasks.kind_of(task.kind).loss, group)
         for k, run in enumerate(runs):
             run.start = start_hashes(trainer, k)
         for text in resume(runs, trainer, state):
             display.note(text)
+        if group:
+            _start_alike(group, runs[0], trainer)
+            should_stop = partial(_agreed, group, should_stop)
         if task.also and trainer.progress.step == 0:
             with seconds.of("evaluate"):
                 for run, before in zip(runs, _beside(runs, trainer, task, "before"), strict=True):
@@ -100,7 +115,7 @@ def execute(
         saving = Checkpoints(runs, trainer, state, checkpoint_every, checkpoint_steps)
         callbacks = [
             _Recorder(runs, trainer, task, seconds, display),
-            diagnostics.Signatures(runs, trainer, seconds),
+            *([] if group else [diagnostics.Signatures(runs, trainer, seconds)]),
             saving,
         ]
         memory.reset_peak(place)
@@ -113,7 +128,9 @@ def execute(
         records = [result(run, k, trainer, facts) for k, run in enumerate(runs)]
         with seconds.of("evaluate"):
             _test(runs, trainer, facts, records)
-        for k, note in diagnostics.write(runs, trainer, seconds).items():
+        for run in runs:
+            run.log("writes diagnostics")
+        for k, note in ({0: _UNSIGNED} if group else diagnostics.write(runs, trainer, seconds)).items():
             records[k]["notes"].append(note)
         wall = time.perf_counter() - started
         for k, (run, record) in enumerate(zip(runs, records, strict=True)):
@@ -122,6 +139,17 @@ def execute(
                 _conclude(run, k, trainer, record)
         checkpoint.clear(state)  # last, when nothing needs it any more
         return [record for run, record in zip(runs, records, strict=True) if not run.ended]
+
+
+def _start_alike(group: "Group", run: Run, trainer: Trainer) -> None:
+    """Go on in all processes from where the first one does."""
+    state, run.validation, run.before = group.shared((trainer.state_dict(), run.validation, run.before))
+    trainer.load_state_dict(state)
+
+
+def _agreed(group: "Group", should_stop: Callable[[], bool]) -> bool:
+    """Whether all processes stop here, because one was told to."""
+    return group.any(should_stop())
 
 
 class _Recorder(Callback):
@@ -140,9 +168,12 @@ class _Recorder(Callback):
 
     def on_validation(self, step: int) -> None:
         """Score the validation split."""
+        due = self._trainer.validated(step)
+        for k in due:
+            self._runs[k].log(f"validates after step {step}")
         with self._seconds.of("evaluate"):
             scores = _evaluate(self._runs, self._trainer, self._task, "validation")
-            for k in self._trainer.validated(step):
+            for k in due:
                 self._runs[k].validated(
                     scores[k].metrics, step=step, metric=self._task.metric, goal=self._task.goal
                 )
@@ -163,7 +194,7 @@ def _evaluate(runs: Sequence[Run], trainer: Trainer, task: Task, split: str) -> 
                 examples=train.eval_rows if split == "validation" else None,
             )
         except Exception as error:
-            if not is_out_of_memory(error) or not all([run.halve_evaluation() for run in runs]):
+            if trainer.group or not is_out_of_memory(error) or not all([r.halve_evaluation() for r in runs]):
                 raise
         memory.release()  # not before the traceback is gone, which holds what the attempt did
         for run in runs:
@@ -201,6 +232,8 @@ def _test(runs: Sequence[Run], trainer: Trainer, facts: Facts, records: Sequence
     to_test = [k for k in completed if runs[k].spec.phase != "tune"]
     if not to_test:
         return
+    for k in to_test:
+        runs[k].log("tests")
     tested = {name: _evaluate(runs, trainer, task, "test") for name, task in facts.task.tested.items()}
     ids = {name: task.splits["test"].examples for name, task in facts.task.tested.items()}
     after = _beside(runs, trainer, facts.task, "after")

@@ -6,11 +6,10 @@ nobody.
 """
 
 import math
-import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,10 +17,14 @@ from torch import Tensor
 from experiments.config.settings import total_steps as total_steps
 from experiments.data import Encoded
 from experiments.spec import PACK, RunSpec, Train
+from experiments.stopwatch import Stopwatch
 from experiments.training.adamw import AdamSettings, PackedAdamW
 from experiments.training.batch import Batch, Order, gather, length_groups
 from experiments.training.losses import RowLosses, backward_of_tokens, count_targets, plain_head, row_losses
 from variants import Attached, RunConfig, rates
+
+if TYPE_CHECKING:
+    from experiments.training.sharded.group import Group
 
 FIXED_TOKENS = {"cpu": 48, "cuda": 8_192}  # what a forward pass costs beside its tokens, in tokens
 
@@ -70,12 +73,7 @@ class Progress:
     interval_ms: list[float] = field(default_factory=list)  # mean step time between two flushes
     seconds: float = 0.0  # training alone: no evaluation, no logging
     tokens: int = 0  # real tokens of all runs, without padding
-
-    @property
-    def step_ms(self) -> float | None:
-        """Median step time, the first interval (warm-up of caches and kernels) left out."""
-        rest = self.interval_ms[1:] or self.interval_ms
-        return statistics.median(rest) if rest else None
+    watch: Stopwatch = field(default_factory=Stopwatch)  # of this process, not of those before a resume
 
 
 class Callback:
@@ -102,6 +100,7 @@ class Trainer:
     attached: Attached
     train_split: Encoded
     losses: Callable[[Tensor, Tensor], RowLosses] | None = None  # of logits and labels; None: by their form
+    group: "Group | None" = None  # the processes that train a run together, this one among them
 
     def __post_init__(self):
         first = self.specs[0].train
@@ -111,6 +110,12 @@ class Trainer:
                 raise ValueError(
                     f"the runs of one pack must share train.{key}, but have {sorted(map(str, values))}"
                 )
+        micro = first.micro_batch_size or first.batch_size
+        if self.group is not None and (len(self.specs) > 1 or micro % self.group.size):
+            raise ValueError(
+                f"{self.group.size} processes train one run together and share out its batches, of {micro} "
+                f"rows at a time here, and these are {len(self.specs)} runs: give fsdp a divisor of that."
+            )
         self.train, self.K = first, len(self.specs)
         self.rows = len(self.train_split.ids)
         self.ends = [total_steps(s.train, self.rows) for s in self.specs]  # the number of steps of each run
@@ -133,9 +138,11 @@ class Trainer:
         self.progress = Progress(torch.ones(self.K, dtype=torch.bool, device=self.device))
         self._ends = torch.tensor(self.ends, device=self.device)
         self._drops = first.base_dropout > 0 or any(s.options.get("dropout") for s in self.specs)
-        self._fixed = FIXED_TOKENS.get(self.device.type, FIXED_TOKENS["cuda"])
+        self._fixed: float = FIXED_TOKENS.get(self.device.type, FIXED_TOKENS["cuda"])
+        if self.group is not None:
+            self._fixed = math.inf  # one group of rows, a part of it for each process
         first_rows = gather(self.train_split, torch.zeros(self.K, dtype=torch.long)).to(self.device)
-        self._head = None if self.losses else plain_head(self.attached.model, first_rows)
+        self._head = None if self.losses or self.group else plain_head(self.attached.model, first_rows)
         self._pending: list[tuple[int, Tensor, Tensor, list[float]]] = []
         self.diverged_at: list[int | None] = [None] * self.K  # the step whose loss or gradient was not finite
         self._start()
@@ -184,12 +191,14 @@ class Trainer:
                     callback.on_validation(end)
             return
         attached.model.train()
-        started, since = time.perf_counter(), progress.step
+        progress.watch.start()
+        since = progress.step
         while progress.step < self.steps and not should_stop():
             step = progress.step
             optimiser.zero_grad()
             attached.clock.step = step
-            attached.before_step()
+            if self.group is None:  # else a layer's W is there in its forward pass alone
+                attached.before_step()
             loss = self._forward_backward(step)  # (K,), the gradient is in place
             norm = optimiser.grad_norm()  # (K,), before clipping
             for callback in callbacks:
@@ -207,7 +216,7 @@ class Trainer:
             validate = any(progress.step in due for due in self.due)
             if validate or progress.step % self.log_every == 0:
                 self._synchronise()
-                elapsed = time.perf_counter() - started
+                elapsed = progress.watch.stop()
                 progress.seconds += elapsed
                 progress.interval_ms.append(1000 * elapsed / (progress.step - since))
                 self._flush(callbacks)
@@ -221,7 +230,8 @@ class Trainer:
                         callback.on_boundary()
                 if not self.under_way().any():
                     return
-                started, since = time.perf_counter(), progress.step
+                progress.watch.start()
+                since = progress.step
         self._flush(callbacks)
 
     def state_dict(self) -> dict:
@@ -266,7 +276,10 @@ class Trainer:
         loss = torch.zeros(self.K, device=self.device)
         for i, batch in enumerate(self._micro_batches(rows, micro)):
             self.attached.clock.micro, self.attached.clock.mask = i, batch.attention_mask
-            loss += self._backward(batch, scale, self.attached.penalty() if i == 0 else None)
+            first = i == 0 and (self.group is None or self.group.rank == 0)
+            loss += self._backward(batch, scale, self.attached.penalty() if first else None)
+        if self.group is not None:
+            self.group.add_up([loss, *self.optimiser.gradients()])
         return loss
 
     def _backward(self, batch: Batch, scale: Tensor, penalty: Tensor | None) -> Tensor:
@@ -288,6 +301,8 @@ class Trainer:
         for start in range(0, self.train.batch_size, size):
             part = [r[start : start + size] for r in rows]
             groups = [(part, whole)] if self._drops else length_groups(split, part, fixed=self._fixed)
+            if self.group is not None:  # all processes pass forward equally often
+                groups = [([self.group.part(r) for r in rows], columns) for rows, columns in groups]
             for group, columns in groups:
                 yield gather(split, torch.cat(group), columns).to(self.device)
 

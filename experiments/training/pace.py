@@ -1,13 +1,21 @@
-"""How long a training step of a pack takes here: what the size of packs is chosen by. Nothing is written."""
+"""How long a training step takes here: what the size of packs is chosen by, and train.precision=auto.
 
+    python -m experiments.training.pace      # reads a spec, prints the seconds of a step by precision
+
+Nothing is written.
+"""
+
+import json
+import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from experiments import models, tasks
 from experiments.config.settings import total_steps
-from experiments.spec import RunSpec
+from experiments.spec import RunSpec, from_record
 from experiments.training.execute import device
 from experiments.training.loader import Loader
 from experiments.training.loop import Trainer, run_config
@@ -16,6 +24,7 @@ from experiments.training.result import is_out_of_memory
 from variants import attach
 
 STEPS = 2  # timed, after one that warms up
+TURNS = 3  # the least time of so many counts
 
 
 def curve(
@@ -54,14 +63,19 @@ def curve(
     return found
 
 
-def _step_seconds(specs: Sequence[RunSpec], load: Loader) -> float:
+def trainer_of(specs: Sequence[RunSpec], load: Loader) -> Trainer:
+    """A pack before its first step, as `execute` makes it, without anything on the disk."""
     model, info, task = load(specs[0])
     steps = [total_steps(s.train, task.rows["train"]) for s in specs]
     configs = [run_config(s, steps=n) for s, n in zip(specs, steps, strict=True)]
     attached = attach(models.clone(model), configs, device=device(), fresh=info.fresh)
     if specs[0].train.gradient_checkpointing:
         attached.model.gradient_checkpointing_enable({"use_reentrant": False})
-    trainer = Trainer(specs, attached, task.splits["train"], tasks.kind_of(task.kind).loss)
+    return Trainer(specs, attached, task.splits["train"], tasks.kind_of(task.kind).loss)
+
+
+def _step_seconds(specs: Sequence[RunSpec], load: Loader) -> float:
+    trainer = trainer_of(specs, load)
     trainer.run(should_stop=lambda: trainer.progress.step >= 1)
     clock = _processor_seconds if trainer.device.type == "cpu" else time.perf_counter
     started, first = clock(), trainer.progress.step
@@ -72,3 +86,18 @@ def _step_seconds(specs: Sequence[RunSpec], load: Loader) -> float:
 def _processor_seconds() -> float:
     """Of this process, by thread."""
     return time.process_time() / torch.get_num_threads()
+
+
+def precisions(spec: RunSpec) -> dict[str, float]:
+    """Seconds of a step of a run in fp32 and in bf16, taken in turns; its storage follows if that is open."""
+    specs = {}
+    for precision in ("fp32", "bf16"):
+        axes = {key: precision if value == "auto" else value for key, value in spec.axes.items()}
+        specs[precision] = replace(spec, axes=axes, train=replace(spec.train, precision=precision))
+    loaders = {precision: Loader() for precision in specs}
+    turns = [{p: _step_seconds([one], loaders[p]) for p, one in specs.items()} for _ in range(TURNS)]
+    return {precision: min(turn[precision] for turn in turns) for precision in specs}
+
+
+if __name__ == "__main__":
+    print(json.dumps(precisions(from_record(json.load(sys.stdin)))))

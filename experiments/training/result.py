@@ -15,6 +15,7 @@ from experiments.data import Task
 from experiments.errors import UserError
 from experiments.files import Taken
 from experiments.models import Info
+from experiments.stopwatch import quartiles
 from experiments.training.loop import Trainer
 from experiments.training.memory import is_out_of_memory
 from experiments.training.run_state import Interrupted, Run
@@ -65,14 +66,16 @@ def result(run: Run, k: int, trainer: Trainer, facts: Facts) -> dict[str, Any]:
     """The record of run k, but for its test metrics and the last of its costs.
 
     Seconds are a run's share of its pack's. What cannot be shared out, the speed and the peak of memory, is
-    the pack's and stands there: it says nothing of a single run.
+    the pack's and stands there: it says nothing of a single run. Beside the median step time are its
+    quartiles, and what tells whether other work ran on the machine meanwhile (`Stopwatch.facts`).
     """
     task, attached, progress = facts.task, trainer.attached, trainer.progress
     trainable = attached.count(k)
     heads = [t for t in attached.trained if t.role.startswith("head") and t.runs.start <= k < t.runs.stop]
     size = len(trainer.specs)
     measured = {
-        "step_ms": progress.step_ms,
+        **quartiles(progress.interval_ms),
+        **progress.watch.facts(on_cpu=trainer.device.type == "cpu"),
         "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else None,
         "peak_bytes": facts.peak,
     }
@@ -107,6 +110,8 @@ def result(run: Run, k: int, trainer: Trainer, facts: Facts) -> dict[str, Any]:
         "deviations": run.deviations,
         "start": run.start,
     }
+    if trainer.group is not None:
+        record["fsdp"] = trainer.group.size
     if size > 1:
         record["pack"] = {"runs": facts.pack, **measured}
     if diverged is not None:

@@ -65,14 +65,16 @@ class Run:
             train = replace(train, eval_batch_size=min(evaluated, train.eval_batch_size))
         return replace(self.spec, train=train)
 
-    def halve(self) -> bool:
-        """Go on with half as many rows at a time and the same batch.
+    def halve(self, multiple: int = 1) -> bool:
+        """Go on with half as many rows at a time, a `multiple`, and the same batch.
 
         False if there is nothing left to halve.
         """
         train = self.training.train
         rows = train.micro_batch_size or train.batch_size
-        smaller = next((n for n in range(rows // 2, 0, -1) if train.batch_size % n == 0), None)
+        smaller = next(
+            (n for n in range(rows // 2, 0, -1) if train.batch_size % n == 0 == n % multiple), None
+        )
         if smaller is None:
             return False
         self.micro_batch_size = smaller
@@ -163,6 +165,7 @@ def save(runs: Sequence[Run], trainer: Trainer, folder: Path) -> None:
         "deviations": [run.deviations for run in runs],
         "code_sha256": _code(),
         "threads": torch.get_num_threads(),
+        "processes": trainer.group.size if trainer.group else 1,
     }
     step = trainer.progress.step
     checkpoint.save(folder, step=step, state=state, check=lambda: check_owned(runs))
@@ -190,6 +193,9 @@ def resume(runs: Sequence[Run], trainer: Trainer, folder: Path) -> list[str]:
         changed.append(f"{after} other code than it began with")
     if state is not None and state.get("threads") not in (None, now := torch.get_num_threads()):
         changed.append(f"{after} {now} threads instead of {state['threads']}, whose sums round otherwise")
+    now = trainer.group.size if trainer.group else 1
+    if state is not None and state.get("processes", now) != now:
+        changed.append(f"{after} fsdp={now} instead of {state['processes']}, whose sums round otherwise")
     for k, run in enumerate(runs):
         run.best = state["best"][k] if state else {}
         run.validation = state["validation"][k] if state and "validation" in state else {}

@@ -20,6 +20,7 @@ class Fair(OwnSweeper):
         confirm_seeds: Sequence[int],
         extensions: int,
         launched: int,
+        halving: int | None = None,
     ):
         self.params = params
         self.settings = {
@@ -29,6 +30,7 @@ class Fair(OwnSweeper):
             "confirm_seeds": confirm_seeds,
             "extensions": extensions,
             "launched": launched,
+            "halving": halving,
         }
 
     def sweep(self, arguments: list[str]) -> Any:

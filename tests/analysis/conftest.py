@@ -173,6 +173,10 @@ class StudyWriter:
         return {
             "train_seconds": step * 0.15,
             "step_ms": step,
+            "step_ms_low": 0.99 * step,
+            "step_ms_high": 1.01 * step,
+            "busy_cores": 1.9,
+            "load_per_core": 1.0,
             "tokens_per_second": 768e3 / step,
             "peak_bytes": 610_000_000 + 4000 * adapter // 1000,
             "trainable_parameters": adapter + 5005,

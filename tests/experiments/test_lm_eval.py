@@ -170,6 +170,16 @@ def test_what_cannot_be_asked_is_refused_in_a_sentence(finished, study, ask, mod
         ask(study(finished("lora", model=model)), tasks)
 
 
+def test_a_base_that_was_moved_is_given_anew(finished, study, tiny_bert, tmp_path):
+    run = finished("lora", model="llama", targets="all")
+    folder, old = study(run), open_run(run).loading.model_options["path"]
+    moved = str(shutil.copytree(old, tmp_path / "moved"))
+    [[source]] = bridge.sources_of(folder, moved).values()
+    assert source.loading.model_options["path"] == moved
+    with pytest.raises(UserError, match="is not the base of"):
+        bridge.sources_of(folder, str(tiny_bert))
+
+
 def test_a_study_that_is_not_there_is_refused(tmp_path, ask):
     with pytest.raises(UserError, match="there is no folder"):
         ask(tmp_path / "none", ["toy_choice"])

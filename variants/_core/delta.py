@@ -42,6 +42,7 @@ class Clock:
     step: int = 0
     micro: int = 0
     mask: Tensor | None = None  # (rows, length): which tokens of the batch at hand are no padding
+    part: tuple[int, int] = (0, 1)  # which of how many equal parts of the rows are at hand
     shared: dict[tuple, nn.Parameter] = field(default_factory=dict)
 
 
@@ -311,10 +312,7 @@ class Delta(nn.Module):
         return self.training and self.slots[0].dropout > 0
 
     def dropped(self, x: Float[Tensor, "K N d_in"]) -> Float[Tensor, "K N d_in"]:
-        """Inverted dropout.
-
-        The mask is a function of (seed, layer, step, micro-step): a second pass draws the same.
-        """
+        """Inverted dropout; a second pass draws the same mask for its seed, layer, step and micro-step."""
         if not self.drops:
             return x
         return x * torch.stack([self._mask(slot, x) for slot in self.slots])
@@ -323,8 +321,9 @@ class Delta(nn.Module):
         source = generator(
             slot.seed, "dropout", slot.module, self.clock.step, self.clock.micro, device=x.device
         )
-        keep = 1 - slot.dropout
-        return torch.empty_like(x[0]).bernoulli_(keep, generator=source).div_(keep)
+        keep, (part, parts) = 1 - slot.dropout, self.clock.part
+        mask = x.new_empty(parts * x.shape[1], x.shape[2]).bernoulli_(keep, generator=source).div_(keep)
+        return mask.chunk(parts)[part]
 
     @classmethod
     def refresh(cls, held: Sequence["Held"]) -> None:

@@ -152,17 +152,22 @@ def unfreeze(
 
 def top_blocks(model: nn.Module, count: int) -> tuple[str, ...]:
     """Name prefixes of the last `count` blocks of the backbone, of each of its stacks if it has several."""
+    outer = block_stacks(model)
+    if count < 1 or any(count > size for size in outer.values()) or not outer:
+        raise ValueError(f"unfreeze_top {count}: the model has {min(outer.values(), default=0)} blocks.")
+    return tuple(f"{name}.{i}." for name, size in outer.items() for i in range(size - count, size))
+
+
+def block_stacks(model: nn.Module) -> dict[str, int]:
+    """The stacks of blocks of the backbone, by name, with the number of blocks in each."""
     linears = backbone_linears(model)
     stacks = {
         name: len(module)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and any(linear.startswith(f"{name}.") for linear in linears)
     }
-    outer = {
+    return {
         name: size
         for name, size in stacks.items()
         if not any(name.startswith(f"{other}.") for other in stacks)
     }
-    if count < 1 or any(count > size for size in outer.values()) or not outer:
-        raise ValueError(f"unfreeze_top {count}: the model has {min(outer.values(), default=0)} blocks.")
-    return tuple(f"{name}.{i}." for name, size in outer.items() for i in range(size - count, size))

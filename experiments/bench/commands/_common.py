@@ -1,6 +1,8 @@
-"""The words that the measurements against PEFT have in common. No torch, so that help is quick."""
+"""What the measurements have in common: words against PEFT, and tables as CSV. No torch: help is quick."""
 
 import argparse
+import csv
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 SHAPES = ("minilm", "0.1b", "0.5b", "1.5b", "8b")
@@ -78,3 +80,10 @@ def at_least(least: int):
         return int(text)
 
     return number
+
+
+def write_csv(path: Path | None, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table to a file, if one was asked for."""
+    if path is not None:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([header, *rows])

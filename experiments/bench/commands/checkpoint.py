@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 from experiments import data
+from experiments.bench.commands._common import write_csv
 from experiments.bench.fake import specs_of
-from experiments.bench.output import write_csv
 from experiments.console.progress import Silent
 from experiments.record import RunFolder
 

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from experiments import data
+from experiments.bench.commands._common import write_csv
 from experiments.bench.fake import finish, specs_of
-from experiments.bench.output import write_csv
 from experiments.sweep.lease import acquire
 from experiments.sweep.plan import kinds, plan
 from experiments.sweep.study import write_requested

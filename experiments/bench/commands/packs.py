@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.bench.output import write_csv
+from experiments.bench.commands._common import write_csv
 from experiments.errors import UserError
 from experiments.record import records
 

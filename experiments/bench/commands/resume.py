@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from experiments import data
+from experiments.bench.commands._common import write_csv
 from experiments.bench.fake import finish, specs_of
-from experiments.bench.output import write_csv
 from experiments.errors import UserError
 from experiments.sweep.plan import plan
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from experiments.bench.output import write_csv
+from experiments.bench.commands._common import write_csv
 from experiments.errors import UserError
 from experiments.record import records
 

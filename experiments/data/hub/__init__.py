@@ -89,6 +89,16 @@ def _columns_of_files(located: Any, options: Mapping[str, Any]) -> tuple[dict[st
             splits[split] = _lines(group, options, notes)
             continue
         table = _reading.read(group, options)
+        known = {*(options.get("columns") or ()), *(options.get("rename") or ())}
+        if (
+            options.get("columns")
+            and options.get("header") is None
+            and table.named
+            and not known & {*table.columns}
+        ):
+            table = _reading.read(
+                group, {**options, "header": False}
+            )  # a first row that only looks like names
         splits[split] = _named(dict(table.columns), table.named, options.get("columns"))
         notes += [note for note in table.notes if note not in notes]
     return splits, notes

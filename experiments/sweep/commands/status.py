@@ -23,4 +23,4 @@ def main(options: argparse.Namespace) -> None:
         print(line)
     if seen.unknown:
         print("squeue does not answer here, so what is in the queue counts as unfinished.")
-    print(seen.counts())
+    print(seen.summary())

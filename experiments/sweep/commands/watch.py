@@ -2,6 +2,9 @@
 
 python -m experiments.sweep watch runs/demo
 
+On a terminal: a bar per run under way with its phase (training, evaluating, diagnostics) and the time left,
+and one for the study, drawn in place. Elsewhere: a line whenever the counts change.
+
 Exit code: 0 if every run has a result, 1 if not. Ctrl-C ends the watching, not the runs.
 """
 
@@ -10,6 +13,8 @@ import time
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from experiments.errors import printable, typed
@@ -17,6 +22,7 @@ from experiments.record import FINISHED
 from experiments.sweep.status import Snapshot, snapshot
 from experiments.sweep.study import study_argument
 
+NARROW = 60  # columns under which a row has the name and the bar alone
 SHARE = 0.1  # of the time at most goes into reading, however large the study
 
 
@@ -31,10 +37,10 @@ def main(options: argparse.Namespace) -> int:
         seen, said, idle = snapshot(options.study), "", 0
         while True:
             if console.is_terminal:
-                live.update(_page(seen, console.height), refresh=True)
+                live.update(_page(seen, console), refresh=True)
             elif seen.counts() != said:
                 said = seen.counts()
-                print(f"{time.strftime('%H:%M:%S')} {said}", flush=True)
+                print(f"{time.strftime('%H:%M:%S')} {seen.summary()}", flush=True)
             idle = 0 if seen.under_way() else idle + 1
             if idle == 2:  # between two runs of a local sweep nobody holds one for a moment
                 break
@@ -44,14 +50,25 @@ def main(options: argparse.Namespace) -> int:
     return _end(seen, options)
 
 
-def _page(seen: Snapshot, height: int) -> Group:
-    """What is under way, as much as fits, and the counts."""
+def _page(seen: Snapshot, console: Console) -> Group:
+    """What is under way, as much as fits, with bars; then the study as a whole."""
     running = [run for run in seen.runs if run.kind == "running"]
-    rows = [Text(printable(f"{run.run_id}  {run.about}"), no_wrap=True) for run in running]
     below = seen.activity()
-    room = max(1, height - len(below) - 3)
-    more = [Text(f"and {len(rows) - room} more", style="dim")] if len(rows) > room else []
-    return Group(*rows[:room], *more, *map(Text, below), Text(seen.counts(), style="bold"))
+    room = max(1, console.height - len(below) - 4)
+    rows = Table.grid(padding=(0, 1), expand=True)
+    rows.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
+    rows.add_column(ratio=2, min_width=8)
+    rows.add_column(no_wrap=True, justify="right")
+    for run in running[:room]:
+        about = str(run.progress or "running") if console.width >= NARROW else ""
+        bar = ProgressBar(total=1.0, completed=run.progress.share if run.progress else 0.0)
+        rows.add_row(Text(printable(run.run_id)), bar, Text(about))
+    more = [Text(f"and {len(running) - room} more running", style="dim")] if len(running) > room else []
+    whole = Table.grid(padding=(0, 1), expand=True)
+    whole.add_column(ratio=1, min_width=8)
+    whole.add_column(justify="right")
+    whole.add_row(ProgressBar(total=1.0, completed=seen.share()), Text(seen.summary(), style="bold"))
+    return Group(rows, *more, whole, *(Text(line, style="dim") for line in below))
 
 
 def _end(seen: Snapshot, options: argparse.Namespace) -> int:

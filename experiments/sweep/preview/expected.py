@@ -1,13 +1,14 @@
 """The runs that a command would make: those of its product, or the rounds of a fair sweep."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.config.command import Command
 from experiments.config.reading import read
 from experiments.spec import RunSpec
-from experiments.sweep.tuning.protocol import Cell, next_round
+from experiments.sweep.tuning.grids import points
+from experiments.sweep.tuning.protocol import Cell, lengths, next_round
 from experiments.sweep.tuning.rounds import Maker, Results
 from experiments.sweep.tuning.settings import Settings, settings_of, values_of
 
@@ -33,9 +34,17 @@ def expected(arguments: Sequence[str], *, conf: Path, root: Path) -> Expected:
     command = read(arguments, conf)
     if command.sweeper == "fair":
         return _rounds(command, root)
+    notes = command.notes
     other = f"hydra/sweeper={command.sweeper} may choose other runs than this product."
-    notes = () if command.sweeper == "grid" else (other,)
-    return Expected(command.runs, command.value("workers"), command.value("pack"), notes)
+    notes += () if command.sweeper == "grid" else (other,)
+    return Expected(command.runs, command.value("workers"), *_together(command, notes))
+
+
+def _together(command: Command, notes: tuple[str, ...]) -> tuple[int | str, tuple[str, ...]]:
+    """How runs are packed, and what is known of them otherwise."""
+    if (n := command.value("fsdp")) == 1:
+        return command.value("pack"), notes
+    return "off", (*notes, f"fsdp={n}: {n} processes train each run; time and memory are shown for one.")
 
 
 def _rounds(command: Command, root: Path) -> Expected:
@@ -47,11 +56,11 @@ def _rounds(command: Command, root: Path) -> Expected:
     found = next_round(maker.grids, maker.make, Results(root).outcome, settings, seeds)
     specs: list[RunSpec] = []
     for cell in found.cells:
-        if cell.tunable:
-            specs += cell.runs("tune", list(cell.specs), settings.tune_seeds)
+        for count, divisor in cell.rounds() if cell.tunable else ():  # which points, is not known yet
+            specs += replace(cell, divisor=divisor).runs("tune", cell.left[:count], settings.tune_seeds)
         specs += cell.runs("confirm", [_point(cell)], seeds)
     note = _told(found.cells, settings, seeds)
-    return Expected(specs, command.value("workers"), command.value("pack"), (note,))
+    return Expected(specs, command.value("workers"), *_together(command, (*command.notes, note)))
 
 
 def _point(cell: Cell) -> tuple:
@@ -68,7 +77,19 @@ def _told(cells: Sequence[Cell], settings: Settings, seeds: Sequence[int]) -> st
         f"hydra/sweeper=fair: {points} points for each of {len(tunable)} cells on seeds "
         f"{_listed(settings.tune_seeds)}, then seeds {_listed(seeds)} at the point that validation recommends"
         f"{', shown here at the middle one' if open_ else ''}. While a best value lies on an edge, up to "
-        f"{settings.extensions} times {each} more tuning runs."
+        f"{settings.extensions} times {each} more tuning runs.{_halved(tunable, settings)}"
+    )
+
+
+def _halved(tunable: Sequence[Cell], settings: Settings) -> str:
+    """What halving does, in a sentence."""
+    if settings.halving is None or not tunable:
+        return ""
+    sizes = [len(points(cell.grid)) for cell in tunable]
+    parts = ", ".join(f"1/{d}" for d in lengths(settings, sizes))
+    return (
+        f" Tuning runs have {parts} of the steps (halving={settings.halving}): after each length the best "
+        f"1/{settings.halving} of the points go on, the same share of every cell's."
     )
 
 

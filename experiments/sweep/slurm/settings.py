@@ -105,6 +105,7 @@ class Settings:
         settings = cls(given)
         if not problems:
             problems = [*settings._no_file(), *(t for s in settings._all() for t in settings._too_short(s))]
+            problems += [text for shape in settings._of_runs() for text in settings._too_few(shape)]
         if problems:
             raise UserError("\n".join(dict.fromkeys(problems)))
         return settings
@@ -135,8 +136,11 @@ class Settings:
         return Shape(**{name: _converted(SHAPE[name], value) for name, value in values.items()})
 
     def _all(self) -> Iterator[Shape]:
-        yield self._with()
+        yield from self._of_runs()
         yield self.report()
+
+    def _of_runs(self) -> Iterator[Shape]:
+        yield self._with()
         for kind in BY_SPEC:
             for name in (self.given.get("resources") or {}).get(kind) or {}:
                 yield self._with(self._differing(kind, name))
@@ -145,6 +149,15 @@ class Settings:
         env = self.job("env")
         if env is not None and not Path(env).is_file():
             yield f"{PREFIX}env names {env}, which is no file here."
+
+    def _too_few(self, shape: Shape) -> Iterator[str]:
+        processes = self.terms().fsdp
+        if processes > (shape.gpus or shape.cpus):
+            key = "gpus" if shape.gpus else "cpus"
+            yield (
+                f"{PREFIX}{key}={shape.gpus or shape.cpus} is too few for fsdp={processes}, whose processes "
+                f"each take a GPU, or a core in a job without GPUs: give {PREFIX}gpus={processes}."
+            )
 
     def _too_short(self, shape: Shape) -> Iterator[str]:
         warning = self.job("warning_seconds")

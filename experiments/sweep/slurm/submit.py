@@ -17,13 +17,14 @@ from experiments.spec import RunSpec
 from experiments.sweep import engine
 from experiments.sweep.integrity import quarantine_damaged
 from experiments.sweep.lease import registered
+from experiments.sweep.packs import form
 from experiments.sweep.plan import Plan, Runs, plan
 from experiments.sweep.pool import Pool
 from experiments.sweep.resources import resources
 from experiments.sweep.slurm import client, script, snapshot
 from experiments.sweep.slurm.settings import Settings, Shape
 from experiments.sweep.slurm.submission import Submission, active, create, jobs_in, write_elements
-from experiments.sweep.study import write_requested
+from experiments.sweep.study import gone_if_refused, write_requested
 
 
 class Submitter:
@@ -49,7 +50,11 @@ class Submitter:
         """
         client.need()
         self._study, self._last = self.root / specs[0].study, None
-        check_writable(self._study)
+        with gone_if_refused(self._study):
+            check_writable(self._study)
+            return self._submit(specs, again=again)
+
+    def _submit(self, specs: Sequence[RunSpec], *, again: bool) -> int:
         found = plan(specs, fingerprints=data.fingerprint, root=self.root, again=again)
         queued = active(self._study, client.queue() or [])
         todo = tuple((spec, run_id) for spec, run_id in found.todo if run_id not in queued)
@@ -111,9 +116,14 @@ class Submitter:
             say(f"Job {job} makes the report when they have ended, however they end.")
 
     def _arrays(self, made: Submission, todo: Runs) -> None:
-        size = client.max_array_size()
+        size, terms = client.max_array_size(), self.settings.terms()
+        most = terms.pack if type(terms.pack) is int and terms.fsdp == 1 else 1
         for shape, cells in _by_shape(todo, self.settings).items():
-            elements = _parts(cells, shape.runs_per_task)
+            packs = form(tuple(cells), self._study, size=most)
+            elements = [
+                tuple(run for pack in part for run in pack.runs)
+                for part in _parts(packs, shape.runs_per_task)
+            ]
             previous = None
             for part in _parts(elements, size):
                 previous = self._array(made, shape, part, after=previous if shape.throttle else None)

@@ -89,7 +89,7 @@ def _run(cells: Sequence[tuple[RunSpec, str]], settings: Settings, *, root: Path
     """The cells with one process per GPU of the job; one where it has none, whose threads its cores are."""
     workers = settings.given["workers"]
     if workers == "auto":
-        workers = len(gpus()) or 1
+        workers = max(1, len(gpus()) // settings.terms().fsdp)
     for spec, run_id in cells:
         check_data(spec, run_id, data.fingerprint(spec))
     specs = [spec for spec, _ in cells]

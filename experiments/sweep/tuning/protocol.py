@@ -4,6 +4,12 @@
     round 1, 2, ...    the points by which the grids have grown (see `grids`)
     the last round     the chosen point of every cell with every confirmation seed
 
+With `halving` = d, by successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943): the rounds above
+train for 1 / d^k of the steps, k >= 1 being the largest for which d^k points are in every initial grid. After
+them the best 1 / d of each cell's points (rounded down, one at least) train for d times as many steps, anew
+and with a schedule of that length, and so on up to 1 / d of the steps; of the last ones the best is chosen.
+Every cell keeps equally many points at every length. No tuning run has the full length.
+
 The rounds are played again from the first one each time, so that the same command finds its place whatever
 was interrupted. Cells on one model and one dataset are compared and keep equally many points. Where the
 learning rate alone is tuned, points are chosen by the curve of the variant over its rates and ranks
@@ -20,11 +26,12 @@ from typing import Any
 import numpy as np
 
 from experiments.protocol import point_noise, smoothed
-from experiments.spec import RunSpec
+from experiments.spec import RunSpec, Train
 from experiments.sweep.tuning.grids import Grid, Point, Scores, best, edges, grown, points
 from experiments.sweep.tuning.settings import Settings
 
 FAILED = "failed"
+LENGTHS = ("train.steps", "train.epochs")
 Outcome = float | str | None  # the score on validation, -inf if it diverged, FAILED, or None: no result yet
 Make = Callable[[Sequence[tuple[int, Point]]], Sequence[RunSpec]]
 
@@ -37,6 +44,9 @@ class Cell:
     grid: Grid
     specs: dict[Point, RunSpec] = field(default_factory=dict)
     scores: Scores = field(default_factory=dict)
+    halving: int | None = None
+    divisor: int = 1  # tuning runs have this part of the steps
+    dropped: frozenset[Point] = frozenset()  # after shorter runs
 
     @property
     def first(self) -> RunSpec:
@@ -69,13 +79,42 @@ class Cell:
         if not self.tunable:
             return ()
         flat = [_flat(spec.as_record()) for spec in self.specs.values()]
-        return tuple(sorted(key for key in flat[0] if len({str(content[key]) for content in flat}) > 1))
+        keys = {key for key in flat[0] if len({str(content[key]) for content in flat}) > 1}
+        return tuple(sorted(keys | ({LENGTHS[self.first.train.steps is None]} if self.halving else set())))
+
+    @property
+    def left(self) -> list[Point]:
+        """The points that have not been dropped."""
+        return [point for point in self.specs if point not in self.dropped]
+
+    def drop(self) -> None:
+        """Keep the best of the points for longer runs."""
+        assert self.halving is not None
+        count, scores = max(1, len(self.left) // self.halving), dict(self.scores)
+        kept: list[Point] = []
+        while len(kept) < count and (at := best(self.grid, scores)) is not None:
+            kept.append(at)
+            del scores[at]
+        self.dropped = frozenset(self.specs) - set(kept)
+        self.divisor //= self.halving
+
+    def rounds(self) -> list[tuple[int, int]]:
+        """What is left of tuning: how many points with which part of the steps, (count, divisor)."""
+        found = [(len(self.left), self.divisor)]
+        while self.halving and found[-1][1] > self.halving:
+            count, divisor = found[-1]
+            found.append((max(1, count // self.halving), divisor // self.halving))
+        return found
 
     def runs(self, phase: str, at: Sequence[Point], seeds: Sequence[int]) -> list[RunSpec]:
         """Runs at some points with some seeds."""
-        tuned = self.tuned
+        divisor = self.divisor if phase == "tune" else 1
+        halving, tuned = (self.halving if self.tunable else None), self.tuned
+        specs = {p: replace(self.specs[p], phase=phase, tuned=tuned, halving=halving) for p in at}
         return [
-            replace(self.specs[point], phase=phase, seed=seed, tuned=tuned) for point in at for seed in seeds
+            replace(specs[p], train=shortened(specs[p].train, divisor), seed=seed)
+            for p in at
+            for seed in seeds
         ]
 
 
@@ -110,27 +149,66 @@ def next_round(
         The round; with `done` if nothing is left to be launched: then its `specs` are the confirmations that
         have a result.
     """
-    cells = [Cell(number, grid) for number, grid in grids.items()]
+    divisors = lengths(settings, [len(points(grid)) for grid in grids.values()])
+    cells = [Cell(n, grid, halving=settings.halving, divisor=divisors[0]) for n, grid in grids.items()]
     for number in range(settings.extensions + 1):
         _add_specs(cells, make)
-        tuning = [cell for cell in cells if cell.tunable]
-        runs = [run for cell in tuning for run in cell.runs("tune", list(cell.specs), settings.tune_seeds)]
-        missing = [run for run in runs if outcome(run) in (None, FAILED)]
-        if missing and number > settings.launched:
-            return Round(number, "tune", missing, cells)
-        for cell in tuning:
-            cell.scores = _scores(cell, outcome, settings.tune_seeds)
-        for members in compared(tuning):
-            _smooth(members, outcome, settings)
-        if number == settings.extensions or not _grow(tuning):
+        if found := _tuning(cells, number, outcome, settings):
+            return found
+        if number == settings.extensions or not _grow([cell for cell in cells if cell.tunable]):
             break
-    last = settings.extensions + 1
+    last = settings.extensions + len(divisors)
+    for number in range(settings.extensions + 1, last):  # longer runs of fewer points
+        for cell in cells:
+            cell.drop()
+        if found := _tuning(cells, number, outcome, settings):
+            return found
     confirmed = [cell for cell in cells if cell.chosen is not None]
     runs = [run for c in confirmed if c.chosen is not None for run in c.runs("confirm", [c.chosen], seeds)]
     missing = [run for run in runs if outcome(run) in (None, FAILED)]
     if missing and last > settings.launched:
         return Round(last, "confirm", runs, cells)
     return Round(last, "confirm", [run for run in runs if run not in set(missing)], cells, done=True)
+
+
+def _tuning(
+    cells: Sequence[Cell], number: int, outcome: Callable[[RunSpec], Outcome], settings: Settings
+) -> Round | None:
+    """The round, if runs of it are missing; else None, and the cells have their scores."""
+    tuning = [cell for cell in cells if cell.tunable]
+    runs = [run for cell in tuning for run in cell.runs("tune", cell.left, settings.tune_seeds)]
+    missing = [run for run in runs if outcome(run) in (None, FAILED)]
+    if missing and number > settings.launched:
+        return Round(number, "tune", missing, list(cells))
+    for cell in tuning:
+        cell.scores = _scores(cell, outcome, settings.tune_seeds)
+    for members in compared(tuning):
+        _smooth(members, outcome, settings)
+    return None
+
+
+def lengths(settings: Settings, sizes: Sequence[int]) -> tuple[int, ...]:
+    """By what the steps of tuning runs are divided, in the order of the rounds; (1,) without halving.
+
+    Args:
+        settings: How to tune.
+        sizes: The number of points in each initial grid; a grid of one has nothing to tune.
+    """
+    if settings.halving is None:
+        return (1,)
+    count, power = min((size for size in sizes if size > 1), default=1), 1
+    while settings.halving ** (power + 1) <= count:
+        power += 1
+    return tuple(settings.halving**k for k in range(power, 0, -1))
+
+
+def shortened(train: Train, divisor: int) -> Train:
+    """Training for a part of the length, rounded to a step, with a schedule of that length."""
+    if divisor == 1:
+        return train
+    if train.steps is not None:
+        return replace(train, steps=max(1, round(train.steps / divisor)))
+    return replace(train, epochs=(train.epochs or 1.0) / divisor)
 
 
 def lost(found: Round, outcome: Callable[[RunSpec], Outcome], seeds: Sequence[int]) -> int:
@@ -152,7 +230,7 @@ def _add_specs(cells: Sequence[Cell], make: Make) -> None:
 def _scores(cell: Cell, outcome: Callable[[RunSpec], Outcome], seeds: Sequence[int]) -> Scores:
     """Mean score by point; -inf where a run diverged, no entry where one failed."""
     scores = {}
-    for point in cell.specs:
+    for point in cell.left:
         got = [outcome(run) for run in cell.runs("tune", [point], seeds)]
         values = [value for value in got if isinstance(value, float)]
         if -math.inf in values:
@@ -189,7 +267,7 @@ def _smooth(cells: Sequence[Cell], outcome: Callable[[RunSpec], Outcome], settin
 def _curve(cell: Cell) -> str:
     """The same for cells that differ in the rank alone (and in what is tuned)."""
     flat = _flat(cell.first.as_record())
-    apart = ("r", "seed", "matched", "tuned", "phase", "lr", *cell.tuned)
+    apart = ("r", "seed", "matched", "tuned", "phase", "lr", "halving", *cell.tuned)
     return json.dumps({key: str(value) for key, value in sorted(flat.items()) if key not in apart})
 
 

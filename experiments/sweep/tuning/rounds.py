@@ -192,11 +192,15 @@ def _tell(found: Round, settings: Settings, seeds: Sequence[int]) -> None:
         what = f"Confirming on seeds {_listed(seeds)}"
     else:
         lines = []
-        count = max(len(cell.specs) for cell in tunable)
+        count = max(len(cell.left) for cell in tunable)
         what = (
             f"Tuning on seeds {_listed(settings.tune_seeds)}: {count} points for each of {len(tunable)} cells"
         )
-        if found.number:
+        if settings.halving:
+            what += f", with 1/{tunable[0].divisor} of the steps"
+        if found.number > settings.extensions:
+            what += f": the best of {max(len(cell.specs) for cell in tunable)}"
+        elif found.number:
             what += f", after growing {found.number} of at most {settings.extensions} times"
     say("\n".join([*lines, f"{what}."]))
 

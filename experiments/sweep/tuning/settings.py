@@ -22,6 +22,7 @@ class Settings:
     confirm_seeds: tuple[int, ...]
     extensions: int
     launched: int
+    halving: int | None = None
 
 
 def settings_of(values: Mapping[str, Any]) -> Settings:
@@ -119,6 +120,7 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "confirm_seeds": (_SEEDS, _seeds),
     "extensions": ("a whole number of at least 0", lambda value: _whole(value, 0)),
     "launched": ("a whole number of at least -1", lambda value: _whole(value, -1)),
+    "halving": ("null or a whole number of at least 2", lambda value: value is None or _whole(value, 2)),
 }
 
 

@@ -60,7 +60,7 @@ def test_equal_tuning_on_other_seeds_is_said_once(writer, read):
     fair(w, "lora", rates=(*RATES, 8e-3))
     fair(w, "dora", rates=(*RATES, 8e-3))
     _, text = text_of(*read(w))
-    assert "tuned alike, with 4 points for each cell, on validation with seeds 100 and 101" in text
+    assert "tuned equally, with 4 points for each cell, on validation with seeds 100 and 101" in text
     assert "not equal" not in text
 
 
@@ -191,3 +191,64 @@ def test_the_command_that_adds_seeds_to_a_confirmed_cell_is_a_fair_one(writer, r
         assert {"seed=0,1,2", "lr=0.001,0.002,0.004", "hydra/sweeper=fair"} <= set(words)
         assert "hydra.sweeper.tune_seeds=[100,101]" in words
         assert sum(word.startswith("lr=") for word in words) == 1
+
+
+# --- points that were dropped after short runs
+
+LADDER = ((38, (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)), (75, (2e-3, 4e-3)))
+
+
+def halved(w, variant, *, best=2e-3, halving=2, ladder=LADDER):
+    """One variant tuned by successive halving and confirmed at `best` with the full 150 steps."""
+    said = {"tuned": ["lr", "train.steps"], "halving": halving}
+    for steps, rates in ladder:
+        for lr in rates:
+            for seed in (100, 101):
+                spec = w.spec(variant, 8, seed, lr=lr, phase="tune", train__steps=steps, **said)
+                w.run(spec, 0.7 - 0.1 * (lr != best), phase="tune")
+    for seed in range(5):
+        w.run(w.spec(variant, 8, seed, lr=best, phase="confirm", **said), 0.7, phase="confirm")
+
+
+def test_halving_counts_each_point_once_and_is_said(writer, read):
+    w = writer()
+    halved(w, "lora")
+    halved(w, "dora", best=4e-3)
+    study, table, found = read(w)
+    final = table[table["final"]].set_index("series")
+    assert final["rates"].to_dict() == {"lora": 5, "dora": 5}
+    assert final["lr"].to_dict() == {"lora": 2e-3, "dora": 4e-3}
+    (row,) = found.table.to_dict("records")
+    assert row["sides"].equal and row["sides"].apart
+    assert not any(budget.edges for budget in found.budgets.values())
+    items = {item.question: item for item in audit.audit(study, table, found, files=False)}
+    rule = items["All points were dropped by one rule, the same for every variant"]
+    assert rule.met and rule.finding == "halving=2: 5 with 38, 2 with 75 of 150 steps"
+    assert items["The learning rate of every variant was tuned, with the same number of points"].met
+    _, points = text_of(study, table, found)
+    assert "with 5 points for each cell" in points
+    said = " ".join(answer.answer(study, table, found).limits)
+    assert "chosen after runs of 38 and 75 instead of 150 steps or epochs (halving)" in said
+    (curve, _) = tuning.table(table, found.budgets)
+    assert curve["rates"] == 5 and not curve["edge"]
+    again = next_steps.commands(study, table, found)
+    assert all("hydra.sweeper.halving=2" in text and "steps=" not in text for text in again)
+
+
+def test_an_edge_is_one_of_all_points_that_were_tried(writer, read):
+    w = writer()
+    halved(w, "lora", best=1e-3, ladder=(LADDER[0], (75, (1e-3, 2e-3))))
+    halved(w, "dora")
+    _, _, found = read(w)
+    assert sorted(budget.edges for budget in found.budgets.values()) == [(), ("lr",)]
+
+
+def test_one_variant_with_another_rule_is_named(writer, read):
+    w = writer()
+    halved(w, "lora")
+    fair(w, "dora", rates=LADDER[0][1])
+    study, table, found = read(w)
+    items = {item.question: item for item in audit.audit(study, table, found, files=False)}
+    rule = items["All points were dropped by one rule, the same for every variant"]
+    assert not rule.met and "none dropped" in rule.finding and "halving=2" in rule.finding
+    assert found.table.empty, "what was chosen from shorter runs is not compared with what was not"

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats as sp
 
+from analysis import audit
 from analysis.compare import luck, verdicts
+from analysis.page import content
 from analysis.runs import cells, load
-from analysis.text import answer, ranks
+from analysis.text import answer, limits, ranks
+from experiments.record import write_planned
 
 RATES = (1e-3, 2e-3, 4e-3)
 
@@ -48,8 +51,8 @@ def said(w, **options):
     return row, answer.answer(study, table, found).headline
 
 
-def alike(writer):
-    """A writer of studies whose variants answer alike, so that they are found equivalent within 0.02."""
+def same_answers(writer):
+    """A writer of studies whose variants answer almost equally: equivalent within 0.02."""
     return writer(n_examples=4000, noise=(1.0, 0.0, 0.0, 0.1))
 
 
@@ -58,7 +61,7 @@ def test_the_same_studies_without_a_fault_get_their_verdicts(writer):
     for variant, effect in (("lora", 0.0), ("dora", 0.1)):
         tuned(w, variant, effect=effect)
     assert said(w)[1] == "dora is better than lora."
-    w = writer("alike", n_examples=4000, noise=(1.0, 0.0, 0.0, 0.1))
+    w = writer("equal", n_examples=4000, noise=(1.0, 0.0, 0.0, 0.1))
     plain(w, "lora", 0.7), plain(w, "dora", 0.7)
     assert said(w, margin=0.02)[1] == "At the learning rates given, dora is equivalent to lora."
 
@@ -100,7 +103,7 @@ def test_heads_trained_at_rates_four_times_apart(writer):
 
 
 def test_runs_that_diverged_on_one_side_are_not_equivalent(writer):
-    w = alike(writer)
+    w = same_answers(writer)
     plain(w, "lora", 0.7, seeds=range(8)), plain(w, "dora", 0.7, seeds=range(6))
     for seed in (6, 7):
         w.run(w.spec("dora", 8, seed), status="diverged")
@@ -132,7 +135,7 @@ def falling(w, slope):
 
 @pytest.mark.parametrize(("slope", "early"), [(1.0, True), (8.0, False)])
 def test_training_that_stops_while_the_loss_falls_shows_no_equivalence(writer, slope, early):
-    w = alike(writer)
+    w = same_answers(writer)
     plain(w, "lora", 0.7), plain(w, "dora", 0.7)
     falling(w, slope)
     row, headline = said(w, margin=0.02)
@@ -141,7 +144,7 @@ def test_training_that_stops_while_the_loss_falls_shows_no_equivalence(writer, s
 
 
 def test_no_rank_is_sufficient_while_the_loss_falls(writer):
-    w = alike(writer)
+    w = same_answers(writer)
     for r in (4, 8):
         for seed in range(4):
             w.run(w.spec("lora", r, seed), 0.7)
@@ -175,6 +178,47 @@ def test_seeds_that_were_added_cost_a_factor(writer):
         (w.root / ".planned" / f"{n}.json").write_text(json.dumps({"cells": asked}))
     row, _ = said(w)
     assert row["steps"] == (3, 4, 5) and row["p"] == pytest.approx(min(9 * once["p"], 1))
+
+
+@pytest.mark.parametrize(
+    ("requests", "steps", "factor"),
+    [
+        (((0, 1, 2, 3, 4),), (5,), 1),
+        (((0, 1, 2, 3, 4), (0, 1, 2), (4,)), (5,), 1),  # fewer of them again, as `retry` does
+        (((0, 1, 2), (0, 1, 2, 3, 4)), (3, 5), 4),
+        (((4,), (3, 4), (0, 1, 2, 3, 4)), (1, 2, 5), 1),  # too few for a verdict before
+        (((2, 3, 4), (0, 1)), (3, 5), 4),  # the larger seeds first
+    ],
+)
+def test_requests_count_in_the_order_in_which_they_were_made(writer, requests, steps, factor):
+    w = writer(n_examples=600)
+    records = [*plain(w, "lora", 0.7), *plain(w, "dora", 0.72)]
+    once = said(w)[0]
+    for seeds in requests:
+        write_planned(w.root, {r["run_id"]: {} for r in records if r["spec"]["seed"] in seeds})
+    row, _ = said(w)
+    assert row["steps"] == steps and row["p"] == pytest.approx(min(factor * once["p"], 1))
+    study = load.read(w.root)
+    table = cells.cells(study)
+    found = verdicts.verdicts(study, table)
+    (item,) = [item for item in audit.audit(study, table, found) if item.question.startswith("All seeds")]
+    assert item.met is (len(steps) == 1)
+    seeds = dict(content.facts(study, table, found))["Seeds"]
+    there = ", then ".join(map(str, steps))
+    assert seeds.endswith("requested at once" if len(steps) == 1 else f"requested in steps: {there}")
+    text = " ".join(limits.limits(study, table, found))
+    assert ("Seeds were added later" in text) == (len(steps) > 1)
+    assert ("p is multiplied by 4" in text) == (factor == 4)
+
+
+def test_looks_count_over_datasets_too(writer):
+    w = writer(n_examples=600)
+    records = [r for name in ("one", "two") for v in ("lora", "dora") for r in plain(w, v, 0.7, dataset=name)]
+    mean = lambda: verdicts.verdicts(study := load.read(w.root), cells.cells(study)).across.iloc[0]  # noqa: E731
+    once = mean()
+    for n in (3, 5):
+        write_planned(w.root, {r["run_id"]: {} for r in records if r["spec"]["seed"] < n})
+    assert mean()["p"] == pytest.approx(min(4 * once["p"], 1.0))
 
 
 def test_looks_at_three_to_ten_seeds_err_in_about_five_percent():

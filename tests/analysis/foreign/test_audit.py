@@ -103,14 +103,14 @@ def test_a_method_that_does_nothing_is_found_by_its_scores(published, audited):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "told"),
+    ("pattern", "finding"),
     [
         (None, "AdaLoRA never allocated a rank"),
         ({"q": [True, True], "v": [True, True]}, "AdaLoRA's ranks never changed"),
         ({"q": [True, False], "v": [True, True]}, None),
     ],
 )
-def test_an_adalora_whose_ranks_never_changed_is_found(published, audited, pattern, told):
+def test_an_adalora_whose_ranks_never_changed_is_found(published, audited, pattern, finding):
     def change(content, run):
         if run["method"] == "adalora":
             content["run_info"]["peft_config"] |= {"peft_type": "ADALORA", "rank_pattern": pattern}
@@ -119,8 +119,8 @@ def test_an_adalora_whose_ranks_never_changed_is_found(published, audited, patte
         method="adalora", rates=(1e-4,), seeds=(0,), score=0.45
     )
     _, text, broken = audited(published.peft(change), "peft")
-    assert ("Every method was at work" in broken) is (told is not None)
-    assert told is None or told in text
+    assert ("Every method was at work" in broken) is (finding is not None)
+    assert finding is None or finding in text
 
 
 def test_a_dora_whose_flag_is_off_is_found(published, audited):
@@ -156,3 +156,55 @@ def test_nothing_learned_and_odd_versions_are_found(published, audited):
     assert "the score is exactly 0 for vera-gsm8k" in text
     assert "All results come from the same versions and device" in broken
     assert "peft (0.21.0: 1, 0.20.0: 1)" in text
+
+
+def marked(text):
+    """The rules of a checklist by their mark: x met, ? not known, a blank broken."""
+    lines = [line for line in text.splitlines() if line[:1] == "[" and line[2:4] == "] "]
+    return {mark: [line[4:] for line in lines if line[1] == mark] for mark in "x? "}
+
+
+def test_what_a_file_does_not_tell_is_neither_met_nor_broken(tmp_path, audited):
+    """Methods and scores alone: no rates, seeds, parameters, settings or ends of runs."""
+    rows = [f"{m},rte,{0.7 + 0.01 * i + e}" for m, e in (("lora", 0.0), ("dora", 0.002)) for i in range(5)]
+    path = tmp_path / "bare.csv"
+    path.write_text("\n".join(["method,task,accuracy", *rows]))
+    _, text, _ = audited([path], "csv", "--examples", "500")
+    found = marked(text)
+    assert set(found["?"]) == {
+        "All seeds were requested at once, before any result could be seen",
+        "The learning rate of every variant was tuned, with the same number of points",
+        "No chosen value lies on the edge of its grid",
+        "Rates were chosen with other seeds than those that are compared",
+        "The test set was read for the chosen values alone",
+        "Each variant was also compared at an equal number of trainable parameters",
+        "No cells of different effective scale share an untuned learning rate",
+        "No run failed, diverged, is unfinished or missing",
+        "No result is that of a run that gives one answer to all examples",
+        "Every cell has the seeds that the others have",
+        "No run deviates from what was asked",
+        "Rates were chosen on validation, not by the test results",
+        "No method was tested at several rates under several names",
+        "No run was dropped: every rate has as many runs as the others",
+        "Every method was at work",
+        "All results come from the same versions and device",
+    }
+    assert "Every comparison rests on 5 paired seeds or more" in found["x"]
+    assert "Each variant was compared on two datasets or more" in found[" "]
+    assert f"{len(found['x'])} of {sum(map(len, found.values()))} met, 16 not known" in text
+    assert "found: their numbers are not known for dora" in text and "to know it: match=parameters" in text
+    page = report.build(tmp_path / "study", images_too=False)
+    assert "16 not known" in page.read_text() and '<li class="unknown">' in page.read_text()
+    assert "- [?] Every method was at work" in page.with_name("report.md").read_text()
+
+
+def test_parameters_that_are_known_and_apart_are_broken_and_equal_ones_met(published, audited, tmp_path):
+    rule = "Each variant was also compared at an equal number of trainable parameters"
+    for i, (params, mark) in enumerate(
+        (((100, 100, 101), "x"), ((100, 150, 101), " "), ((100, "", ""), "?"))
+    ):
+        published.runs.clear()
+        for method, own in zip(("lora", "dora", "rslora"), params, strict=True):
+            published.on_test(method=method, rates=(1e-4,), params=own)
+        _, text, _ = audited(published.csv(), "csv", "--out", str(tmp_path / f"s{i}"))
+        assert rule in marked(text)[mark]

@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -27,6 +28,33 @@ def test_how_many_cells_the_choice_of_test_examples_leaves_tied(ranks, accuracie
     study = load.read(w.root)
     found = limits.limits(study, cells.cells(study), None)
     assert any(said in text for text in found)
+
+
+@pytest.mark.parametrize(
+    ("poor", "said"),
+    [
+        (("lora", "dora"), "no more than that: all cells."),
+        (("dora",), "no more than that: dora."),
+        ((), None),
+    ],
+)
+def test_what_is_no_better_than_one_class_is_told(poor, said, writer):
+    """Of two labels half of the examples each: answers by the pattern 0011 are right about half of them."""
+    w = writer()
+    for record in w.grid(ranks=(8,), seeds=range(3)):
+        path = w.root / record["run_id"] / "predictions.parquet"
+        rows = range(len(pq.read_table(path)))
+        labels = [str(i % 2) for i in rows]
+        given = [str(i // 2 % 2) if record["spec"]["variant"] in poor else labels[i] for i in rows]
+        score = [float(a == b) for a, b in zip(labels, given, strict=True)]
+        columns = {"id": [f"t{i}" for i in rows], "label": labels, "prediction": given, "score": score}
+        pq.write_table(pa.table(columns), path)
+        record["metrics"]["test/accuracy"] = sum(score) / len(score)
+        path.with_name("record.json").write_text(json.dumps(record))
+    study = load.read(w.root)
+    found = [text for text in limits.limits(study, cells.cells(study), None) if "most frequent class" in text]
+    assert len(found) == (said is not None)
+    assert all("right about 0.500 of the test examples" in text and said in text for text in found)
 
 
 def answered(w, record, answers):

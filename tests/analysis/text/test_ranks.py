@@ -133,8 +133,13 @@ def test_the_checklist_of_a_careful_study_is_met(writer, study):
                 w.run(w.spec(variant, 8, seed, lr=1e-3, dataset=dataset), phase="confirm")
     for again in (0, 1):  # a noise floor beside it, at a rate that was not chosen
         w.run(w.spec("lora", 8, 0, lr=2e-3, dataset="one", **({"repeat": again} if again else {})))
-    open_ = [item.question for item in audit.audit(*study(w, margin=0.02)) if not item.met]
-    assert open_ == []
+    items = audit.audit(*study(w, margin=0.02))
+    assert [item.question for item in items if item.met is False] == []
+    (unknown,) = [item for item in items if item.met is None]
+    assert unknown.question.startswith("All seeds were requested at once")
+    text = audit.text(items)
+    assert f"[?] {unknown.question}\n      found: no list of requested runs says it" in text
+    assert text.endswith(f"{len(items) - 1} of {len(items)} met, 1 not known")
 
 
 def test_the_checklist_of_a_careless_study_says_what_would_meet_it(writer, study):

@@ -113,7 +113,7 @@ BAD = {
     "train.batch_size=0": "of at least 1, not 0",
     "train.warmup=2": "a number from 0 to 1, not 2",
     "train.beta2=1": "of at least 0 and below 1, not 1",
-    "train.precision=fp16": "one of fp32, bf16, not 'fp16'. Did you mean",
+    "train.precision=fp16": "one of fp32, bf16, auto, not 'fp16'. Did you mean",
     "train.gradient_checkpointing=yes": "true or false, not 'yes'",
     "targets=qvv": "Did you mean 'qv'?",
     "targets=query": "Did you mean targets=[query]?",

@@ -71,6 +71,13 @@ def test_a_table_is_read_from_the_hubs_cache_and_named_by_its_commit(cached):
     assert any(COMMIT in note and "nyu-mll/glue" in note for note in raw.notes)
 
 
+def test_a_first_row_that_looks_like_names_is_a_row_where_the_names_are_known(tmp_path):
+    lines = [f"name : Inn {i} | area : riverside||Inn {i} is by the river ." for i in rows(60)]
+    (tmp_path / "train.txt").write_text("\n".join(dict.fromkeys(lines)) + "\n")
+    raw = read("e2e_nlg", path=str(tmp_path / "train.txt"))
+    assert sum(map(len, raw.splits.values())) == 60
+
+
 def test_glues_own_files_give_what_the_hub_gives(cached, tmp_path):
     texts, labels = [f'a "quoted text {i}' for i in rows(60)], [i % 2 for i in rows(60)]
     cached(

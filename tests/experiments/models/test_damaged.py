@@ -102,6 +102,7 @@ DAMAGES = {
     "tokenizer cut": cut("tokenizer.json", 0.5),
     "tokenizer of another form": edited("tokenizer.json", model={"type": "Unheard"}),
     "tokenizer settings a list": written("tokenizer_config.json", []),
+    "tokenizer without room": edited("tokenizer_config.json", model_max_length="long"),
     "tokenizer settings garbage": written("tokenizer_config.json", b"\xff\x00"),
 }
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import time
 from dataclasses import replace
@@ -72,6 +73,47 @@ def test_a_killed_pack_goes_on_from_its_state_to_the_same_bits(module_shell, she
     assert not list(folder.glob("*"))
 
 
+@pytest.mark.slow
+def test_a_killed_worker_costs_a_pack_the_steps_since_its_last_state(module_shell, shell):
+    """To the same bits, and without starting anew."""
+    if not (module_shell.folder / "runs/toy").exists():
+        code, output = module_shell.run(*LONG, "study=toy", "pack=4")
+        assert code == 0, output
+    process = shell.start(*LONG, "pack=4", "checkpoint_steps=5")
+    study = shell.folder / "runs/toy"
+    deadline = time.monotonic() + 400
+    while not list(study.glob(".packs/*/step-*.pt")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    claims = [json.loads(path.read_text()) for path in study.glob(".claims/*")]
+    [worker] = {claim["pid"] for claim in claims if "pid" in claim}
+    assert len(claims) == 4, "every run of the pack is held"
+    os.kill(worker, signal.SIGKILL)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and "they go on from their last state" in " ".join(output.split()), output
+    whole = module_shell.folder / "runs/toy"
+    for run_id, record in shell.records().items():
+        assert record["deviations"] == [] and record["status"] == "completed"
+        starts = [
+            line for line in (study / run_id / "log.txt").read_text().splitlines() if "starts at" in line
+        ]
+        assert "starts at step 0 of 60" in starts[0] and "starts at step 0 of 60" not in starts[1]
+        for file in ("history.jsonl", "predictions.parquet"):
+            assert (study / run_id / file).read_bytes() == (whole / run_id / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_sweep_of_sharded_runs_is_a_sweep(module_shell, alone):
+    """From a command to its report; the same runs by name, and to rounding by their results."""
+    code, output = module_shell.run("variant=lora", *SWEEP[1:], "study=sharded", "fsdp=2", "pack=auto")
+    assert code == 0 and "report.html" in output, output
+    records = module_shell.records("sharded")
+    assert records and records.keys() == {name for name in alone if name.startswith("lora")}
+    for run_id, record in records.items():
+        assert record["fsdp"] == 2 and record["metrics"] == pytest.approx(alone[run_id]["metrics"], abs=1e-5)
+        assert "with fsdp no process has the whole weights" in record["notes"][-1]
+
+
 class Trained:
     """Stands for training: keeps which runs were trained together, and fails as it is told."""
 
@@ -81,6 +123,8 @@ class Trained:
     def __call__(self, runs, *, state=None, **how):
         run_ids = [run.run_id for run in runs]
         assert not how["should_stop"](), "nobody has taken a run of this pack over"
+        study = runs[0].folder.path.parent
+        assert all(is_held(study / ".claims", run.run_id) for run in runs if not run.ended)
         self.packs.append(("".join(run_ids), state and json.loads((state / "pack.json").read_text())["runs"]))
         error = self.fault(run_ids)
         if error is not None:
@@ -133,6 +177,38 @@ def test_out_of_memory_means_smaller_packs_before_fewer_rows(ordered):
     trained, said = ordered(Trained(lambda run_ids: MemoryError() if len(run_ids) > 2 else None))
     assert trained == [("abcd", [*"abcd"]), ("ab", [*"ab"]), ("cd", [*"cd"])]
     assert {status for _, status in said} == {"completed"}
+
+
+def test_where_memory_ends_packs_shrink_to_single_runs_and_then_their_rows(ordered, tmp_path):
+    """Room for four rows of one run at a time; a batch has sixteen."""
+    rows = []
+
+    class Rows(Trained):
+        def __call__(self, runs, **how):
+            train = runs[0].training.train
+            rows.append((len(runs), train.micro_batch_size or train.batch_size))
+            self.fault = lambda run_ids: MemoryError() if rows[-1] != (1, 4) else None
+            return super().__call__(runs, **how)
+
+    _trained, said = ordered(Rows())
+    assert rows == [(4, 16), (2, 16), *[(1, 16), (1, 8), (1, 4)] * 2, (2, 16), *[(1, 16), (1, 8), (1, 4)] * 2]
+    assert said == [(run_id, "completed") for run_id in "abcd"]
+
+
+def test_a_run_that_is_taken_over_stops_its_pack_which_writes_no_more(ordered, tmp_path):
+    """As after a pause so long that another process thought this one dead."""
+    stops = []
+
+    class Robbed(Trained):
+        def __call__(self, runs, **how):
+            [own] = (tmp_path / "toy/.claims").glob("c.*")
+            own.with_name(f"c.{int(own.suffix[1:]) + 1}").touch()
+            stops.append(how["should_stop"]())
+            raise execution.Interrupted
+
+    _trained, said = ordered(Robbed())
+    assert stops == [True] and {status for _, status in said} == {"interrupted"}
+    assert not list((tmp_path / "toy").glob("*/record.json"))
 
 
 def test_a_pack_waits_for_a_run_that_another_process_has(ordered, tmp_path):

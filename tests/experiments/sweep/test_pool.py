@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments.config.settings import Terms
-from experiments.sweep.pool import PlannedRun, Pool
+from experiments.sweep.pool import PlannedPack, PlannedRun, Pool
 
 WORKER = """
 import json, os, signal, sys, time
@@ -31,6 +31,21 @@ for line in sys.stdin:
             os.kill(os.getpid(), order["signal"])
             time.sleep(60)
         say("checked", problems=[], notes=[])
+        continue
+    if "pack" in order:  # dies as long as a run that kills is in it
+        names, memory = [run["run_id"] for run in order["pack"]], Path(order["root"])
+        with (memory / "packs").open("a") as file:
+            file.write(json.dumps([names, order["members"]]) + "\\n")
+        for name in names:
+            if name.startswith("good"):
+                say("finished", run_id=name, status="completed", metrics={})
+            elif name.startswith("once") and (memory / name).exists():
+                say("finished", run_id=name, status="completed", metrics={})
+            else:
+                (memory / name).touch()
+                if name.startswith("starves"):
+                    (memory / "count").write_text(str(int((memory / "count").read_text()) + 1))
+                os.kill(os.getpid(), signal.SIGKILL)
         continue
     run_id, memory = order["run_id"], Path(order["root"])
     behaviour = run_id.split("-")[0]
@@ -108,6 +123,43 @@ def test_every_cell_ends_once_and_a_crash_costs_its_own_alone(pool_of):
     assert found.pop("crashes-1") == "died"
     assert Counter(found.values()) == {"finished": 12}
     assert sum(event["event"] == "step" for event in told) == 12
+
+
+def of_packs(pool, memory, *run_ids):
+    """How the runs of one pack ended, and which were tried together: (runs, members of the pack)."""
+    with pool:
+        found = list(pool.run([PlannedPack.of(*cells(*run_ids))], root=memory, terms=Terms()))
+    tried = [json.loads(line) for line in (memory / "packs").read_text().splitlines()]
+    return {o.run.run_id: o.event["event"] for o in found}, tried
+
+
+def test_a_pack_whose_worker_is_killed_goes_on_as_it_is(pool_of):
+    pool, memory, told = pool_of(1)
+    names = ["good-1", "once-1", "good-2"]
+    found, tried = of_packs(pool, memory, *names)
+    assert found == dict.fromkeys(names, "finished")
+    assert tried == [[names, names], [["once-1", "good-2"], names]], "with the members of its state"
+    assert "they go on from their last state" in next(e["text"] for e in told if e["event"] == "note")
+
+
+def test_a_pack_that_kills_again_is_halved_down_to_the_run_that_does(pool_of):
+    pool, memory, told = pool_of(1)
+    names = ["kills-1", "good-1", "good-2", "good-3"]
+    found, tried = of_packs(pool, memory, *names)
+    assert found.pop("kills-1") == "finished", "alone it does nothing here"
+    assert found == dict.fromkeys(names[1:], "finished")
+    assert [runs for runs, _ in tried] == [names, names, names[:2], names[:2], names[2:]]
+    assert sum("smaller packs" in e.get("text", "") for e in told) == 2
+
+
+def test_a_pack_for_which_memory_runs_out_is_halved_at_once(pool_of, tmp_path):
+    count = tmp_path / "memory" / "count"
+    pool, memory, _ = pool_of(1, kills=lambda: int(count.read_text()) if count.exists() else 0)
+    count.write_text("0")
+    names = ["good-1", "good-2", "starves-1", "good-3"]
+    found, tried = of_packs(pool, memory, *names)
+    assert tried == [[names, names]], "those that are left train alone"
+    assert found.pop("starves-1") == "died" and found == dict.fromkeys(found, "finished") and len(found) == 3
 
 
 def test_a_run_that_takes_too_long_is_stopped_and_killed_if_it_does_not_stop(pool_of):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.errors import UserError
 from experiments.sweep import resources as module
 from experiments.sweep.resources import gpus, resources
 
@@ -67,3 +68,16 @@ def test_the_cores_are_those_that_slurm_gave(monkeypatch):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
     assert resources("auto", 9) == (2, 1, [])
     assert resources(1, 9) == (1, 2, [])
+
+
+def test_runs_in_several_processes_share_out_the_machine_by_as_many(machine, monkeypatch):
+    assert resources("auto", 9, each=2) == (2, 1, [])  # room for four processes, six cores
+    assert resources("auto", 9, each=6) == (1, 1, [])
+    with pytest.raises(UserError, match=r"fsdp=7 .* there is 6 cores and no GPU here: give fsdp=6 or less"):
+        resources("auto", 9, each=7)
+    machine("nvidia0", "nvidia1", "nvidia2", "nvidia3", "nvidia4")
+    assert resources("auto", 9, each=2) == (2, 1, ["0,1", "2,3"])
+    assert resources("auto", 1, each=2) == (1, 3, ["0,1", "2,3"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(UserError, match=r"fsdp=2 .* there is 1 GPU here: give fsdp=1 or less"):
+        resources("auto", 9, each=2)

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from experiments.sweep import engine
 from experiments.sweep import study as study_of
 from experiments.sweep.lease import acquire, holder, registered
 from experiments.sweep.plan import Plan
-from experiments.sweep.status import snapshot
+from experiments.sweep.status import Progress, RunStatus, Snapshot, snapshot
 from experiments.sweep.study import requested_specs, write_requested
 
 HOME = Path(__file__).parents[3]
@@ -127,7 +129,7 @@ def test_the_engine_is_at_the_study_from_before_it_plans_to_its_end(study, monke
     assert engine.run(specs_of("variant=lora", "r=2")) == engine.USAGE
     assert [len(commands) for commands in seen] == [1, 1]
     assert f"process {os.getpid()} on" in seen[0][0]
-    assert not list((study / ".claims").iterdir())
+    assert not study.exists(), "it was refused"
 
 
 def test_cancel_leaves_alone_what_only_bears_the_number_of_a_process_here(study, monkeypatch, capsys):
@@ -205,9 +207,17 @@ def test_what_a_command_at_work_has_still_to_begin_is_queued(study, cells):
         ([(-900, 0, 100), (60, 40, 100)], [10, 20, 40, 60], "step 60 of 100 (training, 2 min left), by"),
         ([(-900, 0, 100), (60, 40, 100)], [10, 20, 40], "step 40 of 100 (training), by"),
         ([(60, 0, 20)], [10, 20], "step 20 of 20 (evaluating), by"),
+        ([(60, 0, 100), (90, "validates after step 20")], [10, 20], "step 20 of 100 (evaluating), by"),
+        ([(60, 0, 100), (90, "validates after step 20")], [20, 30],
+         "step 30 of 100 (training, 2 min left), by"),
+        ([(60, 0, 20), (90, "tests")], [20], "step 20 of 20 (evaluating), by"),
+        ([(60, 0, 20), (90, "writes diagnostics")], [20], "step 20 of 20 (diagnostics), by"),
     ],
-    ids=["no log", "loading", "first step", "training", "resumed", "resumed just now", "evaluating"],
-)
+    ids=[
+        "no log", "loading", "first step", "training", "resumed", "resumed just now", "evaluating",
+        "validating", "validated", "testing", "diagnostics",
+    ],
+)  # fmt: skip
 def test_a_run_under_way_says_its_phase_and_the_time_left(study, starts, steps, shown):
     folder = study / "lora-r2-s0"
     folder.mkdir(parents=True)
@@ -215,13 +225,88 @@ def test_a_run_under_way_says_its_phase_and_the_time_left(study, starts, steps, 
     with acquire(study / ".claims", folder.name):
         since = int(holder(study / ".claims", folder.name)["since"])
         with (folder / "log.txt").open("w") as log:
-            for at, first, last in starts:
+            for at, *what in starts:
                 when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since + at))
-                log.write(f"{when} starts at step {first} of {last}\n")
+                text = what[0] if len(what) == 1 else "starts at step {} of {}".format(*what)
+                log.write(f"{when} {text}\n")
         (folder / "history.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in steps))
         os.utime(folder / "history.jsonl", (since + 120, since + 120))
         [run] = snapshot(study).runs
     assert str(run).startswith(f"running, {shown} process {os.getpid()} on ")
+
+
+def test_the_time_left_of_a_study_is_that_of_its_pace():
+    training = lambda left: Progress(10, 100, "training", left)  # noqa: E731
+    run = lambda kind, **more: RunStatus("r", kind, **more)  # noqa: E731
+    left = lambda *runs: Snapshot(list(runs), [], [], False).left()  # noqa: E731
+    first, second = run("running", progress=training(60.0)), run("running", progress=training(20.0))
+    assert left(first, second) == 60.0
+    ended = [run("completed", seconds=seconds) for seconds in (90.0, 100.0, 900.0)]
+    queued = [run("queued")] * 3
+    assert left(first, second, *ended, *queued) == (60 + 20 + 3 * 100) / 2
+    assert left(first, run("running", progress=training(None)), *ended) == (60 + 100) / 2
+    assert left(first, *queued) is None and left(*queued) is None and left(*ended) is None
+
+
+def test_a_record_that_was_edited_is_damaged_and_not_a_result(study, cells, capsys):
+    _, names = cells
+    path = study / names[0] / "record.json"
+    path.write_text(path.read_text().replace('"test/accuracy": 0.5', '"test/accuracy": 0.9'))
+    assert kinds(study)[names[0]] == "damaged"
+    assert sweep("status", str(study)) == 0
+    assert f"{names[0]}  damaged, its record was changed after the run" in capsys.readouterr().out
+
+
+WATCHED = """
+import json, sys, time
+from pathlib import Path
+from experiments.sweep.lease import acquire, registered
+study = Path(sys.argv[1])
+with registered(study), acquire(study / ".claims", "lora-r2-s0"):
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() + 1))
+    (study / "lora-r2-s0" / "log.txt").write_text(f"{when} starts at step 0 of 100\\n")
+    (study / "lora-r2-s0" / "history.jsonl").write_text('{"step": 40}\\n')
+    print("at it", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def watched(study, *, terminal):
+    """What `watch` shows of a study with a run under way that is then given up, and its exit code."""
+    folder = study / "lora-r2-s0"
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_text("{}")
+    environment = {**os.environ, "PYTHONPATH": str(HOME), "TERM": "xterm", "COLUMNS": "90", "LINES": "20"}
+    words = [sys.executable, "-m", "experiments.sweep", "watch", str(study), "--every", "0.1"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen([sys.executable, "-c", WATCHED, str(study)], **pipes) as runner:
+        runner.stdout.readline()
+        reading, writing = pty.openpty() if terminal else os.pipe()
+        with subprocess.Popen(words, stdout=writing, stderr=subprocess.STDOUT, env=environment) as watch:
+            os.close(writing)
+            shown = b""
+            while b"1 running" not in shown:
+                shown += os.read(reading, 4096)
+            runner.stdin.write("\n")
+            runner.stdin.flush()
+            with contextlib.suppress(OSError):  # a terminal that nobody writes to any more
+                while part := os.read(reading, 4096):
+                    shown += part
+            os.close(reading)
+            return shown.decode(), watch.wait(60)
+
+
+def test_watch_draws_bars_in_place_on_a_terminal(study):
+    shown, code = watched(study, terminal=True)
+    assert "lora-r2-s0" in shown and "step 40 of 100 (training" in shown and "\u2501" in shown
+    assert "\x1b[1A\x1b[2K" in shown.replace("\r", "")  # up and over: drawn in place
+    assert "1 unfinished" in shown and code == 1
+
+
+def test_watch_writes_plain_lines_elsewhere(study):
+    shown, code = watched(study, terminal=False)
+    assert "\x1b" not in shown and "\u2501" not in shown and code == 1
+    assert re.match(r"\d\d:\d\d:\d\d 1 running", shown) and "1 unfinished" in shown
 
 
 def test_retry_begins_runs_that_never_began(study, cells, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """A study goes by the folder that is given, whatever the files in it say."""
 
+import contextlib
 import json
 import shutil
 
@@ -8,13 +9,14 @@ import pytest
 from experiments import data
 from experiments.bench.fake import finish, specs_of
 from experiments.console import commands
-from experiments.errors import UserError
+from experiments.errors import RunError, UserError
 from experiments.record import planned
 from experiments.spec import from_record
 from experiments.sweep import engine
+from experiments.sweep.lease import registered
 from experiments.sweep.slurm.submission import element, write_elements
 from experiments.sweep.status import snapshot
-from experiments.sweep.study import specs_in, write_requested
+from experiments.sweep.study import gone_if_refused, specs_in, write_requested
 
 
 def sweep(*words):
@@ -96,6 +98,7 @@ def test_what_was_submitted_is_of_the_study_that_it_lies_in(study, tmp_path):
 def test_status_shows_no_escape_sequences_and_a_line_per_run(study, capsys):
     [path] = study.glob("*/record.json")
     content = json.loads(path.read_text())
+    del content["sha256"]  # as an older version wrote it
     text = "one\n\x1b[31mtwo\x1b]0;title\x07"
     for error in ({"kind": "x", "message": text}, text):
         path.write_text(json.dumps({**content, "status": "failed", "error": error}))
@@ -113,3 +116,25 @@ def test_a_file_that_is_nested_too_deeply_ends_no_command(study, ran, name):
     assert sweep("status", str(study)) == 0
     assert sweep("retry", str(study), folder.name) == 0
     assert [runs for _, runs in ran] == [1]
+
+
+@pytest.mark.parametrize("error", [None, UserError("no such data"), RunError("the worker died")])
+def test_a_folder_that_a_refused_command_made_is_gone_and_one_that_was_there_stays(tmp_path, error):
+    for name, before in (("new", False), ("old", True)):
+        study = tmp_path / name
+        if before:
+            study.mkdir()
+        with contextlib.suppress(UserError), gone_if_refused(study):
+            study.mkdir(exist_ok=True)
+            (study / ".logs").mkdir()
+            (study / ".logs" / "worker").write_text("what it said")
+            with registered(study):
+                if error:
+                    raise error
+        assert study.exists() == (before or isinstance(error, RunError))  # its log says why it died
+
+
+def test_a_command_that_began_something_leaves_its_study(tmp_path, study):
+    with gone_if_refused(tmp_path / "new"):
+        shutil.copytree(study, tmp_path / "new")
+    assert snapshot(tmp_path / "new").runs

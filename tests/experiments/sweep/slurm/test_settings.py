@@ -98,3 +98,12 @@ def test_a_warning_longer_than_the_limit_is_refused(defaults):
     defaults["resources"]["model"] = {"hf": {"minutes": 2}}
     with pytest.raises(UserError, match=r"warning_seconds=120 leaves nothing of a limit of minutes=2"):
         Settings.of(defaults, known=KNOWN)
+
+
+@pytest.mark.parametrize("key", ["gpus", "cpus"])
+def test_a_job_with_too_few_devices_for_a_sharded_run_is_refused(defaults, key):
+    told = rf"hydra\.launcher\.{key}=1 is too few for fsdp=2, .*: give hydra\.launcher\.gpus=2\."
+    with pytest.raises(UserError, match=told):
+        Settings.of({**defaults, "fsdp": 2, key: 1}, known=KNOWN)
+    Settings.of({**defaults, "fsdp": 2, key: 2}, known=KNOWN)
+    Settings.of({**defaults, "fsdp": 1, key: 1}, known=KNOWN)

@@ -10,6 +10,7 @@ import pytest
 
 from experiments import provenance
 from experiments.errors import UserError
+from experiments.sweep import packs
 from experiments.sweep.slurm import client, snapshot
 from experiments.sweep.slurm.submission import element, submissions
 
@@ -102,6 +103,36 @@ def test_several_runs_to_a_task(fake, submitter, cells_of):
     submitter(runs_per_task=3).submit(cells_of("variant=lora seed=range(0,7)"))
     assert [len(element) for element in run_ids()[0]] == [3, 3, 1]
     assert "--array=0-2%32" in (STUDY / ".slurm/1/1.sbatch").read_text()
+
+
+def test_a_task_is_a_pack_and_runs_per_task_counts_packs(fake, submitter, cells_of):
+    """Runs of two batch sizes, which share no pack; one that was interrupted keeps its runs."""
+    specs = cells_of("variant=lora,dora r=2,4 train.batch_size=8,16")
+    ids = {spec.run_id(spec.dataset): spec for spec in specs}
+    cut = [run_id for run_id, spec in ids.items() if spec.train.batch_size == 8][1:3]
+    packs.write_down(packs.folder_of(STUDY, cut), cut)
+    (packs.folder_of(STUDY, cut) / "step-00000003.x.pt").touch()
+    submitter(pack=3).submit(specs)
+    found = run_ids()[0]
+    assert sorted(map(len, found)) == [2, 2, 2, 2] and cut in found
+    for element_ids in found:
+        assert len({ids[run_id].train.batch_size for run_id in element_ids}) == 1
+    assert sorted(run_id for part in found for run_id in part) == sorted(ids)
+    assert "--array=0-3%32" in (STUDY / ".slurm/1/1.sbatch").read_text()
+    submitter(pack=3, runs_per_task=3).submit(cells_of("variant=lora,dora r=2,4 train.batch_size=8,16"))
+    assert sorted(map(len, run_ids()[0])) == [2, 6]
+
+
+@pytest.mark.parametrize("pack", ["auto", "off", 1])
+def test_otherwise_it_counts_runs(fake, submitter, cells_of, pack):
+    submitter(pack=pack, runs_per_task=2).submit(cells_of("variant=lora seed=0,1,2"))
+    assert [len(element) for element in run_ids()[0]] == [2, 1]
+
+
+def test_a_sharded_run_asks_for_its_gpus(fake, submitter, cells_of):
+    submitter(fsdp=2, pack="auto", gpus=2).submit(cells_of("variant=lora seed=0,1"))
+    assert "#SBATCH --gres=gpu:2\n" in (STUDY / ".slurm/1/1.sbatch").read_text()
+    assert [len(element) for element in run_ids()[0]] == [1, 1]
 
 
 @pytest.mark.parametrize(("throttle", "dependency"), [(2, "#SBATCH --dependency=afterany:101\n"), (None, "")])

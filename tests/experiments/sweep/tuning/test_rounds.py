@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -245,3 +246,90 @@ def test_what_cannot_be_tuned_is_refused_before_anything_starts(tmp_path, text, 
     with pytest.raises(UserError, match=told):
         fair(text, launcher, **settings)
     assert launcher.rounds == []
+
+
+# --- successive halving
+
+FIVE = {"factors": [0.25, 0.5, 1, 2, 4], "extensions": 0}
+
+
+def trained(launcher, phase="tune"):
+    """How many points of each variant were trained for so many steps."""
+    found = {}
+    for spec in launcher.trained:
+        if spec.phase == phase:
+            found.setdefault((spec.variant, spec.train.steps), set()).add(spec.lr)
+    return {key: len(rates) for key, rates in found.items()}
+
+
+def test_halving_gives_every_variant_equally_many_points_at_each_length(tmp_path):
+    plain, launcher = Launcher(tmp_path / "plain"), Launcher(tmp_path / "halved")
+    fair("variant=lora,dora", plain, **FIVE)
+    assert fair("variant=lora,dora", launcher, **FIVE, halving=2) == 0
+    counts = {(v, steps): n for v in ("lora", "dora") for steps, n in ((38, 5), (75, 2))}
+    assert trained(launcher) == counts and trained(launcher, "confirm") == {
+        ("lora", 150): 1,
+        ("dora", 150): 1,
+    }
+    assert confirmed(launcher) == confirmed(plain)
+    assert {(s.halving, s.tuned) for s in launcher.trained} == {(2, ("lr", "train.steps"))}
+    work = [sum(s.train.steps for s in one.trained if s.phase == "tune") for one in (launcher, plain)]
+    assert work[0] / work[1] == pytest.approx((5 * 38 + 2 * 75) / (5 * 150))
+
+
+@pytest.mark.parametrize(("halving", "lengths"), [(3, {50: 5}), (5, {30: 5}), (7, {21: 5})])
+def test_the_lengths_follow_the_divisor(tmp_path, halving, lengths):
+    launcher = Launcher(tmp_path)
+    fair("variant=lora", launcher, **FIVE, halving=halving)
+    assert {steps: n for (_, steps), n in trained(launcher).items()} == lengths
+
+
+def test_what_the_shortest_runs_favour_is_judged_again_by_longer_ones(tmp_path, monkeypatch):
+    """Short runs want twice the rate, as they do: the choice is that of the longest runs."""
+    honest = accuracy
+
+    def biased(spec):
+        shift = {38: 1.0, 75: 0.0}.get(spec.train.steps, 0.0)
+        return honest(replace(spec, lr=spec.lr / 2**shift))
+
+    monkeypatch.setitem(globals(), "accuracy", biased)
+    launcher = Launcher(tmp_path)
+    fair("variant=lora", launcher, **FIVE, halving=2)
+    assert {s.lr for s in launcher.trained if s.train.steps == 75} == {0.0025, 0.005}
+    assert {s.lr for s in launcher.trained if s.phase == "confirm"} == {BEST["lora"]}
+
+
+def test_grids_grow_by_the_shortest_runs_and_what_diverged_goes_no_further(tmp_path):
+    launcher = Launcher(tmp_path, status=lambda s: "diverged" if s.lr > 0.012 else "completed")
+    fair("variant=lora,dora", launcher, halving=3)
+    assert trained(launcher) == {("lora", 50): 5, ("dora", 50): 5}
+    assert {lr for v, _, lr, _ in confirmed(launcher) if v == "dora"} == {0.01}
+    assert not any(s.lr > 0.012 for s in launcher.trained if s.train.steps > 50)
+
+
+@pytest.mark.parametrize("limit", [0, 7, 20, 21, 26, 28, 31])
+def test_killed_anywhere_halving_decides_the_same_again(tmp_path, limit):
+    whole = Launcher(tmp_path / "whole")
+    fair("variant=lora,dora", whole, **FIVE, halving=2)
+    first, second = (Launcher(tmp_path / "cut", limit=n) for n in (limit, None))
+    assert fair("variant=lora,dora", first, **FIVE, halving=2) == 130
+    assert fair("variant=lora,dora", second, **FIVE, halving=2) == 0
+    assert [*first.trained, *second.trained] == whole.trained
+
+
+def test_a_run_that_is_lost_holds_nothing_up_and_its_point_goes_no_further(tmp_path):
+    launcher = Launcher(tmp_path, status=lambda s: "failed" if s.lr == 0.0025 else "completed")
+    assert fair("variant=lora", launcher, **FIVE, halving=2) == 1
+    assert len(launcher.rounds) == 3 and len(confirmed(launcher)) == 3
+    assert 0.0025 not in {s.lr for s in launcher.trained if s.train.steps > 38}
+
+
+def test_epochs_are_shortened_too_and_methods_without_a_rate_left_alone(tmp_path):
+    launcher = Launcher(tmp_path, status=lambda s: "diverged" if s.variant == "zero" else "completed")
+    fair("variant=lora,zero train.steps=null train.epochs=4", launcher, **FIVE, halving=2)
+    assert {(s.variant, s.train.epochs, s.halving, s.tuned) for s in launcher.trained} == {
+        ("lora", 1.0, 2, ("lr", "train.epochs")),
+        ("lora", 2.0, 2, ("lr", "train.epochs")),
+        ("lora", 4.0, 2, ("lr", "train.epochs")),
+        ("zero", 4.0, None, ()),
+    }
