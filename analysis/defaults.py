@@ -1,79 +1,142 @@
-"""python -m analysis.defaults runs/default_lr: a learning rate for each variant, chosen on validation.
+"""python -m analysis.defaults runs/default_lr: a learning rate for each variant, from validation losses.
 
-One default serves several ranks, and at a fixed alpha the scale alpha/r doubles from r = 8 to r = 4, which
-acts like a doubled rate. So the choice is the rate that does best when it and its double are both counted:
-the largest minimum of the two. The test metrics of the sweep are not read.
+One rule serves every rank and task: its numbers are fitted to the losses of all rates, ranks, seeds and tasks
+of the studies at once, as analysis.stats.best_rate says. For each variant and each form of the rule this
+prints the numbers, how far the losses are from the fit, c of each task fitted alone, and the regret: how much
+higher the loss is at the rule's rate than at the best rate tried, in percent, over tasks and ranks. With
+--unseen also the regret on runs that the fit does not see. No test metric is read.
 """
 
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
-from experiments.errors import UserError
+import numpy as np
+
+from analysis.runs import identity
+from analysis.stats.best_rate import FORMS, Fit, Points, fit, regret
+from experiments.errors import UserError, report_errors
 from experiments.record import records
 
-
-@dataclass(frozen=True)
-class Choice:
-    """What a sweep over learning rates says of one variant."""
-
-    variant: str
-    means: Mapping[
-        float, float
-    ]  # rate -> mean of the primary metric on validation; a lost run counts as the worst
-    counts: Mapping[float, int]
-    best: float | None  # None: no rate was tried together with its double
-
-    @property
-    def at_edge(self) -> bool:
-        """Whether rates beyond those tried might do better."""
-        rates = sorted(self.means)
-        return self.best is None or self.best == rates[0] or self.best == rates[-2]
+HEAD = ("variant", "form", "lr", "residual %", "c of each task alone", "regret %", "largest")
+_BELOW = {"1": "", "s r": " / (s r)", "sqrt(s r)": " / sqrt(s r)", "s": " / s"}
+UNSEEN = ("variant", "form", "task", "r", "lr", "regret %")
 
 
-def choose(found: Iterable[Mapping[str, Any]]) -> list[Choice]:
-    """The choice for each variant, from means over its other settings; a tie goes to the lower rate."""
-    values: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    sign = 1
+def points(found: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
+    """The points of each variant with a scale: the mean loss over its seeds at each rate, rank and task.
+
+    Variants that differ in the scale alone (lora, rslora) also come together: at one alpha, s r takes several
+    values there only. A run that is not completed, or has no finite loss on validation, makes its point
+    infinite.
+    """
+    alike: dict[str, set[str]] = defaultdict(set)
+    seeds: dict[str, dict[tuple[Any, ...], list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in found:
-        primary = record.get("primary", {"metric": "accuracy", "goal": "max"})
-        sign = 1 if primary["goal"] == "max" else -1
-        value = record.get("metrics", {}).get(f"validation/{primary['metric']}")
-        lost = record["status"] != "completed" or value is None
-        values[record["spec"]["variant"]][record["spec"]["lr"]].append(
-            float("-inf") if lost else sign * value
+        spec = record["spec"]
+        scale = identity.scale(spec)
+        if scale is None:
+            continue
+        loss = record.get("metrics", {}).get("validation/loss")
+        lost = record["status"] != "completed" or loss is None or not np.isfinite(loss)
+        task = f"{identity.dataset(spec)} {spec['model']} {spec['train'].get('steps')} steps"
+        axes = {**spec["variant_axes"], "scaling": None}
+        alike[identity.digest(axes, spec["variant_options"], spec["targets"])].add(spec["variant"])
+        at = (spec["lr"], identity.first_rank(spec), scale, task)
+        seeds[spec["variant"]][at].append(np.inf if lost else loss)
+    for names in (sorted(names) for names in alike.values() if len(names) > 1):
+        together = seeds[" + ".join(names)]
+        for name in names:
+            for at, losses in seeds[name].items():
+                together[at].extend(losses)
+    out = {}
+    for variant, by_point in sorted(seeds.items()):
+        columns = [*zip(*by_point, strict=True), [np.mean(losses) for losses in by_point.values()]]
+        out[variant] = Points(*map(np.array, columns))
+    return out
+
+
+def regrets(tried: Points, fitted: Fit) -> list[tuple[str, int, float, float]]:
+    """Task, rank at the start, the rule's rate there and its regret."""
+    rates, group, out = fitted.rates(tried.scale, tried.rank), tried.group, []
+    for own in (group == number for number in range(group.max() + 1)):
+        at = float(rates[own][0])
+        cost = regret(tried.rate[own], tried.loss[own], at)
+        out.append((str(tried.task[own][0]), int(tried.rank[own][0]), at, cost))
+    return sorted(out)
+
+
+def fits(tried: Points) -> list[Fit]:
+    """Every form fitted to the points; none where that is impossible."""
+    try:
+        return [fit(tried, form) for form in FORMS]
+    except ValueError:
+        return []
+
+
+def fitted_rows(tried: Mapping[str, Points]) -> Iterator[tuple[str, ...]]:
+    """A row per variant and form: see `HEAD`."""
+    for variant, all_points in tried.items():
+        found = fits(all_points)
+        if not found:
+            yield variant, "none: no three rates near the best one", *[""] * (len(HEAD) - 2)
+        for one in found:
+            costs = [100 * cost for *_, cost in regrets(all_points, one)]
+            alone = (
+                f"{task} {each.numbers['c']:.3g}{_edge(each)}"
+                for task in np.unique(all_points.task)
+                for each in fits(all_points.of(task))
+                if each.form == one.form
+            )
+            yield (
+                variant,
+                one.form,
+                _rule(one) + _edge(one),
+                f"{100 * np.sqrt(one.residual):.2f}",
+                "; ".join(alone),
+                f"{np.mean(costs):.2f}",
+                f"{np.max(costs):.2f}",
+            )
+
+
+def unseen_rows(tried: Mapping[str, Points], unseen: Mapping[str, Points]) -> Iterator[tuple[str, ...]]:
+    """A row per variant, form, task and rank of the runs that no fit saw: see `UNSEEN`."""
+    for variant in (name for name in tried if name in unseen):
+        for found in fits(tried[variant]):
+            for task, rank, rate, cost in regrets(unseen[variant], found):
+                yield variant, found.form, task, str(rank), f"{rate:.3g}", f"{100 * cost:.2f}"
+
+
+def _edge(found: Fit) -> str:
+    return " (edge)" if found.edge else ""
+
+
+def _rule(found: Fit) -> str:
+    """The rule as an expression."""
+    parts = [f"{found.numbers[name]:.3g}{_BELOW[below]}" for name, below in FORMS[found.form].items()]
+    return f"min({', '.join(parts)})" if len(parts) > 1 else parts[0]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Rows as a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _show(options: argparse.Namespace) -> None:
+    tried = points(record for study in options.study for record in records(study))
+    if not tried:
+        raise UserError(
+            f"no runs with a scale in {', '.join(map(str, options.study))}. Make them first: "
+            "python run.py +experiment=default_lr"
         )
-    choices = []
-    for variant, by_rate in sorted(values.items()):
-        means = {rate: mean(by_rate[rate]) for rate in sorted(by_rate)}
-        worst = {rate: min(means[rate], means[double]) for rate in means if (double := _double(rate, means))}
-        best = max(worst, key=lambda rate: worst[rate]) if worst else None
-        counts = {rate: len(by_rate[rate]) for rate in means}
-        choices.append(Choice(variant, {rate: sign * value for rate, value in means.items()}, counts, best))
-    return choices
-
-
-def _double(rate: float, rates: Iterable[float]) -> float | None:
-    """The rate that is twice this one, if it was tried."""
-    return next((other for other in rates if abs(other / rate - 2) < 1e-6), None)
-
-
-def table(choices: Sequence[Choice]) -> str:
-    """A line per variant: every rate tried with its validation metric, the chosen one in brackets."""
-    lines = []
-    for c in choices:
-        cells = [
-            f"[{rate:g}: {v:.3f}]" if rate == c.best else f"{rate:g}: {v:.3f}" for rate, v in c.means.items()
-        ]
-        edge = "  <- at the edge of what was tried: try further" if c.at_edge else ""
-        runs = "/".join(str(count) for count in sorted(set(c.counts.values())))
-        lines.append(f"{c.variant:10s} {runs} runs a rate   {'   '.join(cells)}{edge}")
-    return "\n".join(lines)
+    print(table(HEAD, fitted_rows(tried)))
+    if options.unseen:
+        unseen = points(record for study in options.unseen for record in records(study))
+        print("\n" + table(UNSEEN, unseen_rows(tried, unseen)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,17 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.defaults", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("study", type=Path, help="a study that sweeps lr, e.g. runs/default_lr")
-    study = parser.parse_args(arguments).study
-    try:
-        choices = choose(records(study))
-        if not choices:
-            raise UserError(f"no records in {study}. Make them first: python run.py +experiment=default_lr")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(table(choices))
-    return 0
+    parser.add_argument("study", type=Path, nargs="+", help="studies that sweep lr, e.g. runs/default_lr")
+    parser.add_argument("--unseen", type=Path, nargs="+", help="studies on which regret alone is measured")
+    options = parser.parse_args(arguments)
+    return report_errors(lambda: _show(options))
 
 
 if __name__ == "__main__":

@@ -219,7 +219,7 @@ def test_the_fair_sweeper_tunes_and_confirms(launch, reviews, tmp_path):
     )
     assert found == [("confirm", r, s) for r in (4, 8) for s in (0, 1)]
     assert all(record["spec"]["tuned"] == ["lr"] for record in records)
-    assert {r["spec"]["lr"] for r in records if r["phase"] == "confirm"} == {0.00125}
+    assert {r["spec"]["lr"] for r in records if r["phase"] == "confirm"} == {0.002}
 
 
 def test_a_run_is_repeated_where_that_is_asked_for(launch):

@@ -61,10 +61,10 @@ def records(folder):
 def test_finished_runs_keep_their_names_and_are_not_done_again(folder):
     before = records(folder)
     assert len(before) == 10
-    code, said = call(
-        folder, str(HOME / "run.py"), "-m", "variant=lora,dora,adalora", "r=2", "seed=0,1", *COMMON
-    )
-    assert code == 0, said
+    for variants, lr in (("lora,dora", 0.0025), ("adalora", 0.01)):  # what lr=null was then
+        words = (f"variant={variants}", f"lr={lr}", "r=2", "seed=0,1", *COMMON)
+        code, said = call(folder, str(HOME / "run.py"), "-m", *words)
+        assert code == 0, said
     assert records(folder) == before
     assert {path.name for path in (folder / "runs/old").iterdir() if not path.name.startswith(".")} == {
         *before, RSLORA, "report",
@@ -93,7 +93,7 @@ def test_a_run_is_exported(folder, form):
 
 def test_an_interrupted_run_goes_on_from_its_checkpoint_and_says_that_the_code_has_changed(folder):
     words = [word for word in COMMON if word != "train.steps=6"] + ["train.steps=12", "train.log_every=1"]
-    code, said = call(folder, str(HOME / "run.py"), "variant=rslora", "r=2", "seed=0", *words)
+    code, said = call(folder, str(HOME / "run.py"), "variant=rslora", "lr=0.00125", "r=2", "seed=0", *words)
     assert code == 0, said
     run = folder / "runs/old" / RSLORA
     record = json.loads((run / "record.json").read_text())

@@ -49,15 +49,17 @@ def dataset(spec: Mapping[str, Any]) -> str:
     return f"{name}:{str(path).rsplit('/', 1)[-1]}" if path else str(name)
 
 
-def scale(spec: Mapping[str, Any]) -> float | None:
-    """The s of s BA that the run used, or None where there is no such thing.
+def first_rank(spec: Mapping[str, Any]) -> int | None:
+    """The rank at which the run starts, which is the one that scales: a method that prunes starts above r."""
+    ratio = float((spec.get("variant_options") or {}).get("init_r_ratio") or 1)
+    return math.ceil(spec["r"] * ratio) if spec.get("r") else None
 
-    A method that prunes starts at a higher rank, which is the one that scales.
-    """
-    rule, r, alpha = (spec.get("variant_axes") or {}).get("scaling"), spec.get("r"), spec.get("alpha")
+
+def scale(spec: Mapping[str, Any]) -> float | None:
+    """The s of s BA that the run used, or None where there is no such thing."""
+    rule, r, alpha = (spec.get("variant_axes") or {}).get("scaling"), first_rank(spec), spec.get("alpha")
     if not r or alpha is None:
         return None
-    r = math.ceil(r * float((spec.get("variant_options") or {}).get("init_r_ratio") or 1))
     return {"alpha_over_r": alpha / r, "alpha_over_sqrt_r": alpha / math.sqrt(r)}.get(rule or "")
 
 

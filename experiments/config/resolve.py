@@ -1,6 +1,7 @@
 """From a composed configuration to a RunSpec, and what no combination of its values may be."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,6 +9,7 @@ from experiments.config.settings import AXES, DEFAULTS, FACTS, SHORT
 from experiments.errors import UserError, did_you_mean
 from experiments.frozen import FrozenDict
 from experiments.models import commit_of, content_of
+from experiments.sizing.counts import own_rate
 from experiments.spec import RunSpec, Train
 from variants._core import costs
 from variants._core.names import read_patterns
@@ -27,10 +29,11 @@ def resolve(
     """
     variant, train, dataset = config["variant"], config["train"], config["dataset"]
     uses = variant.get("uses", SHORT)
-    lr = next(rate for rate in (config["lr"] if "lr" in uses else None, variant["lr"]) if rate is not None)
+    given = config["lr"] if "lr" in uses else None
+    lr = float(variant["lr"] if given is None else given)
     head_lr = next(rate for rate in (train["head_lr"], variant["head_lr"], lr) if rate is not None)
     targets = config["targets"] if config["targets"] is not None else variant.get("targets")
-    return RunSpec(
+    spec = RunSpec(
         study=config["study"],
         variant=choices["variant"],
         method=variant["method"],
@@ -43,13 +46,15 @@ def resolve(
         model_options=_identified(config["model"]),
         dataset=dataset["name"],
         dataset_options=_options(dataset, ("name", "ranges")),
-        lr=float(lr),
+        lr=lr,
         train=_train(train, float(head_lr)),
         seed=config["seed"],
         tracker=_options(config["tracker"], ("ranges",)),
         signatures=config["signatures"],
         config_dirs=config_dirs,
     )
+    own = own_rate(spec, lr) if given is None else lr
+    return spec if own == lr else replace(spec, lr=own)
 
 
 def check_composition(config: Mapping[str, Any], *, choices: Mapping[str, str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from experiments.config.groups import Conf
 from experiments.config.overrides import parse
 from experiments.config.resolve import resolve
+from experiments.sizing.counts import own_rate
 from experiments.spec import RunSpec
 
 FOLDER = Path(__file__).resolve().parents[2] / "conf"
@@ -45,6 +47,7 @@ def words_of(spec: RunSpec, conf: Conf) -> list[str]:
     there = {group: file for group, file in chosen.items() if file in conf.choices(group)}
     config, choices = conf.compose({**known, **there}), {**known, **chosen}
     plain = resolve(config, choices=choices)
+    plain = replace(plain, lr=own_rate(spec, float(config["variant"]["lr"])))
     given: dict[str, Any] = {"train": {**config["train"], "precision": spec.train.precision}}
     if spec.lr != plain.lr:
         given["lr"] = spec.lr  # which a head without a rate of its own follows

@@ -18,6 +18,7 @@ from variants._core.registry import UnknownPart, get
 
 Roles = dict[str, int]  # role -> trained parameters
 
+COMMON = 16.0  # s r at the default alpha, where s = alpha / r
 STATE = 12  # bytes per trained parameter beside itself: gradient and AdamW's two averages, all in float32
 
 
@@ -153,6 +154,19 @@ def effective_scale(spec: RunSpec) -> float | None:
         return float(get("scaling", rule)(1.0 if spec.alpha is None else spec.alpha, rank))
     except UnknownPart:
         return None
+
+
+def own_rate(spec: RunSpec, lr: float) -> float:
+    """What lr=null means to a run: in proportion to 1 / sqrt(s r), as docs/learning-rates.md found.
+
+    Args:
+        spec: The run.
+        lr: Of its variant's file: the rate at s r = `COMMON`. What has no alpha has this one rate.
+    """
+    scale, rank = effective_scale(spec), spec.initial_rank
+    if spec.alpha is None or scale is None or rank is None or math.isclose(scale * rank, COMMON):
+        return lr
+    return float(f"{lr * math.sqrt(COMMON / (scale * rank)):.3g}")
 
 
 def rates(spec: RunSpec) -> costs.Rates | None:

@@ -1,49 +1,80 @@
-"""The choice of default learning rates reads validation alone."""
+"""The command that fits default learning rates: from records to its two tables."""
 
+import json
+
+import numpy as np
 import pytest
 
-from analysis.defaults import choose, table
+from analysis.defaults import HEAD, fitted_rows, main, points, unseen_rows
+from analysis.stats.best_rate import FORMS
+
+RATES = 0.0003 * 2.5 ** np.arange(6)
 
 
-def made(variant, lr, validation, *, test=0.0, status="completed", goal="max"):
+def made(variant, r, lr, seed, loss, *, dataset="a", status="completed", test=0.0):
+    rule = "alpha_over_sqrt_r" if variant == "rslora" else "alpha_over_r"
     return {
-        "status": status,
-        "spec": {"variant": variant, "lr": lr},
-        "primary": {"metric": "accuracy" if goal == "max" else "loss", "goal": goal},
-        "metrics": {
-            f"validation/{'accuracy' if goal == 'max' else 'loss'}": validation,
-            "test/accuracy": test,
+        "schema": 1, "run_id": f"{variant}-{r}-{lr:g}-{dataset}-{seed}", "study": "s", "status": status,
+        "spec": {
+            "variant": variant, "r": r, "alpha": 16.0, "lr": lr, "seed": seed, "model": "minilm",
+            "dataset": dataset, "targets": "qv", "train": {"steps": 50}, "variant_axes": {"scaling": rule},
+            "variant_options": {"init_r_ratio": 1.5} if variant == "adalora" else {},
         },
-    }
+        "primary": {"metric": "accuracy", "goal": "max"},
+        "metrics": {"validation/loss": loss, "validation/accuracy": 0.5, "test/loss": test},
+    }  # fmt: skip
 
 
-def test_the_rate_wins_whose_double_does_well_too_whatever_the_test_says():
-    found = [
-        made("lora", 0.00125, 0.5), made("lora", 0.0025, 0.60, test=0.1),
-        made("lora", 0.0025, 0.62, test=0.1),
-        made("lora", 0.005, 0.65, test=0.9), made("lora", 0.01, 0.55, test=0.9), made("lora", 0.02, 0.1),
-    ]  # fmt: skip
-    [choice] = choose(found)
-    assert choice.best == 0.0025
-    assert choice.means[0.0025] == pytest.approx(0.61)
-    assert not choice.at_edge
+def study(best, *, dataset="a", variant="lora", seeds=(100, 101, 102)):
+    """Runs whose losses are lowest at c / (s r), with the seeds' own levels."""
+    for r in (4, 16, 64):
+        product = 16 * np.sqrt(r) if variant == "rslora" else 16
+        for lr in RATES:
+            for seed in seeds:
+                log = 0.02 * np.log2(lr * product / best) ** 2
+                yield made(variant, r, lr, seed, (seed - 99) * np.exp(log), dataset=dataset, test=1 / lr)
 
 
-def test_a_rate_whose_double_diverged_is_not_chosen():
-    found = [made("dora", 0.01, 0.3), made("dora", 0.02, 0.99), made("dora", 0.04, 0.0, status="diverged")]
-    [choice] = choose(found)
-    assert choice.best == 0.01
-    assert choice.at_edge
-    assert "try further" in table([choice])
+def test_points_are_means_over_seeds_and_a_lost_seed_makes_one_infinite():
+    found = [made("lora", 4, 0.001, 100, 2.0), made("lora", 4, 0.001, 101, 3.0)]
+    found += [made("lora", 4, 0.01, 100, 2.0), made("lora", 4, 0.01, 101, None, status="diverged")]
+    found += [made("adalora", 4, 0.01, 100, 1.0), made("full", None, 0.01, 100, 1.0)]
+    made_of = points(found)
+    assert set(made_of) == {"lora", "adalora"}
+    assert made_of["lora"].loss.tolist() == [2.5, np.inf] and made_of["lora"].scale.tolist() == [4, 4]
+    start = made_of["adalora"]
+    assert (start.rank.tolist(), start.scale.tolist()) == ([6], [16 / 6])  # the rank at which it starts
 
 
-def test_rates_without_a_double_give_no_choice():
-    [choice] = choose([made("dora", 0.01, 0.3), made("dora", 0.03, 0.9)])
-    assert choice.best is None
+def test_variants_that_differ_in_scale_alone_are_pooled_too():
+    found = points([*study(0.05), *study(0.05, variant="rslora"), *study(0.05, variant="adalora")])
+    assert set(found) == {"lora", "rslora", "lora + rslora", "adalora"}
+    assert len(found["lora + rslora"].loss) == 2 * len(found["lora"].loss)
+    assert len(set(found["lora + rslora"].group)) == 6
 
 
-def test_a_metric_to_be_minimised_is_minimised():
-    losses = {0.1: 3.0, 0.2: 2.0, 0.4: 1.0, 0.8: 1.5, 1.6: 9.0}
-    [choice] = choose([made("lora", rate, loss, goal="min") for rate, loss in losses.items()])
-    assert (choice.best, choice.at_edge) == (0.4, False)
-    assert choice.means[0.4] == 1.0
+def test_each_form_gets_a_row_and_the_true_one_costs_next_to_nothing_seen_or_unseen():
+    tried = points([*study(0.05, variant="rslora"), *study(0.05, dataset="b", variant="rslora")])
+    rows = {row[1]: dict(zip(HEAD, row, strict=True)) for row in fitted_rows(tried)}
+    assert set(rows) == {*FORMS}
+    c, _, rule = rows["s r"]["lr"].partition(" ")
+    assert float(c) == pytest.approx(0.05, rel=0.05) and rule == "/ (s r)"
+    assert rows["s r"]["c of each task alone"] == f"a minilm 50 steps {c}; b minilm 50 steps {c}"
+    assert float(rows["s r"]["largest"]) < 0.9 < 2 < float(rows["constant"]["largest"])
+    unseen = points(study(0.05, dataset="c", variant="rslora", seeds=(107,)))
+    costs = {(row[1], row[3]): float(row[5]) for row in unseen_rows(tried, unseen)}
+    assert all(costs["s r", r] < 0.9 for r in ("4", "16", "64")) and costs["constant", "64"] > 1
+
+
+def test_the_command_reads_studies_and_says_when_there_is_nothing(tmp_path, capsys):
+    for name, dataset in (("seen", "a"), ("new", "c")):
+        for content in study(0.05, dataset=dataset):
+            folder = tmp_path / name / content["run_id"]
+            folder.mkdir(parents=True)
+            (folder / "record.json").write_text(json.dumps(content))
+    assert main([str(tmp_path / "seen"), "--unseen", str(tmp_path / "new")]) == 0
+    shown = capsys.readouterr().out
+    assert "| lora | s r |" in shown and "| lora | s r | c minilm 50 steps | 4 |" in shown
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / "empty")]) == 2
+    assert "+experiment=default_lr" in capsys.readouterr().err

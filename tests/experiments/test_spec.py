@@ -317,6 +317,24 @@ def test_null_is_the_variants_own():
     assert dict(spec.options) == {"dropout": 0.0}
 
 
+@pytest.mark.parametrize(
+    ("scaling", "r", "alpha", "lr"),
+    [
+        ("alpha_over_r", 64, 16.0, 0.005),  # s r is 16
+        ("alpha_over_r", 3, 4.0, 0.01),
+        ("alpha_over_sqrt_r", 64, 4.0, 0.00354),  # 32
+        ("alpha_over_sqrt_r", 4, 8.0, 0.005),  # 16
+        ("constant", 16, 4.0, 0.0025),  # 64
+    ],
+)
+def test_the_variants_own_rate_falls_with_the_root_of_scale_times_rank(scaling, r, alpha, lr):
+    own = {"scaling": scaling}
+    assert resolve(config(own, r=r, alpha=alpha), choices=CHOICES).lr == pytest.approx(lr, rel=1e-9)
+    assert resolve(config(own, r=r, alpha=alpha, lr=0.007), choices=CHOICES).lr == 0.007
+    unscaled = {**own, "uses": ["r", "targets", "lr"]}
+    assert resolve(config(unscaled, r=r, alpha=alpha), choices=CHOICES).lr == 0.005
+
+
 def test_storage_follows_the_precision():
     assert resolve(config(train={"precision": "bf16"}), choices=CHOICES).axes["storage"] == "bf16"
     fixed = config({"storage": "nf4"}, {"precision": "bf16"})

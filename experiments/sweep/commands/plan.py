@@ -98,7 +98,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def _known(facts: Any, conf: Any) -> Any:
-    """What the checks of fairness may use: sizes, the variants' own rates, and what those were tuned for."""
+    """What the checks of fairness may use: sizes, the variants' own rates, and what those were chosen for."""
     from experiments.config.resolve import resolve
     from experiments.sweep.preview.fairness import Known
 

@@ -46,6 +46,7 @@ GOOD = [
     "lr=null,1e-3 alpha=8,16.5",
     "+experiment=noise_floor variant=dora",
     "+experiment=default_lr r=4",
+    "+experiment=default_lr_decoder variant=lora",
     "tracker=wandb tracker.mode=offline tracker.project=2024",
     "workers=2 hydra/launcher=local hydra/sweeper=grid",
     "time_limit=90 keep_going=true checkpoint_seconds=300 checkpoint_steps=50",

@@ -39,6 +39,7 @@ COMMANDS = [
     "targets=[query,value],all,[0,007]",
     r"targets=re:.*\.(query|value)$",
     "alpha=16.5,4 train.epochs=2.5,3",
+    "variant=rslora,lora r=32 alpha=7,16",
     "train.steps=77 train.warmup=0 train.precision=bf16 train.micro_batch_size=4 signatures=false",
     "variant.storage=bf16 variant.dropout=0.1 variant.layers='0,2,5'",
     "variant=dora variant.storage=nf4 variant.scaling=alpha_over_sqrt_r",
@@ -47,6 +48,11 @@ COMMANDS = [
     "dataset.max_length=33 study=2024_01_15",
     "study=1e3 tracker=wandb tracker.mode=offline",
 ]
+
+
+def test_a_rate_that_follows_the_scale_is_not_said():
+    [spec] = runs("variant=rslora", "r=64", "alpha=4")
+    assert command_of(spec) == "python run.py variant=rslora r=64 alpha=4"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

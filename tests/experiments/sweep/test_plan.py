@@ -30,7 +30,7 @@ def test_the_cells_are_the_product_in_the_order_of_the_words(cells_of):
 
 def test_each_variant_brings_its_own_defaults(cells_of):
     lora, loraplus, qlora = cells_of("variant=lora,loraplus,qlora")
-    assert (lora.lr, loraplus.lr) == (0.0025, 0.00125)
+    assert (lora.lr, loraplus.lr) == (0.004, 0.00125)
     assert loraplus.options["lr_ratio"] == 8.0
     assert (lora.targets, qlora.targets, qlora.axes["storage"]) == ("qv", "all", "nf4")
 

@@ -29,7 +29,7 @@ class Known:
 
     count: Callable[[RunSpec], Count | None] = lambda spec: None
     rank_for: Callable[[RunSpec, RunSpec], int | None] = lambda spec, other: None  # of equal parameters
-    default_lr: Mapping[str, float] = field(default_factory=dict)  # by variant
+    default_lr: Mapping[str, float] = field(default_factory=dict)  # by variant, as its file says
     recipe: RunSpec | None = None  # for which the default rates were chosen
 
 

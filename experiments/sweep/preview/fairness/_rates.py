@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.protocol import FEWEST_POINTS
-from experiments.sizing.counts import effective_scale, rates
+from experiments.sizing.counts import effective_scale, own_rate, rates
 from experiments.spec import RunSpec
 from experiments.sweep.preview.fairness._finding import (
     Finding,
@@ -61,24 +61,32 @@ def _by_scale(variants: Mapping[str, Mapping[int, float]]) -> str:
 def one_rate(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
     """A rate given for all variants, where their own rates differ."""
     by_variant: dict[str, set[float]] = defaultdict(set)
+    own_rates: dict[str, set[float]] = defaultdict(set)
     for spec in specs:
         if spec.tuned:
             return
         by_variant[spec.variant].add(spec.lr)
+        own_rates[spec.variant] |= _own(spec, known)
     shared = set.intersection(*by_variant.values()) if len(by_variant) > 1 else set()
-    defaults = {known.default_lr[v] for v in by_variant if v in known.default_lr}
-    if len(by_variant) < 2 or len(defaults) < 2 or not 0 < len(shared) < FEWEST_POINTS:
+    differ = len({frozenset(found) for found in own_rates.values() if found}) > 1
+    if len(by_variant) < 2 or not differ or not 0 < len(shared) < FEWEST_POINTS:
         return
     if any(rates != shared for rates in by_variant.values()):
         return
-    own = ", ".join(f"{v} {known.default_lr[v]:g}" for v in by_variant if v in known.default_lr)
+    own = "; ".join(f"{variant} {listed(found)}" for variant, found in own_rates.items() if found)
     yield Finding(
         "warning",
-        f"lr={listed(shared)} is given to {plural(len(by_variant), 'variant')} whose tuned rates differ "
+        f"lr={listed(shared)} is given to {plural(len(by_variant), 'variant')} whose own rates differ "
         f"({own}).",
         "it compares how far each is from its best rate",
-        "Leave lr out for the tuned ones, or tune: hydra/sweeper=fair.",
+        "Leave lr out for each one's own, or tune: hydra/sweeper=fair.",
     )
+
+
+def _own(spec: RunSpec, known: Known) -> set[float]:
+    """What lr=null means to a run; nothing where that is not known."""
+    at = known.default_lr.get(spec.variant)
+    return set() if at is None else {own_rate(spec, at)}
 
 
 def recipe(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
@@ -86,7 +94,7 @@ def recipe(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
     base = known.recipe
     if base is None or not compares(specs):
         return
-    untuned = [spec for spec in specs if not spec.tuned and spec.lr == known.default_lr.get(spec.variant)]
+    untuned = [spec for spec in specs if not spec.tuned and spec.lr in _own(spec, known)]
     differing: dict[str, set[object]] = defaultdict(set)
     for spec in {(s.model, s.dataset, s.alpha, s.train): s for s in untuned}.values():
         for name in ("model", "dataset"):
@@ -99,7 +107,7 @@ def recipe(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
         shown = "; ".join(f"{key}={listed(values)}" for key, values in differing.items())
         yield Finding(
             "warning",
-            f"The variants' default rates were tuned for model={base.model}, dataset={base.dataset}, "
+            f"The variants' default rates were chosen for model={base.model}, dataset={base.dataset}, "
             f"{base.train.steps} steps of {base.train.batch_size}; here {shown}.",
             "the best rate moves with model, batch and length of training, and not equally for all variants",
             "Tune on this recipe: hydra/sweeper=fair.",

@@ -19,7 +19,7 @@ SETTINGS = {
     "tune": ["lr"], "factors": [0.5, 1, 2], "tune_seeds": [100, 101], "confirm_seeds": [0, 1, 2],
     "extensions": 3, "launched": -1,
 }  # fmt: skip
-BEST = {"lora": 0.0025, "dora": 0.01, "full": 0.0005, "probe": 0.02}  # their defaults are a quarter for dora
+BEST = {"lora": 0.004, "dora": 0.016, "full": 0.0005, "probe": 0.02}  # their defaults are a quarter for dora
 
 
 class Launcher:
@@ -102,9 +102,9 @@ def test_every_cell_is_tuned_alike_and_confirmed_at_its_own_rate(tmp_path):
     launcher = Launcher(tmp_path)
     assert fair("variant=lora,dora r=4,8", launcher) == 0
     assert [round_[0] for round_ in launcher.rounds] == ["tune", "tune", "tune", "confirm"]
-    assert points(launcher, "dora") == {0.00125, 0.0025, 0.005, 0.01, 0.02}
+    assert points(launcher, "dora") == {0.002, 0.004, 0.008, 0.016, 0.032}
     assert len(points(launcher, "lora")) == len(points(launcher, "dora"))
-    assert min(points(launcher, "lora")) == 0.00125 and max(points(launcher, "lora")) == 0.005
+    assert min(points(launcher, "lora")) == 0.002 and max(points(launcher, "lora")) == 0.008
     assert confirmed(launcher) == {
         (variant, r, BEST[variant], seed)
         for variant in ("lora", "dora")
@@ -149,7 +149,7 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_end(tmp_path, limit):
 def test_seeds_and_rates_of_the_command_go_first(tmp_path):
     launcher = Launcher(tmp_path)
     fair("variant=lora lr=1e-3,null,5e-3 seed=7,8", launcher)
-    assert points(launcher, "lora") == {0.001, 0.0025, 0.005}
+    assert points(launcher, "lora") == {0.001, 0.004, 0.005}
     assert {s.seed for s in launcher.trained if s.phase == "confirm"} == {7, 8}
 
 
@@ -173,10 +173,10 @@ def test_a_method_without_a_rate_is_confirmed_and_nothing_else(tmp_path):
 
 def test_a_rate_that_diverged_or_failed_on_any_seed_is_not_chosen(tmp_path):
     for status in ("diverged", "failed"):
-        bad = lambda s, how=status: how if (s.lr, s.seed) == (0.0025, 101) else "completed"  # noqa: E731
+        bad = lambda s, how=status: how if (s.lr, s.seed) == (0.004, 101) else "completed"  # noqa: E731
         launcher = Launcher(tmp_path / status, status=bad)
         assert fair("variant=lora", launcher, extensions=0) == int(status == "failed")
-        assert {lr for _, _, lr, _ in confirmed(launcher)} == {0.00125}
+        assert {lr for _, _, lr, _ in confirmed(launcher)} == {0.002}
 
 
 def test_a_cell_that_lost_every_rate_is_told_and_not_confirmed(tmp_path, capsys):
