@@ -81,14 +81,15 @@ for spec in specs:
         worst = max(abs(a[key] - b[key]) / max(1, abs(b[key]))
                     for a, b in zip(ours, alone) for key in b if isinstance(b[key], float))
         assert len(ours) == spec.train.steps and abs(alone[0]["loss"] - alone[-1]["loss"]) > 1e-3
-        close = 1e-4 if spec.variant == "lora_pro" else 1e-5  # its inverse of B^T B magnifies rounding
+        # inverses of B^T B magnify rounding: halves of a batch, added up in one process, differ by 5e-5 there
+        close = 5e-4 if spec.variant in ("lora_pro", "riemannian") else 1e-5
         assert worst < close, (spec.variant, worst)
         assert learned.keys() == expected.keys()
         for name in expected:
             gap = (learned[name] - expected[name]).abs().max().item()
             if spec.variant == "fourierft" and name != "logits":
                 continue  # Adam steps by the sign of gradients that are nothing but rounding
-            assert gap < (1e-4 if name == "logits" else 2 * close), (spec.variant, name, gap)
+            assert gap < (10 * close if name == "logits" else 2 * close), (spec.variant, name, gap)
         print(spec.variant, worst)
 group.add_up([torch.zeros(1)])  # neither leaves before the other has compared
 os._exit(0) if rank else None
