@@ -216,16 +216,16 @@ def _fairness(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
         else f"their numbers are not known for {rules.listed(sorted(unknown))}" * bool(unknown),
         "match=parameters chooses ranks at which their numbers meet",
     )
-    untuned = final[(final["rates"] == 1) & final["scale"].notna()]
-    scales = untuned.groupby(["peer_key", "lr"])["scale"].agg(["min", "max"])
-    differ = int((scales["max"] > 1.01 * scales["min"]).sum())
+    untuned = final[(final["rates"] == 1) & final["scaled_rank"].notna()]
+    reach = untuned.groupby(["peer_key", "lr"])["scaled_rank"].agg(["min", "max"])
+    differ = int((reach["max"] > 1.01 * reach["min"]).sum())
     yield Item(
-        "No cells of different effective scale share an untuned learning rate",
-        None if is_foreign(study) and final["scale"].isna().all() else differ == 0,
-        f"{differ} learning rates are shared by cells of different scale s"
+        "No cells of different scale times rank share an untuned learning rate",
+        None if is_foreign(study) and final["scaled_rank"].isna().all() else differ == 0,
+        f"{differ} rates are shared by cells of different s r, by whose square root the best rate falls"
         if differ
         else "neither alpha nor how it scales is known",
-        "tune the rate per cell, or tie alpha to the rank (alpha='${r}')",
+        "leave lr out, so that each cell has its own, or tune it",
     )
 
 

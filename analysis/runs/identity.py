@@ -63,6 +63,12 @@ def scale(spec: Mapping[str, Any]) -> float | None:
     return {"alpha_over_r": alpha / r, "alpha_over_sqrt_r": alpha / math.sqrt(r)}.get(rule or "")
 
 
+def scaled_rank(spec: Mapping[str, Any]) -> float | None:
+    """s r, by whose square root the best learning rate falls; None where there is no s."""
+    s, r = scale(spec), first_rank(spec)
+    return None if s is None or r is None else s * r
+
+
 def flat(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The spec with dotted keys; lists become text."""
     out: dict[str, Any] = {}

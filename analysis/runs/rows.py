@@ -57,6 +57,7 @@ def row_of(
         "seed": spec["seed"],
         "again": int(spec.get("repeat", 0)),
         "scale": identity.scale(spec),
+        "scaled_rank": identity.scaled_rank(spec),
         "rung": identity.rung(content),
         "cell_key": identity.cell_key(content),
         "peer_key": identity.peer_key(content, tuned),
@@ -82,7 +83,7 @@ _SHARED_TEXT = (
     "variant", "method", "targets", "model", "dataset", "cell_key", "peer_key", "group_key", "curve_key",
     "stack", "metric", "goal", "split",
 )  # fmt: skip
-_SHARED_NUMBERS = ("r", "matched", "alpha", "lr", "scale", "rung")
+_SHARED_NUMBERS = ("r", "matched", "alpha", "lr", "scale", "scaled_rank", "rung")
 SHARED = (*_SHARED_TEXT, *_SHARED_NUMBERS)  # what all runs of a cell have in common
 MEASURED = ("validation", "loss", "validation_loss", *COSTS, "share", "test_rows")  # beside the score
 

@@ -121,21 +121,21 @@ def _sampling(group: pd.DataFrame) -> str:
 
 
 def _rates(final: pd.DataFrame) -> list[str]:
-    """What untuned learning rates leave open, and at which of them cells scale BA differently."""
-    untuned = final[(final["rates"] == 1) & final["scale"].notna()]
-    scales = untuned.groupby("lr")["scale"].agg(["min", "max"])
-    shared = scales[scales["max"] > 1.01 * scales["min"]]
+    """What untuned learning rates leave open, and which are shared by cells whose best ones differ."""
+    untuned = final[(final["rates"] == 1) & final["scaled_rank"].notna()]
+    reach = untuned.groupby("lr")["scaled_rank"].agg(["min", "max"])
+    shared = reach[reach["max"] > 1.01 * reach["min"]]
     phrases = [
         f"{row['min']:.3g} in some and {row['max']:.3g} in others of the cells at {lr:g}"
         for lr, row in shared.iterrows()
     ]
-    scaled = f"BA is scaled by {listed(phrases)}" if phrases else ""
+    scaled = f"the scale of BA times its rank is {listed(phrases)}" if phrases else ""
     if len(final) > 1 and (final["rates"] == 1).all():
         text = "No learning rate was tuned: the variants are compared at the rates they were given, not at "
         text += "their best"
         return [f"{text}; {scaled}." if phrases else f"{text}."]
     what = "part of what looks like an effect of rank or variant may be the learning rate"
-    return [f"{scaled}: {what}."] if phrases else []
+    return [f"{scaled[0].upper()}{scaled[1:]}: {what}."] if phrases else []
 
 
 def _halved(study: Study, final: pd.DataFrame) -> list[str]:

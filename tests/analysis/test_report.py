@@ -90,11 +90,12 @@ def test_one_seed_is_said_to_decide_nothing(demo):
     assert "200 test examples alone leave" in text
 
 
-def test_rates_shared_at_different_scales_are_pointed_out(demo, writer):
-    assert "scaled by 1 in some and 4 in others" in (demo / "report.md").read_text()
+def test_rates_shared_where_scale_times_rank_differs_are_pointed_out(demo, writer):
+    assert "times its rank" not in (demo / "report.md").read_text()  # alpha / r at ranks 4 and 16: s r is 16
     w = writer()
-    w.grid(ranks=(8,))
-    assert "in others" not in built(w, "report.md")
+    for r in (4, 16):
+        w.run(w.spec("lora", r, 0, alpha=2.0 * r))
+    assert "the scale of BA times its rank is 8 in some and 32 in others" in built(w, "report.md")
 
 
 def test_a_study_without_a_completed_run_says_so(writer):

@@ -178,7 +178,7 @@ def test_what_a_file_does_not_tell_is_neither_met_nor_broken(tmp_path, audited):
         "Rates were chosen with other seeds than those that are compared",
         "The test set was read for the chosen values alone",
         "Each variant was also compared at an equal number of trainable parameters",
-        "No cells of different effective scale share an untuned learning rate",
+        "No cells of different scale times rank share an untuned learning rate",
         "No run failed, diverged, is unfinished or missing",
         "No result is that of a run that gives one answer to all examples",
         "Every cell has the seeds that the others have",

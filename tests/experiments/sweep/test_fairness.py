@@ -97,21 +97,24 @@ def test_six_seeds_are_enough_for_every_test(found):
     assert about(found("variant=lora,dora seed=range(0,6)"), "sign-flip") == []
 
 
-def test_one_rate_at_several_scales_is_said(cells_of):
+def test_one_rate_where_scale_times_rank_differs_is_said(cells_of):
     (note,) = comparison_notes(cells_of(f"variant=dora,lora,rslora r=4,16 lr=0.001 {THREE}"))
-    assert "lr=0.001 for dora, lora s=4, 1 at r=4, 16; rslora s=8, 4 at r=4, 16" in note
+    assert "lr=0.001 for dora, lora s r=16, 16 at r=4, 16; rslora s r=32, 64 at r=4, 16" in note
+    assert comparison_notes(cells_of(f"variant=dora,lora r=4,16 lr=0.001 {THREE}")) == []
+    assert comparison_notes(cells_of(f"variant=dora,lora,rslora r=4,16 {THREE}")) == []
 
 
 def test_tuned_rates_need_no_word_on_scales(found):
     told = found(f"variant=dora,lora r=4,16 lr=0.001,0.002,0.005 {THREE}")
-    assert about(told, "different scales") == []
+    assert about(told, "scale times rank") == []
     ((level, text),) = about(told, "learning rates are tried")
     assert level == "warning" and "Up to 3" in text and "hydra/sweeper=fair" in text
 
 
-def test_a_scale_that_is_the_same_needs_no_note():
+def test_a_scale_that_is_the_same_at_several_ranks_has_another_best_rate_at_each():
     specs = [dataclasses.replace(SPEC, r=r, alpha=2.0 * r, seed=s) for r in (4, 8, 16) for s in range(3)]
-    assert comparison_notes(specs) == []
+    (note,) = comparison_notes(specs)
+    assert "s r=8, 16, 32 at r=4, 8, 16" in note
 
 
 def test_runs_that_only_tune_are_not_tested(cells_of):

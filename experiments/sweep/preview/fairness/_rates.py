@@ -23,16 +23,16 @@ _NAMES = {"in": "A", "out": "B", "diag": "between A and B", "head_bias": "head b
 
 
 def scales(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
-    """One learning rate at several scales compares step sizes along with methods or ranks."""
+    """One learning rate where s r differs: the best one falls by its square root (docs/learning-rates.md)."""
     tried: dict[Any, set[float]] = defaultdict(set)
     shared: dict[float, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for spec in specs:
         if spec.tuned:
             continue
-        scale = effective_scale(spec)
-        if scale is not None and spec.r is not None:
+        scale, rank = effective_scale(spec), spec.initial_rank
+        if scale is not None and rank is not None and spec.r is not None:
             tried[spec.variant, spec.r, scale].add(spec.lr)
-            shared[spec.lr][spec.variant][spec.r] = scale
+            shared[spec.lr][spec.variant][spec.r] = scale * rank
     if all(len(rates) >= FEWEST_POINTS for rates in tried.values()):
         return
     rates: dict[str, list[float]] = defaultdict(list)
@@ -43,17 +43,17 @@ def scales(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
         texts = [f"lr={', '.join(f'{lr:g}' for lr in lrs)} for {text}" for text, lrs in rates.items()]
         yield Finding(
             "warning",
-            f"One learning rate is used at different scales s of the update: {several(texts, '; ')}.",
-            "what differs between these cells may be the size of their steps",
-            "lr=a,b,c tries several rates for each; alpha='${r}' keeps alpha/r at 1.",
+            f"One learning rate is used where scale times rank, s r, differs: {several(texts, '; ')}.",
+            "the best rate falls by its square root, so these cells are not equally far from theirs",
+            "Leave lr out, and each has its own; lr=a,b,c tries several for each.",
         )
 
 
 def _by_scale(variants: Mapping[str, Mapping[int, float]]) -> str:
-    """Variants with the same scales together: "dora, lora s=4, 2, 1 at r=4, 8, 16"."""
+    """Variants with the same products together: "rslora s r=32, 45.3, 64 at r=4, 8, 16"."""
     shown = {v: tuple((r, f"{s:.3g}") for r, s in sorted(scales.items())) for v, scales in variants.items()}
     return "; ".join(
-        f"{', '.join(names)} s={', '.join(s for _, s in pairs)} at r={', '.join(str(r) for r, _ in pairs)}"
+        f"{', '.join(names)} s r={', '.join(s for _, s in pairs)} at r={', '.join(str(r) for r, _ in pairs)}"
         for pairs, names in grouped(shown.items()).items()
     )
 
