@@ -141,7 +141,7 @@ def test_the_terms_of_a_command_reach_the_engine_and_no_run_s_name(launch):
     )
     assert got["terms"] == {
         "time_limit": 90.0, "keep_going": True, "checkpoint_seconds": 5.0, "checkpoint_steps": 50,
-        "pack": "auto",
+        "pack": "auto", "fsdp": 1,
     }  # fmt: skip
     assert got["specs"] == plain["specs"]
     assert plain["terms"] == vars(Terms())

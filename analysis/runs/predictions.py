@@ -142,7 +142,7 @@ class Predictions:
 
 def _columns(content: bytes, name: str, score: str = "score") -> tuple[list[np.ndarray], pa.Array]:
     """What may be the examples' part in the metric, each (N,), and their ids."""
-    counts = f"statistics/{name}"
+    counts, taken = f"statistics/{name}", [score]
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
         of_corpus = counts in file.schema_arrow.names

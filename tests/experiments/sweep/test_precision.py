@@ -69,7 +69,9 @@ def test_a_study_keeps_what_its_runs_have_and_is_not_mixed(timed):
             assert command.notes == ("train.precision=auto is fp32: the study has runs in it.",)
         Path("runs/toy", name).mkdir(parents=True)
         write_json(Path("runs/toy", name, "spec.json"), {"train": {"precision": kind}})
-    with pytest.raises(UserError, match=r"study=toy has runs in bf16 and\s+fp32: give train\.precision=bf16"):
+    with pytest.raises(
+        UserError, match=r"study=toy\s+has runs in bf16 and\s+fp32: give train\.precision=bf16"
+    ):
         read(AUTO, CONF)
 
 

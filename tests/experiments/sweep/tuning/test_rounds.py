@@ -295,15 +295,15 @@ def test_what_the_shortest_runs_favour_is_judged_again_by_longer_ones(tmp_path, 
     monkeypatch.setitem(globals(), "accuracy", biased)
     launcher = Launcher(tmp_path)
     fair("variant=lora", launcher, **FIVE, halving=2)
-    assert {s.lr for s in launcher.trained if s.train.steps == 75} == {0.0025, 0.005}
+    assert {s.lr for s in launcher.trained if s.train.steps == 75} == {0.004, 0.008}
     assert {s.lr for s in launcher.trained if s.phase == "confirm"} == {BEST["lora"]}
 
 
 def test_grids_grow_by_the_shortest_runs_and_what_diverged_goes_no_further(tmp_path):
     launcher = Launcher(tmp_path, status=lambda s: "diverged" if s.lr > 0.012 else "completed")
     fair("variant=lora,dora", launcher, halving=3)
-    assert trained(launcher) == {("lora", 50): 5, ("dora", 50): 5}
-    assert {lr for v, _, lr, _ in confirmed(launcher) if v == "dora"} == {0.01}
+    assert trained(launcher) == {("lora", 50): 4, ("dora", 50): 4}
+    assert {lr for v, _, lr, _ in confirmed(launcher) if v == "dora"} == {0.008}
     assert not any(s.lr > 0.012 for s in launcher.trained if s.train.steps > 50)
 
 
@@ -318,10 +318,10 @@ def test_killed_anywhere_halving_decides_the_same_again(tmp_path, limit):
 
 
 def test_a_run_that_is_lost_holds_nothing_up_and_its_point_goes_no_further(tmp_path):
-    launcher = Launcher(tmp_path, status=lambda s: "failed" if s.lr == 0.0025 else "completed")
+    launcher = Launcher(tmp_path, status=lambda s: "failed" if s.lr == 0.004 else "completed")
     assert fair("variant=lora", launcher, **FIVE, halving=2) == 1
     assert len(launcher.rounds) == 3 and len(confirmed(launcher)) == 3
-    assert 0.0025 not in {s.lr for s in launcher.trained if s.train.steps > 38}
+    assert 0.004 not in {s.lr for s in launcher.trained if s.train.steps > 38}
 
 
 def test_epochs_are_shortened_too_and_methods_without_a_rate_left_alone(tmp_path):
