@@ -16,7 +16,7 @@ help:  ## this page
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(VENV)/.installed  ## compare LoRA, DoRA and a linear probe over three seeds; prints the report's path
-	$(RUN) run.py -m variant=lora,dora,probe seed=0,1,2 study=demo
+	$(RUN) run.py -m variant=lora,dora,probe seed=0,1,2 pack=off study=demo
 
 test: lint  ## lint, types, and every test that this machine can run
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal $(TESTS)
