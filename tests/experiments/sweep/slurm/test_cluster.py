@@ -15,7 +15,7 @@ from experiments.sweep.slurm import snapshot
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
-LONG = ("variant=adalora", "r=2", "variant.dropout=0.1", "train.steps=3000", "train.threads=1")
+LONG = ("variant=adalora", "r=2", "variant.dropout=0.1", "train.steps=2000", "train.threads=1")
 
 
 @pytest.fixture(scope="module")
