@@ -21,6 +21,7 @@ from analysis.foreign.independent import is_foreign, verdicts
 from analysis.runs.cells import cells as cells_of
 from analysis.runs.cells import missing_seeds
 from analysis.runs.load import Study, read
+from analysis.runs.rates import shared
 from analysis.runs.rows import each
 from analysis.text.limits import listed_steps, paid
 from experiments.errors import UserError, report_errors
@@ -216,9 +217,7 @@ def _fairness(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
         else f"their numbers are not known for {rules.listed(sorted(unknown))}" * bool(unknown),
         "match=parameters chooses ranks at which their numbers meet",
     )
-    untuned = final[(final["rates"] == 1) & final["scaled_rank"].notna()]
-    reach = untuned.groupby(["peer_key", "lr"])["scaled_rank"].agg(["min", "max"])
-    differ = int((reach["max"] > 1.01 * reach["min"]).sum())
+    differ = len(shared(final, ["peer_key", "lr"]))
     yield Item(
         "No cells of different scale times rank share an untuned learning rate",
         None if is_foreign(study) and final["scaled_rank"].isna().all() else differ == 0,

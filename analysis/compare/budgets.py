@@ -96,8 +96,7 @@ def halving(study: Study, final: pd.DataFrame) -> list[str]:
             counts = tried.groupby("rung")["cell_key"].nunique()
             each_length = ", ".join(f"{n} with {length:g}" for length, n in counts.items())
             unit = "steps" if spec["train"].get("steps") else "epochs"
-            full = spec["train"].get("steps") or spec["train"].get("epochs")
-            out[f"halving={spec['halving']}: {each_length} of {full:g} {unit}"] = None
+            out[f"halving={spec['halving']}: {each_length} of {identity.length(spec):g} {unit}"] = None
         elif len(tried):
             out["none dropped"] = None
     return list(out) if any(text != "none dropped" for text in out) else []

@@ -66,7 +66,7 @@ class Verdicts:
         every = [margins.text(*pair) for pair in pairs]
         names = list(dict.fromkeys(self.table["metric"]))
         if len(names) == len(every) > 1:
-            every = [f"{told} of {name}" for told, name in zip(every, names, strict=True)]
+            every = [f"{text} of {name}" for text, name in zip(every, names, strict=True)]
         return ", ".join(dict.fromkeys(every))
 
     @property

@@ -149,11 +149,16 @@ def peer_key(content: Mapping[str, Any], among: Sequence[str] | None = None) -> 
     return digest(without(spec, keys), content.get("primary"))[:12]
 
 
+def length(spec: Mapping[str, Any]) -> float | None:
+    """How long a run trains, in steps, or in epochs where it says no steps."""
+    train = spec.get("train") or {}
+    return train.get("steps") or train.get("epochs")
+
+
 def rung(content: Mapping[str, Any]) -> float | None:
     """The length (steps or epochs) of a tuning run after which points were dropped, None for other runs."""
-    train = content["spec"].get("train") or {}
     halved = content["spec"].get("halving") and content.get("phase") == "tune"
-    return (train.get("steps") or train.get("epochs")) if halved else None
+    return length(content["spec"]) if halved else None
 
 
 def without(spec: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:

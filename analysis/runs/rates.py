@@ -1,5 +1,6 @@
 """What validation said of the learning rates that were tried: one curve per variant, over all its ranks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,21 @@ class Curve:
     peers: tuple[str, str]  # the same for curves that are compared
     noise: float  # the standard error of a mean, of all these
     fit: Smoothed
+
+
+def shared(final: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Learning rates that were not tuned and are shared where s r differs, so not as near to the best ones.
+
+    Args:
+        final: rows of the table of cells.
+        keys: what, "lr" among it, the cells of a rate have in common.
+
+    Returns:
+        By these keys the least and the largest s r, `min` and `max`.
+    """
+    untuned = final[(final["rates"] == 1) & final["scaled_rank"].notna()]
+    reach = untuned.groupby(list(keys))["scaled_rank"].agg(["min", "max"])
+    return reach[reach["max"] > 1.01 * reach["min"]]
 
 
 def curves(tried: pd.DataFrame, runs: pd.DataFrame) -> dict[Any, Curve]:

@@ -1,7 +1,6 @@
 """What must not be read into a study: the sentences under "What this cannot show"."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +12,10 @@ from analysis.compare.verdicts import Verdicts
 from analysis.figures.overview import SHARES, with_bars
 from analysis.foreign.independent import is_foreign
 from analysis.foreign.rules import unknown
+from analysis.runs import identity
 from analysis.runs.cells import SETTING
 from analysis.runs.load import Study
+from analysis.runs.rates import shared
 from analysis.text.format import metric_name
 
 
@@ -122,12 +123,9 @@ def _sampling(group: pd.DataFrame) -> str:
 
 def _rates(final: pd.DataFrame) -> list[str]:
     """What untuned learning rates leave open, and which are shared by cells whose best ones differ."""
-    untuned = final[(final["rates"] == 1) & final["scaled_rank"].notna()]
-    reach = untuned.groupby("lr")["scaled_rank"].agg(["min", "max"])
-    shared = reach[reach["max"] > 1.01 * reach["min"]]
     phrases = [
         f"{row['min']:.3g} in some and {row['max']:.3g} in others of the cells at {lr:g}"
-        for lr, row in shared.iterrows()
+        for lr, row in shared(final, ["lr"]).iterrows()
     ]
     scaled = f"the scale of BA times its rank is {listed(phrases)}" if phrases else ""
     if len(final) > 1 and (final["rates"] == 1).all():
@@ -144,17 +142,14 @@ def _halved(study: Study, final: pd.DataFrame) -> list[str]:
     if shown.empty:
         return []
     lengths = listed([f"{length:g}" for length in sorted(shown["rung"].unique())])
-    full = listed(sorted({f"{_length(study.records[ids[0]]['spec']):g}" for ids in final["run_ids"]}))
+    full = listed(
+        sorted({f"{identity.length(study.records[ids[0]]['spec']) or np.nan:g}" for ids in final["run_ids"]})
+    )
     return [
         f"Values were chosen after runs of {lengths} instead of {full} steps or epochs (halving), by the "
         "same rule for every variant. Short runs favour high rates and what learns fast: a variant that "
         "gains late may stand at a value that is not its best."
     ]
-
-
-def _length(spec: dict[str, Any]) -> float:
-    train = spec.get("train") or {}
-    return float(train.get("steps") or train.get("epochs") or np.nan)
 
 
 def _collapses(final: pd.DataFrame) -> list[str]:

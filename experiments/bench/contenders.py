@@ -162,7 +162,7 @@ def peft_model(work: Workload, variant: str, *, r: int, targets: str) -> Any:
     names = target_names(model, targets)
     if storage_of(work, variant) == "nf4":
         _quantise(model, variant_options(variant))
-    common = {"lora_alpha": 16, "target_modules": names, "lora_dropout": 0.0, "task_type": "SEQ_CLS"}
+    common = {"lora_alpha": 16, "target_modules": names, "lora_dropout": 0.0, "task_type": work.task}
     if variant == "adalora":
         options = variant_options(variant)
         begin, end = (int(options[key] * STEPS) for key in ("t_init", "t_final"))
@@ -172,14 +172,15 @@ def peft_model(work: Workload, variant: str, *, r: int, targets: str) -> Any:
         )  # fmt: skip
     elif variant in BASELINES:
         config = BASELINES[variant](peft, layout_of(model), variant_options(variant))
-        config.task_type = "SEQ_CLS"
+        config.task_type = work.task
     elif variant in FORMS:
         smallest = min(model.get_submodule(name).weight.numel() for name in names)
         config = FORMS[variant](peft, r, variant_options(variant) | {"smallest": smallest})
-        config.target_modules, config.task_type = set(names), "SEQ_CLS"
+        config.target_modules, config.task_type = set(names), work.task
     else:
         start = STARTS.get(variant, True)
-        config = LoraConfig(r=r, use_dora=variant == "dora", init_lora_weights=start, **common)
+        forms = {"use_dora": variant == "dora", "use_rslora": variant == "rslora"}
+        config = LoraConfig(r=r, init_lora_weights=start, **forms, **common)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about names that PEFT still uses
         adapted = get_peft_model(model, config)

@@ -14,15 +14,18 @@ import torch
 from torch import nn
 
 from experiments import models
+from experiments.bench import contenders
 from experiments.bench.arithmetic import rate_of
-from experiments.bench.contenders import LR, Contender, target_names
+from experiments.bench.contenders import LR, Contender
 from experiments.bench.fake import specs_of
 from experiments.bench.memory import peak
 from experiments.bench.table import Figure
 from experiments.bench.turns import Spread, in_turn, ratio
-from experiments.bench.workload import SHAPES, check_room, random_llama
+from experiments.bench.workload import SHAPES, Workload, check_room, random_llama
 from experiments.data import Encoded
-from experiments.training.loop import Trainer, autocast, run_config
+from experiments.training.batch import Batch
+from experiments.training.loop import Trainer, run_config
+from experiments.training.pace import advance
 from variants import attach, backbone_linears
 
 MEMORY = 1.15
@@ -69,37 +72,15 @@ def packed(setting: Setting, model: nn.Module, runs: int) -> Contender:
     device = next(model.parameters()).device
     attached = attach(models.clone(model), [run_config(s, steps=ENDLESS) for s in specs], device=device)
     trainer = Trainer(specs, attached, _texts(setting, model))
-
-    def step() -> None:
-        taken = trainer.progress.step
-        trainer.run(should_stop=lambda: trainer.progress.step > taken)
-
-    return Contender(attached.model, step)
+    return Contender(attached.model, partial(advance, trainer, 1))
 
 
 def solo(setting: Setting, model: nn.Module, variant: str) -> Contender:
     """A step of one run with PEFT's layers, as its users write one."""
-    import peft
-
-    names = target_names(model, setting.targets)
-    config = peft.LoraConfig(
-        r=setting.r, lora_alpha=16, target_modules=names, lora_dropout=0.0, task_type="CAUSAL_LM",
-        use_dora=variant == "dora", use_rslora=variant == "rslora",
-    )  # fmt: skip
-    adapted = peft.get_peft_model(models.clone(model), config).train()
-    parameters = [p for p in adapted.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.0)
-    ids = _texts(setting, model).input_ids[: setting.rows].to(parameters[0].device)
-
-    def step() -> None:
-        with autocast(setting.precision, ids.device):
-            loss = adapted(input_ids=ids, labels=ids).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-
-    return Contender(adapted, step)
+    ids = _texts(setting, model).input_ids[: setting.rows].to(next(model.parameters()).device)
+    batch = Batch(ids, torch.ones_like(ids), ids)
+    work = Workload(setting.shape, model, batch, setting.precision, "fp32")
+    return contenders.peft(work, variant, r=setting.r, targets=setting.targets)
 
 
 def measure(setting: Setting, sizes: Sequence[int], *, rounds: int, rate: float | None) -> list[Figure]:
@@ -116,10 +97,10 @@ def measure(setting: Setting, sizes: Sequence[int], *, rounds: int, rate: float 
     dtype = torch.bfloat16 if setting.precision == "bf16" else torch.float32
     rate = rate or rate_of(dtype, device)
     least_ms = 1000 * operations(setting, model) / rate
-    contenders = {f"peft {v}": solo(setting, model, v) for v in dict.fromkeys(setting.variants)}
-    contenders |= {f"pack {n}": packed(setting, model, n) for n in sizes}
-    times = in_turn({name: c.step for name, c in contenders.items()}, rounds=rounds)
-    contenders.clear()
+    every = {f"peft {v}": solo(setting, model, v) for v in dict.fromkeys(setting.variants)}
+    every |= {f"pack {n}": packed(setting, model, n) for n in sizes}
+    times = in_turn({name: c.step for name, c in every.items()}, rounds=rounds)
+    every.clear()
     base = sum({t.data_ptr(): t.nbytes for t in (*model.parameters(), *model.buffers())}.values())
     alone = peak(partial(packed, setting, model, 1), shared=model).total
     figures = []

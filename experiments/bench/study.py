@@ -10,6 +10,7 @@ round was. The result, `step_times.json` in the study's folder, is what `analysi
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from experiments.errors import UserError, typed
 from experiments.files import write_json
 from experiments.spec import RunSpec, from_record
 from experiments.training.loader import Loader
-from experiments.training.pace import trainer_of
+from experiments.training.pace import advance, trainer_of
 
 FILE = "step_times.json"
 WARM_UP = 3  # rounds that do not count
@@ -97,12 +98,7 @@ def _step(spec: RunSpec, load: Loader, rounds: int) -> Callable[[], None] | None
     if not trainer.attached.trained:
         return None
     trainer.progress.step = int(BEGIN * steps)
-
-    def step() -> None:
-        end = trainer.progress.step + 1
-        trainer.run(should_stop=lambda: trainer.progress.step >= end)
-
-    return step
+    return partial(advance, trainer, 1)
 
 
 def without_slow_rounds(times: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:

@@ -13,7 +13,7 @@ from experiments import models
 from experiments.artifacts import named_base
 from experiments.config.groups import Conf
 from experiments.errors import UserError
-from experiments.training.batch import Batch
+from experiments.training.batch import Batch, of_tokens
 from experiments.training.loop import autocast
 
 if TYPE_CHECKING:
@@ -63,9 +63,17 @@ class Workload:
         with autocast(self.precision, self.device):
             return model(input_ids=self.batch.input_ids, attention_mask=self.batch.attention_mask).logits
 
+    @property
+    def task(self) -> str:
+        """What PEFT calls it."""
+        return "CAUSAL_LM" if of_tokens(self.batch.labels) else "SEQ_CLS"
+
     def loss(self, model: nn.Module) -> Tensor:
-        """One forward pass, and the mean cross entropy."""
-        return F.cross_entropy(self.logits(model).float(), self.batch.labels)
+        """One forward pass, and the mean cross entropy: of classes, or of each next token."""
+        logits, labels = self.logits(model).float(), self.batch.labels
+        if of_tokens(labels):
+            logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        return F.cross_entropy(logits, labels)
 
 
 def workload(options: argparse.Namespace) -> Workload:

@@ -156,6 +156,12 @@ def effective_scale(spec: RunSpec) -> float | None:
         return None
 
 
+def scaled_rank(spec: RunSpec) -> float | None:
+    """s r, by whose square root the best learning rate falls; None where there is no s."""
+    scale, rank = effective_scale(spec), spec.initial_rank
+    return None if spec.alpha is None or scale is None or rank is None else scale * rank
+
+
 def own_rate(spec: RunSpec, lr: float) -> float:
     """What lr=null means to a run: in proportion to 1 / sqrt(s r), as docs/learning-rates.md found.
 
@@ -163,10 +169,10 @@ def own_rate(spec: RunSpec, lr: float) -> float:
         spec: The run.
         lr: Of its variant's file: the rate at s r = `COMMON`. What has no alpha has this one rate.
     """
-    scale, rank = effective_scale(spec), spec.initial_rank
-    if spec.alpha is None or scale is None or rank is None or math.isclose(scale * rank, COMMON):
+    reach = scaled_rank(spec)
+    if reach is None or math.isclose(reach, COMMON):
         return lr
-    return float(f"{lr * math.sqrt(COMMON / (scale * rank)):.3g}")
+    return float(f"{lr * math.sqrt(COMMON / reach):.3g}")
 
 
 def rates(spec: RunSpec) -> costs.Rates | None:

@@ -8,33 +8,27 @@ A pack that was interrupted goes on with the same runs in the same order, so to 
 runs that have a record by then train along and write nothing. Runs of other packs may come and go.
 """
 
-import contextlib
 import hashlib
-import os
-import platform
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
 
-from experiments import cache
 from experiments.config.settings import total_steps
-from experiments.errors import UserError
 from experiments.files import is_name, read_json, write_json
 from experiments.record import FINISHED, read
 from experiments.spec import RunSpec
 from experiments.sweep.plan import Runs
-from experiments.sweep.resources import gpus
+from experiments.sweep.resources import Measured
 
 FOLDER = ".packs"
 OFF = "off"
 CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 NOTICEABLE = 0.03  # the least gain that a larger pack must bring
-_TIMED = 2  # the form of what is timed: curves of another are measured again
+TIMED = 2  # the form of what is timed: curves of another are measured again
 WORTH_SECONDS = 60.0  # runs that together take less are not worth measuring for
 
 
@@ -105,7 +99,7 @@ def foreseen(todo: Runs, root: Path, pack: int | str, workers: int) -> list[str]
         runs = tuple(run for run in todo if run[0].phase == phase)
         most = sizes(runs, pack, workers=workers, measure=None)
         packed = form(runs, root / runs[0][0].study, size=most, workers=workers)
-        open_ = isinstance(most, dict) and any(not _Curves().of(key) for key in most)
+        open_ = isinstance(most, dict) and any(not _curves().of((TIMED, key)) for key in most)
         if text := summary(packed):
             lines.append(f"{text}{'' if phase == 'run' else f' (phase {phase})'}.")
         elif open_:
@@ -212,11 +206,11 @@ def sizes(todo: Runs, pack: int | str | bool, *, workers: int, measure: Measure 
         candidates = [n for n in CANDIDATES if n <= ceil(len(specs) / workers)]
         if key is None or key in chosen or len(candidates) < 2:
             continue
-        known = _Curves()
-        seconds = known.of(key)
+        known = _curves()
+        seconds = known.of((TIMED, key))
         if measure is not None and not _enough(seconds, candidates, specs):
             seconds = dict(measure(specs[: candidates[-1]], candidates, len(specs)))
-            known.keep(key, seconds)
+            known.keep((TIMED, key), seconds)
         chosen[key] = best({n: s for n, s in seconds.items() if n in candidates} or {1: 1.0})
     return chosen
 
@@ -243,34 +237,6 @@ def best(seconds: Mapping[int, float]) -> int:
     return size
 
 
-class _Curves:
-    """Step times by size, kept per machine and shape in the cache; losing them costs a measurement."""
-
-    def __init__(self) -> None:
-        self._file = cache.folder() / "packs.json"
-
-    def of(self, key: Hashable) -> dict[int, float]:
-        return self._all().get(self._name(key), {})
-
-    def keep(self, key: Hashable, seconds: Mapping[int, float]) -> None:
-        with contextlib.suppress(UserError, OSError):  # a cache that takes nothing is measured again
-            write_json(self._file, {**self._all(), self._name(key): seconds})
-
-    def _all(self) -> dict[str, dict[int, float]]:
-        try:
-            kept = read_json(self._file)
-            return {name: {int(n): float(s) for n, s in curve.items()} for name, curve in kept.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
-            return {}
-
-    def _name(self, key: Hashable) -> str:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        place = (
-            _TIMED,
-            platform.node(),
-            platform.processor(),
-            cores,
-            gpus(),
-            os.environ.get("OMP_NUM_THREADS"),
-        )
-        return hashlib.sha256(repr((place, version("torch"), key)).encode()).hexdigest()[:16]
+def _curves() -> Measured[int]:
+    """Step times by size, kept per machine and shape."""
+    return Measured("packs.json", int)

@@ -6,18 +6,16 @@ ways, once for a machine and a shape (the cache keeps it).
 """
 
 import contextlib
-import hashlib
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import cache
 from experiments.errors import UserError
-from experiments.files import read_json, write_json
+from experiments.files import read_json
 from experiments.spec import RunSpec
-from experiments.sweep.resources import environment, place, resources
+from experiments.sweep.resources import Measured, environment, resources
 
 AUTO, PRECISIONS = "auto", ("fp32", "bf16")
 NOTICEABLE = 0.05  # of a step: what bf16, which rounds more, has to save
@@ -65,12 +63,9 @@ def _seconds(spec: RunSpec, runs: int) -> dict[str, float]:
     """Seconds of a step by precision, from the cache or by a process that times them."""
     threads = resources("auto", runs)[1]
     shape = (*spec.model_key(), spec.data_key(), spec.train.batch_size, spec.train.micro_batch_size)
-    name = hashlib.sha256(repr((place(), threads, shape)).encode()).hexdigest()[:16]
-    path = cache.folder() / "precision.json"
-    known: dict[str, dict[str, float]] = {}
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        known = dict(read_json(path))
-    if set(known.get(name, ())) != set(PRECISIONS):
+    measured = Measured("precision.json", str)
+    seconds = measured.of((threads, shape))
+    if set(seconds) != set(PRECISIONS):
         done = subprocess.run(
             [sys.executable, "-m", "experiments.training.pace"],
             input=json.dumps(spec.as_record()),
@@ -81,7 +76,6 @@ def _seconds(spec: RunSpec, runs: int) -> dict[str, float]:
         if done.returncode:
             why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise UserError(f"train.precision=auto: no step could be timed here ({why}). Give fp32 or bf16.")
-        known[name] = json.loads(done.stdout.splitlines()[-1])
-        with contextlib.suppress(UserError, OSError):  # without a cache it is timed again
-            write_json(path, known)
-    return known[name]
+        seconds = json.loads(done.stdout.splitlines()[-1])
+        measured.keep((threads, shape), seconds)
+    return seconds

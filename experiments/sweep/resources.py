@@ -6,15 +6,22 @@ victim's memory belongs to, and for the whole machine in /proc/vmstat. Where the
 was at work that has been killed, it was the kernel.
 """
 
+import contextlib
+import hashlib
 import os
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
+from typing import Any, Generic, TypeVar
 
+from experiments import cache
 from experiments.errors import UserError
+from experiments.files import read_json, write_json
+
+Key = TypeVar("Key")
 
 HOME = Path(__file__).resolve().parents[2]
 DEVICES = Path("/dev")
@@ -58,6 +65,42 @@ def place() -> tuple[object, ...]:
         os.environ.get("OMP_NUM_THREADS"),
         version("torch"),
     )
+
+
+class Measured(Generic[Key]):
+    """Seconds that were measured on this machine, by shape, in a file of the cache.
+
+    Losing them costs a measurement: a damaged file holds nothing, and a cache that takes none is passed over.
+
+    Args:
+        file: Its name.
+        key: Makes what the seconds of a shape are named by from text.
+    """
+
+    def __init__(self, file: str, key: Callable[[str], Key]) -> None:
+        self._file, self._key = cache.folder() / file, key
+
+    def of(self, shape: Hashable) -> dict[Key, float]:
+        """The seconds of a shape, empty where it has not been measured."""
+        try:
+            return {self._key(name): float(s) for name, s in self._all().get(_digest(shape), {}).items()}
+        except (ValueError, TypeError, AttributeError):
+            return {}
+
+    def keep(self, shape: Hashable, seconds: Mapping[Key, float]) -> None:
+        """File them."""
+        with contextlib.suppress(UserError, OSError):
+            write_json(self._file, {**self._all(), _digest(shape): seconds})
+
+    def _all(self) -> dict[str, Any]:
+        try:
+            return dict(read_json(self._file))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+
+def _digest(shape: Hashable) -> str:
+    return hashlib.sha256(repr((place(), shape)).encode()).hexdigest()[:16]
 
 
 def fixed_threads() -> int | None:

@@ -59,6 +59,11 @@ class Batch:
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
+def of_tokens(labels: Tensor) -> bool:
+    """Whether labels are tokens, (rows, T), and not classes or values."""
+    return labels.dim() == 2 and not labels.is_floating_point()
+
+
 def gather(encoded, rows: Tensor, length: int | None = None) -> Batch:
     """The given rows of an encoded split, cut to `length` columns if one is stated (padding only is cut)."""
     writes = "decoder_input_ids" in encoded.extra  # then the labels are as long as what is written
@@ -66,11 +71,10 @@ def gather(encoded, rows: Tensor, length: int | None = None) -> Batch:
     def part(tensor: Tensor, aligned: bool = True) -> Tensor:
         return tensor[rows][:, :length] if aligned and tensor.dim() == 2 else tensor[rows]
 
-    tokens = encoded.labels.dim() == 2 and not encoded.labels.is_floating_point()
     return Batch(
         part(encoded.input_ids),
         part(encoded.attention_mask),
-        part(encoded.labels, tokens and not writes),
+        part(encoded.labels, of_tokens(encoded.labels) and not writes),
         {name: part(t, not name.startswith("decoder")) for name, t in encoded.extra.items()},
     )
 

@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.files import Check, replacing, unchecked
 from experiments.tasks import Outputs, Scores, kind_of
-from experiments.training.batch import Batch, by_length, gather
+from experiments.training.batch import Batch, by_length, gather, of_tokens
 from experiments.training.generation import Settings, generate
 from experiments.training.loop import autocast
-from experiments.training.losses import IGNORE, LOGITS, RowLosses, hooked, row_losses
+from experiments.training.losses import IGNORE, LOGITS, RowLosses, hooked, row_losses, run_to_head
 
 
 @torch.no_grad()
@@ -80,20 +79,12 @@ def _losses(model: torch.nn.Module, kind: Any, batch: Batch, runs: int) -> RowLo
     Whatever a model does to logits (caps, scales) it does to these: its own forward pass makes them, over one
     token of each run, with the hidden states of targets put in before the map to the vocabulary.
     """
-    tokens = batch.labels.dim() == 2 and not batch.labels.is_floating_point()
-    head = model.get_output_embeddings() if tokens else None
-    found: list[Tensor] = []
-
-    def take(_: object, given: tuple[Tensor]) -> tuple[Tensor]:
-        found.append(given[0])
-        return (given[0][:, :1],)
-
-    with hooked(head, take):
-        logits = model(**batch.inputs()).logits
-    if not found:
+    head = model.get_output_embeddings() if of_tokens(batch.labels) else None
+    hidden, logits = run_to_head(model, head, batch)
+    if hidden is None:
         losses: RowLosses = (kind.loss or row_losses)(logits, batch.labels)
         return losses
-    [hidden], labels = found, batch.labels[:, 1:]
+    labels = batch.labels[:, 1:]
     rows, wanted = len(labels) // runs, labels != IGNORE  # the same of each run
     hidden = hidden[:, :-1][wanted].view(runs, -1, hidden.shape[-1])
     targets, parts, hits = labels[wanted].view(runs, -1), [], []

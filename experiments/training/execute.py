@@ -19,6 +19,7 @@ from experiments import models, tasks
 from experiments.console.progress import Progress
 from experiments.data import Task
 from experiments.files import Check, Taken, replacing, replacing_folder, unchecked
+from experiments.spec import RunSpec
 from experiments.training import checkpoint, diagnostics, memory
 from experiments.training.evaluate import Scores, evaluate, overall, prefixed, write_predictions
 from experiments.training.loader import Loader
@@ -85,18 +86,9 @@ def execute(
         stack.enter_context(_threads(specs[0].train.threads, threads, state))
         place = device()
         with group.turn() if group else nullcontext():
-            model, info, task = (loader or Loader())(specs[0])
-            attached = attach(
-                models.clone(model),
-                [run_config(s, steps=total_steps(s.train, task.rows["train"])) for s in specs],
-                device=None if group else place,
-                fresh=info.fresh,
-            )
-            del model
+            attached, info, task = prepared(specs, loader or Loader(), None if group else place)
             if group:
                 group.shard(attached, place)
-        if specs[0].train.gradient_checkpointing:
-            attached.model.gradient_checkpointing_enable({"use_reentrant": False})
         seconds.load = time.perf_counter() - started
         trainer = Trainer(specs, attached, task.splits["train"], tasks.kind_of(task.kind).loss, group)
         for k, run in enumerate(runs):
@@ -141,6 +133,18 @@ def execute(
         return [record for run, record in zip(runs, records, strict=True) if not run.ended]
 
 
+def prepared(
+    specs: Sequence[RunSpec], load: Loader, place: torch.device | None
+) -> tuple[Attached, models.Info, Task]:
+    """A pack on its base, the base's facts and the data; `place` is where the model shall be."""
+    model, info, task = load(specs[0])
+    configs = [run_config(s, steps=total_steps(s.train, task.rows["train"])) for s in specs]
+    attached = attach(models.clone(model), configs, device=place, fresh=info.fresh)
+    if specs[0].train.gradient_checkpointing:
+        attached.model.gradient_checkpointing_enable({"use_reentrant": False})
+    return attached, info, task
+
+
 def _start_alike(group: "Group", run: Run, trainer: Trainer) -> None:
     """Go on in all processes from where the first one does."""
     state, run.validation, run.before = group.shared((trainer.state_dict(), run.validation, run.before))
@@ -148,7 +152,7 @@ def _start_alike(group: "Group", run: Run, trainer: Trainer) -> None:
 
 
 def _agreed(group: "Group", should_stop: Callable[[], bool]) -> bool:
-    """Whether all processes stop here, because one was told to."""
+    """Whether all processes stop here, because one was asked to."""
     return group.any(should_stop())
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.training.batch import Batch
+from experiments.training.batch import Batch, of_tokens
 
 IGNORE = -100  # the target at places where no loss is due
 LOGITS = 1 << 24  # of a language model: the most that are held at a time (64 MiB)
@@ -32,7 +32,7 @@ class RowLosses(NamedTuple):
 
 def count_targets(labels: Tensor) -> Tensor:
     """How many targets each row has, (rows,): its tokens with a loss, else 1."""
-    if not _of_tokens(labels):
+    if not of_tokens(labels):
         return torch.ones(len(labels), dtype=torch.long, device=labels.device)
     return (labels[:, 1:] != IGNORE).sum(1)
 
@@ -73,6 +73,23 @@ def hooked(module: nn.Module | None, hook: Callable[..., Any]) -> Iterator[None]
             handle.remove()
 
 
+def run_to_head(model: nn.Module, head: nn.Module | None, batch: Batch) -> tuple[Tensor | None, Tensor]:
+    """The hidden states that the map to the vocabulary is given, (rows, T, d), and the model's logits.
+
+    That map makes one token of each row alone. Where it is None or not called there are no hidden states, and
+    logits of every token.
+    """
+    found: list[Tensor] = []
+
+    def take(_: object, given: tuple[Tensor]) -> tuple[Tensor]:
+        found.append(given[0])
+        return (given[0][:, :1],)
+
+    with hooked(head, take):
+        logits = model(**batch.inputs()).logits
+    return (found[0] if found else None), logits
+
+
 @torch.no_grad()
 def plain_head(model: nn.Module, batch: Batch) -> nn.Linear | None:
     """The map from hidden states to the vocabulary, if logits are what it gives and nothing is done to them.
@@ -80,7 +97,7 @@ def plain_head(model: nn.Module, batch: Batch) -> nn.Linear | None:
     None if the model caps or scales its logits, or if the labels are no tokens. The model is left in
     evaluation mode.
     """
-    head = model.get_output_embeddings() if _of_tokens(batch.labels) else None
+    head = model.get_output_embeddings() if of_tokens(batch.labels) else None
     if not isinstance(head, nn.Linear):
         return None
     given: list[Tensor] = []
@@ -115,17 +132,12 @@ def backward_of_tokens(
         precision: The arithmetic of the forward pass.
         penalty: (K,), what else counts into the gradient.
     """
-    found: list[Tensor] = []
-
-    def take(_: object, given: tuple[Tensor]) -> tuple[Tensor]:
-        found.append(given[0])
-        return (given[0][:, :1],)
-
-    with hooked(head, take), precision():
-        model(**batch.inputs())
+    with precision():
+        before, _ = run_to_head(model, head, batch)
+    assert before is not None
     labels = batch.labels[:, 1:]
     wanted = labels != IGNORE
-    hidden, targets = found[0][:, :-1][wanted], labels[wanted]
+    hidden, targets = before[:, :-1][wanted], labels[wanted]
     run = torch.arange(len(labels), device=labels.device) // (len(labels) // len(scale))
     owner = run[:, None].expand_as(labels)[wanted]
     leaf, loss = hidden.detach().requires_grad_(), torch.zeros_like(scale, dtype=torch.float32)
@@ -141,7 +153,3 @@ def backward_of_tokens(
     roots = [(root, grad) for root, grad in roots if root.requires_grad]
     torch.autograd.backward([root for root, _ in roots], [grad for _, grad in roots])
     return loss
-
-
-def _of_tokens(labels: Tensor) -> bool:
-    return labels.dim() == 2 and not labels.is_floating_point()

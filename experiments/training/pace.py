@@ -13,15 +13,14 @@ from dataclasses import replace
 
 import torch
 
-from experiments import models, tasks
+from experiments import tasks
 from experiments.config.settings import total_steps
 from experiments.spec import RunSpec, from_record
-from experiments.training.execute import device
+from experiments.training.execute import device, prepared
 from experiments.training.loader import Loader
-from experiments.training.loop import Trainer, run_config
+from experiments.training.loop import Trainer
 from experiments.training.memory import release
 from experiments.training.result import is_out_of_memory
-from variants import attach
 
 STEPS = 2  # timed, after one that warms up
 TURNS = 3  # the least time of so many counts
@@ -65,21 +64,22 @@ def curve(
 
 def trainer_of(specs: Sequence[RunSpec], load: Loader) -> Trainer:
     """A pack before its first step, as `execute` makes it, without anything on the disk."""
-    model, info, task = load(specs[0])
-    steps = [total_steps(s.train, task.rows["train"]) for s in specs]
-    configs = [run_config(s, steps=n) for s, n in zip(specs, steps, strict=True)]
-    attached = attach(models.clone(model), configs, device=device(), fresh=info.fresh)
-    if specs[0].train.gradient_checkpointing:
-        attached.model.gradient_checkpointing_enable({"use_reentrant": False})
+    attached, _, task = prepared(specs, load, device())
     return Trainer(specs, attached, task.splits["train"], tasks.kind_of(task.kind).loss)
+
+
+def advance(trainer: Trainer, steps: int) -> None:
+    """Train so many steps more, or to the end."""
+    end = trainer.progress.step + steps
+    trainer.run(should_stop=lambda: trainer.progress.step >= end)
 
 
 def _step_seconds(specs: Sequence[RunSpec], load: Loader) -> float:
     trainer = trainer_of(specs, load)
-    trainer.run(should_stop=lambda: trainer.progress.step >= 1)
+    advance(trainer, 1)
     clock = _processor_seconds if trainer.device.type == "cpu" else time.perf_counter
     started, first = clock(), trainer.progress.step
-    trainer.run(should_stop=lambda: trainer.progress.step >= first + STEPS)
+    advance(trainer, STEPS)
     return (clock() - started) / max(1, trainer.progress.step - first)
 
 

@@ -82,6 +82,12 @@ def at_least(least: int):
     return number
 
 
+def numbers(least: int):
+    """The type of an option: whole numbers by commas, none smaller."""
+    number = at_least(least)
+    return lambda text: [number(word) for word in text.split(",")]
+
+
 def write_csv(path: Path | None, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table to a file, if one was asked for."""
     if path is not None:

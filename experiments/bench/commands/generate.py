@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.commands._common import add_completions, at_least
+from experiments.bench.commands._common import add_completions, at_least, numbers
 from experiments.errors import UserError
 
 TARGET = 0.5
@@ -22,7 +22,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=at_least(2), default=4, help="in the pack (%(default)s)")
     parser.add_argument("--prompts", type=at_least(1), default=8, help="of the test split (%(default)s)")
     parser.add_argument("--size", type=at_least(1), default=8, help="prompts at a time (%(default)s)")
-    parser.add_argument("--new", default="16,40", help="tokens of an answer, by commas (%(default)s)")
+    parser.add_argument(
+        "--new", type=numbers(1), default="16,40", help="tokens of an answer, by commas (%(default)s)"
+    )
     parser.add_argument("--r", type=at_least(1), default=8, help="rank")
     parser.add_argument("--threads", type=at_least(0), default=1, help="0: as many as torch takes")
     parser.add_argument("--rounds", type=at_least(3), default=3, help="how often each takes its turn")
@@ -56,7 +58,7 @@ def main(options: argparse.Namespace) -> None:
         _drawn(attach(models.clone(model), [run], device=device), [seed]) for seed, run in enumerate(runs)
     ]
     figures = []
-    for new in map(int, options.new.split(",")):
+    for new in options.new:
         answers: dict[str, Any] = {}
 
         def packed(new: int = new, answers: Any = answers) -> None:

@@ -5,7 +5,7 @@ python -m experiments.bench pack_step [--shape 0.1b] [--packs 1,4,8] [--batch 4]
 
 import argparse
 
-from experiments.bench.commands._common import add_choices, some_of, title
+from experiments.bench.commands._common import add_choices, numbers, some_of, title
 
 DECODERS = ("tiny", "0.1b", "0.5b", "1.5b", "3b", "8b")
 
@@ -15,7 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(batch=4, length=64, targets=["all"])
     known = ("lora", "rslora", "dora")
     parser.add_argument("--variants", type=some_of(known), default="lora", help="the runs take turns")
-    parser.add_argument("--packs", default="1,4,8", help="sizes, by commas")
+    parser.add_argument("--packs", type=numbers(1), default="1,4,8", help="sizes, by commas")
     parser.add_argument("--tflops", type=float, help="of the processor, for the limit; default: measured")
 
 
@@ -25,15 +25,8 @@ def main(options: argparse.Namespace) -> None:
     import torch
 
     from experiments.bench import pack, table
-    from experiments.errors import UserError
 
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler greets on the terminal otherwise
-    try:
-        sizes = [int(word) for word in options.packs.split(",")]
-    except ValueError:
-        sizes = [0]
-    if min(sizes) < 1:
-        raise UserError(f"--packs {options.packs!r} is no list of numbers such as 1,4,8")
     if options.threads:
         torch.set_num_threads(options.threads)
     figures = []
@@ -48,5 +41,5 @@ def main(options: argparse.Namespace) -> None:
             options.precision,
         )
         rate = options.tflops and options.tflops * 1e12
-        figures += pack.measure(setting, sizes, rounds=options.rounds, rate=rate)
+        figures += pack.measure(setting, options.packs, rounds=options.rounds, rate=rate)
     table.show(figures, title=title("Training step of a pack", options), path=options.csv)

@@ -4,7 +4,7 @@
 
 Each does what the worker's process does, step for step, in a folder that is thrown away. It reads one line
 from its standard input; when that closes, whoever started it is gone, and it ends. Signals are the worker's
-business: all processes stop at the step at which one was told to.
+business: all processes stop at the step at which one was asked to.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from experiments import tracking
+from experiments.console.progress import Silent
 from experiments.record import RunFolder
 from experiments.spec import RunSpec, from_record
 from experiments.training.execute import execute
@@ -105,8 +106,8 @@ def _first_failure(peers: list[subprocess.Popen[str]]) -> dict | None:
             assert peer.stdout is not None
             lines = peer.stdout.read().splitlines()
             if code:
-                told = json.loads(lines[-1]) if lines else {"error": f"exit code {code}", "lost": False}
-                said.append({**told, "rank": rank})
+                last = json.loads(lines[-1]) if lines else {"error": f"exit code {code}", "lost": False}
+                said.append({**last, "rank": rank})
     return next((one for one in said if not one["lost"]), None)
 
 
@@ -123,14 +124,6 @@ def _end(peers: list[subprocess.Popen[str]]) -> None:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
-
-
-class _Silent:
-    """A display that shows nothing."""
-
-    def run_started(self, run_id: str, steps: int, done: int = 0) -> None: ...
-    def step(self, run_id: str, step: int, loss: float | None = None) -> None: ...
-    def note(self, text: str) -> None: ...
 
 
 def main() -> None:
@@ -153,9 +146,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             spec = from_record(order["spec"])
             run = Run(spec, "peer", RunFolder(Path(folder)), tracking.make({"name": "none"}))
-            execute(
-                [run], display=_Silent(), checkpoint_every=math.inf, threads=order["threads"], group=group
-            )
+            execute([run], display=Silent(), checkpoint_every=math.inf, threads=order["threads"], group=group)
     except Interrupted:
         pass
     except Exception as error:

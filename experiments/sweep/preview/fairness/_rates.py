@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.protocol import FEWEST_POINTS
-from experiments.sizing.counts import effective_scale, own_rate, rates
+from experiments.sizing.counts import own_rate, rates, scaled_rank
 from experiments.spec import RunSpec
 from experiments.sweep.preview.fairness._finding import (
     Finding,
@@ -29,10 +29,10 @@ def scales(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
     for spec in specs:
         if spec.tuned:
             continue
-        scale, rank = effective_scale(spec), spec.initial_rank
-        if scale is not None and rank is not None and spec.r is not None:
-            tried[spec.variant, spec.r, scale].add(spec.lr)
-            shared[spec.lr][spec.variant][spec.r] = scale * rank
+        reach = scaled_rank(spec)
+        if reach is not None and spec.r is not None:
+            tried[spec.variant, spec.r, reach].add(spec.lr)
+            shared[spec.lr][spec.variant][spec.r] = reach
     if all(len(rates) >= FEWEST_POINTS for rates in tried.values()):
         return
     rates: dict[str, list[float]] = defaultdict(list)

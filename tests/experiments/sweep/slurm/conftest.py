@@ -24,6 +24,14 @@ SMALL = (
 )  # fmt: skip
 
 
+def until(condition, otherwise, seconds=240):
+    """Wait for a condition; `otherwise` says what has not happened."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.1)
+
+
 class Cluster:
     """The Slurm that .ci/slurm-up starts."""
 
@@ -52,16 +60,22 @@ class Cluster:
         )  # fmt: skip
         return done.returncode, done.stdout
 
+    def started(self, shell, study, count):
+        """Wait until `count` runs have taken some steps."""
+        folder = shell.folder / "runs" / study
+        until(
+            lambda: sum(file.stat().st_size > 0 for file in folder.glob("*/history.jsonl")) >= count,
+            f"{count} runs have not started",
+            400,
+        )
+
     def running(self, shell, study, count):
-        """The elements of `count` runs that have done some steps, by run_id, from what their claims say."""
-        deadline = time.monotonic() + 400
-        while time.monotonic() < deadline:
-            code, output = self.sweep(shell, "status", f"runs/{study}")
-            lines = [line.split() for line in output.splitlines() if "running, step" in line]
-            if code == 0 and len(lines) >= count:
-                return {line[0]: line[-1] for line in lines}
-            time.sleep(0.5)
-        raise AssertionError(f"{count} runs never were under way together: {output}")
+        """The elements of `count` runs that have taken some steps, by run_id, from what their claims say."""
+        self.started(shell, study, count)
+        code, output = self.sweep(shell, "status", f"runs/{study}")
+        lines = [line.split() for line in output.splitlines() if "running, step" in line]
+        assert code == 0 and len(lines) >= count, f"{count} runs were not under way together: {output}"
+        return {line[0]: line[-1] for line in lines}
 
     def task(self, element):
         """The process that an element's step runs."""
@@ -80,10 +94,7 @@ class Cluster:
 
     def wait(self, seconds=600):
         """Until the queue is empty."""
-        deadline = time.monotonic() + seconds
-        while self.ask("squeue", "--noheader"):
-            assert time.monotonic() < deadline, self.ask("squeue")
-            time.sleep(0.5)
+        until(lambda: not self.ask("squeue", "--noheader"), "jobs are in the queue still", seconds)
 
 
 @pytest.fixture

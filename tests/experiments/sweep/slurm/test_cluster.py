@@ -5,17 +5,17 @@ import json
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from experiments import provenance
 from experiments.sweep.slurm import snapshot
+from tests.experiments.sweep.slurm.conftest import until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
-LONG = ("variant=adalora", "r=2", "variant.dropout=0.1", "train.steps=2000", "train.threads=1")
+LONG = ("variant=adalora", "r=2", "variant.dropout=0.1", "train.steps=3000", "train.threads=1")
 
 
 @pytest.fixture(scope="module")
@@ -103,31 +103,32 @@ def test_a_preempted_run_goes_on_afterwards(cluster, module_shell, whole):
 def test_a_run_longer_than_its_time_limit_goes_on_in_the_next(cluster, module_shell, whole, stop):
     limits = ("hydra.launcher.minutes=2", "hydra.launcher.warning_seconds=60")
     cluster.submit(module_shell, *LONG, "seed=1", "study=limited", *limits)
-    [(name, element)] = cluster.running(module_shell, "limited", 1).items()
-    claim = next((module_shell.folder / "runs/limited/.claims").glob(f"{name}.*"))
+    element = f"{submission(module_shell, 'limited')['arrays'][0]['job']}_0"
+    cluster.started(module_shell, "limited", 1)
+    claim = next((module_shell.folder / "runs/limited/.claims").iterdir())
     worker = json.loads(claim.read_text())["pid"]
     with contextlib.suppress(ProcessLookupError):  # Slurm may warn a minute early: then it has saved and gone
         stop(worker)  # however fast the machine, the run is under way when the warning comes
-        while not pending_signals(worker):
-            time.sleep(0.2)
+        until(lambda: warned(worker), "Slurm sent no warning")
         os.kill(worker, signal.SIGCONT)
-    deadline = time.monotonic() + 240
-    while "Restarts=0" in (job := cluster.ask("scontrol", "show", "job", element)):
-        assert time.monotonic() < deadline, f"the job was not put back into the queue: {job}"
-        time.sleep(0.2)
+    until(
+        lambda: "Restarts=0" not in cluster.ask("scontrol", "show", "job", element),
+        "the job was not put back into the queue",
+    )
     cluster.ask("scontrol", "update", f"JobId={element}", "TimeLimit=60")  # however slow the machine
     cluster.wait()
     # on a slow machine Slurm may warn, and the job go back, before its first step too
     assert check_bits(module_shell, "limited", whole, 1)[1]["restarts"] >= 1
 
 
-def pending_signals(process):
-    """The signals that a stopped process will get when it goes on, as a bit mask."""
+def warned(process):
+    """Whether a stopped process will get USR2 when it goes on."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except FileNotFoundError:
         raise ProcessLookupError from None
-    return next(int(line.split()[1], 16) for line in lines if line.startswith("ShdPnd:"))
+    pending = next(int(line.split()[1], 16) for line in lines if line.startswith("ShdPnd:"))
+    return bool(pending >> (signal.SIGUSR2 - 1) & 1)
 
 
 def test_a_cancelled_study_ends_and_is_taken_up_again(cluster, module_shell, whole):
