@@ -35,6 +35,7 @@ def bitfit(
     trained, originals = unfreeze(model, lambda name, _: name.endswith("bias"))
     if not trained:
         raise ValueError(
-            f"{type(model).__name__} has no biases in its backbone: BitFit would train nothing of it."
+            f"{type(model).__name__} has no biases in its backbone: BitFit would train nothing of it. "
+            "variant=ia3 trains vectors in their stead."
         )
     return Attached(model, runs, [*trained, *head_parameters(heads)], heads=heads, originals=originals)

@@ -49,7 +49,7 @@ class Prefix(nn.Module):
             raise ValueError(f"runs of one pack need one length and one inner; these have {shapes}.")
         self.length, inner = shapes.pop()
         width = hidden if inner else sum(self.sizes)
-        draws = [normal((self.length, width), 1.0, generator(r.seed, "init", "prefix", "P")) for r in runs]
+        draws = [_start(run, (self.length, width)) for run in runs]
         self.embedding = nn.Parameter(torch.stack(draws))
         self.mlp = nn.Sequential()
         if inner:
@@ -70,6 +70,12 @@ class Prefix(nn.Module):
         rows, heads, _, d = own.shape
         part = self.now[which].to(own.dtype).view(-1, self.length, heads, d).transpose(1, 2)
         return torch.cat([part.repeat_interleave(rows // len(part), 0), own], dim=2)
+
+
+def _start(run: RunConfig, shape: tuple[int, int]) -> Tensor:
+    return normal(
+        shape, float(run.options.get("prefix_std", 1.0)), generator(run.seed, "init", "prefix", "P")
+    )
 
 
 def _linear(runs: Sequence[RunConfig], leaf: str, d_in: int, d_out: int) -> PackedLinear:

@@ -29,6 +29,7 @@ def probe(
     heads = pack_heads(model, [run.seed for run in runs], fresh=fresh)
     if not heads:
         raise ValueError(
-            f"{type(model).__name__} has no head to train: a probe needs a classification model."
+            f"{type(model).__name__} has no head to train: a probe needs a task of classes. Here "
+            "variant=zero tests the model as it is."
         )
     return Attached(model, runs, head_parameters(heads), heads=heads)

@@ -3,11 +3,13 @@
     attention of layer i: softmax(q [P_K^i; K]^T / sqrt(d)) [P_V^i; V]
 
     symbol   name         shape        role
-    P        embedding    (K, l, s)    weight    N(0, 1)
+    P        embedding    (K, l, s)    weight    N(0, prefix_std^2)
 
 Prefix tuning (`variants/prefix.py`, whose words these are) without the MLP. Trained: l s, and the head.
 
 Deviations: the paper calls the MLP optional; here it is left out. Its lengths for each task are not followed.
+The authors' code has prefix_std = 1, which buries what a decoder knows where its own values are smaller:
+SmolLM2's are 0.04 in its first layer, and its loss would begin at 11.8 instead of 3.9. The default is 0.02.
 """
 
 from collections.abc import Collection

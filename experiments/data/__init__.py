@@ -16,9 +16,10 @@ orders and hashes them, and `carve`, which splits by a hash of the text what com
 raised as `experiments.errors.UserError`. The kind of a task is one of `experiments.tasks`, which says how its
 rows become tensors. Modules whose names begin with "_" are parts, not datasets.
 
-Options of any dataset: `limit`, at most so many examples of each split, and those in `_tasks.SETTINGS`, which
-say how answers are made and scored; `metric` puts one metric first. Of tables of the hub also `test`, the
-datasets to test on instead of a split of its own, and `also`, those to measure on before and after.
+Options of any dataset: `limit`, at most so many examples of each split, `train_limit`, of training alone, and
+those in `_tasks.SETTINGS`, which say how answers are made and scored; `metric` puts one metric first. Of
+tables of the hub also `test`, the datasets to test on instead of a split of its own, and `also`, those to
+measure on before and after.
 
 `python -m experiments.data <name> [key=value ...]` shows a dataset: its sizes, classes, some examples and
 its hash.
@@ -79,7 +80,7 @@ __all__ = [
 ]
 
 _VERSION = "4"  # of what is cached; a change of how rows are read or tokenised needs a new one
-_NOT_ROWS = ("also", "max_length", "limit", "metric", *SETTINGS)
+_NOT_ROWS = ("also", "max_length", "limit", "train_limit", "metric", *SETTINGS)
 DEFAULT_LENGTH = 128  # tokens
 _KEEP = 4  # encoded tasks held in memory
 _encoded: OrderedDict[tuple[Any, ...], Task] = OrderedDict()
@@ -110,6 +111,10 @@ def read_options(name: str, options: Mapping[str, Any]) -> RawTask:
     if limit := options.get("limit"):
         splits = {split: rows.first(int(limit)) for split, rows in raw.splits.items()}
         raw = replace(raw, splits=splits, notes=(*raw.notes, f"dataset.limit={limit} examples of each split"))
+    if limit := options.get("train_limit"):
+        splits = {**raw.splits, "train": raw.splits["train"].first(int(limit))}
+        note = f"dataset.train_limit={limit} examples to train on"
+        raw = replace(raw, splits=splits, notes=(*raw.notes, note))
     return replace(raw, settings=_settings(raw.settings, options))
 
 

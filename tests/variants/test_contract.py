@@ -54,7 +54,9 @@ def test_starts_at_the_pretrained_map(delta, storage, layer_of, rows):
     frozen = fresh.base.linear(x) + fresh.bias.to(x.dtype)
     if delta == "adalora":  # P and Q are drawn, the singular values between them are zero
         assert fresh.held[0].delta.L.count_nonzero() == 0
-    assert_close(fresh(x), frozen, rtol=1e-14, atol=1e-14)
+    rounded = delta == "delora" and storage != "fp64"  # its start is subtracted in float32
+    close = 1e-5 if rounded else 1e-14
+    assert_close(fresh(x), frozen, rtol=close, atol=close)
     assert not torch.allclose(layer(x), frozen)
 
 

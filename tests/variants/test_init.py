@@ -9,6 +9,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from variants import RunConfig, attach, get, keep_decompositions, names
+from variants._core import adapters
+from variants.lora import LoRA
 
 SUBTRACTED = [name for name in names("init") if get("init", name).subtracts]
 R, D_IN, D_OUT = 3, 17, 13
@@ -159,11 +161,15 @@ def test_a_delta_that_starts_its_factors_itself_refuses_an_init(tiny_model):
         attach(tiny_model("bert"), [run])
 
 
-def test_a_delta_that_builds_on_lora_takes_what_leaves_b_at_zero(tiny_model):
-    for init in ("gaussian", "eva"):
-        attach(tiny_model("bert"), [RunConfig(0, r=2, axes={"delta": "delora", "init": init})])
-    with pytest.raises(ValueError, match="init=milora says how A and B start, and delta=delora cannot"):
-        attach(tiny_model("bert"), [RunConfig(0, r=2, axes={"delta": "delora", "init": "milora"})])
+def test_a_delta_that_builds_on_lora_takes_what_leaves_b_at_zero():
+    """Unless it says that the start may be subtracted from what it makes of A and B."""
+
+    class Own(LoRA):
+        pass
+
+    taken = {init: adapters._takes(Own, init) for init in ("gaussian", "eva", "milora", "loftq")}
+    assert taken == {"gaussian": True, "eva": True, "milora": False, "loftq": False}
+    assert adapters._takes(LoRA, "milora")
 
 
 def test_a_frozen_factor_that_was_taken_from_w_is_kept_with_the_run(tiny_model):

@@ -33,7 +33,7 @@ PEERS = {
     "vera": (lambda: peft.VeraConfig(r=R), {"vera_lambda_d": "d", "vera_lambda_b": "b"}),
     "miss": (lambda: peft.MissConfig(r=R), {"miss_block": ("B", lambda B: B.T)}),
     "delora": (
-        lambda: peft.DeloraConfig(r=R, delora_lambda=15),
+        lambda: peft.DeloraConfig(r=R, delora_lambda=12),
         {"delora_A": "A", "delora_B": "B", "delora_lambda": ("lam", lambda lam: lam[None])},
     ),
     "hira": (lambda: peft.HiraConfig(r=R), {"hira_A": "A", "hira_B": "B"}),
@@ -76,18 +76,27 @@ def in_layout(ours, name, tensors):
     return tensors[key][0] if view is None else view(tensors[key][0])
 
 
-def share_what_is_fixed(name, module, delta, d_in):
-    """The random parts that PEFT draws by itself."""
+def share_what_is_fixed(name, module, delta, start, d_in):
+    """The random parts that PEFT draws by itself; `start` is our delta before it moved."""
     if name == "vera":
         module.vera_A["default"], module.vera_B["default"] = delta.A[0], delta.B[0]
     elif name == "fourierft":
         places = delta.places[0]
         module.indices["default"] = torch.stack([places // d_in, places % d_in])
+    elif name == "delora":  # PEFT subtracts nothing: its base is W without what PEFT makes of our start
+        share_what_is_trained(name, module, start)
+        module.get_base_layer().weight.data -= module.get_delta_weight("default").detach()
     elif name == "randlora":
         # PEFT's product meets its bases in another order: rank by rank, where ours goes basis by basis
         n, large = delta.gamma.shape[1], len(delta.B[0])
         module.randlora_A["default"] = delta.A[0][:, None]
         module.randlora_B["default"] = delta.B[0].view(large, n, R).transpose(1, 2).reshape(large, n, R)
+
+
+def share_what_is_trained(name, module, delta):
+    """PEFT's parameters take the numbers of ours."""
+    for theirs in PEERS[name][1]:
+        parameter(module, theirs).data.copy_(in_layout(name, theirs, dict(delta.named_parameters())))
 
 
 def parameter(module, name):
@@ -100,7 +109,8 @@ def pair(request, layer_of):
     """(its name, a layer of ours away from its start, PEFT's over the same base with the same numbers)."""
     name, d_in, d_out = request.param
     scaling = "alpha_over_r" if name in ("gralora", "loha", "lokr") else "none"
-    layer = layer_of(name, scaling=scaling, d_in=d_in, d_out=d_out, alpha=6.0, options=OPTIONS.get(name))
+    form = {"scaling": scaling, "d_in": d_in, "d_out": d_out, "alpha": 6.0, "options": OPTIONS.get(name)}
+    layer = layer_of(name, **form)
     plain = nn.Linear(d_in, d_out).double()
     plain.weight.data.copy_(layer.base.weight())
     plain.bias.data.copy_(layer.bias)
@@ -110,9 +120,8 @@ def pair(request, layer_of):
         warnings.simplefilter("ignore")
         module = peft.get_peft_model(nn.Sequential(plain), config).double().base_model.model[0]
     delta = layer.held[0].delta
-    share_what_is_fixed(name, module, delta, d_in)
-    for theirs in PEERS[name][1]:
-        parameter(module, theirs).data.copy_(in_layout(name, theirs, dict(delta.named_parameters())))
+    share_what_is_fixed(name, module, delta, layer_of(name, **form, moved=False).held[0].delta, d_in)
+    share_what_is_trained(name, module, delta)
     return name, layer, module
 
 
@@ -290,7 +299,21 @@ def test_deloras_change_is_bounded_by_its_strength_however_large_the_factors(lay
         delta.A.mul_(1e3)
         delta.B.mul_(1e3)
     change = delta.weight(layer.base)[0] - layer.base.weight()
-    assert change.norm() <= delta.lam.abs() * delta.w.max()
+    assert change.norm() <= (delta.lam.abs() + 12.0) * delta.w.max()  # 12: lambda of what is subtracted
+
+
+def test_deloras_first_step_is_as_small_as_its_rate(layer_of):
+    """It starts on both factors' directions: a small rate turns them by a small angle, from W' = W on."""
+    layer = layer_of("delora", scaling="none", moved=False)
+    delta, W = layer.held[0].delta, layer.base.weight()
+    assert_close(delta.weight(layer.base)[0], W, **EXACT)
+    moves = []
+    for lr in (1e-4, 1e-4):
+        with torch.no_grad():
+            delta.B += lr
+        moves.append((delta.weight(layer.base)[0] - W).norm())
+    assert 0 < moves[0] < 2e-3 * W.norm()
+    assert_close(moves[1], 2 * moves[0], rtol=1e-2, atol=0.0)
 
 
 def test_oft_keeps_the_norms_of_rows_and_their_angles(layer_of):

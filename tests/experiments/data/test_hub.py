@@ -168,6 +168,10 @@ def test_a_limit_takes_the_first_by_hash_and_leaves_the_data_what_it_is(tmp_path
     whole, some = (spec_of(dataset="csv", **own, limit=limit) for limit in (None, 30))
     assert data.read(some).splits["train"].ids == data.read(whole).splits["train"].ids[:30]
     assert data.fingerprint(some) == data.fingerprint(whole)
+    few = spec_of(dataset="csv", **own, train_limit=7)
+    assert data.read(few).splits["train"].ids == data.read(whole).splits["train"].ids[:7]
+    assert data.read(few).splits["test"] == data.read(whole).splits["test"]
+    assert data.fingerprint(few) == data.fingerprint(whole)
 
 
 def test_a_folder_without_what_is_needed_is_named(tmp_path):
