@@ -209,6 +209,15 @@ def test_bottleneck_adapters_are_those_of_the_paper(name, attached, tiny_model, 
     assert_close(*results, rtol=1e-10, atol=1e-12)
 
 
+def test_a_prefix_starts_as_wide_as_it_is_told(tiny_model):
+    starts = []
+    for options in ({}, {"prefix_std": 0.02}):
+        made = RunConfig(3, method="ptuning_v2", r=None, alpha=None, options={"length": LENGTH, **options})
+        starts.append(attach(tiny_model("bert"), [made]).model.bert.prefix.embedding)
+    assert_close(starts[1], 0.02 * starts[0])
+    assert 0.8 < starts[0].std() < 1.2
+
+
 def test_a_prefix_is_attended_to_as_the_paper_writes_it(attached, tiny_model):
     """Head by head, on BERT's first layer, whose input is known."""
     ours = attached("ptuning_v2")
