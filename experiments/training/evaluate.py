@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from experiments.files import Check, replacing, unchecked
+from experiments.models.first_token import at_first_token, shortened
 from experiments.tasks import Outputs, Scores, kind_of
 from experiments.training.batch import Batch, by_length, gather, of_tokens
 from experiments.training.generation import Settings, generate
@@ -62,9 +63,10 @@ def forward(model, kind, encoded, *, runs: int, precision: str, batch_size: int)
     """The losses and predictions of each run on each row, as `evaluate` takes its arguments."""
     device = next(model.parameters()).device
     found: dict[str, torch.Tensor] = {}
+    layer = shortened(model, gather(encoded, torch.zeros(runs, dtype=torch.long)).to(device).inputs())
     for rows, length in by_length(encoded, size=max(1, batch_size // runs)):
         batch = gather(encoded, rows, length).map(lambda t: t.repeat(runs, *[1] * (t.dim() - 1))).to(device)
-        with autocast(precision, device):
+        with autocast(precision, device), at_first_token(layer):
             losses = _losses(model, kind, batch, runs)
         for name, part in losses._asdict().items():
             part = part.view(runs, len(rows), *part.shape[1:]).cpu()
