@@ -1,6 +1,7 @@
 """What an evaluation says of each example, and that logits are made where a target is and nowhere else."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -192,3 +193,17 @@ def test_a_prompt_is_read_once_for_all_of_its_options(decoder, choices, kind):
     evaluation.forward(model, kind_of("choice"), choices, runs=1, precision="fp32", batch_size=64)
     everything = int(choices.attention_mask.sum())
     assert (sum(tokens) < 0.7 * everything) == (kind != "bloom")  # which cannot be told positions
+
+
+@pytest.mark.parametrize("method", ["prefix", "ptuning_v2", "prompt"])
+def test_what_stands_before_the_text_stands_before_a_shared_prompt(decoder, choices, method):
+    runs = [RunConfig(s, method=method, targets=None, r=None, options={"length": 3}) for s in (1, 2)]
+    model = attach(decoder("llama"), runs).model.eval()
+    apart = replace(choices, meta={})
+    shared, alone = (
+        evaluation.forward(model, kind_of("choice"), each, runs=2, precision="fp32", batch_size=20)
+        for each in (choices, apart)
+    )
+    for one, other in zip(shared, alone, strict=True):
+        assert one.total.tolist() == pytest.approx(other.total.tolist(), rel=1e-5)
+    assert not torch.allclose(shared[0].total, shared[1].total)
