@@ -11,7 +11,6 @@ import pytest
 
 from experiments import provenance
 from experiments.sweep.slurm import snapshot
-from tests.experiments.sweep.slurm.conftest import until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -109,9 +108,9 @@ def test_a_run_longer_than_its_time_limit_goes_on_in_the_next(cluster, module_sh
     worker = json.loads(claim.read_text())["pid"]
     with contextlib.suppress(ProcessLookupError):  # Slurm may warn a minute early: then it has saved and gone
         stop(worker)  # however fast the machine, the run is under way when the warning comes
-        until(lambda: warned(worker), "Slurm sent no warning")
+        cluster.until(lambda: warned(worker), "Slurm sent no warning")
         os.kill(worker, signal.SIGCONT)
-    until(
+    cluster.until(
         lambda: "Restarts=0" not in cluster.ask("scontrol", "show", "job", element),
         "the job was not put back into the queue",
     )
@@ -156,7 +155,7 @@ def test_packs_that_were_requeued_or_killed_end_with_the_bits_of_undisturbed_one
     assert (array["tasks"], array["runs"]) == (2, 4)
     cluster.running(shell, "disturbed-packs", 4)
     states = lambda: list((shell.folder / "runs/disturbed-packs/.packs").glob("*/step-*.pt"))  # noqa: E731
-    until(lambda: len({path.parent for path in states()}) == 2, "no state of both packs was saved")
+    cluster.until(lambda: len({path.parent for path in states()}) == 2, "no state of both packs was saved")
     cluster.ask("scontrol", "requeue", f"{array['job']}_0")
     os.kill(cluster.task(f"{array['job']}_1"), signal.SIGKILL)
     cluster.wait()
