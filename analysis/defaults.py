@@ -4,26 +4,31 @@ One rule serves every rank and task: its numbers are fitted to the losses of all
 of the studies at once, as analysis.stats.best_rate says. For each variant and each form of the rule this
 prints the numbers, how far the losses are from the fit, c of each task fitted alone, and the regret: how much
 higher the loss is at the rule's rate than at the best rate tried, in percent, over tasks and ranks. With
---unseen also the regret on runs that the fit does not see. No test metric is read.
+--unseen also the regret on runs that the fit does not see, beside that of a parabola through the losses, each
+with its standard error over seeds (jackknife). --rates measures rates of one's own too. No test metric is
+read.
 """
 
 import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from analysis.runs import identity
-from analysis.stats.best_rate import FORMS, Fit, Points, fit, regret
+from analysis.stats.best_rate import FORMS, Fit, Points, fit, regret, smooth_regret
 from experiments.errors import UserError, report_errors
 from experiments.record import records
 
 HEAD = ("variant", "form", "lr", "residual %", "c of each task alone", "regret %", "largest")
 _BELOW = {"1": "", "s r": " / (s r)", "sqrt(s r)": " / sqrt(s r)", "s": " / s"}
-UNSEEN = ("variant", "form", "task", "r", "lr", "regret %")
+UNSEEN = ("variant", "form", "task", "r", "lr", "regret %", "by a parabola %")
+GIVEN = "given"  # the form of --rates
+COMMON = 16.0  # the s r at which they are meant, as the `lr` of conf/variant/*.yaml
 
 
 def points(found: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
@@ -33,7 +38,7 @@ def points(found: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
     values there only. A run that is not completed, or has no finite loss on validation, makes its point
     infinite.
     """
-    alike: dict[str, set[str]] = defaultdict(set)
+    same_but_scale: dict[str, set[str]] = defaultdict(set)
     seeds: dict[str, dict[tuple[Any, ...], list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in found:
         spec = record["spec"]
@@ -44,10 +49,11 @@ def points(found: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
         lost = record["status"] != "completed" or loss is None or not np.isfinite(loss)
         task = f"{identity.dataset(spec)} {spec['model']} {spec['train'].get('steps')} steps"
         axes = {**spec["variant_axes"], "scaling": None}
-        alike[identity.digest(axes, spec["variant_options"], spec["targets"])].add(spec["variant"])
+        part = identity.digest(axes, spec["variant_options"], spec["targets"])
+        same_but_scale[part].add(spec["variant"])
         at = (spec["lr"], identity.first_rank(spec), scale, task)
         seeds[spec["variant"]][at].append(np.inf if lost else loss)
-    for names in (sorted(names) for names in alike.values() if len(names) > 1):
+    for names in (sorted(names) for names in same_but_scale.values() if len(names) > 1):
         together = seeds[" + ".join(names)]
         for name in names:
             for at, losses in seeds[name].items():
@@ -59,14 +65,25 @@ def points(found: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
     return out
 
 
-def regrets(tried: Points, fitted: Fit) -> list[tuple[str, int, float, float]]:
-    """Task, rank at the start, the rule's rate there and its regret."""
+@dataclass(frozen=True)
+class Cost:
+    """The regret of a rule at one place: task, rank at the start, scale."""
+
+    place: tuple[str, int, float]
+    rate: float  # the rule's
+    chord: float  # regret, see `analysis.stats.best_rate.regret`
+    parabola: float  # and `smooth_regret`
+
+
+def regrets(tried: Points, fitted: Fit) -> list[Cost]:
+    """The regret of a rule at each place, in their order."""
     rates, group, out = fitted.rates(tried.scale, tried.rank), tried.group, []
-    for own in (group == number for number in range(group.max() + 1)):
-        at = float(rates[own][0])
-        cost = regret(tried.rate[own], tried.loss[own], at)
-        out.append((str(tried.task[own][0]), int(tried.rank[own][0]), at, cost))
-    return sorted(out)
+    for number in range(group.max() + 1):
+        own = tried.where(group == number)
+        at = float(rates[group == number][0])
+        place = str(own.task[0]), int(own.rank[0]), float(own.scale[0])
+        out.append(Cost(place, at, regret(own.rate, own.loss, at), smooth_regret(own, at)))
+    return sorted(out, key=lambda cost: cost.place)
 
 
 def fits(tried: Points) -> list[Fit]:
@@ -84,7 +101,7 @@ def fitted_rows(tried: Mapping[str, Points]) -> Iterator[tuple[str, ...]]:
         if not found:
             yield variant, "none: no three rates near the best one", *[""] * (len(HEAD) - 2)
         for one in found:
-            costs = [100 * cost for *_, cost in regrets(all_points, one)]
+            costs = [100 * cost.chord for cost in regrets(all_points, one)]
             alone = (
                 f"{task} {each.numbers['c']:.3g}{_edge(each)}"
                 for task in np.unique(all_points.task)
@@ -102,12 +119,37 @@ def fitted_rows(tried: Mapping[str, Points]) -> Iterator[tuple[str, ...]]:
             )
 
 
-def unseen_rows(tried: Mapping[str, Points], unseen: Mapping[str, Points]) -> Iterator[tuple[str, ...]]:
-    """A row per variant, form, task and rank of the runs that no fit saw: see `UNSEEN`."""
-    for variant in (name for name in tried if name in unseen):
-        for found in fits(tried[variant]):
-            for task, rank, rate, cost in regrets(unseen[variant], found):
-                yield variant, found.form, task, str(rank), f"{rate:.3g}", f"{100 * cost:.2f}"
+def unseen_rows(
+    tried: Mapping[str, Points],
+    unseen: Sequence[Mapping[str, Any]],
+    given: Mapping[str, float] | None = None,
+) -> Iterator[tuple[str, ...]]:
+    """A row per variant, form, task and rank of the records that no fit saw: see `UNSEEN`.
+
+    `given` are rates at s r = `COMMON` to be measured too, by variant.
+    """
+    new, seeds = points(unseen), sorted({record["spec"]["seed"] for record in unseen})
+    without = [points(r for r in unseen if r["spec"]["seed"] != seed) for seed in seeds]
+    for variant in (name for name in tried if name in new):
+        rules = [(found.form, found) for found in fits(tried[variant])]
+        if given and variant in given:
+            numbers = {"c": given[variant] * np.sqrt(COMMON)}
+            rules.append((GIVEN, Fit("root", numbers, residual=np.nan, edge=False)))
+        for form, rule in rules:
+            others = [o for part in without if variant in part for o in regrets(part[variant], rule)]
+            for cost in regrets(new[variant], rule):
+                left = [other for other in others if other.place == cost.place]
+                chord = _with_error(cost.chord, [other.chord for other in left])
+                smooth = _with_error(cost.parabola, [other.parabola for other in left])
+                yield variant, form, cost.place[0], str(cost.place[1]), f"{cost.rate:.3g}", chord, smooth
+
+
+def _with_error(value: float, left: Sequence[float]) -> str:
+    """A share in percent with its standard error, from the values that it has without each of the seeds."""
+    if len(left) < 2:
+        return f"{100 * value:.2f}"
+    error = np.sqrt((len(left) - 1) * np.var(left))
+    return f"{100 * value:.2f} ± {100 * error:.2f}"
 
 
 def _edge(found: Fit) -> str:
@@ -135,8 +177,13 @@ def _show(options: argparse.Namespace) -> None:
         )
     print(table(HEAD, fitted_rows(tried)))
     if options.unseen:
-        unseen = points(record for study in options.unseen for record in records(study))
-        print("\n" + table(UNSEEN, unseen_rows(tried, unseen)))
+        unseen = [record for study in options.unseen for record in records(study)]
+        print("\n" + table(UNSEEN, unseen_rows(tried, unseen, dict(options.rates or []))))
+
+
+def _rate(text: str) -> tuple[str, float]:
+    name, _, lr = text.partition("=")
+    return name, float(lr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -146,6 +193,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("study", type=Path, nargs="+", help="studies that sweep lr, e.g. runs/default_lr")
     parser.add_argument("--unseen", type=Path, nargs="+", help="studies on which regret alone is measured")
+    parser.add_argument(
+        "--rates", type=_rate, nargs="+", metavar="VARIANT=LR", help="measured too: rates at s r = 16"
+    )
     options = parser.parse_args(arguments)
     return report_errors(lambda: _show(options))
 

@@ -48,7 +48,10 @@ class Points:
 
     def of(self, task: str) -> "Points":
         """Those of one task."""
-        kept = self.task == task
+        return self.where(self.task == task)
+
+    def where(self, kept: np.ndarray) -> "Points":
+        """Those at which `kept` (n,) is true."""
         columns = (self.rate, self.rank, self.scale, self.task, self.loss)
         return Points(*(column[kept] for column in columns))
 
@@ -153,6 +156,25 @@ def _mean(values: np.ndarray, weights: np.ndarray, group: np.ndarray) -> np.ndar
     total = np.maximum(np.bincount(group, weights), 1e-300)
     means: np.ndarray = (np.bincount(group, weights * values) / total)[group]
     return means
+
+
+def smooth_regret(points: Points, at: float) -> float:
+    """`regret` by a parabola through one group's log losses, against its minimum; nan unless that is inside.
+
+    The parabola has the weights of `fit`, so losses far above the lowest count little.
+
+    Args:
+        points: Of one task, rank and scale.
+        at: The rate.
+    """
+    gap, weights = _basin(points, points.group)
+    kept = weights > 0
+    if kept.sum() < 3:
+        return float("nan")
+    x = np.log2(points.rate / at)
+    k, b, _ = np.polyfit(x[kept], gap[kept], 2, w=np.sqrt(weights[kept]))
+    inside = k > 0 and x.min() < -b / (2 * k) < x.max() and x.min() <= 0 <= x.max()
+    return float(np.expm1(b * b / (4 * k))) if inside else float("nan")
 
 
 def regret(rate: np.ndarray, loss: np.ndarray, at: float) -> float:

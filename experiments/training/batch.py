@@ -84,32 +84,36 @@ def gather(encoded, rows: Tensor, length: int | None = None) -> Batch:
 def length_groups(encoded, rows: Sequence[Tensor], *, fixed: float) -> list[tuple[list[Tensor], int]]:
     """Rows of K runs in groups of about equal length, so that little padding is computed.
 
-    Each run's rows are sorted by length and shared out: every group has equally many of each run, as packs
-    need them. Padding has no part in a result, so neither has the grouping, but for rounding.
+    Each run's rows are sorted by length and cut into groups, each of equally many of each run, as packs need
+    them, at the places that make the sum of what groups cost least. Padding has no part in a result, so
+    neither has the grouping, but for rounding.
 
     Args:
         encoded: The split.
         rows: For each run its row numbers, equally many.
-        fixed: What a forward pass costs beside its tokens, in tokens: groups are as many as make the sum
-            least.
+        fixed: What a forward pass costs beside its tokens, in tokens.
 
     Returns:
         Groups: for each run its row numbers; and the columns to read.
     """
-    lengths, whole, count = encoded.attention_mask.sum(1), encoded.input_ids.shape[1], len(rows[0])
+    lengths, whole = encoded.attention_mask.sum(1), encoded.input_ids.shape[1]
     ordered = torch.stack([r[lengths[r].argsort(stable=True)] for r in rows])  # (K, count)
     longest = lengths[ordered].amax(0)  # (count,), rising
-
-    def columns(size: int) -> Tensor:
-        """Of each group of `size` rows a run."""
-        last = longest[size - 1 :: size]
-        return ((last + ROUNDED - 1) // ROUNDED * ROUNDED).clamp(1, whole)
-
-    sizes = [n for n in range(1, count + 1) if count % n == 0]
-    cost = {n: int(columns(n).sum()) * n * len(rows) + fixed * (count // n) for n in sizes}
-    size = min(reversed(sizes), key=cost.__getitem__)
-    parts = ordered.split(size, dim=1)
-    return [(list(part), n) for part, n in zip(parts, columns(size).tolist(), strict=True)]
+    columns, counts = torch.unique_consecutive(
+        ((longest + ROUNDED - 1) // ROUNDED * ROUNDED).clamp(1, whole), return_counts=True
+    )
+    ends = [0, *counts.cumsum(0).tolist()]  # cuts between rows of one length gain nothing
+    least, cut = [0.0], [0]  # of the rows before each end: their cost, and where their last group begins
+    for last, width in enumerate(columns.tolist(), start=1):
+        costs = [least[i] + fixed + len(rows) * (ends[last] - ends[i]) * width for i in range(last)]
+        least.append(min(costs))
+        cut.append(costs.index(least[-1]))
+    groups, last = [], len(columns)
+    while last:
+        part = ordered[:, ends[cut[last]] : ends[last]]
+        groups.append((list(part), int(columns[last - 1])))
+        last = cut[last]
+    return groups[::-1]
 
 
 def by_length(encoded, *, size: int, among: Tensor | None = None) -> list[tuple[Tensor, int]]:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from transformers.cache_utils import DynamicCache
 
 from experiments.files import Check, replacing, unchecked
+from experiments.models.first_token import at_first_token, shortened
 from experiments.tasks import Outputs, Scores, kind_of
 from experiments.training.batch import Batch, Prefixed, by_length, by_prefix, gather, of_tokens
 from experiments.training.generation import Settings, generate, reads_cache
@@ -65,6 +66,7 @@ def forward(model, kind, encoded, *, runs: int, precision: str, batch_size: int)
     """The losses and predictions of each run on each row, as `evaluate` takes its arguments."""
     device = next(model.parameters()).device
     found: dict[str, torch.Tensor] = {}
+    layer = shortened(model, gather(encoded, torch.zeros(runs, dtype=torch.long)).to(device).inputs())
 
     def keep(rows: torch.Tensor, losses: RowLosses) -> None:
         for name, part in losses._asdict().items():
@@ -77,7 +79,7 @@ def forward(model, kind, encoded, *, runs: int, precision: str, batch_size: int)
     groups, others = by_prefix(encoded, size=size, tokens=CACHED // runs) if shares else ([], None)
     for rows, length in by_length(encoded, size=size, among=others):
         batch = gather(encoded, rows, length).map(lambda t: t.repeat(runs, *[1] * (t.dim() - 1))).to(device)
-        with autocast(precision, device):
+        with autocast(precision, device), at_first_token(layer):
             keep(rows, _losses(model, kind, batch, runs))
     for group in groups:
         with autocast(precision, device):

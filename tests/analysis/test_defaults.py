@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from analysis.defaults import HEAD, fitted_rows, main, points, unseen_rows
+from analysis.defaults import GIVEN, HEAD, fitted_rows, main, points, unseen_rows
 from analysis.stats.best_rate import FORMS
 
 RATES = 0.0003 * 2.5 ** np.arange(6)
@@ -61,9 +61,27 @@ def test_each_form_gets_a_row_and_the_true_one_costs_next_to_nothing_seen_or_uns
     assert float(c) == pytest.approx(0.05, rel=0.05) and rule == "/ (s r)"
     assert rows["s r"]["c of each task alone"] == f"a minilm 50 steps {c}; b minilm 50 steps {c}"
     assert float(rows["s r"]["largest"]) < 0.9 < 2 < float(rows["constant"]["largest"])
-    unseen = points(study(0.05, dataset="c", variant="rslora", seeds=(107,)))
+    unseen = [*study(0.05, dataset="c", variant="rslora", seeds=(107,))]
     costs = {(row[1], row[3]): float(row[5]) for row in unseen_rows(tried, unseen)}
     assert all(costs["s r", r] < 0.9 for r in ("4", "16", "64")) and costs["constant", "64"] > 1
+
+
+def test_the_error_of_a_regret_is_that_of_its_mean_over_seeds():
+    by_seed = {107: 0.0035, 108: 0.0046, 109: 0.0061}  # whose minima differ; the losses have one level
+    unseen = []
+    for seed, best in by_seed.items():
+        for lr in RATES:
+            unseen.append(made("lora", 4, lr, seed, 1 + 0.02 * np.log2(lr / best) ** 2))
+    at = RATES[2]  # tried: no interpolation
+    ((*_, chord, _),) = (
+        row for row in unseen_rows(points(study(0.05)), unseen, {"lora": at}) if row[1] == GIVEN
+    )
+    value, error = (float(number) / 100 for number in chord.split(" ± "))
+    losses = {lr: np.array([1 + 0.02 * np.log2(lr / best) ** 2 for best in by_seed.values()]) for lr in RATES}
+    lowest = min(losses.values(), key=np.mean)
+    assert value == pytest.approx(losses[at].mean() / lowest.mean() - 1, abs=1e-4)
+    paired = (losses[at] / lowest).std(ddof=1) / np.sqrt(3)
+    assert error == pytest.approx(paired, rel=0.1)
 
 
 def test_the_command_reads_studies_and_says_when_there_is_nothing(tmp_path, capsys):
@@ -72,9 +90,11 @@ def test_the_command_reads_studies_and_says_when_there_is_nothing(tmp_path, caps
             folder = tmp_path / name / content["run_id"]
             folder.mkdir(parents=True)
             (folder / "record.json").write_text(json.dumps(content))
-    assert main([str(tmp_path / "seen"), "--unseen", str(tmp_path / "new")]) == 0
+    unseen = ["--unseen", str(tmp_path / "new"), "--rates", "lora=0.003"]
+    assert main([str(tmp_path / "seen"), *unseen]) == 0
     shown = capsys.readouterr().out
     assert "| lora | s r |" in shown and "| lora | s r | c minilm 50 steps | 4 |" in shown
+    assert "| lora | given | c minilm 50 steps | 64 | 0.003 |" in shown
     (tmp_path / "empty").mkdir()
     assert main([str(tmp_path / "empty")]) == 2
     assert "+experiment=default_lr" in capsys.readouterr().err

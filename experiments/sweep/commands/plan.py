@@ -64,7 +64,7 @@ def main(options: argparse.Namespace) -> None:
     notes = (*requested.notes, *packs.foreseen(found.plan.todo, ROOT, requested.pack, found.workers))
     compared = [row for row in found.rows if row.spec.phase != "tune"]
     seeds = sorted({row.seeds for row in compared})
-    power = _power(options, seeds, _comparisons([row.spec for row in compared]))
+    power = _power(options, seeds, _comparisons([row.spec for row in compared])) if seeds else None
     conf = Conf(HOME / "conf", *([options.config_dir] if options.config_dir else []))
     runs = [spec for spec, _ in (*found.plan.done, *found.plan.todo) if spec.phase != "tune"]
     unfair = findings(runs, _known(facts, conf))
@@ -94,7 +94,7 @@ def main(options: argparse.Namespace) -> None:
         )
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    console.print(page(found, unfair, _effects(power, seeds), notes))
+    console.print(page(found, unfair, _effects(power, seeds) if power else [], notes))
 
 
 def _known(facts: Any, conf: Any) -> Any:

@@ -73,10 +73,11 @@ def _told(cells: Sequence[Cell], settings: Settings, seeds: Sequence[int]) -> st
     open_ = any(cell.chosen is None for cell in tunable)
     each = len(settings.tune_seeds) * len(tunable)
     points = max((len(cell.specs) for cell in tunable), default=0)
+    shown = ", shown here at the middle one" if open_ else ""
+    then = f", then seeds {_listed(seeds)} at the point that validation recommends{shown}" if seeds else ""
     return (
         f"hydra/sweeper=fair: {points} points for each of {len(tunable)} cells on seeds "
-        f"{_listed(settings.tune_seeds)}, then seeds {_listed(seeds)} at the point that validation recommends"
-        f"{', shown here at the middle one' if open_ else ''}. While a best value lies on an edge, up to "
+        f"{_listed(settings.tune_seeds)}{then}. While a best value lies on an edge, up to "
         f"{settings.extensions} times {each} more tuning runs.{_halved(tunable, settings)}"
     )
 

@@ -33,10 +33,9 @@ def page(
         parts.append(
             Text(f"{len(found.rows):,} cells, summed up by variant; --csv FILE has a line for each.\n")
         )
-    parts += [
-        _facts([*_totals(found), *(("", note) for note in notes)]),
-        _titled("Smallest effect", smallest),
-    ]
+    parts.append(_facts([*_totals(found), *(("", note) for note in notes)]))
+    if smallest:
+        parts.append(_titled("Smallest effect", smallest))
     if found.plan.duplicates:
         parts.append(_titled("Duplicates", found.plan.notes[:1]))
     parts += [_fairness(findings), Text("Nothing was started.")]

@@ -213,10 +213,11 @@ def shortened(train: Train, divisor: int) -> Train:
 
 def lost(found: Round, outcome: Callable[[RunSpec], Outcome], seeds: Sequence[int]) -> int:
     """How many cells have no result to show, or not all of them, once the rounds are over."""
-    wanted = (
-        [] if cell.chosen is None else cell.runs("confirm", [cell.chosen], seeds) for cell in found.cells
+    return sum(
+        cell.chosen is None
+        or any(outcome(run) in (None, FAILED) for run in cell.runs("confirm", [cell.chosen], seeds))
+        for cell in found.cells
     )
-    return sum(not runs or any(outcome(run) in (None, FAILED) for run in runs) for runs in wanted)
 
 
 def _add_specs(cells: Sequence[Cell], make: Make) -> None:

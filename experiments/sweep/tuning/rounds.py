@@ -219,8 +219,8 @@ def _chosen(cell: Cell) -> str:
 def _conclude(found: Round, settings: Settings, results: Results, seeds: Sequence[int]) -> int:
     """Say what is lacking at the end; the exit code."""
     for cell in found.cells:
-        if cell.chosen is None:
-            say(_chosen(cell), error=True)
+        if cell.chosen is None or not seeds:
+            say(_chosen(cell), error=cell.chosen is None)
     groups = compared([cell for cell in found.cells if cell.tunable])
     if not all(equal([cell.grid for cell in group]) for group in groups):
         say("The cells could not be given equally many points; the report says which differ.")

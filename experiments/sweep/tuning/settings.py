@@ -101,9 +101,9 @@ def _numbers(value: Any) -> bool:
     return right and len(set(value)) == len(value) >= 2
 
 
-def _seeds(value: Any) -> bool:
+def _seeds(value: Any, least: int = 1) -> bool:
     right = isinstance(value, list) and all(_whole(v, 0) for v in value)
-    return right and len(set(value)) == len(value) >= 1
+    return right and len(set(value)) == len(value) >= least
 
 
 def _tunable(value: Any) -> bool:
@@ -117,7 +117,7 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "tune": ("a list of keys, lr, train.<key> or variant.<key>, as in [lr,train.weight_decay]", _tunable),
     "factors": ("a list of at least two different numbers above 0, [0.25,0.5,1,2,4]", _numbers),
     "tune_seeds": (_SEEDS, _seeds),
-    "confirm_seeds": (_SEEDS, _seeds),
+    "confirm_seeds": (f"{_SEEDS}, or [] to tune alone", lambda value: _seeds(value, 0)),
     "extensions": ("a whole number of at least 0", lambda value: _whole(value, 0)),
     "launched": ("a whole number of at least -1", lambda value: _whole(value, -1)),
     "halving": ("null or a whole number of at least 2", lambda value: value is None or _whole(value, 2)),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.stats.best_rate import FORMS, Points, fit, regret
+from analysis.stats.best_rate import FORMS, Points, fit, regret, smooth_regret
 
 RATES = 0.0003 * 2.5 ** np.arange(6)
 RANKS, ALPHA = (4, 16, 64), 16.0
@@ -77,3 +77,14 @@ def test_regret_against_the_best_rate_tried():
     assert regret(rate, loss, 0.003) == pytest.approx(0.05 * np.log2(1.5))
     assert np.isinf(regret(rate, loss, 0.006))
     assert np.isnan(regret(rate, loss, 0.0009)) and np.isnan(regret(rate, loss, 0.009))
+
+
+def test_the_smooth_regret_of_a_parabola_is_exact_between_the_rates_and_refused_outside():
+    points = simulated(lambda s, r: 0.0025)
+    own = points.where((points.group == 0) & (points.rate < 0.02))  # k = 0.01, all within 2 REACH
+    assert smooth_regret(own, 0.0025) == pytest.approx(0, abs=1e-12)
+    assert smooth_regret(own, 0.0075) == pytest.approx(np.expm1(0.01 * np.log2(3) ** 2))
+    assert smooth_regret(own, 0.0075) < regret(own.rate, own.loss, 0.0075)
+    assert np.isnan(smooth_regret(own, RATES[0] / 2))
+    assert np.isnan(smooth_regret(own.where(own.rate > 0.004), 0.006))  # the minimum is not inside
+    assert np.isnan(smooth_regret(own.where(own.rate < 0.001), 0.0005))  # two rates

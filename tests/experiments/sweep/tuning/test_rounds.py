@@ -115,6 +115,15 @@ def test_every_cell_is_tuned_alike_and_confirmed_at_its_own_rate(tmp_path):
     assert [at_end for _, _, at_end in launcher.rounds] == ["nothing"] * 3 + ["report"]
 
 
+def test_without_seeds_to_confirm_tuning_is_all(tmp_path, capsys):
+    launcher = Launcher(tmp_path)
+    assert fair("variant=lora,dora", launcher, confirm_seeds=[]) == 0
+    assert [round_[0] for round_ in launcher.rounds] == ["tune"] * 3
+    assert "dora-r8-qv-scipy_topics: lr=0.016 of 5 points" in capsys.readouterr().out
+    lost = Launcher(tmp_path / "lost", status=lambda spec: "diverged")
+    assert fair("variant=lora", lost, confirm_seeds=[]) == 1
+
+
 def test_the_records_say_what_was_tuned(tmp_path):
     launcher = Launcher(tmp_path)
     fair("variant=lora,probe,full", launcher)
