@@ -155,7 +155,7 @@ def test_packs_that_were_requeued_or_killed_end_with_the_bits_of_undisturbed_one
     assert (array["tasks"], array["runs"]) == (2, 4)
     cluster.running(shell, "disturbed-packs", 4)
     states = lambda: list((shell.folder / "runs/disturbed-packs/.packs").glob("*/step-*.pt"))  # noqa: E731
-    until(lambda: len({path.parent for path in states()}) == 2, "no state of both packs was saved")
+    cluster.until(lambda: len({path.parent for path in states()}) == 2, "no state of both packs was saved")
     cluster.ask("scontrol", "requeue", f"{array['job']}_0")
     os.kill(cluster.task(f"{array['job']}_1"), signal.SIGKILL)
     cluster.wait()
