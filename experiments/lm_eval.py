@@ -102,7 +102,9 @@ class Pack:
             for number, (row, (_, wanted)) in enumerate(zip(rows, new, strict=True)):
                 first = max(1, len(row) - len(wanted))
                 labels[number, first : len(row)] = torch.tensor(row[first:])
-            encoded = Encoded(tuple(map(str, range(len(new)))), ids, mask, labels, 0)
+            contexts = {context: number for number, (context, _) in enumerate(new)}  # read once each
+            same = {"example": [contexts[context] for context, _ in new]}
+            encoded = Encoded(tuple(map(str, range(len(new)))), ids, mask, labels, 0, meta=same)
             found = forward(
                 self.model,
                 kind_of("completion"),

@@ -11,6 +11,7 @@ from analysis.figures.overview import setting_name
 from analysis.figures.papers import paper_figures as paper_figures
 from analysis.runs.cells import SETTING, order_of
 from analysis.runs.load import Study
+from analysis.runs.predictions import Blind
 from analysis.runs.rows import each
 from analysis.text.format import metric_name, proper
 
@@ -69,12 +70,12 @@ def _setting_figures(
         runs = runs.assign(
             series=runs["cell_key"].map(group.drop_duplicates("cell_key").set_index("cell_key")["series"])
         )
-        majority = _majority(study, group)
-        drawn = majority if majority is not None and _near(group, majority) else None
-        chart = overview.by_rank(group, runs, domain, majority=drawn)
+        blind = _blind(study, group)
+        drawn = blind if blind is not None and _near(group, blind.score) else None
+        chart = overview.by_rank(group, runs, domain, blind=drawn)
         name = slug("metric_by_rank", tag, targets)
         text = _bars(group) + aside + _grey(group, domain)
-        text += f" The majority class scores {majority:.3f}." if majority is not None else ""
+        text += f" {blind.text[0].upper()}{blind.text[1:]} scores {blind.score:.3f}." if blind else ""
         yield figure(name, "rank", setting, f"{title} against rank{where}", text, chart)
     for axis, (name, _) in overview.COSTS.items():
         if (cells[axis] > 0).any():
@@ -93,12 +94,12 @@ def _setting_figures(
 _LINE = "The dashed line joins the cells that no other cell beats in both respects. "
 
 
-def _majority(study: Study, cells: pd.DataFrame) -> float | None:
-    """The accuracy of answering the most frequent class of the test set everywhere; None if unknown."""
+def _blind(study: Study, cells: pd.DataFrame) -> Blind | None:
+    """What answers that look at no test example score; None if unknown."""
     first = cells.iloc[0]
-    if first["metric"] != "accuracy" or first["split"] != "test":
-        return None
-    return next((share for ids in cells["run_ids"] if (share := study.predictions.majority(ids[0]))), None)
+    found = next((blind for ids in cells["run_ids"] if (blind := study.predictions.blind(ids[0]))), None)
+    fits = found and first["split"] == "test" and str(first["metric"]).startswith(found.metric)
+    return found if fits else None
 
 
 def _near(cells: pd.DataFrame, value: float) -> bool:

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis import stats
 from analysis.figures.figure import HEIGHT, WIDTH, color, shape, tooltips
 from analysis.runs import timing
+from analysis.runs.predictions import Blind
 from analysis.runs.rows import Row, each
 from analysis.text.format import metric_name
 
@@ -90,7 +91,7 @@ def emphasised(cells: pd.DataFrame, domain: Sequence[str]) -> list[str]:
 
 
 def by_rank(
-    cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str], *, majority: float | None = None
+    cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str], *, blind: Blind | None = None
 ) -> Chart:
     """The metric against rank, a line per series; methods without a rank are level lines.
 
@@ -98,7 +99,7 @@ def by_rank(
         cells: the final cells of one setting and one choice of targets, with bars.
         runs: their completed runs, for the small dots of single seeds.
         domain: all series of the study, so that colours stay the same in every figure.
-        majority: what answering the most frequent class everywhere scores, if that is to be drawn.
+        blind: what answers that look at no example score, if that is to be drawn.
     """
     title, front = metric_title(cells.iloc[0]), emphasised(cells, domain)
     y = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False, nice=True))
@@ -120,10 +121,10 @@ def by_rank(
             .mark_line(color=GREY, strokeWidth=1, opacity=0.45, point=alt.OverlayMarkDef(color=GREY, size=12))
             .encode(x=x, y=y, detail=alt.Detail("series:N"), tooltip=_tooltip(title))
         )
-    if len(level) or majority is not None:
+    if len(level) or blind is not None:
         low = float(np.nanmin(cells[["mean", "bar_low"]].to_numpy(float)))
         high = float(np.nanmax(cells[["mean", "bar_high"]].to_numpy(float)))
-        layers += _levels(level, title, color(domain, present), majority, (high - low) / HEIGHT)
+        layers += _levels(level, title, color(domain, present), blind, (high - low) / HEIGHT)
     if len(ranked):
         layers += [
             base.mark_line(strokeOpacity=0.45).encode(y=y),
@@ -152,21 +153,21 @@ def by_rank(
 
 
 def _levels(
-    level: pd.DataFrame, title: str, paint: alt.Color, majority: float | None, unit: float
+    level: pd.DataFrame, title: str, paint: alt.Color, blind: Blind | None, unit: float
 ) -> list[alt.Chart]:
-    """Level lines for methods that have no rank and for the majority class, named at their right end.
+    """Level lines for methods that have no rank and for answers that need none, named at their right end.
 
     Args:
         level: the cells without a rank.
         title: of the axis.
         paint: the colour of a series.
-        majority: its score, if it is to be drawn.
+        blind: what such answers score, if that is to be drawn.
         unit: the metric per pixel, by which the names are kept apart.
     """
     values = level["mean"].to_numpy(float)
     names = list(level["series"])
-    if majority is not None:
-        values, names = np.append(values, majority), [*names, "majority class"]
+    if blind is not None:
+        values, names = np.append(values, blind.score), [*names, blind.name]
     text = pd.DataFrame({"series": names, "at": apart(values + 9 * unit, 15 * unit), "mean": values})
     place = {"x": alt.value("width"), "y": alt.Y("at:Q", title=title), "text": alt.Text("series:N")}
     label: dict[str, Any] = {"align": "right", "fontWeight": 600}

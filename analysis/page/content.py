@@ -22,7 +22,7 @@ from analysis.text import answer, tuning
 from analysis.text.choice import Choice, choice
 from analysis.text.circumstances import environment, error_text, notes, on_step_times, trouble
 from analysis.text.flips import Flips, flips
-from analysis.text.format import count, number
+from analysis.text.format import count, metric_name, number
 from analysis.text.limits import listed_steps
 from analysis.text.next_steps import steps
 from analysis.text.ranks import advise
@@ -153,11 +153,24 @@ def facts(study: Study, results: pd.DataFrame, found: Verdicts) -> list[tuple[st
         ("Model", " · ".join(sorted(runs["model"].unique()))),
         ("Data", f"{data} ({size})" if size and runs["dataset"].nunique() == 1 else data),
     ]
+    pairs.append(("Without skill", _blind(study)))
     floors = list(noise.floors(study, results).values())
     if len(floors) == 1 and floors[0].df >= 2:
         spread = f"{floors[0].sd:.3f} (SD between seeds of one cell, {floors[0].df} degrees of freedom)"
         pairs.append(("Noise floor", "; ".join(filter(None, (spread, floors[0].repeat_text)))))
     return [(label, value) for label, value in pairs if value]
+
+
+def _blind(study: Study) -> str:
+    """What answers that look at no example score, by dataset."""
+    firsts = study.completed.drop_duplicates("dataset")
+    known = {row["dataset"]: study.predictions.blind(row["run_id"]) for row in each(firsts)}
+    texts = {
+        name: f"{metric_name(blind.metric)} {number(blind.score)} ({blind.name})"
+        for name, blind in known.items()
+        if blind
+    }
+    return "; ".join(f"{name}: {text}" if len(known) > 1 else text for name, text in texts.items())
 
 
 def requested(found: Verdicts) -> str:

@@ -42,6 +42,22 @@ class Scores(NamedTuple):
     ids: str
 
 
+class Blind(NamedTuple):
+    """What answers that look at no example score."""
+
+    score: float
+    metric: str
+    name: str  # of its line in a figure
+    text: str  # of a sentence
+
+
+BLIND = {  # by the column of predictions that tells it
+    "likelihood": ("accuracy", "chance", "guessing among the options"),
+    "reference": ("exact_match", "most frequent answer", "the most frequent answer alone"),
+    "label": ("accuracy", "majority class", "the most frequent class alone"),
+}
+
+
 class Predictions:
     """Scores by run, read once; `problems` names the files that could not be used.
 
@@ -88,14 +104,35 @@ class Predictions:
         except (OSError, pa.ArrowException, KeyError):  # `of` reports a file that cannot be used
             return False
 
-    def majority(self, run_id: str) -> float | None:
-        """The share of the most frequent label of a run's test examples; None where labels are no classes."""
+    def blind(self, run_id: str) -> Blind | None:
+        """The best that needs no look at a run's test examples; None where the answers are no classes.
+
+        The most frequent class, or the most frequent answer that is written; where each example has options
+        of its own, a guess among them: 1 / their number. Over several test sets it is the mean of theirs.
+        """
         try:
-            table = pq.ParquetFile(self._path(run_id).predictions).read(["label"], use_threads=False)
-        except (OSError, pa.ArrowException, KeyError):
+            file = pq.ParquetFile(self._path(run_id).predictions)
+            column = next(name for name in BLIND if name in file.schema_arrow.names)
+            table = file.read(["id", column], use_threads=False).to_pandas()
+        except (OSError, pa.ArrowException, KeyError, StopIteration):
             return None
-        counts = pc.value_counts(table["label"]).field("counts").to_numpy()
-        return float(counts.max() / counts.sum()) if 1 < len(counts) <= len(table) / 2 else None
+        names = self._records[run_id].get("metrics") or {}
+        if f"test/{BLIND[column][0]}" not in names:
+            return None
+        several = any(
+            name.startswith("test/") and name.count("/") == 2 for name in names
+        )  # test/SET/accuracy
+        sets = table["id"].str.partition("/")[0] if several else np.zeros(len(table))
+        shares = []
+        for _, answers in table[column].groupby(sets):
+            if column == "likelihood":
+                shares.append((1 / answers.map(len)).mean())
+                continue
+            counts = (answers.str[0] if column == "reference" else answers).value_counts()
+            if not 1 < len(counts) <= len(answers) / 2:
+                return None
+            shares.append(counts.max() / len(answers))
+        return Blind(float(np.mean(shares)), *BLIND[column])
 
     def _read(self, run_id: str) -> Scores | None:
         record, folder = self._records[run_id], self._path(run_id)

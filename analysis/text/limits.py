@@ -22,7 +22,7 @@ from analysis.text.format import metric_name
 def limits(study: Study, final: pd.DataFrame, found: Verdicts | None) -> list[str]:
     """The limits of a study's final cells and of the verdicts on them."""
     out = (
-        _of_others(study, found) + _unlearned(study, final) + _one_class(study, final) + _other_metric(study)
+        _of_others(study, found) + _unlearned(study, final) + _unskilled(study, final) + _other_metric(study)
     )
     if final["n"].max() < stats.FEWEST_SEEDS:
         out.append(_few_seeds(final))
@@ -78,23 +78,23 @@ def _unlearned(study: Study, final: pd.DataFrame) -> list[str]:
     ]
 
 
-def _one_class(study: Study, final: pd.DataFrame) -> list[str]:
-    """Cells that are right no more often than the most frequent class alone would be, by dataset."""
+def _unskilled(study: Study, final: pd.DataFrame) -> list[str]:
+    """Cells that are right no more often than answers that look at no example would be, by dataset."""
     out = []
     for name, group in final.groupby("dataset", sort=False):
         runs = [list(by_seed.values()) for by_seed in group["by_seed"]]
-        share = study.predictions.majority(runs[0][0])
-        if share is None:
+        blind = study.predictions.blind(runs[0][0])
+        if blind is None:
             continue
         right = [
-            np.mean([study.records[run]["metrics"].get("test/accuracy", np.nan) for run in own])
+            np.mean([study.records[run]["metrics"].get(f"test/{blind.metric}", np.nan) for run in own])
             for own in runs
         ]
-        below = group["series"][np.array(right) <= share]
+        below = group["series"][np.array(right) <= blind.score]
         if len(below):
             who = "all cells" if len(below) == len(group) else listed(sorted(set(below)))
             out.append(
-                f"On {name} the most frequent class alone would be right about {share:.3f} of the test "
+                f"On {name} {blind.text} would be right about {blind.score:.3f} of the test "
                 f"examples. Right about no more than that: {who}."
             )
     return out

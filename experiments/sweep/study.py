@@ -92,11 +92,12 @@ def _written(path: Path) -> RunSpec | None:
 
 @contextmanager
 def gone_if_refused(study: Path) -> Iterator[None]:
-    """A command's work on a study; a folder that it made and in which it began nothing is removed again.
+    """A command's work on a study; folders that it made and in which it began nothing are removed again.
 
     Not where a worker died, whose log is there.
     """
     made = not study.exists()
+    folders = [leases(study), study, *(() if study.parent.exists() else [study.parent])]
     try:
         yield
     except RunError:
@@ -106,7 +107,7 @@ def gone_if_refused(study: Path) -> Iterator[None]:
         if made and {path.name for path in study.glob("*")} <= {LOGS, leases(study).name}:
             shutil.rmtree(study / LOGS, ignore_errors=True)
             with contextlib.suppress(OSError):  # another command has come to it meanwhile
-                for folder in (leases(study), study):
+                for folder in folders:
                     if folder.exists():
                         folder.rmdir()
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from variants import generator
 
+IGNORE = -100  # the target at places where no loss is due
+SHARED = 8  # tokens that the rows of an example have to share for being read once
 ROUNDED = 4  # columns are read in multiples of this: fewer shapes
 
 
@@ -82,47 +84,96 @@ def gather(encoded, rows: Tensor, length: int | None = None) -> Batch:
 def length_groups(encoded, rows: Sequence[Tensor], *, fixed: float) -> list[tuple[list[Tensor], int]]:
     """Rows of K runs in groups of about equal length, so that little padding is computed.
 
-    Each run's rows are sorted by length and shared out: every group has equally many of each run, as packs
-    need them. Padding has no part in a result, so neither has the grouping, but for rounding.
+    Each run's rows are sorted by length and cut into groups, each of equally many of each run, as packs need
+    them, at the places that make the sum of what groups cost least. Padding has no part in a result, so
+    neither has the grouping, but for rounding.
 
     Args:
         encoded: The split.
         rows: For each run its row numbers, equally many.
-        fixed: What a forward pass costs beside its tokens, in tokens: groups are as many as make the sum
-            least.
+        fixed: What a forward pass costs beside its tokens, in tokens.
 
     Returns:
         Groups: for each run its row numbers; and the columns to read.
     """
-    lengths, whole, count = encoded.attention_mask.sum(1), encoded.input_ids.shape[1], len(rows[0])
+    lengths, whole = encoded.attention_mask.sum(1), encoded.input_ids.shape[1]
     ordered = torch.stack([r[lengths[r].argsort(stable=True)] for r in rows])  # (K, count)
     longest = lengths[ordered].amax(0)  # (count,), rising
+    columns, counts = torch.unique_consecutive(
+        ((longest + ROUNDED - 1) // ROUNDED * ROUNDED).clamp(1, whole), return_counts=True
+    )
+    ends = [0, *counts.cumsum(0).tolist()]  # cuts between rows of one length gain nothing
+    least, cut = [0.0], [0]  # of the rows before each end: their cost, and where their last group begins
+    for last, width in enumerate(columns.tolist(), start=1):
+        costs = [least[i] + fixed + len(rows) * (ends[last] - ends[i]) * width for i in range(last)]
+        least.append(min(costs))
+        cut.append(costs.index(least[-1]))
+    groups, last = [], len(columns)
+    while last:
+        part = ordered[:, ends[cut[last]] : ends[last]]
+        groups.append((list(part), int(columns[last - 1])))
+        last = cut[last]
+    return groups[::-1]
 
-    def columns(size: int) -> Tensor:
-        """Of each group of `size` rows a run."""
-        last = longest[size - 1 :: size]
-        return ((last + ROUNDED - 1) // ROUNDED * ROUNDED).clamp(1, whole)
 
-    sizes = [n for n in range(1, count + 1) if count % n == 0]
-    cost = {n: int(columns(n).sum()) * n * len(rows) + fixed * (count // n) for n in sizes}
-    size = min(reversed(sizes), key=cost.__getitem__)
-    parts = ordered.split(size, dim=1)
-    return [(list(part), n) for part, n in zip(parts, columns(size).tolist(), strict=True)]
-
-
-def by_length(encoded, *, size: int) -> list[tuple[Tensor, int]]:
+def by_length(encoded, *, size: int, among: Tensor | None = None) -> list[tuple[Tensor, int]]:
     """Rows grouped for evaluation into batches of about equal length: (row numbers, columns).
+
+    `among` are the numbers of the rows to group, if not all.
 
     A row's length class is its own length rounded up, to a multiple of an eighth of its highest power of two
     and of `ROUNDED` at least, so at most an eighth of long rows is padding and long texts have few classes.
     It does not depend on the rows beside it, so neither does a row's result depend on its batch.
     """
-    longest = encoded.input_ids.shape[1]
-    lengths = encoded.attention_mask.sum(1).clamp_min(1)
-    step = (2 ** lengths.float().log2().floor().long() // 8).clamp_min(ROUNDED)
-    classes = ((lengths + step - 1) // step * step).clamp(1, longest)
+    among = torch.arange(len(encoded.input_ids)) if among is None else among
+    classes = _length_class(encoded.attention_mask[among].sum(1), encoded.input_ids.shape[1])
     batches = []
     for length in classes.unique().tolist():
-        rows = (classes == length).nonzero()[:, 0]
-        batches += [(part, int(length)) for part in rows.split(size)]
+        batches += [(part, int(length)) for part in among[classes == length].split(size)]
     return batches
+
+
+def _length_class(lengths: Tensor, longest: int) -> Tensor:
+    lengths = lengths.clamp_min(1)
+    step = (2 ** lengths.float().log2().floor().long() // 8).clamp_min(ROUNDED)
+    return ((lengths + step - 1) // step * step).clamp(1, longest)
+
+
+@dataclass(frozen=True)
+class Prefixed:
+    """n examples of o rows each, the rows of one beginning with the same tokens."""
+
+    rows: Tensor  # (n, o) row numbers
+    start: Tensor  # (n,) how many tokens they begin with alike, all of them before the first target's
+    columns: tuple[int, int]  # at most so many tokens alike, and after them
+
+
+def by_prefix(encoded, *, size: int, tokens: int) -> tuple[list[Prefixed], Tensor]:
+    """Examples whose rows share at least SHARED tokens, in batches, and the numbers of all other rows.
+
+    Args:
+        encoded: A split, whose `meta` says which rows are of one example.
+        size: Rows of a batch, or one example if that has more.
+        tokens: Likewise.
+    """
+    examples: dict[int, list[int]] = {}
+    for row, example in enumerate(encoded.meta.get("example", ())):
+        examples.setdefault(example, []).append(row)
+    groups: dict[tuple[int, int, int], list[tuple[list[int], int]]] = {}
+    apart, longest = torch.ones(len(encoded.ids), dtype=torch.bool), encoded.input_ids.shape[1]
+    for rows in examples.values():
+        ids, mask, due = encoded.input_ids[rows], encoded.attention_mask[rows], encoded.labels[rows] != IGNORE
+        alike = ((ids == ids[0]) & mask.bool() & ~due).all(0)
+        start = int(alike.long().cumprod(0).sum()) - 1  # the last of them is read with what follows
+        if len(rows) > 1 and start >= SHARED:
+            sizes = torch.stack([torch.tensor(start), mask.sum(1).max() - start])
+            groups.setdefault((len(rows), *_length_class(sizes, longest).tolist()), []).append((rows, start))
+            apart[rows] = False
+    batches = []
+    for (each, *columns), members in groups.items():
+        count = max(1, min(size // each, tokens // (each * sum(columns))))
+        for first in range(0, len(members), count):
+            part = members[first : first + count]
+            rows_of, starts = torch.tensor([m[0] for m in part]), torch.tensor([m[1] for m in part])
+            batches.append(Prefixed(rows_of, starts, (columns[0], columns[1])))
+    return batches, apart.nonzero()[:, 0]

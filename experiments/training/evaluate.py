@@ -5,13 +5,17 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from transformers.cache_utils import DynamicCache
 
 from experiments.files import Check, replacing, unchecked
+from experiments.models.first_token import at_first_token, shortened
 from experiments.tasks import Outputs, Scores, kind_of
-from experiments.training.batch import Batch, by_length, gather, of_tokens
-from experiments.training.generation import Settings, generate
+from experiments.training.batch import Batch, Prefixed, by_length, by_prefix, gather, of_tokens
+from experiments.training.generation import Settings, generate, reads_cache
 from experiments.training.loop import autocast
 from experiments.training.losses import IGNORE, LOGITS, RowLosses, hooked, row_losses, run_to_head
+
+CACHED = 16_384  # tokens of prompts and options that are in memory at a time
 
 
 @torch.no_grad()
@@ -62,25 +66,65 @@ def forward(model, kind, encoded, *, runs: int, precision: str, batch_size: int)
     """The losses and predictions of each run on each row, as `evaluate` takes its arguments."""
     device = next(model.parameters()).device
     found: dict[str, torch.Tensor] = {}
-    for rows, length in by_length(encoded, size=max(1, batch_size // runs)):
-        batch = gather(encoded, rows, length).map(lambda t: t.repeat(runs, *[1] * (t.dim() - 1))).to(device)
-        with autocast(precision, device):
-            losses = _losses(model, kind, batch, runs)
+    layer = shortened(model, gather(encoded, torch.zeros(runs, dtype=torch.long)).to(device).inputs())
+
+    def keep(rows: torch.Tensor, losses: RowLosses) -> None:
         for name, part in losses._asdict().items():
             part = part.view(runs, len(rows), *part.shape[1:]).cpu()
             into = found.setdefault(name, part.new_zeros(runs, len(encoded.ids), *part.shape[2:]))
             into[:, rows] = part
+
+    size = max(1, batch_size // runs)
+    shares = reads_cache(model) and not getattr(model, "virtual_tokens", ())
+    groups, others = by_prefix(encoded, size=size, tokens=CACHED // runs) if shares else ([], None)
+    for rows, length in by_length(encoded, size=size, among=others):
+        batch = gather(encoded, rows, length).map(lambda t: t.repeat(runs, *[1] * (t.dim() - 1))).to(device)
+        with autocast(precision, device), at_first_token(layer):
+            keep(rows, _losses(model, kind, batch, runs))
+    for group in groups:
+        with autocast(precision, device):
+            keep(group.rows.flatten(), _after_prefix(model, kind, encoded, group, runs, device))
     return [Outputs(**{name: values[k] for name, values in found.items()}) for k in range(runs)]
 
 
-def _losses(model: torch.nn.Module, kind: Any, batch: Batch, runs: int) -> RowLosses:
+def _after_prefix(
+    model: torch.nn.Module, kind: Any, encoded: Any, group: Prefixed, runs: int, device: torch.device
+) -> RowLosses:
+    """The losses of rows whose examples' common beginnings are read once, into a cache."""
+    each, (before, after) = group.rows.shape[1], group.columns
+    whole = lambda t: t.repeat(runs, 1).to(device)  # noqa: E731
+    places = torch.arange(before) - (before - group.start)[:, None]  # (n, before): padded on the left, so
+    mask = places >= 0  # that no row has a hole, which sliding windows would count
+    cache = DynamicCache()
+    model(
+        input_ids=whole(encoded.input_ids[group.rows[:, 0]].gather(1, places.clamp_min(0))),
+        attention_mask=whole(mask.long()),
+        position_ids=whole(places.clamp_min(0)),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache.batch_repeat_interleave(each)
+    rows, longest = group.rows.flatten(), encoded.input_ids.shape[1]
+    places = (group.start[:, None] + torch.arange(after)).repeat_interleave(each, 0)  # (n * each, after)
+    inside, places = places < longest, places.clamp_max(longest - 1)
+    part = lambda t: t[rows].gather(1, places)  # noqa: E731
+    labels = part(encoded.labels).where(inside, IGNORE)
+    read = torch.cat([mask.repeat_interleave(each, 0).long(), part(encoded.attention_mask) * inside], 1)
+    batch = Batch(part(encoded.input_ids), read, labels, {"position_ids": places}).map(whole)
+    return _losses(
+        model, kind, batch, runs, attention_mask=batch.attention_mask, past_key_values=cache, use_cache=True
+    )
+
+
+def _losses(model: torch.nn.Module, kind: Any, batch: Batch, runs: int, **more: Any) -> RowLosses:
     """The losses of each row; for tokens with logits where a target is and nowhere else, LOGITS at a time.
 
     Whatever a model does to logits (caps, scales) it does to these: its own forward pass makes them, over one
     token of each run, with the hidden states of targets put in before the map to the vocabulary.
     """
     head = model.get_output_embeddings() if of_tokens(batch.labels) else None
-    hidden, logits = run_to_head(model, head, batch)
+    hidden, logits = run_to_head(model, head, batch, **more)
     if hidden is None:
         losses: RowLosses = (kind.loss or row_losses)(logits, batch.labels)
         return losses

@@ -67,7 +67,7 @@ def generate(
     ordered = [prompts[i] for i in order]
     device = next(model.parameters()).device
     with autocast(precision, device):
-        if settings.beams > 1 or model.config.is_encoder_decoder or not _steps(model):
+        if settings.beams > 1 or model.config.is_encoder_decoder or not reads_cache(model):
             written = _by_transformers(model, ordered, tokenizer, settings, runs=runs, size=size)
         else:
             written = _Greedy(model, ordered, tokenizer, settings, runs=runs, size=size).all()
@@ -81,7 +81,7 @@ def generate(
     return answers
 
 
-def _steps(model: Any) -> bool:
+def reads_cache(model: Any) -> bool:
     """Whether a model can be told positions and reads an ordinary cache of keys and values."""
     parameters = inspect.signature(model.forward).parameters
     return {"position_ids", "past_key_values", "logits_to_keep"} <= set(parameters) and not any(

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from experiments.config.settings import total_steps as total_steps
 from experiments.data import Encoded
+from experiments.models.first_token import at_first_token, shortened
 from experiments.spec import PACK, RunSpec, Train
 from experiments.stopwatch import Stopwatch
 from experiments.training.adamw import AdamSettings, PackedAdamW
@@ -143,6 +144,7 @@ class Trainer:
             self._fixed = math.inf  # one group of rows, a part of it for each process
         first_rows = gather(self.train_split, torch.zeros(self.K, dtype=torch.long)).to(self.device)
         self._head = None if self.losses or self.group else plain_head(self.attached.model, first_rows)
+        self._layer: nn.Module | None = None  # that makes the first token alone
         self._pending: list[tuple[int, Tensor, Tensor, list[float]]] = []
         self.diverged_at: list[int | None] = [None] * self.K  # the step whose loss or gradient was not finite
         self._start()
@@ -165,6 +167,9 @@ class Trainer:
                 f"init={held.delta.option(k, 'init')} at {held.delta.slots[k].name} has to see the "
                 f"{held.delta.waiting[k].needs} of the map before training, and it was not there."
             )
+        if not self._drops and self.group is None:
+            rows = gather(self.train_split, torch.zeros(self.K, dtype=torch.long)).to(self.device)
+            self._layer = shortened(attached.model, rows.inputs())
 
     def validated(self, step: int) -> list[int]:
         """The runs that are validated after `step` steps; a run that has diverged never is again."""
@@ -289,10 +294,11 @@ class Trainer:
             return backward_of_tokens(
                 model, self._head, batch, scale, precision=self._precision, penalty=penalty
             )
-        with self._precision():
-            logits = model(**batch.inputs()).logits
-        part = (self.losses or row_losses)(logits, batch.labels).total.view(self.K, -1).sum(1) / scale
-        (part if penalty is None else part + penalty).sum().backward()
+        with at_first_token(self._layer):
+            with self._precision():
+                logits = model(**batch.inputs()).logits
+            part = (self.losses or row_losses)(logits, batch.labels).total.view(self.K, -1).sum(1) / scale
+            (part if penalty is None else part + penalty).sum().backward()
         return part.detach()
 
     def _micro_batches(self, rows: Sequence[Tensor], size: int) -> Iterator[Batch]:

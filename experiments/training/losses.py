@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.training.batch import Batch, of_tokens
+from experiments.training.batch import IGNORE, Batch, of_tokens
 
-IGNORE = -100  # the target at places where no loss is due
 LOGITS = 1 << 24  # of a language model: the most that are held at a time (64 MiB)
 
 
@@ -73,11 +72,13 @@ def hooked(module: nn.Module | None, hook: Callable[..., Any]) -> Iterator[None]
             handle.remove()
 
 
-def run_to_head(model: nn.Module, head: nn.Module | None, batch: Batch) -> tuple[Tensor | None, Tensor]:
+def run_to_head(
+    model: nn.Module, head: nn.Module | None, batch: Batch, **more: Any
+) -> tuple[Tensor | None, Tensor]:
     """The hidden states that the map to the vocabulary is given, (rows, T, d), and the model's logits.
 
     That map makes one token of each row alone. Where it is None or not called there are no hidden states, and
-    logits of every token.
+    logits of every token. `more` are further inputs.
     """
     found: list[Tensor] = []
 
@@ -86,7 +87,7 @@ def run_to_head(model: nn.Module, head: nn.Module | None, batch: Batch) -> tuple
         return (given[0][:, :1],)
 
     with hooked(head, take):
-        logits = model(**batch.inputs()).logits
+        logits = model(**batch.inputs(), **more).logits
     return (found[0] if found else None), logits
 
 

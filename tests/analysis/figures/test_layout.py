@@ -3,6 +3,8 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from analysis.figures import curves, overview, overview_figures
@@ -97,15 +99,41 @@ def test_of_24_series_the_best_and_the_first_are_in_colour(writer):
 def test_the_majority_class_is_said_and_drawn(writer):
     w = writer()
     for record in w.grid(("lora", "dora"), (8,), (0,)):
-        import pyarrow.parquet as pq
-
         path = w.root / record["run_id"] / "predictions.parquet"
         table = pq.read_table(path)
         labels = ["a"] * 130 + ["b"] * 70  # of 200
         pq.write_table(table.set_column(table.column_names.index("label"), "label", [labels]), path)
     figure = drawn(w)["metric_by_rank"]
-    assert "The majority class scores 0.650." in figure.caption
+    assert "The most frequent class alone scores 0.650." in figure.caption
     assert ("majority class" in json.dumps(figure.spec)) == (0.65 > 0.5)
+
+
+@pytest.mark.parametrize(
+    ("column", "metric", "expected", "name"),
+    [
+        ("likelihood", "accuracy", (1 / 4 + 1 / 2) / 2, "chance"),
+        ("reference", "exact_match", (0.5 + 0.8) / 2, "most frequent answer"),
+    ],
+)
+def test_answers_without_skill_over_two_test_sets(writer, column, metric, expected, name):
+    """Of 150 and 50 examples, each set counting the same."""
+    w = writer()
+    ids = [f"a/{i}" for i in range(150)] + [f"b/{i}" for i in range(50)]
+    options = [[-1.0] * 4] * 150 + [[-1.0] * 2] * 50
+    answers = [["yes"]] * 75 + [["no"]] * 75 + [["no"]] * 40 + [["yes"]] * 10
+    for record in w.grid(("lora", "dora"), (8,), (0,)):
+        folder = w.root / record["run_id"]
+        score = record["metrics"].pop("test/accuracy")
+        columns = {"id": ids, "label": [f"text {i}" for i in ids], "score": [score] * 200}
+        columns[column] = options if column == "likelihood" else answers
+        pq.write_table(pa.table(columns), folder / "predictions.parquet")
+        record["metrics"] |= {f"test/{metric}": score, f"test/a/{metric}": score, f"test/b/{metric}": score}
+        record["primary"]["metric"] = metric
+        (folder / "record.json").write_text(json.dumps(record))
+    study = load.read(w.root)
+    blind = study.predictions.blind(record["run_id"])
+    assert blind.score == pytest.approx(expected) and (blind.name, blind.metric) == (name, metric)
+    assert f"scores {expected:.3f}." in drawn(w)["metric_by_rank"].caption
 
 
 def test_smoothing_keeps_a_line_and_the_ends():

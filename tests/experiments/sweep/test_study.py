@@ -121,17 +121,18 @@ def test_a_file_that_is_nested_too_deeply_ends_no_command(study, ran, name):
 @pytest.mark.parametrize("error", [None, UserError("no such data"), RunError("the worker died")])
 def test_a_folder_that_a_refused_command_made_is_gone_and_one_that_was_there_stays(tmp_path, error):
     for name, before in (("new", False), ("old", True)):
-        study = tmp_path / name
+        study = tmp_path / name / "study"
         if before:
-            study.mkdir()
+            study.mkdir(parents=True)
         with contextlib.suppress(UserError), gone_if_refused(study):
-            study.mkdir(exist_ok=True)
+            study.mkdir(exist_ok=True, parents=True)
             (study / ".logs").mkdir()
             (study / ".logs" / "worker").write_text("what it said")
             with registered(study):
                 if error:
                     raise error
         assert study.exists() == (before or isinstance(error, RunError))  # its log says why it died
+        assert study.parent.exists() == study.exists()
 
 
 def test_a_command_that_began_something_leaves_its_study(tmp_path, study):

@@ -1,5 +1,6 @@
 """Which rows a run sees, and how rows are grouped for evaluation."""
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -79,10 +80,14 @@ def test_groups_by_length_hold_every_row_of_every_run_once_and_cut_nothing_but_p
         assert batch.attention_mask.sum() == encoded.attention_mask[torch.cat(group)].sum()
         assert longest <= columns <= min(longest + ROUNDED - 1, encoded.input_ids.shape[1])
         assert len(group[0]) == len(group[1])
-    # lengths, the longer of the two runs' at each place: 3 3 17 33 40 48 (in fours 4 4 20 36 40 48)
-    costs = {6: 2 * 152 + 6 * fixed, 3: 2 * 2 * (4 + 36 + 48) + 3 * fixed, 2: 2 * 3 * (20 + 48) + 2 * fixed}
-    costs[1] = 2 * 6 * 48 + fixed
-    assert costs[len(groups)] == min(costs.values())
+    # sorted: 1 3 16 17 33 40 and 3 17 33 40 48 48; the longer of the two in fours; every way to cut them
+    width = [4, 20, 36, 40, 48, 48]
+    costs = {}
+    for cuts in itertools.chain.from_iterable(itertools.combinations(range(1, 6), n) for n in range(6)):
+        parts = list(itertools.pairwise([0, *cuts, 6]))
+        costs[cuts] = sum(2 * (end - start) * width[end - 1] + fixed for start, end in parts)
+    taken = tuple(itertools.accumulate(len(group[0]) for group, _ in groups))[:-1]
+    assert costs[taken] == min(costs.values())
 
 
 def test_class_losses_are_minus_log_softmax():

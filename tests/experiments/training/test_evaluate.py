@@ -1,6 +1,7 @@
 """What an evaluation says of each example, and that logits are made where a target is and nowhere else."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +27,7 @@ MODELS = {
     "gpt_neox": {},
     "opt": {"word_embed_proj_dim": 12, "ffn_dim": 40, "do_layer_norm_before": True},
     "bloom": {"n_head": 4, "n_layer": 2},
+    "mistral": {"sliding_window": 9},
 }
 
 
@@ -152,3 +154,56 @@ def test_a_model_that_does_not_call_its_head_is_read_by_all_its_logits(decoder, 
         for each in (model, Own(model))
     )
     assert one.columns["loss"] == pytest.approx(other.columns["loss"], rel=1e-5)
+
+
+@pytest.fixture
+def choices():
+    """Eight questions of two to four options: long prompts of several lengths, one too short to be shared."""
+    draw = torch.Generator().manual_seed(5)
+    word = lambda n: torch.randint(3, 61, (n,), generator=draw).tolist()  # noqa: E731
+    rows, first, example = [], [], []
+    for number, length in enumerate((20, 33, 21, 4, 33, 28, 20, 14)):
+        prompt, again = word(length), word(2)
+        for option in range(2 + number % 3):
+            own = again + word(1 + 2 * option) if number % 2 else word(2 + option)  # some begin alike
+            rows.append(prompt + own)
+            first.append(length)
+            example.append(number)
+    width = max(map(len, rows)) + 1
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    mask = (torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]).long()
+    labels = torch.where((torch.arange(width) >= torch.tensor(first)[:, None]) & mask.bool(), ids, -100)
+    return Encoded(tuple(map(str, range(len(rows)))), ids, mask, labels, 0, meta={"example": example})
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_prompt_is_read_once_for_all_of_its_options(decoder, choices, kind):
+    model, tokens = decoder(kind), []
+    expected = [by_hand(pack_of(model, [seed]).model.eval(), choices) for seed in (4, 5, 6)]
+    pack = pack_of(model, [4, 5, 6]).model.eval()
+    for size in (1, 12, 1000):
+        found = evaluation.forward(
+            pack, kind_of("choice"), choices, runs=3, precision="fp32", batch_size=size
+        )
+        for one, losses in zip(found, expected, strict=True):
+            means = (one.total / one.targets).tolist()
+            assert means == pytest.approx(losses, rel=1e-5, abs=1e-6)
+    count = lambda _, args, given: tokens.append(given["input_ids"].numel())  # noqa: E731
+    model.register_forward_pre_hook(count, with_kwargs=True)
+    evaluation.forward(model, kind_of("choice"), choices, runs=1, precision="fp32", batch_size=64)
+    everything = int(choices.attention_mask.sum())
+    assert (sum(tokens) < 0.7 * everything) == (kind != "bloom")  # which cannot be told positions
+
+
+@pytest.mark.parametrize("method", ["prefix", "ptuning_v2", "prompt"])
+def test_what_stands_before_the_text_stands_before_a_shared_prompt(decoder, choices, method):
+    runs = [RunConfig(s, method=method, targets=None, r=None, options={"length": 3}) for s in (1, 2)]
+    model = attach(decoder("llama"), runs).model.eval()
+    apart = replace(choices, meta={})
+    shared, alone = (
+        evaluation.forward(model, kind_of("choice"), each, runs=2, precision="fp32", batch_size=20)
+        for each in (choices, apart)
+    )
+    for one, other in zip(shared, alone, strict=True):
+        assert one.total.tolist() == pytest.approx(other.total.tolist(), rel=1e-5)
+    assert not torch.allclose(shared[0].total, shared[1].total)

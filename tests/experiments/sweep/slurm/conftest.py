@@ -24,14 +24,6 @@ SMALL = (
 )  # fmt: skip
 
 
-def until(condition, otherwise, seconds=240):
-    """Wait for a condition; `otherwise` says what has not happened."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.1)
-
-
 class Cluster:
     """The Slurm that .ci/slurm-up starts."""
 
@@ -60,10 +52,18 @@ class Cluster:
         )  # fmt: skip
         return done.returncode, done.stdout
 
+    @staticmethod
+    def until(condition, otherwise, seconds=240):
+        """Wait for a condition; `otherwise` says what has not happened."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, otherwise
+            time.sleep(0.1)
+
     def started(self, shell, study, count):
         """Wait until `count` runs have taken some steps."""
         folder = shell.folder / "runs" / study
-        until(
+        self.until(
             lambda: sum(file.stat().st_size > 0 for file in folder.glob("*/history.jsonl")) >= count,
             f"{count} runs have not started",
             400,
@@ -94,7 +94,7 @@ class Cluster:
 
     def wait(self, seconds=600):
         """Until the queue is empty."""
-        until(lambda: not self.ask("squeue", "--noheader"), "jobs are in the queue still", seconds)
+        self.until(lambda: not self.ask("squeue", "--noheader"), "jobs are in the queue still", seconds)
 
 
 @pytest.fixture

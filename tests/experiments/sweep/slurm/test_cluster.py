@@ -11,7 +11,6 @@ import pytest
 
 from experiments import provenance
 from experiments.sweep.slurm import snapshot
-from tests.experiments.sweep.slurm.conftest import until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -109,9 +108,9 @@ def test_a_run_longer_than_its_time_limit_goes_on_in_the_next(cluster, module_sh
     worker = json.loads(claim.read_text())["pid"]
     with contextlib.suppress(ProcessLookupError):  # Slurm may warn a minute early: then it has saved and gone
         stop(worker)  # however fast the machine, the run is under way when the warning comes
-        until(lambda: warned(worker), "Slurm sent no warning")
+        cluster.until(lambda: warned(worker), "Slurm sent no warning")
         os.kill(worker, signal.SIGCONT)
-    until(
+    cluster.until(
         lambda: "Restarts=0" not in cluster.ask("scontrol", "show", "job", element),
         "the job was not put back into the queue",
     )
@@ -143,3 +142,29 @@ def test_a_cancelled_study_ends_and_is_taken_up_again(cluster, module_shell, who
     assert code == 0, output
     cluster.wait()
     check_bits(module_shell, "cancelled", whole, 2)
+
+
+def test_packs_that_were_requeued_or_killed_end_with_the_bits_of_undisturbed_ones(cluster, module_shell):
+    """A task is a pack: its runs go on together, with all that had been saved of them."""
+    shell, words = module_shell, (*LONG, "train.steps=2000", "seed=0,1,2,3", "pack=2")
+    code, output = shell.run(*words, "workers=2", "study=packs")
+    assert code == 0 and "4 runs in 2 packs of 2" in output, output
+    whole = {name: shell.folder / "runs/packs" / name for name in shell.records("packs")}
+    cluster.submit(shell, *words, "study=disturbed-packs", "checkpoint_steps=50")
+    [array] = submission(shell, "disturbed-packs")["arrays"]
+    assert (array["tasks"], array["runs"]) == (2, 4)
+    cluster.running(shell, "disturbed-packs", 4)
+    states = lambda: list((shell.folder / "runs/disturbed-packs/.packs").glob("*/step-*.pt"))  # noqa: E731
+    cluster.until(lambda: len({path.parent for path in states()}) == 2, "no state of both packs was saved")
+    cluster.ask("scontrol", "requeue", f"{array['job']}_0")
+    os.kill(cluster.task(f"{array['job']}_1"), signal.SIGKILL)
+    cluster.wait()
+    assert len(shell.records("disturbed-packs")) == 2
+    cluster.submit(shell, *words, "study=disturbed-packs")
+    cluster.wait()
+    check_bits(shell, "disturbed-packs", whole, 4)
+    for name, record in shell.records("disturbed-packs").items():
+        expected = json.loads((whole[name] / "record.json").read_text())
+        assert record["pack"]["runs"] == expected["pack"]["runs"]
+        log = (shell.folder / "runs/disturbed-packs" / name / "log.txt").read_text()
+        assert log.count("starts at step 0 ") == 1 and log.count("starts at") == 2
