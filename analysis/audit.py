@@ -298,11 +298,12 @@ def _origin(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         any(key not in (study.records[i].get("cost") or {}) for key in costs)
         for i in study.completed["run_id"]
     )
+    packed = any("pack" in study.records[i] for i in study.completed["run_id"])
     yield Item(
         "Parameters, memory and step time are recorded",
         lacking == 0,
-        f"{lacking} runs lack some",
-        "run them again",
+        f"{lacking} runs lack some" + ", as memory and time of a pack are not one run's" * packed,
+        "run them again" + " with pack=off" * packed,
     )
 
 

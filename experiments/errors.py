@@ -116,3 +116,8 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     """A sentence for the end of an error, e.g. " Did you mean 'dora'?"; empty when nothing is close."""
     match = nearest(word, words)
     return f" Did you mean {match!r}?" if match else ""
+
+
+def death(code: int) -> str:
+    """How a process died, by its exit code as `subprocess` gives it."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -4,7 +4,8 @@ All confirming seeds share the rate that was chosen, so that they cannot show ho
 tuning runs show of it is resampled: new scores at every rate, as noisy as those that there were, around the
 curve that was fitted to them; the rate is chosen anew by the same rule; its regret is how far the curve there
 lies below its top. The squared regret, a mean over draws, times `MISFIT` (the curve is itself an estimate,
-and no parabola), is added to the squared standard error of the difference, for each side.
+and no parabola), is added to the squared standard error of the difference, for each side. Of a choice by
+halving the shortest runs are drawn anew, which all its points have: as if no longer runs had come after them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.runs.cells import shortest
 from analysis.runs.load import Study
 from analysis.runs.rates import Curve, curves
 from analysis.runs.rows import each
@@ -29,7 +31,7 @@ def regrets(study: Study, cells: pd.DataFrame) -> Mapping[tuple[str, str], np.nd
     out: dict[tuple[str, str], np.ndarray] = {}
     tuning = cells["tuning"].astype(bool)
     groups = set(cells.loc[tuning, "group_key"])
-    tried = cells[tuning | ~cells["group_key"].isin(groups)]
+    tried = shortest(cells[tuning | ~cells["group_key"].isin(groups)])
     found = curves(tried[tried["rates"] > 1], study.runs)
     for row in each(cells[cells["final"].astype(bool) & (cells["rates"] > 1)]):
         of = [c for (key, _), c in found.items() if key == row["curve_key"] and row["group_key"] in c.groups]

@@ -146,13 +146,15 @@ def rate_curves(points: pd.DataFrame, domain: list[str]) -> alt.FacetChart:
     frame = points.assign(
         rank=[rank_name(r) for r in points["r"]],
         mark=[
-            (f"{lr:.2g}" + (" (edge)" if edge else "")) if chosen and (edge or r == top) else ""
+            (f"{lr:.2g}" + (" (edge)" if edge else "")) if chosen and r == top else ""
             for lr, edge, chosen, r, top in zip(
                 points["lr"], points["edge"], points["chosen"], ranked, largest, strict=True
             )
         ],
     )
-    frame = frame[["series", "rank", "lr", "validation", "n", "chosen", "edge", "mark"]]
+    low, high = frame["lr"].min(), frame["lr"].max()  # of all panels, which share the axis
+    frame["side"] = ["left" if lr == low else "right" if lr == high else "center" for lr in frame["lr"]]
+    frame = frame[["series", "rank", "lr", "validation", "n", "chosen", "edge", "mark", "side"]]
     ranks = list(dict.fromkeys(frame.sort_values("rank", key=lambda c: points["r"])["rank"]))
     names = [name for name in domain if name in set(frame["series"])]
     title = f"Validation {metric_name(points['metric'].iloc[0])}"
@@ -171,7 +173,7 @@ def rate_curves(points: pd.DataFrame, domain: list[str]) -> alt.FacetChart:
         "rank:N",
         sort=ranks,
         scale=alt.Scale(domain=ranks, range=[DASHES[i % len(DASHES)] for i in range(len(ranks))]),
-        legend=alt.Legend() if len(ranks) > 1 else None,
+        legend=alt.Legend(symbolType="stroke", symbolSize=500) if len(ranks) > 1 else None,
     )
     tips = tooltips("series:N", "rank:N", "lr:Q", ("validation:Q", "", ".4f"), ("n:Q", "seeds"), "edge:N")
     ringed = alt.condition("datum.chosen", alt.value(1), alt.value(0))
@@ -179,9 +181,13 @@ def rate_curves(points: pd.DataFrame, domain: list[str]) -> alt.FacetChart:
         base.mark_line(strokeOpacity=0.7).encode(strokeDash=dash),
         base.mark_point(filled=True, size=34, opacity=1).encode(tooltip=tips),
         base.mark_point(filled=False, size=170, shape="circle").encode(opacity=ringed),
-        base.mark_text(dy=-15, fontWeight=600)
-        .encode(text=alt.Text("mark:N"))
-        .transform_filter(f"datum.rank == '{ranks[-1]}'"),
+        *[
+            base.mark_text(dy=-15, fontWeight=600, align=side)
+            .encode(text=alt.Text("mark:N"))
+            .transform_filter(f"datum.mark && datum.side == '{side}'")
+            for side in ("left", "center", "right")
+            if side in set(frame["side"])
+        ],
         data=frame,
     )
     panel = layers.properties(width=220, height=200)

@@ -244,7 +244,13 @@ def by_cost(
         title=name,
         scale=scale,
         axis=alt.Axis(
-            grid=True, labelExpr=label, format="~s", values=ticks, tickCount=5, labelOverlap="greedy"
+            grid=True,
+            labelExpr=label,
+            format="~s",
+            values=ticks,
+            tickCount=5,
+            labelOverlap="greedy",
+            labelFlush=20,
         ),
     )
     up = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False))

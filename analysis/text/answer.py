@@ -54,8 +54,10 @@ def answer(study: Study, cells: pd.DataFrame, found: Verdicts) -> Answer:
         rows = rows.sort_values("conclusion", key=lambda names: names.map(ORDER.index), kind="stable")
         over = [Point(over_datasets(row, rows), row["conclusion"]) for row in each(found.across)]
         points = [Point(sentence(row, rows), row["conclusion"]) for row in each(rows)]
-        first = f"Over {len(found.across['datasets'].iloc[0])} datasets " if over else ""
-        out = Answer(f"{at_rates(rows)}{first}{headline(found.across if over else rows)}", [*over, *points])
+        rates, first = at_rates(rows), ""
+        if over:
+            first = f"{'over' if rates else 'Over'} {len(found.across['datasets'].iloc[0])} datasets "
+        out = Answer(f"{rates}{first}{headline(found.across if over else rows)}", [*over, *points])
     fairness = protocol(rows)
     if len(out.points) > MOST_SENTENCES:
         rest = len(out.points) - MOST_SENTENCES

@@ -148,7 +148,8 @@ def _halved(study: Study, final: pd.DataFrame) -> list[str]:
     return [
         f"Values were chosen after runs of {lengths} instead of {full} steps or epochs (halving), by the "
         "same rule for every variant. Short runs favour high rates and what learns fast: a variant that "
-        "gains late may stand at a value that is not its best."
+        "gains late may stand at a value that is not its best, and the luck of the choice is counted as that "
+        "of the shortest runs alone."
     ]
 
 

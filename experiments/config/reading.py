@@ -163,6 +163,8 @@ def split(arguments: Sequence[str]) -> tuple[dict[str, str | None], list[str], l
             words.append(argument)
         elif name not in options:
             key = name.lstrip("-")
+            if not value and rest[:1] and rest[0][:1] != "-" and "=" not in rest[0]:
+                value = rest.pop(0)
             problems.append(
                 f"There is no option {name!r}. Keys are written without dashes: {key}={value or '...'}."
             )

@@ -156,7 +156,8 @@ def _check_sharded(config: Mapping[str, Any], name: str) -> list[str]:
         return []
     if config["pack"] not in ("auto", "off", False, 1):
         found.append(
-            f"fsdp={n} trains one run at a time on {n} GPUs, and pack={config['pack']} several: leave one out"
+            f"fsdp={n} trains one run at a time, in {n} processes, and pack={config['pack']} several: "
+            "leave one out"
         )
     if variant["method"] not in ("adapters", "probe") or variant.get("unfreeze_top"):
         found.append(

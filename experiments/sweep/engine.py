@@ -17,11 +17,11 @@ from pathlib import Path
 from experiments import data, record
 from experiments.config.settings import AtEnd, Terms
 from experiments.console.display import Display
-from experiments.errors import RunError, say
+from experiments.errors import RunError, death, say
 from experiments.files import check_writable
 from experiments.record import RunFolder
 from experiments.spec import RunSpec
-from experiments.sweep.failures import ENOUGH, death, fingerprint, settle
+from experiments.sweep.failures import ENOUGH, fingerprint, settle
 from experiments.sweep.integrity import quarantine_damaged
 from experiments.sweep.lease import registered
 from experiments.sweep.packs import OFF, Pack, form, largest, sizes, summary, tidy

@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.config.settings import Terms
 from experiments.config.short import command_of
-from experiments.errors import UserError
+from experiments.errors import UserError, death
 from experiments.provenance import collect
 from experiments.record import FINISHED, RunFolder, read
 from experiments.sweep.lease import acquire, leases
@@ -111,8 +111,3 @@ def _death(event: Mapping[str, Any]) -> dict[str, str]:
     unknown = event["code"] == -signal.SIGKILL and event.get("oom") is None
     hint = " (out of memory, most often)" if unknown else ""
     return {"kind": "killed", "message": f"the worker process died: {death(event['code'])}{hint}"}
-
-
-def death(code: int) -> str:
-    """How a process died, by its exit code as `subprocess` gives it."""
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from experiments.config.settings import Terms
+from experiments.errors import death
 from experiments.spec import RunSpec
 from experiments.sweep.resources import OomWatch, environment, fixed_threads, oom_kills
 
@@ -339,4 +340,4 @@ class Pool:
 
 
 def _how(event: dict) -> str:
-    return "memory ran out" if event.get("oom") else f"exit code {event['code']}"
+    return "memory ran out" if event.get("oom") else death(event["code"])

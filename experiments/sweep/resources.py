@@ -46,8 +46,8 @@ def resources(workers: int | str, runs: int, *, each: int = 1) -> tuple[int, int
         if there < each:
             what = f"GPU{'s' * (there > 1)}" if devices else f"core{'s' * (there > 1)} and no GPU"
             raise UserError(
-                f"fsdp={each} trains a run on {each} GPUs (or cores, where there is none), and there is "
-                f"{there} {what} here: give fsdp={there} or less."
+                f"fsdp={each} trains a run on {each} GPUs (or cores, where there is none), and this "
+                f"machine has {there} {what}: give fsdp={there} or less."
             )
         devices = [",".join(devices[i : i + each]) for i in range(0, len(devices) - each + 1, each)]
         cores //= each

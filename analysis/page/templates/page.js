@@ -12,6 +12,8 @@
   // Charts are drawn when they come into view, and again when the theme or the width changes.
   const drawn = new Map();
   function fitted(spec, width) {
+    if (width < 420 && spec.layer) // marks of cells have no room for their ranks
+      return { ...spec, layer: spec.layer.filter((one) => one.encoding?.text?.field !== "rank") };
     if (!spec.facet) return spec;
     const columns = Math.max(1, Math.min(spec.columns || 1, Math.floor(width / 250)));
     const inner = Math.max(150, Math.floor(width / columns) - (columns > 1 ? 34 : 60));

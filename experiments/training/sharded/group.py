@@ -7,7 +7,8 @@ whatever happens between steps happens everywhere alike.
 """
 
 import io
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -40,8 +41,12 @@ class Group:
         )
         self.port = self._store.port
 
-    def join(self) -> None:
-        """Wait until all are there."""
+    def join(self, check: Callable[[], None] = lambda: None) -> None:
+        """Wait until all are there; `check` is called on the way and may raise."""
+        self._store.add("there", 1)
+        while self._store.add("there", 0) < self.size:
+            check()
+            time.sleep(0.05)
         cuda = torch.cuda.is_available()
         if cuda:
             torch.cuda.set_device(self.rank)

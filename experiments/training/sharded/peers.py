@@ -24,6 +24,7 @@ import torch
 
 from experiments import tracking
 from experiments.console.progress import Silent
+from experiments.errors import death
 from experiments.record import RunFolder
 from experiments.spec import RunSpec, from_record
 from experiments.training.execute import execute
@@ -54,7 +55,7 @@ def together(spec: RunSpec, size: int, threads: int | None) -> Iterator[Group]:
     for peer in peers:
         threading.Thread(target=_watch, args=(peer, over), daemon=True).start()
     try:
-        group.join()
+        group.join(lambda: _check_alive(peers))
         yield group
     except Interrupted:
         raise
@@ -86,6 +87,12 @@ def _start(spec: RunSpec, rank: int, group: Group, threads: int) -> subprocess.P
     return process
 
 
+def _check_alive(peers: list[subprocess.Popen[str]]) -> None:
+    """While they are waited for, which would have no end without one of them."""
+    if any(peer.poll() is not None for peer in peers):
+        raise RuntimeError("a process of this run ended before it began")
+
+
 def _watch(peer: subprocess.Popen[str], over: threading.Event) -> None:
     """End this process, too, if another one is gone and it hangs in a sum with it.
 
@@ -106,7 +113,7 @@ def _first_failure(peers: list[subprocess.Popen[str]]) -> dict | None:
             assert peer.stdout is not None
             lines = peer.stdout.read().splitlines()
             if code:
-                last = json.loads(lines[-1]) if lines else {"error": f"exit code {code}", "lost": False}
+                last = json.loads(lines[-1]) if lines else {"error": death(code), "lost": False}
                 said.append({**last, "rank": rank})
     return next((one for one in said if not one["lost"]), None)
 

@@ -1,7 +1,9 @@
 """Phases: tuning runs feed curves and budgets, never comparisons; unequal tuning is named."""
 
 import shlex
+from itertools import product
 
+import numpy as np
 import pytest
 
 from analysis import audit, report
@@ -233,6 +235,23 @@ def test_halving_counts_each_point_once_and_is_said(writer, read):
     assert curve["rates"] == 5 and not curve["edge"]
     again = next_steps.commands(study, table, found)
     assert all("hydra.sweeper.halving=2" in text and "steps=" not in text for text in again)
+
+
+def test_the_luck_of_halving_is_that_of_its_shortest_runs(writer, read):
+    """They alone have every point; what longer ones say of the best is no second point there."""
+
+    def regrets(ladder):
+        w, said = writer(f"of{len(ladder)}"), {"tuned": ["lr", "train.steps"], "halving": 2}
+        for steps, rates in ladder:  # the shortest first, so that their noise is the same
+            for variant, lr, seed in product(("lora", "dora"), rates, (100, 101)):
+                spec = w.spec(variant, 8, seed, lr=lr, phase="tune", train__steps=steps, **said)
+                w.run(spec, 0.7 - 0.004 * np.log2(lr / 4e-3) ** 2, phase="tune")
+        for variant, seed in product(("lora", "dora"), range(5)):
+            w.run(w.spec(variant, 8, seed, lr=4e-3, phase="confirm", **said), 0.7, phase="confirm")
+        return [budget.regret for budget in read(w)[2].budgets.values()]
+
+    assert regrets(LADDER)[0].mean() > 0
+    assert np.array_equal(regrets(LADDER), regrets(LADDER[:1]))
 
 
 def test_an_edge_is_one_of_all_points_that_were_tried(writer, read):

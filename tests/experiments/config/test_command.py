@@ -303,9 +303,10 @@ def test_another_configuration_is_read_as_hydra_reads_it(tmp_path):
         prepared("--config-path nowhere")
 
 
-def test_an_unknown_option_is_a_mistake():
-    with pytest.raises(UserError, match="Keys are written without dashes: rank=8"):
-        prepared("--rank=8")
+@pytest.mark.parametrize("words", ["--rank=8", "--rank 8"])
+def test_an_unknown_option_is_a_mistake(words):
+    with pytest.raises(UserError, match=r"1 mistake in [^`]*Keys are written without dashes: rank=8"):
+        prepared(words)
 
 
 # --- a key that takes a text gets what was typed

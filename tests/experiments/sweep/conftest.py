@@ -52,7 +52,10 @@ class Shell:
     def run(self, *words: str, **environment: str) -> tuple[int, str]:
         """The exit code and the output of a command, once it has ended."""
         process = self.start(*words, **environment)
-        output, _ = process.communicate(timeout=300)
+        try:
+            output, _ = process.communicate(timeout=800)  # less than a test may take
+        finally:
+            process.kill()
         return process.returncode, output
 
     def records(self, study: str = "toy") -> dict[str, dict]:

@@ -73,11 +73,11 @@ def test_the_cores_are_those_that_slurm_gave(monkeypatch):
 def test_runs_in_several_processes_share_out_the_machine_by_as_many(machine, monkeypatch):
     assert resources("auto", 9, each=2) == (2, 1, [])  # room for four processes, six cores
     assert resources("auto", 9, each=6) == (1, 1, [])
-    with pytest.raises(UserError, match=r"fsdp=7 .* there is 6 cores and no GPU here: give fsdp=6 or less"):
+    with pytest.raises(UserError, match=r"fsdp=7 .* machine has 6 cores and no GPU: give fsdp=6 or less"):
         resources("auto", 9, each=7)
     machine("nvidia0", "nvidia1", "nvidia2", "nvidia3", "nvidia4")
     assert resources("auto", 9, each=2) == (2, 1, ["0,1", "2,3"])
     assert resources("auto", 1, each=2) == (1, 3, ["0,1", "2,3"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    with pytest.raises(UserError, match=r"fsdp=2 .* there is 1 GPU here: give fsdp=1 or less"):
+    with pytest.raises(UserError, match=r"fsdp=2 .* machine has 1 GPU: give fsdp=1 or less"):
         resources("auto", 9, each=2)

@@ -140,6 +140,7 @@ from experiments.sweep import worker as workers
 from experiments.sweep.worker import Events, Worker
 from experiments.training.run_state import Checkpoints
 from experiments.training.sharded import peers
+from experiments.training.sharded.group import Group
 
 workers.check_data = lambda *_: None  # the runs bear another name than their data give
 order, root, kill = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -148,6 +149,8 @@ boundary = Checkpoints.on_boundary
 started = []
 start = peers._start
 peers._start = lambda *given: started.append(start(*given)) or started[-1]
+if kill == "early":
+    Group.join = lambda group, check, join=Group.join: (started[0].kill(), join(group, check))
 
 
 def on_boundary(self):
@@ -233,6 +236,11 @@ def test_interrupted_in_either_process_it_goes_on_to_the_same_bits(carry_out, ki
     assert all((ours[n] == theirs[n]).all() for n in theirs)
 
 
+def test_a_process_that_ends_before_it_has_begun_is_not_waited_for(carry_out):
+    code, folder = carry_out("early", 2, kill="early")
+    assert code == 0 and read(folder)["error"]["message"] == "process 1 of 2 ended: killed by SIGKILL"
+
+
 @pytest.mark.slow
 def test_with_another_number_of_processes_it_goes_on_and_says_so(carry_out):
     carry_out("cut", 2, kill="stop")
@@ -250,7 +258,7 @@ WORDS = ("model=minilm", "fsdp=2")
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["pack=4"], "fsdp=2 trains one run at a time on 2 GPUs, and pack=4 several: leave one out"),
+        (["pack=4"], "fsdp=2 trains one run at a time, in 2 processes, and pack=4 several: leave one out"),
         (["variant=full"], "variant=full trains or enters the base itself"),
         (["variant=prefix"], "variant=prefix trains or enters the base itself"),
         (["variant.unfreeze_top=1"], "variant=lora trains or enters the base itself"),
