@@ -47,11 +47,10 @@ def points(found: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
             continue
         loss = record.get("metrics", {}).get("validation/loss")
         lost = record["status"] != "completed" or loss is None or not np.isfinite(loss)
-        task = f"{identity.dataset(spec)} {spec['model']} {spec['train'].get('steps')} steps"
         axes = {**spec["variant_axes"], "scaling": None}
         part = identity.digest(axes, spec["variant_options"], spec["targets"])
         same_but_scale[part].add(spec["variant"])
-        at = (spec["lr"], identity.first_rank(spec), scale, task)
+        at = (spec["lr"], identity.first_rank(spec), scale, _task(spec))
         seeds[spec["variant"]][at].append(np.inf if lost else loss)
     for names in (sorted(names) for names in same_but_scale.values() if len(names) > 1):
         together = seeds[" + ".join(names)]
@@ -63,6 +62,10 @@ def points(found: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
         columns = [*zip(*by_point, strict=True), [np.mean(losses) for losses in by_point.values()]]
         out[variant] = Points(*map(np.array, columns))
     return out
+
+
+def _task(spec: Mapping[str, Any]) -> str:
+    return f"{identity.dataset(spec)} {spec['model']} {spec['train'].get('steps')} steps"
 
 
 @dataclass(frozen=True)
@@ -128,20 +131,31 @@ def unseen_rows(
 
     `given` are rates at s r = `COMMON` to be measured too, by variant.
     """
-    new, seeds = points(unseen), sorted({record["spec"]["seed"] for record in unseen})
-    without = [points(r for r in unseen if r["spec"]["seed"] != seed) for seed in seeds]
-    for variant in (name for name in tried if name in new):
-        rules = [(found.form, found) for found in fits(tried[variant])]
+    seeds: dict[str, set[int]] = defaultdict(set)
+    for record in unseen:
+        seeds[_task(record["spec"])].add(record["spec"]["seed"])
+    without = {
+        seed: points(record for record in unseen if record["spec"]["seed"] != seed)
+        for seed in sorted(set().union(*seeds.values()))
+    }
+    for variant, new in points(unseen).items():
+        rules = [(found.form, found) for found in fits(tried[variant])] if variant in tried else []
         if given and variant in given:
             numbers = {"c": given[variant] * np.sqrt(COMMON)}
             rules.append((GIVEN, Fit("root", numbers, residual=np.nan, edge=False)))
         for form, rule in rules:
-            others = [o for part in without if variant in part for o in regrets(part[variant], rule)]
-            for cost in regrets(new[variant], rule):
-                left = [other for other in others if other.place == cost.place]
+            others = [
+                (seed, cost)
+                for seed, part in without.items()
+                if variant in part
+                for cost in regrets(part[variant], rule)
+            ]
+            for cost in regrets(new, rule):
+                task, rank, _ = cost.place
+                left = [o for seed, o in others if o.place == cost.place and seed in seeds[task]]
                 chord = _with_error(cost.chord, [other.chord for other in left])
                 smooth = _with_error(cost.parabola, [other.parabola for other in left])
-                yield variant, form, cost.place[0], str(cost.place[1]), f"{cost.rate:.3g}", chord, smooth
+                yield variant, form, task, str(rank), f"{cost.rate:.3g}", chord, smooth
 
 
 def _with_error(value: float, left: Sequence[float]) -> str:
