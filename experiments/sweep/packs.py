@@ -166,9 +166,14 @@ def _interrupted(todo: Runs, study: Path) -> list[Pack]:
 def _shared_out(group: list[tuple[RunSpec, str]], most: int, workers: int) -> list[Pack]:
     """Packs of about equal size, at most `most`, with runs that stack side by side."""
     sorted_runs = sorted(group, key=_stacking)
-    count = min(len(group), max(ceil(len(group) / most), min(workers, len(group))))
+    count = _count(len(group), most, workers)
     bounds = [round(i * len(group) / count) for i in range(count + 1)]
     return [Pack.of(tuple(sorted_runs[start:stop])) for start, stop in pairwise(bounds)]
+
+
+def _count(runs: int, most: int, workers: int) -> int:
+    """How many packs of at most `most` runs: each worker has one if there are enough runs."""
+    return max(ceil(runs / most), min(workers, runs))
 
 
 def _stacking(run: tuple[RunSpec, str]) -> tuple:
@@ -211,7 +216,8 @@ def sizes(todo: Runs, pack: int | str | bool, *, workers: int, measure: Measure 
         if measure is not None and not _enough(seconds, candidates, specs):
             seconds = dict(measure(specs[: candidates[-1]], candidates, len(specs)))
             known.keep((TIMED, key), seconds)
-        chosen[key] = best({n: s for n, s in seconds.items() if n in candidates} or {1: 1.0})
+        timed = {n: s for n, s in seconds.items() if n in candidates}
+        chosen[key] = best(timed or {1: 1.0}, runs=len(specs), workers=workers)
     return chosen
 
 
@@ -228,11 +234,19 @@ def largest(pack: int | str, runs: int, workers: int) -> int:
     return max(1, min(most, ceil(runs / workers)))
 
 
-def best(seconds: Mapping[int, float]) -> int:
-    """The size at which a run's share of a step is least; a larger one must gain a noticeable part."""
+def best(seconds: Mapping[int, float], *, runs: int, workers: int) -> int:
+    """The size at which so many runs are trained soonest; a larger one must gain a noticeable part.
+
+    Three packs on two workers take as long as four: what counts is the worker that has most packs.
+    """
+
+    def total(size: int) -> float:
+        packs = _count(runs, size, workers)
+        return ceil(packs / workers) * seconds[size] * ceil(runs / packs) / size
+
     size = 1
     for candidate in sorted(seconds):
-        if seconds[candidate] / candidate < (1 - NOTICEABLE) * seconds[size] / size:
+        if total(candidate) < (1 - NOTICEABLE) * total(size):
             size = candidate
     return size
 

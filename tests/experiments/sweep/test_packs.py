@@ -123,9 +123,17 @@ def test_what_is_left_of_a_pack_goes_when_all_its_runs_have_ended(interrupted, t
 
 
 def test_a_larger_pack_must_gain_enough():
-    assert best({1: 1.0, 2: 1.2, 4: 2.0, 8: 4.1}) == 4
-    assert best({1: 1.0, 2: 1.96, 4: 3.8}) == 4
-    assert best({1: 1.0, 2: 1.96}) == best({1: 1.0, 2: 2.5}) == best({1: 1.0}) == 1
+    many = {"runs": 240, "workers": 2}
+    assert best({1: 1.0, 2: 1.2, 4: 2.0, 8: 4.1}, **many) == 4
+    assert best({1: 1.0, 2: 1.96, 4: 3.8}, **many) == 4
+    assert best({1: 1.0, 2: 1.96}, **many) == best({1: 1.0, 2: 2.5}, **many) == best({1: 1.0}, **many) == 1
+
+
+def test_what_counts_is_the_worker_that_has_most_packs():
+    seconds = {1: 1.0, 2: 1.84, 3: 2.7}
+    assert best(seconds, runs=6, workers=2) == 3  # 1 x 2.7; in twos 2 x 1.84, alone 3 x 1
+    assert best({1: 1.0, 2: 1.84}, runs=6, workers=2) == 1  # alone 3 x 1
+    assert best(seconds, runs=8, workers=2) == 2  # 2 x 1.84; in threes two of three packs, not full: 2 x 2.7
 
 
 def test_auto_measures_once_and_remembers(tmp_path, monkeypatch):
