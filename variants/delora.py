@@ -41,6 +41,7 @@ class DeLoRA(Delta):
     roles: ClassVar = {"A": "in", "B": "out", "lam": "magnitude"}
     shapes: ClassVar = {"A": "r d_in", "B": "d_out r", "lam": ""}
     frozen: ClassVar = {"A0": "seed", "B0": "seed"}
+    scaled = False  # lambda is its strength, and learns
     defaults: ClassVar = {"delora_lambda": 12.0}
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
