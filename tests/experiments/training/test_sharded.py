@@ -81,7 +81,7 @@ for spec in specs:
         worst = max(abs(a[key] - b[key]) / max(1, abs(b[key]))
                     for a, b in zip(ours, alone) for key in b if isinstance(b[key], float))
         assert len(ours) == spec.train.steps and abs(alone[0]["loss"] - alone[-1]["loss"]) > 1e-3
-        # inverses of B^T B magnify rounding, and so do Adam's steps along MiLoRA's weakest singular vectors: a
+        # inverses of B^T B magnify rounding, and so do Adam's steps along MiLoRA's weak singular vectors: a
         # batch added up row by row in one process differs by 5e-5 and 4e-4 there
         close = 5e-4 if spec.variant in ("lora_pro", "milora", "riemannian") else 1e-5
         assert worst < close, (spec.variant, worst)
