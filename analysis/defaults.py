@@ -22,13 +22,13 @@ import numpy as np
 from analysis.runs import identity
 from analysis.stats.best_rate import FORMS, Fit, Points, fit, regret, smooth_regret
 from experiments.errors import UserError, report_errors
+from experiments.protocol import COMMON
 from experiments.record import records
 
 HEAD = ("variant", "form", "lr", "residual %", "c of each task alone", "regret %", "largest")
 _BELOW = {"1": "", "s r": " / (s r)", "sqrt(s r)": " / sqrt(s r)", "s": " / s"}
 UNSEEN = ("variant", "form", "task", "r", "lr", "regret %", "by a parabola %")
 GIVEN = "given"  # the form of --rates
-COMMON = 16.0  # the s r at which they are meant, as the `lr` of conf/variant/*.yaml
 
 
 def points(found: Iterable[Mapping[str, Any]]) -> dict[str, Points]:

@@ -19,6 +19,7 @@ import numpy as np
 FEWEST_SEEDS = 3  # below it no verdict is given
 ADVISED_SEEDS = 5
 FEWEST_POINTS = 3  # values tried of what is tuned, from which on validation can choose one
+COMMON = 16.0  # s r at the default alpha, where s = alpha / r; the `lr` of conf/variant/*.yaml is for it
 EQUAL_PARAMETERS = 0.1  # relative difference of two budgets that counts as none
 REACH, COLLAPSED = 6.0, 12.0  # in standard errors of a point
 

@@ -51,7 +51,7 @@ class Blind(NamedTuple):
     text: str  # of a sentence
 
 
-BLIND = {  # by the column of predictions that tells it
+BLIND = {  # by the column of predictions that shows it
     "likelihood": ("accuracy", "chance", "guessing among the options"),
     "reference": ("exact_match", "most frequent answer", "the most frequent answer alone"),
     "label": ("accuracy", "majority class", "the most frequent class alone"),
@@ -72,6 +72,7 @@ class Predictions:
         self._records, self._path = records, path
         self.of = functools.cache(self._of)
         self.one_answer = functools.cache(self._one_answer)
+        self.blind = functools.cache(self._blind)
         self._last: tuple[pa.Array, np.ndarray, str] | None = (
             None  # runs of a study mostly share their test set
         )
@@ -104,7 +105,7 @@ class Predictions:
         except (OSError, pa.ArrowException, KeyError):  # `of` reports a file that cannot be used
             return False
 
-    def blind(self, run_id: str) -> Blind | None:
+    def _blind(self, run_id: str) -> Blind | None:
         """The best that needs no look at a run's test examples; None where the answers are no classes.
 
         The most frequent class, or the most frequent answer that is written; where each example has options
@@ -119,9 +120,7 @@ class Predictions:
         names = self._records[run_id].get("metrics") or {}
         if f"test/{BLIND[column][0]}" not in names:
             return None
-        several = any(
-            name.startswith("test/") and name.count("/") == 2 for name in names
-        )  # test/SET/accuracy
+        several = any(n.startswith("test/") and n.count("/") == 2 for n in names)  # test/SET/accuracy
         sets = table["id"].str.partition("/")[0] if several else np.zeros(len(table))
         shares = []
         for _, answers in table[column].groupby(sets):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from experiments.protocol import COMMON
 from experiments.sizing.skeleton import Skeleton
 from experiments.spec import RunSpec
 from variants._core import costs
@@ -18,7 +19,6 @@ from variants._core.registry import UnknownPart, get
 
 Roles = dict[str, int]  # role -> trained parameters
 
-COMMON = 16.0  # s r at the default alpha, where s = alpha / r
 STATE = 12  # bytes per trained parameter beside itself: gradient and AdamW's two averages, all in float32
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from experiments import data, record
 from experiments.config.settings import AtEnd, Terms
 from experiments.console.display import Display
-from experiments.errors import RunError, death, say
+from experiments.errors import RunError, say
 from experiments.files import check_writable
 from experiments.record import RunFolder
 from experiments.spec import RunSpec
@@ -26,7 +26,7 @@ from experiments.sweep.integrity import quarantine_damaged
 from experiments.sweep.lease import registered
 from experiments.sweep.packs import OFF, Pack, form, largest, sizes, summary, tidy
 from experiments.sweep.plan import Plan, kinds, plan
-from experiments.sweep.pool import PlannedPack, PlannedRun, Pool
+from experiments.sweep.pool import PlannedPack, PlannedRun, Pool, how_died
 from experiments.sweep.resources import environment, resources
 from experiments.sweep.study import LOGS, gone_if_refused, write_requested
 from experiments.sweep.worker import STOP_SIGNALS
@@ -133,9 +133,9 @@ def refused(pool: Pool, todo: Plan, study: Path, display: Display, *, together: 
     cells = [[spec.as_record(), count] for spec, count in kinds(spec for spec, _ in todo.todo).items()]
     answer = pool.check({"check": cells, "folder": str(study), "workers": pool.size * together})
     if answer["event"] == "died" and not pool.stopping:
-        how = "memory ran out" if answer.get("oom") else death(answer["code"])
         raise RunError(
-            f"nothing was started: the worker died while it loaded the model ({how}); see {study}/.logs"
+            f"nothing was started: the worker died while it loaded the model ({how_died(answer)}); "
+            f"see {study}/.logs"
         )
     for note in answer.get("notes", ()):
         display.note(note)

@@ -282,7 +282,7 @@ class Pool:
             else:
                 self._waiting.appendleft(PlannedPack(tuple(ended), pack.members, died=True))
                 then = "they go on from their last state"
-            text = f"A worker died ({_how(event)}) with a pack of {len(pack.runs)} runs: {then}."
+            text = f"A worker died ({how_died(event)}) with a pack of {len(pack.runs)} runs: {then}."
             self.on_event({"event": "note", "text": text})
             return []
         return [Outcome(run, event, time.monotonic() - worker.since) for run in ended]
@@ -339,5 +339,6 @@ class Pool:
                 worker.process.kill()
 
 
-def _how(event: dict) -> str:
+def how_died(event: dict) -> str:
+    """Why a worker is gone, in a few words, from its event."""
     return "memory ran out" if event.get("oom") else death(event["code"])

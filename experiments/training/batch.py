@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from experiments.tasks._base import IGNORE
 from variants import generator
 
-IGNORE = -100  # the target at places where no loss is due
 SHARED = 8  # tokens that the rows of an example have to share for being read once
 ROUNDED = 4  # columns are read in multiples of this: fewer shapes
 
@@ -99,9 +99,7 @@ def length_groups(encoded, rows: Sequence[Tensor], *, fixed: float) -> list[tupl
     lengths, whole = encoded.attention_mask.sum(1), encoded.input_ids.shape[1]
     ordered = torch.stack([r[lengths[r].argsort(stable=True)] for r in rows])  # (K, count)
     longest = lengths[ordered].amax(0)  # (count,), rising
-    columns, counts = torch.unique_consecutive(
-        ((longest + ROUNDED - 1) // ROUNDED * ROUNDED).clamp(1, whole), return_counts=True
-    )
+    columns, counts = torch.unique_consecutive(_rounded(longest, ROUNDED, whole), return_counts=True)
     ends = [0, *counts.cumsum(0).tolist()]  # cuts between rows of one length gain nothing
     least, cut = [0.0], [0]  # of the rows before each end: their cost, and where their last group begins
     for last, width in enumerate(columns.tolist(), start=1):
@@ -136,6 +134,11 @@ def by_length(encoded, *, size: int, among: Tensor | None = None) -> list[tuple[
 def _length_class(lengths: Tensor, longest: int) -> Tensor:
     lengths = lengths.clamp_min(1)
     step = (2 ** lengths.float().log2().floor().long() // 8).clamp_min(ROUNDED)
+    return _rounded(lengths, step, longest)
+
+
+def _rounded(lengths: Tensor, step: Tensor | int, longest: int) -> Tensor:
+    """Up to a multiple of `step`, `longest` at most."""
     return ((lengths + step - 1) // step * step).clamp(1, longest)
 
 
@@ -144,8 +147,8 @@ class Prefixed:
     """n examples of o rows each, the rows of one beginning with the same tokens."""
 
     rows: Tensor  # (n, o) row numbers
-    start: Tensor  # (n,) how many tokens they begin with alike, all of them before the first target's
-    columns: tuple[int, int]  # at most so many tokens alike, and after them
+    start: Tensor  # (n,) how many tokens they share at the beginning, all before the first target's
+    columns: tuple[int, int]  # at most so many tokens shared, and after them
 
 
 def by_prefix(encoded, *, size: int, tokens: int) -> tuple[list[Prefixed], Tensor]:
@@ -163,8 +166,8 @@ def by_prefix(encoded, *, size: int, tokens: int) -> tuple[list[Prefixed], Tenso
     apart, longest = torch.ones(len(encoded.ids), dtype=torch.bool), encoded.input_ids.shape[1]
     for rows in examples.values():
         ids, mask, due = encoded.input_ids[rows], encoded.attention_mask[rows], encoded.labels[rows] != IGNORE
-        alike = ((ids == ids[0]) & mask.bool() & ~due).all(0)
-        start = int(alike.long().cumprod(0).sum()) - 1  # the last of them is read with what follows
+        common = ((ids == ids[0]) & mask.bool() & ~due).all(0)
+        start = int(common.long().cumprod(0).sum()) - 1  # the last of them is read with what follows
         if len(rows) > 1 and start >= SHARED:
             sizes = torch.stack([torch.tensor(start), mask.sum(1).max() - start])
             groups.setdefault((len(rows), *_length_class(sizes, longest).tolist()), []).append((rows, start))

@@ -10,10 +10,11 @@ from transformers.cache_utils import DynamicCache
 from experiments.files import Check, replacing, unchecked
 from experiments.models.first_token import at_first_token, shortened
 from experiments.tasks import Outputs, Scores, kind_of
+from experiments.tasks._base import IGNORE
 from experiments.training.batch import Batch, Prefixed, by_length, by_prefix, gather, of_tokens
 from experiments.training.generation import Settings, generate, reads_cache
 from experiments.training.loop import autocast
-from experiments.training.losses import IGNORE, LOGITS, RowLosses, hooked, row_losses, run_to_head
+from experiments.training.losses import LOGITS, RowLosses, hooked, row_losses, run_to_head
 
 CACHED = 16_384  # tokens of prompts and options that are in memory at a time
 
@@ -151,7 +152,7 @@ def _prompts(encoded) -> list[list[int]]:
     """The tokens of each row before its first target; all that an encoder reads."""
     ids, mask = encoded.input_ids, encoded.attention_mask.bool()
     if "decoder_input_ids" not in encoded.extra:
-        mask = mask & ((encoded.labels != -100).cumsum(1) == 0)
+        mask = mask & ((encoded.labels != IGNORE).cumsum(1) == 0)
     return [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
 
 

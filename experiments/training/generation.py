@@ -82,7 +82,7 @@ def generate(
 
 
 def reads_cache(model: Any) -> bool:
-    """Whether a model can be told positions and reads an ordinary cache of keys and values."""
+    """Whether a model takes positions as an input and reads an ordinary cache of keys and values."""
     parameters = inspect.signature(model.forward).parameters
     return {"position_ids", "past_key_values", "logits_to_keep"} <= set(parameters) and not any(
         getattr(model.config, name, None) for name in ("layers_block_type", "ssm_cfg", "mamba_d_state")

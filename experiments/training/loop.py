@@ -147,7 +147,9 @@ class Trainer:
         self._layer: nn.Module | None = None  # that makes the first token alone
         self._pending: list[tuple[int, Tensor, Tensor, list[float]]] = []
         self.diverged_at: list[int | None] = [None] * self.K  # the step whose loss or gradient was not finite
-        self._start()
+        self._start()  # inits that see inputs see those of every token
+        if not self._drops and self.group is None:
+            self._layer = shortened(self.attached.model, first_rows.inputs())
 
     def _start(self) -> None:
         """Let inits that start from data see each run's first batches, forward and back, without a step."""
@@ -167,9 +169,6 @@ class Trainer:
                 f"init={held.delta.option(k, 'init')} at {held.delta.slots[k].name} has to see the "
                 f"{held.delta.waiting[k].needs} of the map before training, and it was not there."
             )
-        if not self._drops and self.group is None:
-            rows = gather(self.train_split, torch.zeros(self.K, dtype=torch.long)).to(self.device)
-            self._layer = shortened(attached.model, rows.inputs())
 
     def validated(self, step: int) -> list[int]:
         """The runs that are validated after `step` steps; a run that has diverged never is again."""

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.training.batch import IGNORE, Batch, of_tokens
+from experiments.tasks._base import IGNORE
+from experiments.training.batch import Batch, of_tokens
 
 LOGITS = 1 << 24  # of a language model: the most that are held at a time (64 MiB)
 

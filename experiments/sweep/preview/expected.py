@@ -59,7 +59,7 @@ def _rounds(command: Command, root: Path) -> Expected:
         for count, divisor in cell.rounds() if cell.tunable else ():  # which points, is not known yet
             specs += replace(cell, divisor=divisor).runs("tune", cell.left[:count], settings.tune_seeds)
         specs += cell.runs("confirm", [_point(cell)], seeds)
-    note = _told(found.cells, settings, seeds)
+    note = _tuning(found.cells, settings, seeds)
     return Expected(specs, command.value("workers"), *_together(command, (*command.notes, note)))
 
 
@@ -68,7 +68,7 @@ def _point(cell: Cell) -> tuple:
     return cell.chosen or middle
 
 
-def _told(cells: Sequence[Cell], settings: Settings, seeds: Sequence[int]) -> str:
+def _tuning(cells: Sequence[Cell], settings: Settings, seeds: Sequence[int]) -> str:
     tunable = [cell for cell in cells if cell.tunable]
     open_ = any(cell.chosen is None for cell in tunable)
     each = len(settings.tune_seeds) * len(tunable)

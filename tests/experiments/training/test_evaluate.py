@@ -165,7 +165,7 @@ def choices():
     for number, length in enumerate((20, 33, 21, 4, 33, 28, 20, 14)):
         prompt, again = word(length), word(2)
         for option in range(2 + number % 3):
-            own = again + word(1 + 2 * option) if number % 2 else word(2 + option)  # some begin alike
+            own = again + word(1 + 2 * option) if number % 2 else word(2 + option)  # some share more
             rows.append(prompt + own)
             first.append(length)
             example.append(number)
@@ -192,7 +192,7 @@ def test_a_prompt_is_read_once_for_all_of_its_options(decoder, choices, kind):
     model.register_forward_pre_hook(count, with_kwargs=True)
     evaluation.forward(model, kind_of("choice"), choices, runs=1, precision="fp32", batch_size=64)
     everything = int(choices.attention_mask.sum())
-    assert (sum(tokens) < 0.7 * everything) == (kind != "bloom")  # which cannot be told positions
+    assert (sum(tokens) < 0.7 * everything) == (kind != "bloom")  # which takes no positions
 
 
 @pytest.mark.parametrize("method", ["prefix", "ptuning_v2", "prompt"])
