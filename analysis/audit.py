@@ -19,7 +19,7 @@ from analysis.compare.verdicts import Verdicts
 from analysis.foreign import importing, rules, summary
 from analysis.foreign.independent import is_foreign, verdicts
 from analysis.runs.cells import cells as cells_of
-from analysis.runs.cells import missing_seeds
+from analysis.runs.cells import finals, key_of, missing_seeds
 from analysis.runs.load import Study, read
 from analysis.runs.rates import shared
 from analysis.runs.rows import each
@@ -130,12 +130,12 @@ def _power_remedy(judged: pd.DataFrame) -> str:
 
 
 def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
-    final = cells[cells["final"].astype(bool)]
+    final = cells[cells["final"]]
     rated = not is_foreign(study) or bool(final["lr"].notna().any())
     known = lambda met: met if rated else None  # noqa: E731
     tried: dict[tuple[int, int], set[str]] = {}
     for row in each(final):
-        tried.setdefault(found.budgets[row["cell_key"], row["stack"]].effort, set()).add(str(row["series"]))
+        tried.setdefault(found.budgets[key_of(row)].effort, set()).add(str(row["series"]))
     points = sorted(set(tried) - {(0, 0)})  # 0: nothing to tune
     unknown = any(budget.unknown for budget in found.budgets.values())
     notes = "; ".join(
@@ -184,7 +184,7 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
     runs = study.runs[study.runs["phase"] == "tune"]
     tested = int((runs["split"] == "test").sum())
     floor = set(study.runs.loc[study.runs["again"] > 0, "cell_key"])  # measures noise, chooses nothing
-    results = cells[~cells["tuning"].astype(bool) & ~cells["final"].astype(bool) & (cells["n"] > 0)]
+    results = cells[~cells["tuning"] & ~cells["final"] & (cells["n"] > 0)]
     more = len(set(results["cell_key"]) - floor)
     yield Item(
         "The test set was read for the chosen values alone",
@@ -197,7 +197,7 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
 
 
 def _fairness(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
-    final = cells[cells["final"].astype(bool) & (cells["n"] > 0)]
+    final = finals(cells)
     unmatched, unknown = [], []
     for _, group in final.groupby(["peer_key", "stack"], sort=False):
         of_baseline = group["series"] == found.baseline
@@ -240,7 +240,7 @@ def _losses(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         else "the files name no run's status, so that those without a result may have been left out",
         "give the command of the study again: it goes on from what is there; a diverged run is a result",
     )
-    constant, runs = study.unlearned(cells[cells["final"].astype(bool)])
+    constant, runs = study.unlearned(cells[cells["final"]])
     yield Item(
         "No result is that of a run that gives one answer to all examples",
         None if is_foreign(study) else constant == 0,
@@ -249,7 +249,7 @@ def _losses(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         else f"{constant} of {runs} runs do",
         "train longer or at another learning rate; such a run says nothing of its variant",
     )
-    missing = missing_seeds(cells) if len(cells) else []
+    missing = missing_seeds(cells)
     remedy = "run the same seeds for all cells, or the pairs shrink"
     numbered = rules.says(study, "numbered")
     yield Item(

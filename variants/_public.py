@@ -9,7 +9,7 @@ from variants._core.merge import merge
 from variants._core.names import TargetError
 from variants._core.own import PackedLinear, block_stacks, top_blocks
 from variants._core.registry import UnknownPart, get, names, reads, register
-from variants._core.run import Controller, RunConfig, Slot, Trained, rates
+from variants._core.run import RunConfig, Slot, Trained, rates
 from variants._core.seeds import generator, normal, uniform
 from variants._core.storage import AdaptedLinear, dense_size, loads_stored, store_backbone, stored_layer
 from variants._core.targets import backbone_linears, fed_without_batch, linear_shapes, resolve
@@ -24,7 +24,6 @@ __all__ = [
     "Attached",
     "Base",
     "Clock",
-    "Controller",
     "Delta",
     "Factors",
     "Held",

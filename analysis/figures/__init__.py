@@ -9,7 +9,7 @@ from analysis.figures import curves, evidence, overview
 from analysis.figures.figure import HEIGHT, WIDTH, Figure, figure, slug
 from analysis.figures.overview import setting_name
 from analysis.figures.papers import paper_figures as paper_figures
-from analysis.runs.cells import SETTING, order_of
+from analysis.runs.cells import SETTING, finals, order_of
 from analysis.runs.load import Study
 from analysis.runs.predictions import Blind
 from analysis.runs.rows import each
@@ -20,7 +20,7 @@ def overview_figures(
     study: Study, cells: pd.DataFrame, size: tuple[float, float] = (WIDTH - 110, HEIGHT - 90)
 ) -> Iterator[Figure]:
     """All figures of the first part of the report, setting by setting; `size` is that of `by_cost`."""
-    final = cells[cells["final"] & (cells["n"] > 0)]
+    final = finals(cells)
     domain = sorted(final["series"].unique(), key=order_of)
     settings = list(final.groupby(list(SETTING), sort=True, dropna=False))
     for _, group in settings:
@@ -41,10 +41,7 @@ def _reliability(
 ) -> Iterator[Figure]:
     """The seeds of each cell, from three seeds on or where runs were lost."""
     for targets, group in by_targets(cells):
-        runs = study.completed.reindex([i for ids in group["by_seed"] for i in ids.values()])
-        runs = runs.dropna(subset=["run_id"])
-        names = group.drop_duplicates("cell_key").set_index("cell_key")["series"]
-        chart = evidence.reliability(group, runs.assign(series=runs["cell_key"].map(names)), domain)
+        chart = evidence.reliability(group, _runs(study, group), domain)
         text = "A dot is a seed, the bar their mean; at the right, how many runs ended with a result."
         rest = len(group) - evidence.RELIABILITY_ROWS
         text += f" {rest} more cells are in the table." if rest > 0 else ""
@@ -63,20 +60,13 @@ def _setting_figures(
 ) -> Iterator[Figure]:
     title = overview.metric_title(cells.iloc[0])
     for targets, group in by_targets(cells) if cells["r"].notna().any() else ():
-        where = _where(targets)
-        runs = study.completed.reindex([i for ids in group["by_seed"] for i in ids.values()]).dropna(
-            subset=["run_id", "r"]
-        )
-        runs = runs.assign(
-            series=runs["cell_key"].map(group.drop_duplicates("cell_key").set_index("cell_key")["series"])
-        )
         blind = _blind(study, group)
         drawn = blind if blind is not None and _near(group, blind.score) else None
-        chart = overview.by_rank(group, runs, domain, blind=drawn)
+        chart = overview.by_rank(group, _runs(study, group[group["r"].notna()]), domain, drawn)
         name = slug("metric_by_rank", tag, targets)
         text = _bars(group) + aside + _grey(group, domain)
         text += f" {blind.text[0].upper()}{blind.text[1:]} scores {blind.score:.3f}." if blind else ""
-        yield figure(name, "rank", setting, f"{title} against rank{where}", text, chart)
+        yield figure(name, "rank", setting, f"{title} against rank{_where(targets)}", text, chart)
     for axis, (name, _) in overview.COSTS.items():
         if (cells[axis] > 0).any():
             why = overview.no_line(cells[cells[axis] > 0], axis)
@@ -92,6 +82,12 @@ def _setting_figures(
 
 
 _LINE = "The dashed line joins the cells that no other cell beats in both respects. "
+
+
+def _runs(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
+    """The completed runs of these cells, with their `series`."""
+    series = {run: cell["series"] for cell in each(cells) for run in cell["by_seed"].values()}
+    return study.completed.loc[list(series)].assign(series=list(series.values()))
 
 
 def _blind(study: Study, cells: pd.DataFrame) -> Blind | None:
@@ -142,16 +138,13 @@ def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> Iterator[Fi
     if cells.empty:
         return
     domain = sorted(set(cells["series"]), key=order_of)
-    results = cells[~cells["tuning"].astype(bool) & cells["metric"].notna()]
+    results = cells[~cells["tuning"] & cells["metric"].notna()]
     settings = list(results.groupby(["dataset", "model", "metric"], sort=True))
     for (dataset, model, _), group in settings:
         tag = slug(dataset, model) if len(settings) > 1 else ""
         setting = setting_name(group.sort_values("n", ascending=False).iloc[0])
-        here = cells[(cells["dataset"] == dataset) & (cells["model"] == model)]
-        rows = verdicts[
-            (verdicts["dataset"] == dataset) & (verdicts["model"] == model) & verdicts["p_adjusted"].notna()
-        ]
-        yield from _forests(rows, domain, tag, setting)
+        here, rows = (t[(t["dataset"] == dataset) & (t["model"] == model)] for t in (cells, verdicts))
+        yield from _forests(rows[rows["p_adjusted"].notna()], domain, tag, setting)
         points = evidence.rate_points(here)
         for targets, part in by_targets(points) if len(points) else []:
             text = "A ring marks the chosen rate, named for the largest rank. A peak on the edge of the "
@@ -159,22 +152,20 @@ def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> Iterator[Fi
             title = f"Validation against learning rate{_where(targets)}"
             chart = evidence.rate_curves(part, domain)
             yield figure(slug("learning_rates", tag, targets), "rates", setting, title, text, chart)
-        final = group[group["final"]]
-        for targets, part in by_targets(final):
-            if not evidence.lacking(part):
-                continue
-            text = "Completed seeds of those that any cell here has."
-            title = f"What was run{_where(targets)}"
-            yield figure(
-                slug("coverage", tag, targets), "coverage", setting, title, text, evidence.coverage(part)
-            )
+        for targets, part in by_targets(group[group["final"]]):
+            if evidence.lacking(part):
+                text = "Completed seeds of those that any cell here has."
+                name, title = slug("coverage", tag, targets), f"What was run{_where(targets)}"
+                yield figure(name, "coverage", setting, title, text, evidence.coverage(part))
 
 
 def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> Iterator[Figure]:
     for (targets, stack), part in rows.groupby(["targets", "stack"], sort=True, dropna=False):
         part = part if len(part) <= evidence.FOREST_ROWS else part[part["overall"]]
         far = evidence.far_off(part)
-        names = ", ".join(f"{evidence.row_name(row)} ({row['difference']:+.3f})" for row in each(part[far]))
+        names = ", ".join(
+            f"{evidence.comparison_name(row)} ({row['difference']:+.3f})" for row in each(part[far])
+        )
         row = part.iloc[0]
         how = "runs, as independent samples," if "independent" in rows else "paired seeds"
         text = (
@@ -182,9 +173,8 @@ def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> I
             f"Shaded: differences of less than {row['margin']:g}, the margin."
         )
         text += f" Too far off to be drawn here: {names}." if names else ""
-        apart = [
-            str(name) for name, key in ((targets, "targets"), (stack, "stack")) if rows[key].nunique() > 1
-        ]
+        places = {"targets": targets, "stack": stack}
+        apart = [str(name) for key, name in places.items() if rows[key].nunique() > 1]
         judged = metric_name(str(row["metric"]).rsplit("/", 1)[-1])
         model = f" with {row['model']}" if row["model"] != "unknown" else ""
         here = f" on {row['dataset']}{model}" if tag else ""
@@ -212,15 +202,9 @@ def _bars(cells: pd.DataFrame) -> str:
     seeds = "95% t intervals over seeds" if cells["low"].notna().any() else ""
     few = cells["low"].isna() & cells["bar_low"].notna()
     rows = cells.loc[few, "test_rows"].max()
-    sampling = (
-        f"what the choice of {rows:,.0f} test examples alone leaves open (95%); seed noise comes on top"
-        if few.any()
-        else ""
-    )
+    sampling = f"what the choice of {rows:,.0f} test examples alone leaves open (95%); seed noise comes on "
+    sampling = f"{sampling}top" if few.any() else ""
     if seeds and sampling:
         return f"Bars: {seeds}; for cells with fewer than three seeds {sampling}."
-    return (
-        f"Bars: {seeds or sampling}."
-        if seeds or sampling
-        else "No error bars: too few seeds to estimate any."
-    )
+    none = "No error bars: too few seeds to estimate any."
+    return f"Bars: {seeds or sampling}." if seeds or sampling else none

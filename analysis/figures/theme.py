@@ -8,29 +8,13 @@ dashes repeat it.
 from typing import Any
 
 LIGHT = (
-    "#4a5260",
-    "#0072b2",
-    "#cc4a00",
-    "#00805e",
-    "#a8498c",
-    "#8a6a00",
-    "#1a9cc4",
-    "#7a4fd0",
-    "#b23a48",
-    "#5b7a1f",
-)
+    "#4a5260", "#0072b2", "#cc4a00", "#00805e", "#a8498c",
+    "#8a6a00", "#1a9cc4", "#7a4fd0", "#b23a48", "#5b7a1f",
+)  # fmt: skip
 DARK = (
-    "#b6bfcc",
-    "#5ab4f0",
-    "#ff9052",
-    "#45cfa0",
-    "#eb9bd2",
-    "#e6c14d",
-    "#86e0f7",
-    "#b99cff",
-    "#ff8f9b",
-    "#b4d66a",
-)
+    "#b6bfcc", "#5ab4f0", "#ff9052", "#45cfa0", "#eb9bd2",
+    "#e6c14d", "#86e0f7", "#b99cff", "#ff8f9b", "#b4d66a",
+)  # fmt: skip
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 FONT = "Inter, 'Segoe UI', 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif"
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.compare.pairs import Pair, paired
+from analysis.compare.pairs import difference
 from analysis.compare.verdicts import Verdicts
-from analysis.runs.cells import SETTING
+from analysis.runs.cells import SETTING, finals
 from analysis.runs.load import Study
 from analysis.runs.rows import each
 from analysis.text.format import metric_name, number
@@ -30,7 +30,7 @@ def results(study: Study, cells: pd.DataFrame) -> str:
     Bold too is what is not significantly worse than the best (paired over seeds and examples, Holm over the
     dataset's cells); where a cell cannot be paired with the best by three seeds, it stays as it is.
     """
-    final = cells[cells["final"].astype(bool) & (cells["n"] > 0)]
+    final = finals(cells)
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
     heads: list[str] = []
     for setting, group in final.groupby([*SETTING, "stack"], sort=True, dropna=False):
@@ -49,7 +49,8 @@ def results(study: Study, cells: pd.DataFrame) -> str:
             value = f"\\textbf{{{value}}}" if strong else value
             if not np.isnan(cell["low"]):
                 value += f" [{number(cell['low'])}, {number(cell['high'])}]"
-            rows.setdefault((str(cell["series"]), rank, _text_of(cell["targets"])), {})[head] = value
+            targets = cell["targets"] if isinstance(cell["targets"], str) else ""
+            rows.setdefault((str(cell["series"]), rank, targets), {})[head] = value
     many = {targets for _, _, targets in rows if targets}
     frame = [
         {"Variant": _latex(series), "Rank": rank}
@@ -59,11 +60,6 @@ def results(study: Study, cells: pd.DataFrame) -> str:
     ]
     comment = "Mean and 95% interval over seeds. Bold: the best and what is not significantly worse."
     return table("lr" + "l" * (len(many) > 1) + "r" * len(heads), frame, comment, escape=False)
-
-
-def _text_of(value: object) -> str:
-    """A text that may be missing."""
-    return value if isinstance(value, str) else ""
 
 
 def _latex(text: str) -> str:
@@ -90,15 +86,9 @@ def _level_with_best(study: Study, cells: pd.DataFrame) -> list[bool]:
     if rows[best]["n"] < stats.FEWEST_SEEDS or len(rows) < 2:
         return [False] * len(rows)
     p = np.full(len(rows), np.nan)
-    for i, cell in enumerate(rows):
-        common = paired(Pair([cell], [rows[best]]), study)
-        if (
-            i != best
-            and running.iloc[i]
-            and len(common.seeds) >= stats.FEWEST_SEEDS
-            and common.by_example is not None
-        ):
-            p[i] = stats.two_way(common.by_example, step=common.step).p
+    for i in np.flatnonzero(running):
+        found = difference(rows[i], rows[best], study) if i != best else None
+        p[i] = found.p if found else np.nan
     known = ~np.isnan(p)
     p[known] = stats.holm(p[known])
     return [bool(i == best or p[i] >= stats.ALPHA) for i in range(len(rows))]

@@ -1,7 +1,7 @@
 """The table of runs: which columns a record becomes, and their types."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -9,6 +9,14 @@ from analysis.runs import identity
 from analysis.runs.failures import Place, split_of
 
 Row = Mapping[Any, Any]  # of any table of this package: values by column
+
+
+class Problem(NamedTuple):
+    """A folder that the report could not use as it is."""
+
+    run: str
+    what: str
+
 
 COSTS = (
     "train_seconds", "step_ms", "step_ms_low", "step_ms_high", "busy_cores", "load_per_core",

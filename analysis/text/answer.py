@@ -12,7 +12,7 @@ from analysis.compare import noise
 from analysis.compare.conclusion import ORDER, listed, on_tuning, protocol
 from analysis.compare.verdicts import Verdicts
 from analysis.figures.overview import metric_words
-from analysis.runs.cells import SETTING
+from analysis.runs.cells import SETTING, finals
 from analysis.runs.load import Study
 from analysis.runs.rows import Row, each
 from analysis.text import limits
@@ -41,7 +41,7 @@ class Answer:
 
 def answer(study: Study, cells: pd.DataFrame, found: Verdicts) -> Answer:
     """The answer that the records allow, never more."""
-    final = cells[cells["final"].astype(bool) & (cells["n"] > 0)]
+    final = finals(cells)
     if final.empty:
         return _nothing(study)
     if len(final) == 1:
@@ -151,7 +151,7 @@ def headline(rows: pd.DataFrame) -> str:
 
 def at_rates(rows: pd.DataFrame) -> str:
     """The start of a headline that decides between rates of which nobody knows how good they are."""
-    budgets = [b for sides in rows["sides"] for b in (*sides.variant, *sides.baseline) if b.points]
+    budgets = [budget for sides in rows["sides"] for budget in sides.both if budget.points]
     if not rows["conclusion"].isin(["better", "worse", "ahead", "behind", "equivalent"]).any() or not budgets:
         return ""
     if not any(budget.tuned for budget in budgets):
@@ -199,7 +199,7 @@ def sentence(row: Row, rows: pd.DataFrame) -> str:
         return f"No verdict on {name}{where}: {row['why']}."
     interval = f"{signed(row['ci_low'])} to {signed(row['ci_high'])}"
     evidence = f"{signed(row['difference'])} ({interval}; {unit(row)})"
-    if not any(b.tuned for b in (*row["sides"].variant, *row["sides"].baseline)):
+    if not any(budget.tuned for budget in row["sides"].both):
         evidence += f", at learning rate {' against '.join(row['rates'])}"
     text = {
         "better": f"{name} is better than {base}{where}: {evidence}",

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.compare.conclusion import ORDER, listed
 from analysis.compare.verdicts import Verdicts
 from analysis.foreign.independent import verdicts
+from analysis.runs.cells import Key, by_key
 from analysis.runs.load import Study
 from analysis.runs.rows import Row, each
 from analysis.runs.timing import apart
@@ -24,7 +25,6 @@ _WORDS = {
     "step_ms": "time per step",
     "peak_bytes": "peak memory",
 }
-Key = tuple[str, str]  # (cell_key, stack)
 
 
 @dataclass
@@ -50,9 +50,8 @@ def choice(study: Study, cells: pd.DataFrame, found: Verdicts, ranks: Sequence[A
     rows = found.overall
     if rows.empty:
         return Choice()
-    by_key = {(cell["cell_key"], cell["stack"]): cell for cell in each(cells[cells["final"].astype(bool)])}
     advised = {(a.series, a.dataset, a.model, a.targets): a.sufficient or a.best for a in ranks}
-    out = Choice(rows=_rows(rows, by_key, advised))
+    out = Choice(rows=_rows(rows, by_key(cells), advised))
     choices = _choices(rows)
     winners, over_data = _winners(rows, choices), _winners(found.across, choices)
     out.leader = _leader(over_data if len(over_data) else winners)
@@ -100,10 +99,10 @@ def _rows(
         order = [(ranked and pd.isna(row["variant_r"]), *_order(row)) for row in each(group)]
         group = group.assign(order=order).sort_values("order", kind="stable")
         first = each(group)[0]
-        plain = _picked([cells[key] for key in _sides(first)[1]], advised)
+        plain = _picked([cells[key] for key in first["cells"][1]], advised)
         out.append(_line(first, plain, plain, base=True))
         out += [
-            _line(row, _picked([cells[key] for key in _sides(row)[0]], advised), plain)
+            _line(row, _picked([cells[key] for key in row["cells"][0]], advised), plain)
             | {"reference": bool(row["order"][0])}
             for row in each(group)
         ]
@@ -113,11 +112,6 @@ def _rows(
 def _order(row: Row) -> tuple[int, float]:
     known = row["conclusion"] if row["conclusion"] in ORDER else ""
     return ORDER.index(known), -row["difference"] if row["difference"] == row["difference"] else 0.0
-
-
-def _sides(row: Row) -> tuple[list[Key], list[Key]]:
-    keys = list(row["cells"])
-    return keys[: len(keys) // 2], keys[len(keys) // 2 :]
 
 
 def _picked(cells: Sequence[Row], advised: Mapping[tuple[Any, ...], float]) -> Row:

@@ -24,6 +24,10 @@ def own_cache(tmp_path_factory):
         os.environ["ABLORA_CACHE"] = before
 
 
+AXES = {
+    "delta": "lora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform",
+    "controller": "none",
+}  # fmt: skip
 PRELOADED = """
 import json, os, signal, sys
 
@@ -88,6 +92,27 @@ def _toy(path):
 def toy_csv(tmp_path):
     """The file of a small table: 90 short texts of two labels."""
     return _toy(tmp_path / "toy.csv")
+
+
+@pytest.fixture
+def toy_spec(toy_csv, tiny_bert):
+    """A spec of LoRA on that table: `toy_spec(axes={"delta": "dora"}, train={"steps": 3}, seed=1)`.
+
+    Axes and settings of the training go beside the usual ones, all else in their place.
+    """
+    from experiments.spec import RunSpec, Train
+
+    def made(*, axes=(), train=(), **changes):
+        usual = {
+            "study": "toy", "variant": "lora", "method": "adapters", "r": 2, "alpha": 4.0, "targets": "qv",
+            "options": {"dropout": 0.1}, "model": "hf", "model_options": {"path": str(tiny_bert)},
+            "dataset": "csv", "lr": 0.02, "seed": 0,
+            "dataset_options": {"path": str(toy_csv), "text": "text", "label": "label", "max_length": 16},
+        }  # fmt: skip
+        settings = {"steps": 12, "batch_size": 8, "head_lr": 0.02, **dict(train)}
+        return RunSpec(**{**usual, **changes}, axes={**AXES, **dict(axes)}, train=Train(**settings))
+
+    return made
 
 
 def _wordpiece():

@@ -111,9 +111,9 @@ def resolve(model: nn.Module, targets: Targets, *, layers: Any = None) -> dict[s
     }
 
 
-def linear_shapes(model: nn.Module, targets: Targets, *, layers: Any = None) -> dict[str, tuple[int, int]]:
+def linear_shapes(model: nn.Module, targets: Targets) -> dict[str, tuple[int, int]]:
     """(d_in, d_out) of everything that the targets match."""
-    matched = find(model, targets, layers=layers).values()
+    matched = find(model, targets).values()
     return {target.name: (target.d_in, target.d_out) for found in matched for target in found}
 
 

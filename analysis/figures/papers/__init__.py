@@ -27,10 +27,10 @@ def paper_figures(
     """The figures of all papers, setting by setting."""
     if cells.empty:
         return
-    results = cells[(cells["n"] > 0) & ~cells["tuning"].astype(bool)]
+    results = cells[(cells["n"] > 0) & ~cells["tuning"]]
     domain = sorted(results["series"].unique(), key=order_of)
     keys = ["dataset", "model", "metric", "stack", "split"]
-    settings = list(results[results["final"].astype(bool)].groupby(keys, sort=True))
+    settings = list(results[results["final"]].groupby(keys, sort=True))
     for (dataset, model, metric, stack, split), group in settings:
         here = (cells["dataset"] == dataset) & (cells["model"] == model) & (cells["stack"] == stack)
         every = cells[here & (cells["metric"] == metric)]

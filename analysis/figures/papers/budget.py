@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.figures.figure import Figure, tooltips
+from analysis.figures.figure import Figure, rows_axis, tooltips
 from analysis.figures.papers.view import View, panels, runs_text
 
 EQUAL = 0.05  # relative difference of trained parameters that counts as none
@@ -20,18 +20,11 @@ def figures(view: View) -> Iterator[Figure]:
     groups = budgets(view.cells)
     if not groups:
         return
-    parts = [
-        group.assign(
-            panel=_panel_name(group),
-            row=[f"{targets} · r {r:g}" for targets, r in zip(group["targets"], group["r"], strict=True)],
-        )
-        for group in groups[:PANELS]
-    ]
-    bars = pd.concat(parts)
+    bars = pd.concat([group.assign(panel=_panel_name(group)) for group in groups[:PANELS]])
+    bars["row"] = [f"{targets} · r {r:g}" for targets, r in zip(bars["targets"], bars["r"], strict=True)]
     keep = ["panel", "row", "mean", "bar_low", "bar_high", "n", "trainable_parameters", "series"]
     order = list(dict.fromkeys(bars.sort_values(["targets", "r"])["row"]))
-    y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(grid=False, labelLimit=150, domain=False))
-    base = alt.Chart().encode(y=y, color=view.color(None))
+    base = alt.Chart().encode(y=rows_axis(order, limit=150), color=view.color(None))
     x = alt.X("mean:Q", title=view.metric, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True, tickCount=4))
     tips = tooltips("row:N", ("mean:Q", "", ".4f"), "n:Q")
     chart = alt.layer(
@@ -43,7 +36,7 @@ def figures(view: View) -> Iterator[Figure]:
         ),
         data=bars[keep],
     )
-    left_out = len(groups) - len(parts)
+    left_out = len(groups) - PANELS
     height = max(70, 34 * int(bars["panel"].value_counts().max()))
     yield view.figure(
         "matrices_at_equal_parameters",
@@ -54,8 +47,8 @@ def figures(view: View) -> Iterator[Figure]:
         else _tally(groups, view.metric_words),
         caption="Each row spends a panel's parameters on other matrices; bars: 95% intervals of the means. "
         "The paper finds that adapting more kinds of matrices at a lower rank beats one kind at a higher one."
-        + (f" {left_out} more budgets are not drawn, the finding counts them." if left_out else ""),
-        chart=panels(chart, "panel", list(dict.fromkeys(bars["panel"])), height=height),
+        + (f" {left_out} more budgets are not drawn, the finding counts them." if left_out > 0 else ""),
+        chart=panels(chart, list(dict.fromkeys(bars["panel"])), height=height),
     )
 
 
@@ -90,10 +83,8 @@ def _tally(groups: list[pd.DataFrame], metric: str) -> str:
     counts = Counter(str(group["targets"].to_numpy()[_best_first(group)[0]]) for group in groups)
     (first, times), *others = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     rest = "".join(f", {name} at {n}" for name, n in others)
-    return (
-        f"{first} has the best {metric} at {times} of {len(groups)} budgets{rest}: a count of means, "
-        "no verdict."
-    )
+    text = f"{first} has the best {metric} at {times} of {len(groups)} budgets{rest}"
+    return f"{text}: a count of means, no verdict."
 
 
 def _best_of(group: pd.DataFrame, metric: str) -> str:

@@ -14,8 +14,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.figures.figure import Figure, tooltips
-from analysis.figures.papers.view import View, panels, row_name, runs_text, short
+from analysis.figures.figure import Figure, row_name, rows_axis, tooltips
+from analysis.figures.papers.view import View, panels, runs_text, short
 
 PAPER = "LoRA"
 GRID = 16  # dimensions of a subspace that are drawn along each side
@@ -66,7 +66,7 @@ def _subspaces(view: View) -> Iterator[Figure]:
         caption="Similarity of the subspaces of the first i and first j right singular vectors of two "
         "changes W' - W: 0 is orthogonal, 1 contained. One matrix of each kind, from a layer in the "
         "middle. With W: its top tenth of directions (down) and the change.",
-        chart=panels(base.mark_rect().encode(color=fill, tooltip=tips), "panel", order),
+        chart=panels(base.mark_rect().encode(color=fill, tooltip=tips), order),
     )
 
 
@@ -122,31 +122,24 @@ SOURCES = {"projected": "of the change", "top": "of W itself", "random": "random
 
 
 def _amplification(view: View) -> Iterator[Figure]:
-    rows = []
-    for cell, seed, found in view.with_arrays("change/norm"):
-        for source, name in SOURCES.items():
-            if f"change/{source}" in found:
-                factors = found["change/norm"] / found[f"change/{source}"]
-                rows += [
-                    {
-                        "row": row_name(cell),
-                        "directions": name,
-                        "factor": float(f"{f:.4g}"),
-                        "seed": seed,
-                        "matrix": str(m),
-                    }
-                    for f, m in zip(factors, found["change/names"], strict=True)
-                ]
+    rows = [
+        (row_name(cell), name, float(f"{factor:.4g}"), seed, str(matrix))
+        for cell, seed, found in view.with_arrays("change/norm")
+        for source, name in SOURCES.items()
+        if f"change/{source}" in found
+        for factor, matrix in zip(
+            found["change/norm"] / found[f"change/{source}"], found["change/names"], strict=True
+        )
+    ]
     if not rows:
         return
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=["row", "directions", "factor", "seed", "matrix"])
     order = list(dict.fromkeys(table["row"]))[:ROWS]
     table = table[table["row"].isin(order)]
     names = [name for name in SOURCES.values() if name in set(table["directions"])]
     scale = alt.Scale(domain=names)
-    y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(grid=False, labelLimit=260, domain=False))
     base = alt.Chart(table).encode(
-        y=y,
+        y=rows_axis(order),
         color=alt.Color("directions:N", scale=scale, sort=names),
         yOffset=alt.YOffset("directions:N", sort=names),
     )
@@ -199,8 +192,8 @@ def _amplified(table: pd.DataFrame, row: str) -> str:
     against = f", against {others}{_held(here)}" if others else ""
     return (
         f"{row} amplifies its own directions of W by {own.median():.2g} (median of "
-        f"{here['matrix'].nunique()} "
-        f"matrices in {runs_text(here['seed'].nunique())}, quartiles {low:.2g} to {high:.2g}){against}."
+        f"{here['matrix'].nunique()} matrices in {runs_text(here['seed'].nunique())}, "
+        f"quartiles {low:.2g} to {high:.2g}){against}."
     )
 
 

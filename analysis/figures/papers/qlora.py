@@ -10,24 +10,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
-from analysis.figures.figure import Figure, tooltips
-from analysis.figures.papers.view import View, row_name
+from analysis.figures.figure import Figure, row_name, rows_axis, tooltips
+from analysis.figures.papers.view import View
 from analysis.runs.rows import Row
 
 PAPER = "QLoRA"
 BARS = 12  # cells in the figure on memory
 DROWNS = 4  # times what was counted: above it the rest of the peak is told, not drawn
-PARTS = [
-    "base, quantised",
-    "base, dense",
-    "adapters and head",
-    "gradients",
-    "optimiser",
-    "all else at the peak",
-]
+PARTS = ["base, quantised", "base, dense", "adapters and head", "gradients", "optimiser",
+         "all else at the peak"]  # fmt: skip
 
 
 def figures(view: View) -> list[Figure]:
@@ -94,13 +87,9 @@ def _errors(view: View) -> Iterator[Figure]:
             continue
         table = pd.DataFrame(
             [
-                {
-                    "format": name.replace(" double", DOUBLE),
-                    "error": float(f"{value:.5g}"),
-                    "matrix": str(m),
-                }
+                {"format": name.replace(" double", DOUBLE), "error": float(f"{e:.5g}"), "matrix": str(m)}
                 for name, row in zip(formats, error, strict=True)
-                for value, m in zip(row, found["storage/names"], strict=True)
+                for e, m in zip(row, found["storage/names"], strict=True)
             ]
         )
         middle = table.groupby("format", sort=False)["error"].median().sort_values(kind="stable")
@@ -145,7 +134,7 @@ def _memory(view: View) -> Iterator[Figure]:
         .mark_bar()
         .encode(
             x=alt.X("mb:Q", title="MB", axis=alt.Axis(grid=True)),
-            y=alt.Y("row:N", sort=order, title=None, axis=alt.Axis(labelLimit=260, domain=False, grid=False)),
+            y=rows_axis(order),
             color=alt.Color("part:N", sort=PARTS, scale=alt.Scale(domain=PARTS[: -1 if drowned else None])),
             order=alt.Order("place:Q"),
             tooltip=tooltips("row:N", "part:N", ("mb:Q", "", ".4~g")),
@@ -159,8 +148,7 @@ def _memory(view: View) -> Iterator[Figure]:
         PAPER,
         "Memory while training, by part",
         finding=f"The frozen base takes {frozen[small]:.3g} MB in {small} and {frozen[large]:.3g} MB in "
-        f"{large}, "
-        f"{frozen[small] / frozen[large]:.0%} (counted from the stored tensors).",
+        f"{large}, {frozen[small] / frozen[large]:.0%} (counted from the stored tensors).",
         caption="Gradients in 32 bits and two averages of Adam for each trained parameter. All else is "
         "what the peak has beyond that: activations and, where the peak is that of a process on a CPU, its "
         "libraries and data."
@@ -173,18 +161,12 @@ def _parts(view: View, cell: Row) -> Iterator[dict[str, Any]]:
     """The parts of one cell's memory in MB; nothing of a cell whose base was not measured."""
     if not cell["base_bytes"] > 0 or not cell["trainable_parameters"] >= 0:
         return
-    run = next(iter(cell["by_seed"].values()))
-    found: Mapping[str, np.ndarray] = view.study.arrays(run)
+    found = view.study.arrays(next(iter(cell["by_seed"].values())))
     quantised = float(found["storage/codes"] + found["storage/scales"]) if "storage/codes" in found else 0.0
-    parts = memory(
-        base=int(quantised),
-        unquantised=int(cell["base_bytes"] - quantised),
-        trained=int(cell["trainable_parameters"]),
-        activations=0,
-    )
-    rest = cell["peak_bytes"] - sum(parts.values()) if cell["peak_bytes"] > 0 else 0
-    values = [*list(parts.values())[:5], max(0, rest)]
-    for place, (name, value) in enumerate(zip(PARTS, values, strict=True)):
+    trained = 4 * cell["trainable_parameters"]  # bytes; a gradient and Adam's two averages take as many each
+    known = [quantised, cell["base_bytes"] - quantised, trained, trained, 2 * trained]
+    rest = cell["peak_bytes"] - sum(known) if cell["peak_bytes"] > 0 else 0
+    for place, (name, value) in enumerate(zip(PARTS, [*known, rest], strict=True)):
         if value > 0:
             yield {"row": row_name(cell), "part": name, "mb": float(f"{value / 1e6:.4g}"), "place": place}
 
@@ -204,31 +186,8 @@ def storage_name(spec: Mapping[str, Any]) -> str:
     return kind + DOUBLE * bool(doubled)
 
 
-def bits_per_weight(*, double: bool, block: int = BLOCK, outer: int = OUTER) -> dict[str, float]:
+def bits_per_weight(*, double: bool) -> dict[str, float]:
     """Bits per weight by component, without the offset of the tensor."""
     if not double:
-        return {"codes": 4.0, "absmax": 32 / block}
-    return {"codes": 4.0, "absmax": 8 / block, "absmax of absmax": 32 / (block * outer)}
-
-
-def memory(
-    *,
-    base: int,
-    unquantised: int,
-    trained: int,
-    activations: int,
-    trained_bytes: int = 4,
-    optimiser_bytes: int = 8,
-) -> dict[str, int]:
-    """Bytes by part while training.
-
-    Base, unquantised and activations in bytes, `trained` in parameters (Adam keeps two).
-    """
-    return {
-        "base": base,
-        "unquantised": unquantised,
-        "adapters": trained_bytes * trained,
-        "gradients": trained_bytes * trained,
-        "optimiser": optimiser_bytes * trained,
-        "activations": activations,
-    }
+        return {"codes": 4.0, "absmax": 32 / BLOCK}
+    return {"codes": 4.0, "absmax": 8 / BLOCK, "absmax of absmax": 32 / (BLOCK * OUTER)}

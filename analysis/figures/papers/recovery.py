@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.figures.figure import Figure, tooltips
+from analysis.figures.figure import Figure, row_name, rows_axis, tooltips
 from analysis.figures.papers.qlora import DENSE, storage_name
-from analysis.figures.papers.view import View, interval_text, row_name, runs_text
+from analysis.figures.papers.view import View, interval_text, runs_text
 from analysis.runs.rows import Row
 
 WITHOUT = {"probe": "the head alone", "zero": "no training"}  # method -> what it is called
@@ -42,9 +42,8 @@ class Case:
     def share(self) -> float | None:
         """The recovery; None where adapters gain nothing on the dense base either."""
         sign = -1 if self.dense["goal"] == "min" else 1
-        if not sign * (self.dense["mean"] - self.before["mean"]) > 0:
-            return None
-        return recovery(self.dense["mean"], self.before["mean"], self.adapted["mean"])
+        gain = self.dense["mean"] - self.before["mean"]
+        return float((self.adapted["mean"] - self.before["mean"]) / gain) if sign * gain > 0 else None
 
     @property
     def points(self) -> dict[str, float]:
@@ -72,12 +71,7 @@ def figures(view: View) -> Iterator[Figure]:
         .mark_point(filled=True, size=90, opacity=0.9)
         .encode(
             x=alt.X("value:Q", title=view.metric, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True)),
-            y=alt.Y(
-                "row:N",
-                sort=list(dict.fromkeys(table["row"])),
-                title=None,
-                axis=alt.Axis(labelLimit=260, domain=False),
-            ),
+            y=rows_axis(dict.fromkeys(table["row"])),
             yOffset=alt.YOffset("what:N", sort=kinds, scale=scale),
             color=alt.Color("what:N", sort=kinds, scale=scale),
             shape=alt.Shape("what:N", sort=kinds, scale=scale),
@@ -102,8 +96,6 @@ def cases(view: View) -> list[Case]:
     kept = ((storage_name(view.spec(cell)), cell) for cell in view.rows)
     rows = [(name, cell) for name, cell in kept if name]
     adapters = [(name, cell) for name, cell in rows if pd.notna(cell["r"])]
-    if all(name in DENSE for name, _ in adapters):
-        return []
     out = []
     for name, cell in adapters:
         like = [c for other, c in adapters if other in DENSE and _alike(view, cell, c)]
@@ -167,16 +159,3 @@ def _distance(view: View, case: Case) -> str:
     return (
         f" ({np.mean(found):+.4f} from the dense base, {interval_text(stats.t_interval(np.array(found)), 4)})"
     )
-
-
-def recovery(sixteen_bit: float, quantised: float, adapted: float) -> float:
-    """How much of what adaptation gives a dense base it gives a quantised one: 1 is all of it.
-
-    Args:
-        sixteen_bit: The metric after adaptation of a dense base.
-        quantised: That of the quantised base before adaptation.
-        adapted: And after it.
-    """
-    if sixteen_bit == quantised:
-        raise ValueError("adaptation of a dense base brings nothing, so there is nothing to recover")
-    return (adapted - quantised) / (sixteen_bit - quantised)
