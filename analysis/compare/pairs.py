@@ -202,7 +202,7 @@ def paired(pair: Pair, study: Study) -> Paired:
         if set(v["by_seed"]) & set(b["by_seed"])
     ]
     runs = [(v["by_seed"], b["by_seed"]) for v, b in both]
-    sign = -1.0 if pair.baseline[0]["goal"] == "min" else 1.0
+    sign = pair.baseline[0]["sign"]
     if not runs:
         return Paired([], np.empty((2, 1, 0)), sign)
     common = sorted(set.intersection(*[set(v) & set(b) for v, b in runs]))

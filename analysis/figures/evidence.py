@@ -43,17 +43,11 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
         opacity=0.13, color="#8a94a3"
     )
     zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(strokeWidth=1.2).encode(x=alt.X("at:Q"))
-    tips: list[Any] = tooltips(
-        "series:N",
-        "rank:N",
-        ("said:N", "verdict"),
-        ("difference:Q", "", "+.4f"),
-        ("ci_low:Q", "from", "+.4f"),
-        ("ci_high:Q", "to", "+.4f"),
-        ("p_adjusted:Q", "adjusted p", ".3g"),
-        ("n_seeds:Q", "seeds"),
-        ("n_examples:Q", "examples"),
-    )
+    tips = tooltips(
+        "series:N", "rank:N", ("said:N", "verdict"), ("difference:Q", "", "+.4f"),
+        ("ci_low:Q", "from", "+.4f"), ("ci_high:Q", "to", "+.4f"), ("p_adjusted:Q", "adjusted p", ".3g"),
+        ("n_seeds:Q", "seeds"), ("n_examples:Q", "examples"),
+    )  # fmt: skip
     point = base.encode(x=alt.X("difference:Q"), tooltip=tips)
     return alt.layer(
         band.encode(x=alt.X("low:Q", title=title), x2=alt.X2("high:Q")),

@@ -80,11 +80,10 @@ def row_name(cell: Row) -> str:
     return str(cell["series"]) + ("" if pd.isna(cell["r"]) else f" · r {cell['r']:g}")
 
 
-def rows_axis(order: Iterable[str], *, field: str = "row:N", limit: int = 260) -> alt.Y:
-    """The axis of a figure that has a named row for each of `order`."""
-    return alt.Y(
-        field, sort=list(order), title=None, axis=alt.Axis(grid=False, labelLimit=limit, domain=False)
-    )
+def rows_axis(order: Iterable[str], *, limit: int = 260) -> alt.Y:
+    """The axis of a figure that has a named `row` for each of `order`."""
+    axis = alt.Axis(grid=False, labelLimit=limit, domain=False)
+    return alt.Y("row:N", sort=list(order), title=None, axis=axis)
 
 
 def interval(base: alt.Chart, low: str, high: str, title: str | None, **mark: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 import pandas as pd
+from scipy import optimize
 
 from analysis import stats
 from analysis.figures.figure import HEIGHT, WIDTH, color, interval, rank_text, shape, tooltips
@@ -62,16 +63,10 @@ def with_bars(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _tooltip(metric: str) -> list[alt.Tooltip]:
     return tooltips(
-        ("series:N", "variant"),
-        ("r:Q", "rank"),
-        ("lr:Q", "lr"),
-        ("mean:Q", metric, ".4f"),
-        ("n:Q", "seeds"),
-        ("bar_low:Q", "bar from", ".4f"),
-        ("bar_high:Q", "bar to", ".4f"),
-        ("trainable_parameters:Q", "trainable parameters", ",.0f"),
-        ("share:Q", "share of the model", ".3%"),
-    )
+        ("series:N", "variant"), ("r:Q", "rank"), ("lr:Q", "lr"), ("mean:Q", metric, ".4f"),
+        ("n:Q", "seeds"), ("bar_low:Q", "bar from", ".4f"), ("bar_high:Q", "bar to", ".4f"),
+        ("trainable_parameters:Q", "trainable parameters", ",.0f"), ("share:Q", "share of the model", ".3%"),
+    )  # fmt: skip
 
 
 _KEPT = ("series", "r", "lr", "mean", "n", "bar_low", "bar_high", "trainable_parameters", "share")
@@ -84,8 +79,8 @@ def emphasised(cells: pd.DataFrame, domain: Sequence[str]) -> list[str]:
     """The series that a figure shows in colour: all, or the first (the baseline) and the best of many."""
     if len(domain) <= MOST_SERIES:
         return list(domain)
-    sign = -1.0 if cells["goal"].iloc[0] == "min" else 1.0
-    order = (sign * cells.groupby("series")["mean"].max()).sort_values(ascending=False, kind="stable")
+    means = (cells["sign"] * cells["mean"]).groupby(cells["series"]).max()
+    order = means.sort_values(ascending=False, kind="stable")
     best = {domain[0], *[name for name in order.index if name != domain[0]][: MOST_SERIES - 2]}
     return [name for name in domain if name in best]
 
@@ -169,17 +164,9 @@ def _levels(
 
 def apart(values: np.ndarray, least: float) -> np.ndarray:
     """The values (n,), moved as little as it takes to keep `least` between any two, in their order."""
-    order = np.argsort(values, kind="stable")
-    blocks: list[list[float]] = []  # [mean of the block's first place, its size]
-    for value in values[order]:
-        blocks.append([float(value), 1])
-        while len(blocks) > 1 and blocks[-1][0] - blocks[-2][0] < least * blocks[-2][1]:
-            (start, size), (before, count) = blocks.pop(), blocks.pop()
-            total = (before * count + (start - least * count) * size) / (count + size)
-            blocks.append([total, count + size])
-    placed = [start + least * i for start, size in blocks for i in range(int(size))]
+    order, steps = np.argsort(values, kind="stable"), least * np.arange(len(values))
     out = np.empty(len(values))
-    out[order] = placed
+    out[order] = optimize.isotonic_regression(values[order] - steps).x + steps
     return out
 
 

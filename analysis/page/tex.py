@@ -14,12 +14,11 @@ from analysis.runs.rows import each
 from analysis.text.format import metric_name, number
 
 
-def table(align: str, rows: Sequence[Mapping[str, object]], comment: str, *, escape: bool = True) -> str:
-    """A booktabs tabular of equal rows; with `escape` LaTeX prints whatever text is in them as it stands."""
+def table(align: str, rows: Sequence[Mapping[str, object]], comment: str, *, raw: Sequence[str] = ()) -> str:
+    """A booktabs tabular of equal rows, which prints text as it stands but in the columns that are `raw`."""
     frame = pd.DataFrame(rows).map(lambda value: " ".join(str(value).split()))
-    style = frame.style.hide(axis="index")
-    if escape:
-        style = style.format(escape="latex").format_index(escape="latex", axis="columns")
+    style = frame.style.hide(axis="index").format_index(escape="latex", axis="columns")
+    style = style.format(escape="latex", subset=[name for name in frame if name not in raw])
     tabular = style.to_latex(hrules=True, column_format=align).replace("\u2013", "--")
     return f"% {' '.join(comment.split())} Needs \\usepackage{{booktabs}}.\n{tabular}"
 
@@ -53,25 +52,13 @@ def results(study: Study, cells: pd.DataFrame) -> str:
             rows.setdefault((str(cell["series"]), rank, targets), {})[head] = value
     many = {targets for _, _, targets in rows if targets}
     frame = [
-        {"Variant": _latex(series), "Rank": rank}
-        | ({"Targets": _latex(targets)} if len(many) > 1 else {})
-        | {_latex(head): values.get(head, "") for head in heads}
+        {"Variant": series, "Rank": rank}
+        | ({"Targets": targets} if len(many) > 1 else {})
+        | {head: values.get(head, "") for head in heads}
         for (series, rank, targets), values in rows.items()
     ]
     comment = "Mean and 95% interval over seeds. Bold: the best and what is not significantly worse."
-    return table("lr" + "l" * (len(many) > 1) + "r" * len(heads), frame, comment, escape=False)
-
-
-def _latex(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
-    return "".join(_SIGNS.get(char, char) for char in " ".join(text.split()))
-
-
-_SIGNS = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "~": "\\textasciitilde{}",
-    "^": "\\textasciicircum{}",
-    "\\": "\\textbackslash{}",
-}
+    return table("lr" + "l" * (len(many) > 1) + "r" * len(heads), frame, comment, raw=heads)
 
 
 def _level_with_best(study: Study, cells: pd.DataFrame) -> list[bool]:
@@ -79,10 +66,9 @@ def _level_with_best(study: Study, cells: pd.DataFrame) -> list[bool]:
 
     Methods without a rank, as full fine-tuning, are references beside others: they are not in the running.
     """
-    sign = -1.0 if cells["goal"].iloc[0] == "min" else 1.0
     rows = each(cells)
     running = cells["r"].notna() if cells["r"].notna().any() else cells["n"] > 0
-    best = int((sign * cells["mean"]).where(running, -np.inf).argmax())
+    best = int((cells["sign"] * cells["mean"]).where(running, -np.inf).argmax())
     if rows[best]["n"] < stats.FEWEST_SEEDS or len(rows) < 2:
         return [False] * len(rows)
     p = np.full(len(rows), np.nan)

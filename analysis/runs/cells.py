@@ -115,7 +115,7 @@ def _recommendation(runs: Sequence[Run], done: Sequence[Run]) -> dict[str, float
     Runs without any result on validation, as others publish them, go by their score; the audit says so.
     """
     diverged = any(run["status"] == "diverged" for run in runs)
-    sign = -1.0 if any(run["goal"] == "min" for run in runs) else 1.0
+    sign = min(run["sign"] for run in runs)
     known = sum(not np.isnan(run["validation"]) for run in done)
     value = -np.inf if diverged else sign * _mean(done, "validation" if known else "score")
     return {"recommended": value, "recommended_n": known}

@@ -59,7 +59,4 @@ def thin(curve: np.ndarray, points: int = POINTS) -> np.ndarray:
     """A curve (n, 2) as at most `points` averages over equal stretches of it."""
     if len(curve) <= points:
         return curve
-    sizes = np.full(points, len(curve) // points)
-    sizes[: len(curve) % points] += 1
-    starts = np.concatenate([[0], sizes.cumsum()[:-1]])
-    return np.asarray(np.add.reduceat(curve, starts) / sizes[:, None])
+    return np.array([part.mean(axis=0) for part in np.array_split(curve, points)])

@@ -74,6 +74,7 @@ def row_of(
         "stack": place.stack if place else identity.stack(content),
         "metric": metric,
         "goal": primary.get("goal"),
+        "sign": -1.0 if primary.get("goal") == "min" else 1.0,  # of "better"
         "split": split,
         "score": metrics.get(f"{split}/{metric}"),
         "validation": metrics.get(f"validation/{metric}"),
@@ -91,7 +92,7 @@ _SHARED_TEXT = (
     "variant", "method", "targets", "model", "dataset", "cell_key", "peer_key", "group_key", "curve_key",
     "stack", "metric", "goal", "split",
 )  # fmt: skip
-_SHARED_NUMBERS = ("r", "matched", "alpha", "lr", "scale", "scaled_rank", "rung")
+_SHARED_NUMBERS = ("r", "matched", "alpha", "lr", "scale", "scaled_rank", "rung", "sign")
 SHARED = (*_SHARED_TEXT, *_SHARED_NUMBERS)  # what all runs of a cell have in common
 MEASURED = ("validation", "loss", "validation_loss", *COSTS, "share", "test_rows")  # beside the score
 

@@ -167,8 +167,8 @@ def equivalence_p(found: Difference, margin: float) -> float:
     return max(sides)
 
 
-def smallest_detectable(noise: Noise, *, alpha: float = 0.05, power: float = POWER) -> float:
-    """The smallest true difference that a repetition of this comparison would show with the given power."""
+def smallest_detectable(noise: Noise, *, alpha: float = ALPHA) -> float:
+    """The smallest true difference that a repetition of this comparison would show with power 0.8."""
     if noise.se == 0:
         return 0.0
     wide = noise.half_width(alpha) / noise.se
@@ -177,14 +177,9 @@ def smallest_detectable(noise: Noise, *, alpha: float = 0.05, power: float = POW
         excess = lambda k: quantile(alpha, k) - wide  # noqa: E731
         lowest = min(noise.seeds_df, noise.examples_df) / 2
         df = 1e6 if excess(1e6) >= 0 else optimize.brentq(excess, lowest, 1e6)
-    return detectable_in_se(df, alpha=alpha, power=power) * noise.se
-
-
-def detectable_in_se(df: float, *, alpha: float = 0.05, power: float = POWER) -> float:
-    """The true mean, in standard errors, that a two-sided t test finds with the given power."""
     critical = quantile(alpha, df)
-    missed = lambda shift: special.nctdtr(df, shift, critical) - (1 - power)  # noqa: E731
-    return float(optimize.brentq(missed, 0.0, 2 * critical + 6))
+    missed = lambda shift: special.nctdtr(df, shift, critical) - (1 - POWER)  # noqa: E731
+    return float(optimize.brentq(missed, 0.0, 2 * critical + 6)) * noise.se  # of a two-sided t test
 
 
 class Spread(NamedTuple):
@@ -203,7 +198,7 @@ class Spread(NamedTuple):
         return Noise(self.sd**2 / n, n - 1, self.examples, max(self.n_examples - 1, 1))
 
 
-def detectable(n: int, spread: Spread, *, alpha: float = 0.05) -> float:
+def detectable(n: int, spread: Spread, *, alpha: float = ALPHA) -> float:
     """The smallest difference that n paired seeds can show."""
     return smallest_detectable(spread.noise(n), alpha=alpha)
 

@@ -292,9 +292,9 @@ def _observation(
     group: pd.DataFrame, final: pd.DataFrame, floors: Mapping[tuple[Any, ...], noise.Floor]
 ) -> str:
     row = group.iloc[0]
-    sign = -1 if row["goal"] == "min" else 1
-    best = group.loc[(sign * group["mean"]).idxmax()]
-    word = "highest" if sign > 0 else "lowest"
+    better = row["sign"] * group["mean"]
+    best = group.loc[better.idxmax()]
+    word = "highest" if row["sign"] > 0 else "lowest"
     names = (("dataset", "on"), ("model", "with"), ("stack", "on stack"))
     where = "".join(f" {word} {row[key]}" for key, word in names if final[key].nunique() > 1)
     text = f"The {word} {metric_words(row)} seen{where} is {best['mean']:.3f}, by {cell_name(best)}"
@@ -302,11 +302,11 @@ def _observation(
     others = group.drop(best.name)
     rival = None
     if len(plain) and best["series"] != "lora":
-        rival = plain.loc[(sign * plain["mean"]).idxmax()]
+        rival = plain.loc[better[plain.index].idxmax()]
         rank = f" (rank {rival['r']:g})" if rival["r"] > 0 else ""
         text += f"; the {word} of plain LoRA is {rival['mean']:.3f}{rank}"
     elif len(others):
-        rival = others.loc[(sign * others["mean"]).idxmax()]
+        rival = others.loc[better[others.index].idxmax()]
         text += f"; next is {cell_name(rival)} with {rival['mean']:.3f}"
     floor = floors.get(tuple(row[list(SETTING)]))
     if rival is not None and floor and abs(best["mean"] - rival["mean"]) < floor.level:

@@ -58,7 +58,7 @@ def choice(study: Study, cells: pd.DataFrame, found: Verdicts, ranks: Sequence[A
     if out.leader and winners["variant"].nunique() > 1:
         other = verdicts(study, cells, baseline=out.leader, margin=found.margin)
         out.among = _among(other, set(winners["variant"]))
-    out.sentence = _sentence(rows, over_data, out, found)
+    out.sentence = _sentence(rows, over_data, out)
     over = sorted({r for row in each(rows) if row["r"] == "all" for r in row["ranks"]})
     if over:
         out.note = (
@@ -119,8 +119,9 @@ def _picked(cells: Sequence[Row], advised: Mapping[tuple[Any, ...], float]) -> R
     first = cells[0]
     rank = advised.get((first["series"], first["dataset"], first["model"], first["targets"]))
     there = [cell for cell in cells if cell["r"] == rank]
-    sign = -1.0 if first["goal"] == "min" else 1.0
-    return there[0] if there else max(cells, key=lambda cell: np.nan_to_num(sign * cell["validation"]))
+    return (
+        there[0] if there else max(cells, key=lambda cell: np.nan_to_num(cell["sign"] * cell["validation"]))
+    )
 
 
 def _line(row: Row, cell: Row, plain: Row, *, base: bool = False) -> dict[str, Any]:
@@ -169,7 +170,7 @@ def _among(other: Verdicts, winners: set[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _sentence(rows: pd.DataFrame, over_data: pd.DataFrame, out: Choice, found: Verdicts) -> str:
+def _sentence(rows: pd.DataFrame, over_data: pd.DataFrame, out: Choice) -> str:
     base = rows["baseline"].iloc[0]
     if out.leader:
         return _take(rows, over_data, out, base)

@@ -64,8 +64,7 @@ def advise(study: Study, cells: pd.DataFrame, *, margin: float | None) -> list[A
 
 def _advise(study: Study, group: pd.DataFrame, margin: float) -> Advice:
     first = group.iloc[0]
-    sign = -1.0 if first["goal"] == "min" else 1.0
-    best = group.loc[(sign * group["validation"]).idxmax()]
+    best = group.loc[(group["sign"] * group["validation"]).idxmax()]
     enough, undecided = _sufficient(study, group, best, margin)
     falling = still_falling(study, [run for cell in each(group) for run in cell["by_seed"].values()])
     enough = None if falling else enough

@@ -29,12 +29,11 @@ def table(cells: pd.DataFrame, budgets: Budgets) -> list[dict[str, Any]]:
     rows = []
     for _, group in rate_points(cells).groupby(["group_key", "stack"], sort=False):
         first = group.iloc[0]
-        sign = -1.0 if first["goal"] == "min" else 1.0
-        lr, scores = group["lr"].to_numpy(float), sign * group["validation"].to_numpy(float)
+        lr, scores = group["lr"].to_numpy(float), (group["sign"] * group["validation"]).to_numpy(float)
         within = margins.usual(str(first["metric"]), scores)
         width, open_ended = across.robust_width(lr, scores, within=within)
         trials = np.array([k for k in (1, 2, 4, 8, 16) if k <= len(scores)])
-        expected = sign * across.expected_best(scores, trials)
+        expected = first["sign"] * across.expected_best(scores, trials)
         chosen = group.loc[group["chosen"], "lr"]
         same = cells[(cells["group_key"] == first["group_key"]) & cells["final"]]
         final = [budgets[key_of(row)] for row in each(same)]

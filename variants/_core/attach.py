@@ -1,7 +1,7 @@
 """`attach`: make a model train as runs ask; and Attached, all that a loop, a record or an export needs."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -120,12 +120,10 @@ class Attached:
         """
         sums: dict[tuple[int, int], Tensor] = {}
         layers = [layer for layer in self.layers.values() if any(h.delta.waiting for h in layer.held)]
-        hooks = [layer.register_forward_hook(partial(_observe, self.clock, sums)) for layer in layers]
-        try:
+        with ExitStack() as hooks:
+            for layer in layers:
+                hooks.enter_context(layer.register_forward_hook(partial(_observe, self.clock, sums)))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
         of_run: dict[int, list[tuple[Held, int, Tensor]]] = {}
         for held, k in self.waiting():
             if (id(held.delta), k) in sums:

@@ -5,17 +5,18 @@ here. The analyses are pure functions on arrays, at the end of each module.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pandas as pd
 
 from analysis.figures.figure import Figure, slug
 from analysis.figures.overview import setting_name, with_bars
-from analysis.figures.papers import across, adalora, budget, dora, lora, loraplus, qlora, recovery, rslora
+from analysis.figures.papers import across, adalora, dora, lora, loraplus, qlora, rslora
 from analysis.figures.papers.view import View
 from analysis.runs.cells import order_of
 from analysis.runs.load import Study
 
-PAPERS = (budget, lora, rslora, loraplus, dora, adalora, qlora, recovery, across)
+PAPERS = (lora, rslora, loraplus, dora, adalora, qlora, across)
 
 
 def paper_figures(
@@ -40,7 +41,7 @@ def paper_figures(
         name = setting_name(group.iloc[0])
         view = View(study, with_bars(group), every, domain, tag, name, baseline)
         for paper in PAPERS:
-            yield from paper.figures(view)
+            yield from (replace(figure, label=paper.PAPER) for figure in paper.figures(view))
 
 
 def _several_stacks(results: pd.DataFrame, dataset: str, model: str) -> bool:

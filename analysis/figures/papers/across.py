@@ -58,7 +58,6 @@ def _effective_rank(view: View) -> Iterator[Figure]:
     sizes = f"{low['matrices']} and {high['matrices']}"
     yield view.figure(
         "effective_rank",
-        PAPER,
         "How many directions does the change use?",
         finding=f"From {texts[0]} to {texts[1]} (medians of {sizes} matrices).",
         caption="The exponential of the entropy of the singular values of W' - W: equal to r when all r "
@@ -83,7 +82,6 @@ def _interaction(view: View) -> Iterator[Figure]:
         if rows:
             yield view.figure(
                 f"rank_by_variant{f'-{targets}' if many else ''}",
-                PAPER,
                 f"Does the advantage depend on the rank?{f' On {targets}' if many else ''}",
                 finding=f"Per doubling of the rank, the difference from {baseline} changes for "
                 f"{', for '.join(said)}.",

@@ -57,7 +57,6 @@ def _ranks(view: View, patterns: Patterns) -> Iterator[Figure]:
     facet = alt.Facet("panel:N", sort=list(patterns), title=None)
     yield view.figure(
         "final_ranks",
-        PAPER,
         "Where does the rank go?",
         finding=_where(data, patterns, means),
         caption="Singular values left in each matrix at the end, averaged over seeds. The paper finds more "
@@ -131,7 +130,6 @@ def _budget(view: View, patterns: Patterns) -> Iterator[Figure]:
     )
     yield view.figure(
         "budget",
-        PAPER,
         "The budget, planned and realised",
         finding="; ".join(said) + f" ({'one run each' if len(said) > 1 else 'one run'}).",
         caption="Dashes: the schedule of the budget over all matrices; points: singular values that are "

@@ -58,7 +58,6 @@ def figures(view: View) -> Iterator[Figure]:
     )
     yield view.figure(
         "magnitude_and_direction",
-        PAPER,
         "Does magnitude move with direction?",
         finding=f"Correlation of the two changes in {' and '.join(kinds)}: {'; '.join(texts)}.",
         caption="A point per matrix and validation; the line is the least-squares fit. All grow with time, "

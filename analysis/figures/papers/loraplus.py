@@ -45,10 +45,10 @@ def _map(view: View) -> Iterator[Figure]:
         ratios = {float(f"{b / a:.3g}") for a, b in zip(values["lr"], values["lr_B"], strict=True)}
         values["plain"] = np.isclose(values["lr"], values["lr_B"])
         if len(ratios) > 1 and values["lr"].nunique() > 1 and values["plain"].any():
-            yield _map_figure(view, values, less=group["goal"].iloc[0] == "min", r=r, targets=targets)
+            yield _map_figure(view, values, sign=group["sign"].iloc[0], r=r, targets=targets)
 
 
-def _map_figure(view: View, values: pd.DataFrame, *, less: bool, r: float, targets: str) -> Figure:
+def _map_figure(view: View, values: pd.DataFrame, *, sign: float, r: float, targets: str) -> Figure:
     table = values.assign(
         a=[f"{rate:.3g}" for rate in values["lr"]], b=[f"{rate:.3g}" for rate in values["lr_B"]]
     )
@@ -77,7 +77,7 @@ def _map_figure(view: View, values: pd.DataFrame, *, less: bool, r: float, targe
         ),
     ).properties(height=max(120, 44 * len(A)))
     runs = int(values["runs"].sum())
-    score = -values["value"] if less else values["value"]
+    score = sign * values["value"]
     best, diagonal = values.loc[score.idxmax()], values.loc[score[values["plain"]].idxmax()]
     where = f"The best of {len(values)} cells is lr_A = {best['lr']:.3g}, lr_B = {best['lr_B']:.3g}"
     if score.nunique() == 1:
@@ -89,7 +89,6 @@ def _map_figure(view: View, values: pd.DataFrame, *, less: bool, r: float, targe
         said = f"{where}, {gap:.3f} better than the best cell of plain LoRA (lr = {diagonal['lr']:.3g})"
     return view.figure(
         f"two_rates-r{r:g}-{targets}",
-        PAPER,
         f"Two learning rates at r {r:g}, {targets}",
         finding=f"{said} on validation; {runs_text(runs)} in all"
         + (", so this is no verdict." if runs < 3 * len(values) else "."),
@@ -154,7 +153,6 @@ def _speed_figure(view: View, one: Row, two: Row, curves: list[list[np.ndarray]]
     caution = ": the noise of single batches moves this, and so few runs are no verdict" * few
     return view.figure(
         f"speed_up-r{one['r']:g}-{one['targets']}-{two['series']}",
-        PAPER,
         f"Steps to the final loss of {one['series']}, r {one['r']:g}",
         finding=f"{said} (mean of {runs_text(len(seeds))} each, {rates}){caution}.",
         caption="The dashed line is the loss at which the plain variant ends. It counts as reached when "

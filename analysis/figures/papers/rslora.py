@@ -67,7 +67,6 @@ def figures(view: View) -> Iterator[Figure]:
     )
     yield view.figure(
         "gradient_and_loss_by_rank",
-        PAPER,
         "Does learning depend on the rank?",
         finding=f"{_fitted(view, points)}{_by_rate(points)}",
         caption="Means over seeds, rules from the lowest to the highest; all axes are logarithmic. At the "

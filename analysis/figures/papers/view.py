@@ -69,9 +69,10 @@ class View:
         spec: Mapping[str, Any] = self.study.records[cell["run_ids"][0]]["spec"]
         return spec
 
-    def figure(self, name: str, paper: str, title: str, *, finding: str, caption: str, chart: Any) -> Figure:
+    def figure(self, name: str, title: str, *, finding: str, caption: str, chart: Any) -> Figure:
         """A figure of a paper in this setting."""
-        return figure(slug(name, self.tag), "paper", self.setting, title, caption, chart, paper, finding)
+        name = slug(name, self.tag)
+        return figure(name, "paper", self.setting, title, caption, chart, finding=finding)
 
     def color(self, legend: Any = alt.Undefined) -> alt.Color:
         """The colour of a series, the same in every figure; `legend` None leaves its name out."""

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertForSequenceClassification
 
 from experiments.data import Encoded
 from experiments.record import RunFolder
@@ -63,3 +63,36 @@ def split():
     lengths = torch.randint(3, length + 1, (rows,), generator=draw)
     mask = (torch.arange(length)[None] < lengths[:, None]).long()
     return Encoded(tuple(map(str, range(rows))), ids * mask, mask, ids[:, 0] % 5, 0)
+
+
+DECODER = {
+    "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 48,
+}  # fmt: skip
+DECODERS = {
+    "llama": {},
+    "gemma2": {"final_logit_softcapping": 0.9, "head_dim": 6, "query_pre_attn_scalar": 6},
+    "granite": {"logits_scaling": 3.0},
+    "cohere": {"logit_scale": 0.25, "bos_token_id": 1, "eos_token_id": 2},
+    "gpt_neox": {},
+    "opt": {"word_embed_proj_dim": 12, "ffn_dim": 40, "do_layer_norm_before": True},
+    "bloom": {"n_head": 4, "n_layer": 2},
+    "mistral": {"sliding_window": 9},
+}
+
+
+@pytest.fixture
+def decoder():
+    """A random decoder whose logits are far from even: `decoder("gemma2")`."""
+
+    def made(kind):
+        torch.manual_seed(1)
+        config = AutoConfig.for_model(kind, **{**DECODER, **DECODERS[kind]})
+        model = AutoModelForCausalLM.from_config(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(std=0.4)
+        return model.requires_grad_(False)
+
+    return made
