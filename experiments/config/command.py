@@ -125,6 +125,8 @@ class Command:
             first = {word.key: f"{word.prefix}{word.key}={word.spellings[0]}" for word in self.words}
             texts = [text for text in texts if key_of(text) not in first]
             texts += first.values()
+        if self.sweeper != self.conf.sweeper()[0] and "hydra/sweeper" not in map(key_of, texts):
+            texts.append(f"hydra/sweeper={self.sweeper}")  # an experiment's, which Hydra would not override
         return [*(part for item in flags.items() for part in item if part), *texts]
 
 
