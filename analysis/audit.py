@@ -67,30 +67,21 @@ def _evidence(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
     least = int(table["n_seeds"].min()) if len(table) else 0
     yield Item(
         f"Every comparison rests on {ADVISED_SEEDS} paired seeds or more",
-        len(table) > 0 and few.empty,
-        f"{len(few)} of {len(table)} have fewer, the least has {least}"
-        if len(table)
-        else "there is no comparison",
+        *_none_of(few, table, f"have fewer, the least has {least}", "there is no comparison"),
         f"run seed=0,1,2,3,4 for every cell; below {stats.FEWEST_SEEDS} there is no verdict at all",
     )
-    judged = table[table["p_adjusted"].notna()]
-    blind = int((judged["n_examples"] == 0).sum())
+    judged, no_interval = table[table["p_adjusted"].notna()], "no comparison has an interval"
+    blind = judged[judged["n_examples"] == 0]
     yield Item(
         "Test examples count as noise, not only seeds",
-        len(judged) > 0 and blind == 0,
-        f"{blind} of {len(judged)} comparisons have no usable per-example scores"
-        if len(judged)
-        else "no comparison has an interval",
+        *_none_of(blind, judged, "comparisons have no usable per-example scores", no_interval),
         "keep predictions.parquet of every run, with a metric that is a mean over examples",
     )
-    missing = judged["detectable_in_family"] > judged["margin"]
+    missing = judged[judged["detectable_in_family"] > judged["margin"]]
+    what = f"comparisons could not show {found.margins} (power {stats.POWER:g}, adjusted for their number)"
     yield Item(
         "The study could have shown a difference as small as the margin",
-        len(judged) > 0 and not missing.any(),
-        f"{int(missing.sum())} of {len(judged)} comparisons could not show {found.margins} (power "
-        f"{stats.POWER:g}, adjusted for their number)"
-        if len(judged)
-        else "no comparison has an interval",
+        *_none_of(missing, judged, what, no_interval),
         _power_remedy(judged),
     )
     yield _looks(table)
@@ -101,6 +92,11 @@ def _evidence(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
         f"{int((names < 2).sum())} of {len(names)} variants were compared on one dataset",
         "repeat the sweep with another dataset; what holds on one need not hold on the next",
     )
+
+
+def _none_of(bad: pd.DataFrame, of: pd.DataFrame, what: str, empty: str) -> tuple[bool, str]:
+    """Whether there are rows and none is bad, and the finding: how many are, or that there is no row."""
+    return len(of) > 0 and bad.empty, f"{len(bad)} of {len(of)} {what}" if len(of) else empty
 
 
 def _looks(table: pd.DataFrame) -> Item:

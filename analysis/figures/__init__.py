@@ -1,19 +1,34 @@
 """Figures: one Altair definition each, which the page shows and from which SVG, PDF and PNG are made."""
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import pandas as pd
 
 from analysis import stats
 from analysis.figures import curves, evidence, overview
 from analysis.figures.figure import HEIGHT, WIDTH, Figure, figure, slug
-from analysis.figures.overview import setting_name
+from analysis.figures.overview import Chart, setting_name
 from analysis.figures.papers import paper_figures as paper_figures
 from analysis.runs.cells import SETTING, finals, order_of
 from analysis.runs.load import Study
 from analysis.runs.predictions import Blind
 from analysis.runs.rows import each
 from analysis.text.format import metric_name, proper
+
+
+class _Setting(NamedTuple):
+    """What the figures of one setting share: its name, and what tells their files from those of others."""
+
+    name: str
+    tag: str
+
+    def figure(
+        self, kind: str, file: str, title: str, text: str, chart: Chart, *apart: str, label: str = ""
+    ) -> Figure:
+        """A figure of this setting; `apart` are the targets, say, that it does not share with others."""
+        title = ", ".join([title, *filter(None, apart)])
+        return figure(slug(file, self.tag, *apart), kind, self.name, title, text, chart, label)
 
 
 def overview_figures(
@@ -25,15 +40,16 @@ def overview_figures(
     settings = list(final.groupby(list(SETTING), sort=True, dropna=False))
     for _, group in settings:
         row = group.iloc[0]
-        tag = slug(row["dataset"], row["model"]) if len(settings) > 1 else ""
+        setting = _Setting(setting_name(row), slug(row["dataset"], row["model"]) if len(settings) > 1 else "")
         barred = overview.with_bars(group)
         far = overview.far_off(barred)
         names = ", ".join(f"{cell['series']} ({cell['mean']:.3f})" for cell in each(barred[far]))
         aside = f" Too far off to be drawn here: {names}." if names else ""
-        yield from _setting_figures(study, barred[~far], domain, tag, setting_name(row), aside, size)
-        yield from _curve_figures(study, barred, domain, tag, setting_name(row))
+        yield from _by_rank(study, barred[~far], domain, setting, aside)
+        yield from _by_cost(barred[~far], domain, setting, aside, size)
+        yield from _curves(study, barred, domain, setting)
         if group["n"].max() >= stats.FEWEST_SEEDS or (group["diverged"] + group["failed"]).any():
-            yield from _reliability(study, barred[~far], domain, tag, setting_name(row))
+            yield from _reliability(study, barred[~far], domain, setting)
 
 
 def _in_order(series: Iterable[str], final: pd.DataFrame) -> list[str]:
@@ -45,37 +61,32 @@ def _in_order(series: Iterable[str], final: pd.DataFrame) -> list[str]:
     return sorted(sorted(series, key=order_of), key=lambda name: (name not in front, name not in known))
 
 
-def _reliability(
-    study: Study, cells: pd.DataFrame, domain: list[str], tag: str, setting: str
-) -> Iterator[Figure]:
+def _reliability(study: Study, cells: pd.DataFrame, domain: list[str], setting: _Setting) -> Iterator[Figure]:
     """The seeds of each cell, from three seeds on or where runs were lost."""
     for targets, group in by_targets(cells):
         chart = evidence.reliability(group, _runs(study, group), domain)
         text = "A dot is a seed, the bar their mean; at the right, how many runs ended with a result."
         rest = len(group) - evidence.RELIABILITY_ROWS
         text += f" {rest} more cells are in the table." if rest > 0 else ""
-        name = slug("reliability", tag, targets)
-        yield figure(name, "reliability", setting, f"Reliability over seeds{_where(targets)}", text, chart)
+        yield setting.figure("reliability", "reliability", "Reliability over seeds", text, chart, targets)
 
 
-def _setting_figures(
-    study: Study,
-    cells: pd.DataFrame,
-    domain: list[str],
-    tag: str,
-    setting: str,
-    aside: str,
-    size: tuple[float, float],
+def _by_rank(
+    study: Study, cells: pd.DataFrame, domain: list[str], setting: _Setting, aside: str
 ) -> Iterator[Figure]:
-    title = overview.metric_title(cells.iloc[0])
+    title = f"{overview.metric_title(cells.iloc[0])} against rank"
     for targets, group in by_targets(cells) if cells["r"].notna().any() else ():
         blind = _blind(study, group)
         drawn = blind if blind is not None and _near(group, blind.score) else None
         chart = overview.by_rank(group, _runs(study, group[group["r"].notna()]), domain, drawn)
-        name = slug("metric_by_rank", tag, targets)
         text = _bars(group) + aside + _grey(group, domain)
         text += f" {blind.text[0].upper()}{blind.text[1:]} scores {blind.score:.3f}." if blind else ""
-        yield figure(name, "rank", setting, f"{title} against rank{_where(targets)}", text, chart)
+        yield setting.figure("rank", "metric_by_rank", title, text, chart, targets)
+
+
+def _by_cost(
+    cells: pd.DataFrame, domain: list[str], setting: _Setting, aside: str, size: tuple[float, float]
+) -> Iterator[Figure]:
     for axis, (name, _) in overview.COSTS.items():
         if (cells[axis] > 0).any():
             why = overview.no_line(cells[cells[axis] > 0], axis)
@@ -85,9 +96,8 @@ def _setting_figures(
             text += "Level bars: quartiles of the step times. " if axis == "step_ms" else ""
             text += _bars(cells) + aside + _grey(cells, domain)
             chart = overview.by_cost(cells, domain, axis, size)
-            file = slug(f"metric_by_{axis}", tag)
-            words = f"{title} against {name[0].lower()}{name[1:]}"
-            yield figure(file, "cost", setting, words, text, chart, name)
+            title = f"{overview.metric_title(cells.iloc[0])} against {name[0].lower()}{name[1:]}"
+            yield setting.figure("cost", f"metric_by_{axis}", title, text, chart, label=name)
 
 
 _LINE = "The dashed line joins the cells that no other cell beats in both respects. "
@@ -119,9 +129,7 @@ def _grey(cells: pd.DataFrame, domain: list[str]) -> str:
     return f" In grey: {many} more series." if many else ""
 
 
-def _curve_figures(
-    study: Study, cells: pd.DataFrame, domain: list[str], tag: str, setting: str
-) -> Iterator[Figure]:
+def _curves(study: Study, cells: pd.DataFrame, domain: list[str], setting: _Setting) -> Iterator[Figure]:
     for targets, group in by_targets(cells):
         front = overview.emphasised(group, domain)
         table = curves.frame(group[group["series"].isin(front)], study)
@@ -133,8 +141,7 @@ def _curve_figures(
             if len(front) < len(domain):
                 text += f" {len(front)} of {len(domain)} series, the best of them and the first."
             chart = curves.loss_curves(table, domain)
-            name = slug("loss_curves", tag, targets)
-            yield figure(name, "curves", setting, f"Loss during training{_where(targets)}", text, chart)
+            yield setting.figure("curves", "loss_curves", "Loss during training", text, chart, targets)
 
 
 def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> Iterator[Figure]:
@@ -150,25 +157,24 @@ def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> Iterator[Fi
     results = cells[~cells["tuning"] & cells["metric"].notna()]
     settings = list(results.groupby(["dataset", "model", "metric"], sort=True))
     for (dataset, model, _), group in settings:
-        tag = slug(dataset, model) if len(settings) > 1 else ""
-        setting = setting_name(group.sort_values("n", ascending=False).iloc[0])
+        name = setting_name(group.sort_values("n", ascending=False).iloc[0])
+        setting = _Setting(name, slug(dataset, model) if len(settings) > 1 else "")
         here, rows = (t[(t["dataset"] == dataset) & (t["model"] == model)] for t in (cells, verdicts))
-        yield from _forests(rows[rows["p_adjusted"].notna()], domain, tag, setting)
+        yield from _forests(rows[rows["p_adjusted"].notna()], domain, setting)
         points = evidence.rate_points(here)
         for targets, part in by_targets(points) if len(points) else []:
             text = "A ring marks the chosen rate, named for the largest rank. A peak on the edge of the "
             text += "grid may lie beyond it."
-            title = f"Validation against learning rate{_where(targets)}"
-            chart = evidence.rate_curves(part, domain)
-            yield figure(slug("learning_rates", tag, targets), "rates", setting, title, text, chart)
+            chart: Chart = evidence.rate_curves(part, domain)
+            title = "Validation against learning rate"
+            yield setting.figure("rates", "learning_rates", title, text, chart, targets)
         for targets, part in by_targets(group[group["final"]]):
             if evidence.lacking(part):
-                text = "Completed seeds of those that any cell here has."
-                name, title = slug("coverage", tag, targets), f"What was run{_where(targets)}"
-                yield figure(name, "coverage", setting, title, text, evidence.coverage(part))
+                text, chart = "Completed seeds of those that any cell here has.", evidence.coverage(part)
+                yield setting.figure("coverage", "coverage", "What was run", text, chart, targets)
 
 
-def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> Iterator[Figure]:
+def _forests(rows: pd.DataFrame, domain: list[str], setting: _Setting) -> Iterator[Figure]:
     for (targets, stack), part in rows.groupby(["targets", "stack"], sort=True, dropna=False):
         part = part if len(part) <= evidence.FOREST_ROWS else part[part["overall"]]
         far = evidence.far_off(part)
@@ -186,14 +192,10 @@ def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> I
         apart = [str(name) for key, name in places.items() if rows[key].nunique() > 1]
         judged = metric_name(str(row["metric"]).rsplit("/", 1)[-1])
         model = f" with {row['model']}" if row["model"] != "unknown" else ""
-        here = f" on {row['dataset']}{model}" if tag else ""
-        title = f"Differences from {proper(row['baseline'])}{here}{_where(', '.join(apart))}"
+        here = f" on {row['dataset']}{model}" if setting.tag else ""
+        title = f"Differences from {proper(row['baseline'])}{here}"
         chart = evidence.forest(part[~far], domain, judged)
-        yield figure(slug("differences", tag, *apart), "forest", setting, title, text, chart)
-
-
-def _where(targets: str) -> str:
-    return f", {targets}" if targets else ""
+        yield setting.figure("forest", "differences", title, text, chart, *apart)
 
 
 def by_targets(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
