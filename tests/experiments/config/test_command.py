@@ -254,7 +254,7 @@ def test_one_run_takes_the_same_way_as_many():
     assert prepared("r=4") == ["--multirun", "r=4"]
     assert prepared("-m r=4") == ["-m", "r=4"]
     assert prepared("--cfg job r=4") == ["--cfg", "job", "r=4"]
-    assert prepared("hydra.mode=RUN") == ["hydra.mode=RUN"]
+    assert prepared("--run r=4") == ["--multirun", "r=4"]
 
 
 def test_hydra_composes_the_first_run_alone():
@@ -264,14 +264,6 @@ def test_hydra_composes_the_first_run_alone():
     assert words_of("--cfg job variant=qlora,probe variant.double_quant=false") == {
         "variant=qlora", "variant.double_quant=false",
     }  # fmt: skip
-
-
-def test_other_sweepers_get_the_words_as_they_are():
-    assert "r=4,8" in prepared("r=4,8 hydra/sweeper=basic")
-    made = reading.read(["r=4,8", "variant=lora,full", "hydra/launcher=basic"], CONF, dimensions=None)
-    assert made.spellings() == [
-        ["r=4", "variant=lora"], ["r=4", "variant=full"], ["r=8", "variant=lora"], ["r=8", "variant=full"],
-    ]  # fmt: skip
 
 
 def test_options_may_stand_anywhere(tmp_path):
