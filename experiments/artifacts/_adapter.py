@@ -50,7 +50,7 @@ def _labels(path: Path, given: tuple[str, ...], heads: Any) -> tuple[str, ...]:
     rows = [len(tensor) for name, tensor in heads.items() if name.endswith(".weight")]
     if not rows:
         raise UserError(
-            f"{path} holds no head (modules_to_save), so its classes cannot be told. Expected the adapter of "
+            f"{path} holds no head (modules_to_save), so its classes are not known. Expected the adapter of "
             "a classifier saved with its head, or one of task_type CAUSAL_LM"
         )
     classes, said = min(rows), given or tuple(_said(path, "labels") or ())

@@ -159,6 +159,7 @@ BAD = {
     "tracker=wandb tracker.mode=of": "one of online, offline, disabled",
     "dataset.path=a.csv": "dataset=scipy_topics has no key dataset.path",
     "dataset=csv": "dataset.path=<file>",
+    "dataset.metric=acuracy": "there is no such metric. Did you mean 'accuracy'?",
     "dataset=csv dataset.path=nowhere.csv": "there is no such file",
     "model=hf": "model.name=roberta-base",
     "r=4 r=8": "r is given twice, r=4 and r=8",
