@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.errors import UserError, typed
+from experiments.errors import UserError, did_you_mean, typed
 from experiments.files import Check, digest, is_name, plain, read_json, remove_temporaries, sha256
 from experiments.files import unchecked as unchecked
 from experiments.files import write_json as write_json
@@ -285,6 +285,20 @@ def studies(runs: Path) -> list[Path]:
     if not runs.is_dir():
         return []
     return sorted(folder for folder in runs.iterdir() if any(run_folders(folder)))
+
+
+def no_runs(study: Path) -> UserError:
+    """What to say of a study's folder that is not there, or in which no run was begun."""
+    inside = [folder.name for folder in studies(study)]
+    known = [folder.name for folder in studies(study.absolute().parent)]
+    if study.is_dir():
+        text = f"{study} holds no run: no folder in it has a spec.json or a record.json."
+        hint = f" The studies in it: {', '.join(inside[:8])}; name one of them." if inside else ""
+    else:
+        text = f"there is no folder {study}."
+        beside = f" The studies beside it: {', '.join(known[:8])}." if known else ""
+        hint = did_you_mean(study.name, known) or beside
+    return UserError(text + (hint or " Name the folder of a study, e.g. runs/demo."))
 
 
 def run_folders(study: Path) -> Iterator[RunFolder]:

@@ -167,7 +167,7 @@ def light():
         "experiments/record.py",
         "experiments/console/display.py",
     ]
-    sources += ["experiments/export/__main__.py", "experiments/predict/__main__.py"]
+    sources += [f"experiments/{name}/__main__.py" for name in ("export", "predict", "lm_eval")]
     sources += (
         room("experiments/sweep") + room("experiments/tracking") + room("hydra_plugins") + room("analysis")
     )

@@ -98,7 +98,8 @@ def test_hydra_composes_what_the_checks_read(hydra, group, file):
 @pytest.mark.parametrize("name", CONF.choices("experiment"))
 def test_an_experiment_composes_to_what_the_checks_read(hydra, name):
     files, values, params = CONF.experiment(name)
-    assert hydra(f"+experiment={name}") == CONF.compose({**CONF.defaults(), **files}, values=values)
+    composed = hydra(f"+experiment={name}", f"hydra/sweeper={CONF.sweeper(name)[0]}")
+    assert composed == CONF.compose({**CONF.defaults(), **files}, values=values)
     assert params
     assert CONF.about("experiment", name).startswith("Question: ")
 

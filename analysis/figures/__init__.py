@@ -1,6 +1,6 @@
 """Figures: one Altair definition each, which the page shows and from which SVG, PDF and PNG are made."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
@@ -21,7 +21,7 @@ def overview_figures(
 ) -> Iterator[Figure]:
     """All figures of the first part of the report, setting by setting; `size` is that of `by_cost`."""
     final = cells[cells["final"] & (cells["n"] > 0)]
-    domain = sorted(final["series"].unique(), key=order_of)
+    domain = _in_order(final["series"].unique(), final)
     settings = list(final.groupby(list(SETTING), sort=True, dropna=False))
     for _, group in settings:
         row = group.iloc[0]
@@ -34,6 +34,15 @@ def overview_figures(
         yield from _curve_figures(study, barred, domain, tag, setting_name(row))
         if group["n"].max() >= stats.FEWEST_SEEDS or (group["diverged"] + group["failed"]).any():
             yield from _reliability(study, barred[~far], domain, tag, setting_name(row))
+
+
+def _in_order(series: Iterable[str], final: pd.DataFrame) -> list[str]:
+    """The series as colours are given out: those with results, and of very many the emphasised, first."""
+    known, front = sorted(set(final["series"]), key=order_of), set[str]()
+    if len(known) > overview.MOST_SERIES:
+        for _, group in final.groupby(list(SETTING), sort=False, dropna=False):
+            front |= set(overview.emphasised(group, known))
+    return sorted(sorted(series, key=order_of), key=lambda name: (name not in front, name not in known))
 
 
 def _reliability(
@@ -141,7 +150,7 @@ def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> Iterator[Fi
     """
     if cells.empty:
         return
-    domain = sorted(set(cells["series"]), key=order_of)
+    domain = _in_order(cells["series"].unique(), cells[cells["final"] & (cells["n"] > 0)])
     results = cells[~cells["tuning"].astype(bool) & cells["metric"].notna()]
     settings = list(results.groupby(["dataset", "model", "metric"], sort=True))
     for (dataset, model, _), group in settings:

@@ -172,7 +172,7 @@ def _labels_of_adapter(path: Path, given: tuple[str, ...], heads: Any) -> tuple[
     rows = [len(tensor) for name, tensor in heads.items() if name.endswith(".weight")]
     if not rows:
         raise UserError(
-            f"{path} holds no head (modules_to_save), so its classes cannot be told. Expected the adapter of "
+            f"{path} holds no head (modules_to_save), so its classes are not known. Expected the adapter of "
             "a classifier saved with its head, or one of task_type CAUSAL_LM"
         )
     classes, said = min(rows), given or tuple(_exported(path, "labels") or ())

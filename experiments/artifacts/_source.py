@@ -83,7 +83,7 @@ def check_one_base(sources: Sequence[Source]) -> None:
     """Refuse sources that do not stand on one base with one set of classes."""
     first = sources[0]
     facts = {
-        "stand on different bases": lambda source: source.base_name,
+        "have different bases": lambda source: source.base_name,
         "are of different kinds": lambda source: source.task or source.kind,
         "know different classes": lambda source: ", ".join(source.labels),
     }

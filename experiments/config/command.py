@@ -110,8 +110,10 @@ class Command:
         if not any(mode in flags for mode in (*_SHOWN, *_MULTIRUN)):
             flags = {"--multirun": None, **flags}
         first = {word.key: f"{word.prefix}{word.key}={word.spelling}" for word in self.words}
-        texts = [text for text in self.texts if key_of(text) not in first]
-        return [*(part for item in flags.items() for part in item if part), *texts, *first.values()]
+        texts = [text for text in self.texts if key_of(text) not in first] + [*first.values()]
+        if self.sweeper != self.conf.sweeper()[0] and "hydra/sweeper" not in map(key_of, texts):
+            texts.append(f"hydra/sweeper={self.sweeper}")  # an experiment's, which Hydra would not override
+        return [*(part for item in flags.items() for part in item if part), *texts]
 
 
 def _place(number: int, shape: Sequence[int]) -> list[int]:

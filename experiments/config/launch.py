@@ -119,7 +119,7 @@ class OwnSweeper(Sweeper):
     def _agree(self, config: DictConfig) -> None:
         """Refuse a configuration that Hydra reads otherwise than `groups.Conf` does."""
         if self.command.params != dict(self.params):
-            raise UserError("hydra.sweeper.params may stand in experiments only: write key=a,b instead.")
+            raise UserError("hydra.sweeper.params may be set in experiments only: write key=a,b instead.")
         first = self.command.runs[0]
         composed = _composed(config)
         ours, theirs = first.as_record(), composed.as_record()

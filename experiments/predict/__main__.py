@@ -71,7 +71,7 @@ def _predict(options: argparse.Namespace) -> None:
     form = format_of(options.output, options.output_format)
     sources, beside = open_sources(options.run, model=options.model, labels=options.labels)
     for path in beside:
-        print(f"note: {path} is no run and is passed over", file=sys.stderr)
+        print(f"note: {path} is not a run and is ignored", file=sys.stderr)
     for note in (note for source in sources for note in source.notes):
         print(f"note: {note}", file=sys.stderr)
     asked, empty, notes = read_input(
@@ -105,7 +105,7 @@ def _reading(options: argparse.Namespace) -> dict[str, Any]:
 
 def _summary(predictor: Predictor, texts: int, empty: int, loading: float, answering: float) -> str:
     packs = len(list(predictor.packs()))
-    passed = f" ({empty} empty passed over)" if empty else ""
+    passed = f" ({empty} empty skipped)" if empty else ""
     return (
         f"base {predictor.base.info.name}: runs {len(predictor.sources)}, packs {packs}, "
         f"texts {texts}{passed}; loaded in {loading:.1f} s, answered in {answering:.1f} s"

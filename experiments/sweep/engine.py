@@ -131,7 +131,7 @@ def refused(pool: Pool, todo: Plan, study: Path, display: Display, *, together: 
         RunError: The worker died over it.
     """
     cells = [[spec.as_record(), count] for spec, count in kinds(spec for spec, _ in todo.todo).items()]
-    answer = pool.check({"check": cells, "folder": str(study), "workers": pool.size * together})
+    answer = pool.check({"check": cells, "folder": str(study), "workers": [pool.size, together]})
     if answer["event"] == "died" and not pool.stopping:
         raise RunError(
             f"nothing was started: the worker died while it loaded the model ({how_died(answer)}); "

@@ -7,7 +7,7 @@ whatever else prints goes to standard error. When the input ends, or SIGTERM, SI
 stops at the next step boundary with its state in a checkpoint.
 
 Orders:
-    {"check": [[spec, how many], ...], "folder": ..., "workers": n}   -> checked: may these runs run here?
+    {"check": [[spec, how many], ...], "folder": ..., "workers": [n, k]}   -> checked: may they run here?
     {"measure": [spec, ...], "sizes": [1, ...], "runs": n}            -> measured: seconds by size of a pack
     {"pack": [run, ...], "members": [run_id, ...], "root": folder, "checkpoint": {"seconds": n, "steps": n}}
         -> started, step, note ..., and at last finished for each run, or busy | interrupted for all left
@@ -311,21 +311,21 @@ def conclude(record: Mapping[str, Any], folder: RunFolder, lease: Lease) -> None
 
 
 def check(
-    kinds: Mapping[RunSpec, int], folder: Path, workers: int, load: "Loader"
+    kinds: Mapping[RunSpec, int], folder: Path, workers: Sequence[int], load: "Loader"
 ) -> tuple[list[str], list[str]]:
     """What stands against running these runs, and what their targets resolve to; loads each model once.
 
     Args:
         kinds: Specs, each with the number of runs like it (see `experiments.sweep.plan.kinds`).
         folder: The study, whose disk must have room.
-        workers: How many runs are unfinished at a time.
+        workers: How many packs are unfinished at a time, and the most runs of one.
         load: Where bases and data come from.
     """
     from experiments.training.preflight import check_room, check_runs
 
     try:
         found = check_runs(kinds, load)
-        return found.problems or check_room(found, folder, workers=workers), found.notes
+        return found.problems or check_room(found, folder, *workers), found.notes
     except UserError as error:
         return [str(error)], []
 

@@ -195,7 +195,7 @@ def _snapshot(name: str, subset: str, revision: str | None) -> Path:
         folder = hub.snapshot(name, lambda found: any(found.glob(parts)), **wanted)
     except hub.errors() as error:
         raise UserError(
-            f"{name} is neither in the hub's cache on this machine nor to be had from the hub: "
+            f"{name} is not in the hub's cache on this machine and cannot be read from the hub: "
             f"{hub.reason(error)}. Check the name and the network, or give the same content as local files: "
             "dataset.path=<folder or file>, or a folder or file of the dataset's name in $ABLORA_DATA"
         ) from error

@@ -17,6 +17,7 @@ from typing import Any
 
 from experiments.errors import UserError, plural
 from experiments.files import replacing
+from experiments.record import no_runs, run_folders
 from experiments.sweep.resources import environment
 
 ROOT = Path("runs")
@@ -53,6 +54,8 @@ def main(options: argparse.Namespace) -> None:
 
     if options.speed is not None and not options.speed > 0:
         raise UserError(f"--speed takes a number above 0, not {options.speed:g}")
+    if options.pilot is not None and not any(run_folders(options.pilot)):
+        raise no_runs(options.pilot)
     if options.csv is not None and not options.csv.absolute().parent.is_dir():
         raise UserError(f"--csv {options.csv}: there is no folder {options.csv.parent}; make it first")
     folder = ["--config-dir", str(options.config_dir)] if options.config_dir else []

@@ -159,7 +159,9 @@ def _fairness(findings: Sequence[Finding]) -> RenderableType:
         text = Text(f"{finding.what} ").append(f"{finding.why[0].upper()}{finding.why[1:]}. ", style="italic")
         table.add_row(Text(f"  {finding.level}", style=_COLOURS[finding.level]), text.append(finding.remedy))
     title = Text("Fairness", style="bold")
-    body: RenderableType = table if findings else Text("  Nothing stands against comparing these cells.")
+    body: RenderableType = (
+        table if findings else Text("  Nothing that makes this comparison unfair was found.")
+    )
     return Padding(Group(title, body), (1, 0, 1, 0))
 
 

@@ -33,6 +33,7 @@ def typed(tmp_path):
         (["variant=dora", "--info", "defaults"], "variant/dora"),
         (["--shell-completion", "install=bash"], "hydra_bash_completion"),
         (["-c", "job", "-p", "train", "train.steps=7"], "steps: 7"),
+        (["-c", "hydra", "-p", "hydra.sweeper", "+experiment=default_lr"], "fair.Fair"),
     ],
 )
 def test_what_hydra_answers_is_answered(typed, words, shown):

@@ -263,7 +263,7 @@ except models.UserError as error:
         [sys.executable, "-c", code], capture_output=True, text=True,
         env={"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
-    assert "neither on this machine nor to be had from the hub" in done.stdout, done.stderr
+    assert "is not on this machine and cannot be read from the hub" in done.stdout, done.stderr
     assert "model.path=<folder>" in done.stdout
 
 

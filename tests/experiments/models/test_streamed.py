@@ -127,7 +127,7 @@ def test_the_same_storage_is_loaded_once(tiny_bert, toy_csv):
 
 def test_a_base_in_one_storage_is_refused_for_another(tiny_bert, spec_of):
     model, *_ = load(spec_of(tiny_bert), run())
-    with pytest.raises(ValueError, match="was loaded in nf4, and this run asks for bf16: load the base anew"):
+    with pytest.raises(ValueError, match="was loaded in nf4, and this run asks for bf16: load the base"):
         attach(models.clone(model), [run("bf16")])
 
 
