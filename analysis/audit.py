@@ -8,7 +8,7 @@ reads results of others first, as `analysis.foreign` does, writes them as a stud
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -48,16 +48,16 @@ class Item:
 def audit(study: Study, cells: pd.DataFrame, found: Verdicts, *, files: bool = True) -> list[Item]:
     """The whole checklist; `files` also recomputes the checksums of every run folder.
 
-    Results of others say nothing of their code, data and files, which is said elsewhere; they have rules of
-    their own instead.
+    Results of others have their own rules instead of those on code, data and files.
     """
     checks: list[Callable[..., Iterator[Item]]] = [_evidence, _tuning, _fairness, _losses]
     if is_foreign(study):
         checks.append(lambda *given: (Item(*rule) for rule in rules.rules(*given)))
-        files = False
     else:
         checks.append(_origin)
     items = [item for check in checks for item in check(study, cells, found)]
+    if is_foreign(study):
+        return [replace(i, remedy=rules.remedy(i.question, i.remedy, i.met)) for i in items]
     return items + (list(_files(study)) if files else [])
 
 
@@ -90,7 +90,7 @@ def _evidence(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
         "Each variant was compared on two datasets or more",
         len(names) > 0 and bool((names > 1).all()),
         f"{int((names < 2).sum())} of {len(names)} variants were compared on one dataset",
-        "repeat the sweep with another dataset; what holds on one need not hold on the next",
+        "compare on another dataset as well; what holds on one need not hold on the next",
     )
 
 
@@ -121,7 +121,7 @@ def _looks(table: pd.DataFrame) -> Item:
 def _power_remedy(judged: pd.DataFrame) -> str:
     noisiest = (judged["sd_seeds"] / judged["margin"]).max()
     seeds = stats.seeds_needed(1.0, stats.Spread(float(noisiest))) if noisiest > 0 else None
-    why = "by the noisiest comparison, if test examples were no limit"
+    why = "for the noisiest comparison, without the noise of test examples"
     return f"{f'about {seeds}' if seeds else 'many more'} seeds ({why}), a larger test set, or a wider margin"
 
 
@@ -174,7 +174,9 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         if shared
         else f"{blind} cells have no tuning runs"
         if tuned
-        else rules.NO_RATES * (not rated),
+        else "nothing was chosen from several values"
+        if rated
+        else rules.NO_RATES,
         f"{FAIR}, which confirms on seeds that tuning never saw",
     )
     runs = study.runs[study.runs["phase"] == "tune"]
@@ -211,13 +213,13 @@ def _fairness(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
         f"no cell within {EQUAL_PARAMETERS:.0%} of a baseline's: {rules.listed(sorted(unmatched))}"
         if unmatched
         else f"their numbers are not known for {rules.listed(sorted(unknown))}" * bool(unknown),
-        "match=parameters chooses ranks at which their numbers meet",
+        "match=parameters chooses ranks at which the numbers are about equal",
     )
     differ = len(shared(final, ["peer_key", "lr"]))
     yield Item(
         "No cells of different scale times rank share an untuned learning rate",
         None if is_foreign(study) and final["scaled_rank"].isna().all() else differ == 0,
-        f"{differ} rates are shared by cells of different s r, by whose square root the best rate falls"
+        f"{differ} rates are shared by cells of different scale times rank, which moves the best rate"
         if differ
         else "neither alpha nor how it scales is known",
         "leave lr out, so that each cell has its own, or tune it",
@@ -243,10 +245,10 @@ def _losses(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         "the answers to single examples are not known"
         if is_foreign(study)
         else f"{constant} of {runs} runs do",
-        "train longer or at another learning rate; such a run says nothing of its variant",
+        "train longer or at another learning rate; such a run says nothing about its variant",
     )
     missing = missing_seeds(cells)
-    remedy = "run the same seeds for all cells, or the pairs shrink"
+    remedy = "run the same seeds for all cells, since only common seeds are paired"
     numbered = rules.says(study, "numbered")
     yield Item(
         "Every cell has the seeds that the others have",
@@ -259,9 +261,9 @@ def _losses(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
     yield Item("Every record could be used as it is", not wrong, finding, "run those again")
     noted = sum(bool(record.get("deviations")) for record in study.records.values())
     yield Item(
-        "No run deviates from what was asked",
+        "No run deviates from what was requested",
         None if is_foreign(study) else noted == 0,
-        "what was asked of the runs is not known" if is_foreign(study) else f"{noted} runs note deviations",
+        "what was requested is not known" if is_foreign(study) else f"{noted} runs note deviations",
         "see the report's notes",
     )
 
@@ -272,14 +274,14 @@ def _origin(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         "All compared runs share code, versions, hardware and data",
         not found.differing and bool(environments),
         f"they differ in {', '.join(found.differing)}" if found.differing else "",
-        "run the study again on one stack, or say --pool and why",
+        "run the study again on one stack, or use --pool and say why",
     )
     unknown = sum(not env.get("git_sha") and not env.get("code_sha256") for env in environments)
     dirty = sum(bool(env.get("dirty")) for env in environments)
     yield Item(
         "The code of every run is known and committed",
         bool(environments) and not unknown and not dirty,
-        f"{unknown} runs do not name their code, {dirty} ran with uncommitted changes",
+        f"{unknown} runs do not say which code they ran, {dirty} ran with uncommitted changes",
         "commit first, then run",
     )
     hashless = sum("test_sha256" not in (record.get("data") or {}) for record in study.records.values())
@@ -319,9 +321,9 @@ def text(items: Sequence[Item]) -> str:
     for item in items:
         lines.append(f"[{MARKS[item.met]}] {item.question}")
         if not item.met:
-            lines += [f"      found: {item.finding}"] * bool(item.finding) + [
-                f"      {'to know' if item.met is None else 'to meet'} it: {item.remedy}"
-            ]
+            what = "to know" if item.met is None else "to meet"
+            lines += [f"      found: {item.finding}"] * bool(item.finding)
+            lines += [f"      {what} it: {item.remedy}"] * bool(item.remedy)
     return "\n".join([*lines, "", counted(items)])
 
 
@@ -384,9 +386,9 @@ def _own(given: argparse.Namespace) -> Path:
     files = [path for path in given.study if path.is_file()]
     if files or len(given.study) > 1:
         what = f"{files[0]} is a file" if files else "there are several folders"
-        raise UserError(f"{what}: for results of others add --format {', '.join(sorted(importing.READERS))}.")
+        raise UserError(f"{what}: for results of others add --format csv, peft or wandb.")
     if given.out or given.examples:
-        raise UserError("--out and --examples are of --format, which is missing.")
+        raise UserError("--out and --examples are for results of others: add --format csv, peft or wandb.")
     return Path(given.study[0])
 
 

@@ -23,7 +23,7 @@ from analysis.runs import identity
 from analysis.stats.best_rate import FORMS, Fit, Points, fit, parabola, regret, smooth_regret
 from experiments.errors import UserError, report_errors
 from experiments.protocol import COMMON
-from experiments.record import records
+from experiments.record import no_runs, records
 
 HEAD = ("variant", "form", "lr", "c of each task alone", "regret %", "largest")
 _BELOW = {"1": "", "s r": " / (s r)", "sqrt(s r)": " / sqrt(s r)", "s": " / s"}
@@ -167,8 +167,8 @@ def regret_rows(
 
 
 def _with_error(form: str, value: float, left: Sequence[float]) -> str:
-    """A value with its standard error, from the values that it has without each of the seeds."""
-    if len(left) < 2:
+    """A value with its standard error, if it has values without each of the seeds."""
+    if len(left) < 2 or not np.isfinite(left).all():
         return form.format(value)
     error = np.sqrt((len(left) - 1) * np.var(left))
     return f"{form.format(value)} ± {form.format(error)}"
@@ -191,6 +191,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _show(options: argparse.Namespace) -> None:
+    for study in (*options.study, *(options.unseen or ())):
+        if not study.is_dir():
+            raise no_runs(study)
     tried = points(record for study in options.study for record in records(study))
     if not tried:
         raise UserError(

@@ -205,4 +205,4 @@ def _too_few(runs: int, difference: float, sampling: float) -> str:
         return text
     open_ = 1.96 * np.sqrt(sampling)
     where = "within" if abs(difference) <= open_ else "more than"
-    return f"{text}; {difference:+.3f} is {where} the ±{open_:.3f} that the test examples leave open"
+    return f"{text}; {difference:+.3f} is {where} the ±{open_:.3f} that other test examples could change"

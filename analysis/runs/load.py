@@ -21,7 +21,7 @@ from analysis.runs.measured import by_metric
 from analysis.runs.predictions import Predictions
 from analysis.runs.rows import Problem, each, row_of, table_of
 from experiments import record as records
-from experiments.errors import UserError, printable
+from experiments.errors import printable
 from experiments.files import read_json
 from experiments.record import Request, RunFolder
 
@@ -104,8 +104,7 @@ def read(folder: Path, *, pool: bool = False, metric: str | None = None) -> Stud
     """
     folder = Path(folder)
     if not folder.is_dir():
-        near = sorted(p.name for p in folder.parent.glob("*") if p.is_dir())[:8]
-        raise UserError(f"there is no folder {folder}." + (f" Beside it: {', '.join(near)}." if near else ""))
+        raise records.no_runs(folder)
     problems: list[Problem] = []
     runs = list(records.run_folders(folder))
     unfinished = [run.path.name for run in runs if not run.record.is_file()]
@@ -118,8 +117,7 @@ def read(folder: Path, *, pool: bool = False, metric: str | None = None) -> Stud
     requests = records.requests(folder)
     missing = sorted(set().union(*(request.cells for request in requests)) - begun)
     if not found and not problems and not unfinished and not missing:
-        hint = _studies_below(folder)
-        raise UserError(f"{folder} holds no run: no folder in it has a spec.json or a record.json.{hint}")
+        raise records.no_runs(folder)
     ordered = {run_id: found[run_id] for run_id in sorted(found)}
     if metric is not None:
         lacking = sorted(ordered.keys() - (ordered := by_metric(ordered, metric)).keys())
@@ -169,11 +167,6 @@ def _repeats(table: pd.DataFrame, problems: list[Problem]) -> pd.Series:
             what = f"repeats {first['run_id']} with the same seed and ended {apart} away from it"
             problems.append(Problem(run["run_id"], what + "; counted once"))
     return repeat
-
-
-def _studies_below(folder: Path) -> str:
-    names = [study.name for study in records.studies(folder)]
-    return f" The studies in it: {', '.join(names[:8])}; name one of them." if names else ""
 
 
 class _NotFinite(Exception):

@@ -104,7 +104,7 @@ def _of_noise(floor: noise.Floor) -> str:
     """What chance does to one cell."""
     text = f"Another seed moves this result by {floor.sd:.3f} (SD, {floor.df} degrees of freedom)"
     if not np.isnan(floor.level):
-        text += f": below {floor.level:.3f}, the noise floor, two single runs tell nothing apart"
+        text += f": a difference of two single runs below {floor.level:.3f}, the noise floor, shows nothing"
     return f"{text}; {floor.repeat_text}" if floor.repeats else text
 
 
@@ -200,7 +200,8 @@ def sentence(row: Row, rows: pd.DataFrame) -> str:
     interval = f"{signed(row['ci_low'])} to {signed(row['ci_high'])}"
     evidence = f"{signed(row['difference'])} ({interval}; {unit(row)})"
     if not any(budget.tuned for budget in row["sides"].both):
-        evidence += f", at learning rate {' against '.join(row['rates'])}"
+        rates = list(dict.fromkeys(row["rates"]))
+        evidence += f", {'both ' * (len(rates) == 1)}at learning rate {' against '.join(rates)}"
     text = {
         "better": f"{name} is better than {base}{where}: {evidence}",
         "worse": f"{name} is worse than {base}{where}: {evidence}",
@@ -244,7 +245,7 @@ def _open(row: Row) -> str:
     family = round(1 / row["share"])
     text = ""
     if row["ci_low"] > 0 or row["ci_high"] < 0:
-        text = f". Its interval leaves zero out, but it is one of {family} comparisons: adjusted for them, p"
+        text = f". Its interval excludes zero, but it is one of {family} comparisons: adjusted for them, p"
         text += f" = {pvalue(row['p_adjusted'])}"
     return f"{text}. The minimum detectable effect is {number(row['detectable_in_family'])}"
 
@@ -310,5 +311,5 @@ def _observation(
         text += f"; next is {cell_name(rival)} with {rival['mean']:.3f}"
     floor = floors.get(tuple(row[list(SETTING)]))
     if rival is not None and floor and abs(best["mean"] - rival["mean"]) < floor.level:
-        text += f". That is closer than the noise floor of {floor.level:.3f}, by which seeds alone move a run"
+        text += f". They differ by less than the noise floor of {floor.level:.3f}, the effect of a seed alone"
     return text + "."

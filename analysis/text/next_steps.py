@@ -24,7 +24,7 @@ MOST_SEEDS = 40  # beyond it, seeds are not the way
 def steps(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[str, str]]:
     """What to run next and why: (sentence, command), the command empty where none would settle it."""
     if (found.table["n_seeds"] < stats.FEWEST_SEEDS).any():
-        why = f"Three seeds of everything that is compared; below {stats.FEWEST_SEEDS} there is no verdict."
+        why = f"Run {stats.FEWEST_SEEDS} seeds of every compared cell; with fewer there is no verdict."
         return _with_reason(why, commands(study, cells, found))
     rows = each(found.overall[found.overall["conclusion"] == "inconclusive"])
     open_ = [row for row in rows if row["n_examples"] and row["sd_seeds"] > 0]
@@ -37,8 +37,8 @@ def steps(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[str,
         compared = _compared(cells, near)
         names = few({row["variant"] for row in near})
         more = _more(compared, most)
-        why = f"{names} {'is' if len(near) == 1 else 'are'} open: about {most} seeds show a difference of "
-        why += f"{_margins(near)}{more}. Plan the number now; looking after each seed errs more often."
+        why = f"{names} {'is' if len(near) == 1 else 'are'} undecided: about {most} seeds show a difference "
+        why += f"of {_margins(near)}{more}. Fix the number now: to look after each seed adds false verdicts."
         out += _with_reason(why, _sweeps(study, cells, compared, range(most)))
     if far:
         names = few({row["variant"] for row in far})

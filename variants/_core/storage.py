@@ -213,7 +213,8 @@ def stored_layer(
     if isinstance(module, AdaptedLinear):
         if module.storage != storage:
             raise ValueError(
-                f"{name} was loaded in {module.storage}, and this run asks for {storage}: load the base anew."
+                f"{name} was loaded in {module.storage}, and this run asks for {storage}: load the base "
+                "again."
             )
         base, origin = module.base, module.origin
     else:

@@ -159,6 +159,7 @@ BAD = {
     "tracker=wandb tracker.mode=of": "one of online, offline, disabled",
     "dataset.path=a.csv": "dataset=scipy_topics has no key dataset.path",
     "dataset=csv": "dataset.path=<file>",
+    "dataset.metric=acuracy": "there is no such metric. Did you mean 'accuracy'?",
     "dataset=csv dataset.path=nowhere.csv": "there is no such file",
     "model=hf": "model.name=roberta-base",
     "r=4 r=8": "r is given twice, r=4 and r=8",
@@ -255,7 +256,7 @@ def test_one_run_takes_the_same_way_as_many():
     assert prepared("r=4") == ["--multirun", "r=4"]
     assert prepared("-m r=4") == ["-m", "r=4"]
     assert prepared("--cfg job r=4") == ["--cfg", "job", "r=4"]
-    assert prepared("hydra.mode=RUN") == ["hydra.mode=RUN"]
+    assert prepared("--run r=4") == ["--multirun", "r=4"]
 
 
 def test_hydra_composes_the_first_run_alone():
@@ -270,14 +271,6 @@ def test_hydra_composes_the_first_run_alone():
 def test_hydra_takes_the_sweeper_that_an_experiment_names():
     assert prepared("+experiment=default_lr variant=lora r=4")[-1] == "hydra/sweeper=fair"
     assert prepared("+experiment=default_lr hydra/sweeper=fair").count("hydra/sweeper=fair") == 1
-
-
-def test_other_sweepers_get_the_words_as_they_are():
-    assert "r=4,8" in prepared("r=4,8 hydra/sweeper=basic")
-    made = reading.read(["r=4,8", "variant=lora,full", "hydra/launcher=basic"], CONF, dimensions=None)
-    assert made.spellings() == [
-        ["r=4", "variant=lora"], ["r=4", "variant=full"], ["r=8", "variant=lora"], ["r=8", "variant=full"],
-    ]  # fmt: skip
 
 
 def test_options_may_stand_anywhere(tmp_path):

@@ -54,7 +54,7 @@ def test_a_key_is_completed(typed):
         (["-sc", "variant=lora"], "takes install=bash"),
         (["-sc", "install=cmd"], "takes install=bash"),
         (["-sc", "query=zsh"], "is for the shell alone"),
-        (["--experimental-rerun", "gone.pickle"], "gone.pickle is no file"),
+        (["--experimental-rerun", "gone.pickle"], "which no run here leaves"),
     ],
 )
 def test_what_hydra_cannot_answer_is_refused_in_a_sentence(typed, words, shown):

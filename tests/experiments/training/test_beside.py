@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments import data
-from experiments.data import _beside
 from experiments.errors import UserError
 
 
@@ -35,7 +34,7 @@ def conf(tmp_path, monkeypatch):
         "path": str(tmp_path / "plain.csv"),
     }
     (folder / "plain.yaml").write_text(json.dumps({**yaml, "max_length": 24}))
-    monkeypatch.setattr(_beside, "CONF", tmp_path / "conf")
+    monkeypatch.setattr("experiments.config.groups.CONF", tmp_path / "conf")
     return tmp_path
 
 
