@@ -5,10 +5,9 @@ Near its minimum the log loss of one task at one rank r is taken as a parabola i
     log L_i = a + k (x_i - m)^2        so that the regret at x is k (x - m)^2
 
 by least squares over the losses less than 2 `REACH` above the lowest of their task and rank in log, with
-weights 1 / (1 + (gap / `REACH`)^2) for a loss that is `gap` above it. Where these are fewer than three, the
-lowest and its two neighbours take their place; a neighbour counts as 2 `REACH` above at most, as a parabola
-says little of a cliff. A rule gives the rate of every task and rank by one or two numbers, in one of the
-forms
+weights 1 / (1 + (gap / `REACH`)^2) for a loss that is `gap` above it. Where these have no minimum, the lowest
+and its two neighbours take their place; a neighbour counts as 2 `REACH` above at most, as a parabola says
+little of a cliff. A rule gives the rate of every task and rank by one or two numbers, in one of the forms
 
     constant    c
     s r         c / (s r)              each first step moves W equally far
@@ -133,14 +132,14 @@ def parabola(points: Points) -> tuple[float, float]:
     lowest = int(np.argmin(log))
     gap = np.minimum(log - min(log[lowest], np.finfo(float).max), 2 * REACH)
     near = np.flatnonzero(gap < 2 * REACH)
-    kept = near if len(near) > 2 else np.arange(lowest - 1, lowest + 2)
-    if not 0 <= kept[0] < kept[-1] < len(rate):
-        return float("nan"), float("nan")
-    weights = 1 / (1 + (gap[kept] / REACH) ** 2)
-    k, b, _ = np.polyfit(np.log2(rate[kept]), gap[kept], 2, w=np.sqrt(weights))
-    best = float(2 ** (-b / (2 * k))) if k > 0 else float("nan")
-    inside = rate[max(near[0] - 1, 0)] < best < rate[min(near[-1] + 1, len(rate) - 1)]
-    return (float(k), best) if inside else (float("nan"), float("nan"))
+    for kept in (near, np.arange(lowest - 1, lowest + 2)):
+        if len(kept) > 2 and kept[0] >= 0 and kept[-1] < len(rate):
+            weights = 1 / (1 + (gap[kept] / REACH) ** 2)
+            k, b, _ = np.polyfit(np.log2(rate[kept]), gap[kept], 2, w=np.sqrt(weights))
+            best = float(2 ** (-b / (2 * k))) if k > 0 else float("nan")
+            if rate[max(near[0] - 1, 0)] < best < rate[min(near[-1] + 1, len(rate) - 1)]:
+                return float(k), best
+    return float("nan"), float("nan")
 
 
 def smooth_regret(points: Points, at: float) -> float:
