@@ -8,7 +8,7 @@ reads results of others first, as `analysis.foreign` does, writes them as a stud
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +19,7 @@ from analysis.compare.verdicts import Verdicts
 from analysis.foreign import importing, rules, summary
 from analysis.foreign.independent import is_foreign, verdicts
 from analysis.runs.cells import cells as cells_of
-from analysis.runs.cells import missing_seeds
+from analysis.runs.cells import finals, key_of, missing_seeds
 from analysis.runs.load import Study, read
 from analysis.runs.rates import shared
 from analysis.runs.rows import each
@@ -48,16 +48,16 @@ class Item:
 def audit(study: Study, cells: pd.DataFrame, found: Verdicts, *, files: bool = True) -> list[Item]:
     """The whole checklist; `files` also recomputes the checksums of every run folder.
 
-    Results of others say nothing of their code, data and files, which is said elsewhere; they have rules of
-    their own instead.
+    Results of others have their own rules instead of those on code, data and files.
     """
     checks: list[Callable[..., Iterator[Item]]] = [_evidence, _tuning, _fairness, _losses]
     if is_foreign(study):
         checks.append(lambda *given: (Item(*rule) for rule in rules.rules(*given)))
-        files = False
     else:
         checks.append(_origin)
     items = [item for check in checks for item in check(study, cells, found)]
+    if is_foreign(study):
+        return [replace(i, remedy=rules.remedy(i.question, i.remedy, i.met)) for i in items]
     return items + (list(_files(study)) if files else [])
 
 
@@ -67,30 +67,21 @@ def _evidence(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
     least = int(table["n_seeds"].min()) if len(table) else 0
     yield Item(
         f"Every comparison rests on {ADVISED_SEEDS} paired seeds or more",
-        len(table) > 0 and few.empty,
-        f"{len(few)} of {len(table)} have fewer, the least has {least}"
-        if len(table)
-        else "there is no comparison",
+        *_none_of(few, table, f"have fewer, the least has {least}", "there is no comparison"),
         f"run seed=0,1,2,3,4 for every cell; below {stats.FEWEST_SEEDS} there is no verdict at all",
     )
-    judged = table[table["p_adjusted"].notna()]
-    blind = int((judged["n_examples"] == 0).sum())
+    judged, no_interval = table[table["p_adjusted"].notna()], "no comparison has an interval"
+    blind = judged[judged["n_examples"] == 0]
     yield Item(
         "Test examples count as noise, not only seeds",
-        len(judged) > 0 and blind == 0,
-        f"{blind} of {len(judged)} comparisons have no usable per-example scores"
-        if len(judged)
-        else "no comparison has an interval",
+        *_none_of(blind, judged, "comparisons have no usable per-example scores", no_interval),
         "keep predictions.parquet of every run, with a metric that is a mean over examples",
     )
-    missing = judged["detectable_in_family"] > judged["margin"]
+    missing = judged[judged["detectable_in_family"] > judged["margin"]]
+    what = f"comparisons could not show {found.margins} (power {stats.POWER:g}, adjusted for their number)"
     yield Item(
         "The study could have shown a difference as small as the margin",
-        len(judged) > 0 and not missing.any(),
-        f"{int(missing.sum())} of {len(judged)} comparisons could not show {found.margins} (power "
-        f"{stats.POWER:g}, adjusted for their number)"
-        if len(judged)
-        else "no comparison has an interval",
+        *_none_of(missing, judged, what, no_interval),
         _power_remedy(judged),
     )
     yield _looks(table)
@@ -99,8 +90,13 @@ def _evidence(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
         "Each variant was compared on two datasets or more",
         len(names) > 0 and bool((names > 1).all()),
         f"{int((names < 2).sum())} of {len(names)} variants were compared on one dataset",
-        "repeat the sweep with another dataset; what holds on one need not hold on the next",
+        "compare on another dataset as well; what holds on one need not hold on the next",
     )
+
+
+def _none_of(bad: pd.DataFrame, of: pd.DataFrame, what: str, empty: str) -> tuple[bool, str]:
+    """Whether there are rows and none is bad, and the finding: how many are, or that there is no row."""
+    return len(of) > 0 and bad.empty, f"{len(bad)} of {len(of)} {what}" if len(of) else empty
 
 
 def _looks(table: pd.DataFrame) -> Item:
@@ -125,17 +121,17 @@ def _looks(table: pd.DataFrame) -> Item:
 def _power_remedy(judged: pd.DataFrame) -> str:
     noisiest = (judged["sd_seeds"] / judged["margin"]).max()
     seeds = stats.seeds_needed(1.0, stats.Spread(float(noisiest))) if noisiest > 0 else None
-    why = "by the noisiest comparison, if test examples were no limit"
+    why = "for the noisiest comparison, without the noise of test examples"
     return f"{f'about {seeds}' if seeds else 'many more'} seeds ({why}), a larger test set, or a wider margin"
 
 
 def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
-    final = cells[cells["final"].astype(bool)]
+    final = cells[cells["final"]]
     rated = not is_foreign(study) or bool(final["lr"].notna().any())
     known = lambda met: met if rated else None  # noqa: E731
     tried: dict[tuple[int, int], set[str]] = {}
     for row in each(final):
-        tried.setdefault(found.budgets[row["cell_key"], row["stack"]].effort, set()).add(str(row["series"]))
+        tried.setdefault(found.budgets[key_of(row)].effort, set()).add(str(row["series"]))
     points = sorted(set(tried) - {(0, 0)})  # 0: nothing to tune
     unknown = any(budget.unknown for budget in found.budgets.values())
     notes = "; ".join(
@@ -178,13 +174,15 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         if shared
         else f"{blind} cells have no tuning runs"
         if tuned
-        else rules.NO_RATES * (not rated),
+        else "nothing was chosen from several values"
+        if rated
+        else rules.NO_RATES,
         f"{FAIR}, which confirms on seeds that tuning never saw",
     )
     runs = study.runs[study.runs["phase"] == "tune"]
     tested = int((runs["split"] == "test").sum())
     floor = set(study.runs.loc[study.runs["again"] > 0, "cell_key"])  # measures noise, chooses nothing
-    results = cells[~cells["tuning"].astype(bool) & ~cells["final"].astype(bool) & (cells["n"] > 0)]
+    results = cells[~cells["tuning"] & ~cells["final"] & (cells["n"] > 0)]
     more = len(set(results["cell_key"]) - floor)
     yield Item(
         "The test set was read for the chosen values alone",
@@ -197,7 +195,7 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
 
 
 def _fairness(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
-    final = cells[cells["final"].astype(bool) & (cells["n"] > 0)]
+    final = finals(cells)
     unmatched, unknown = [], []
     for _, group in final.groupby(["peer_key", "stack"], sort=False):
         of_baseline = group["series"] == found.baseline
@@ -215,13 +213,13 @@ def _fairness(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
         f"no cell within {EQUAL_PARAMETERS:.0%} of a baseline's: {rules.listed(sorted(unmatched))}"
         if unmatched
         else f"their numbers are not known for {rules.listed(sorted(unknown))}" * bool(unknown),
-        "match=parameters chooses ranks at which their numbers meet",
+        "match=parameters chooses ranks at which the numbers are about equal",
     )
     differ = len(shared(final, ["peer_key", "lr"]))
     yield Item(
         "No cells of different scale times rank share an untuned learning rate",
         None if is_foreign(study) and final["scaled_rank"].isna().all() else differ == 0,
-        f"{differ} rates are shared by cells of different s r, by whose square root the best rate falls"
+        f"{differ} rates are shared by cells of different scale times rank, which moves the best rate"
         if differ
         else "neither alpha nor how it scales is known",
         "leave lr out, so that each cell has its own, or tune it",
@@ -240,17 +238,17 @@ def _losses(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         else "the files name no run's status, so that those without a result may have been left out",
         "give the command of the study again: it goes on from what is there; a diverged run is a result",
     )
-    constant, runs = study.unlearned(cells[cells["final"].astype(bool)])
+    constant, runs = study.unlearned(cells[cells["final"]])
     yield Item(
         "No result is that of a run that gives one answer to all examples",
         None if is_foreign(study) else constant == 0,
         "the answers to single examples are not known"
         if is_foreign(study)
         else f"{constant} of {runs} runs do",
-        "train longer or at another learning rate; such a run says nothing of its variant",
+        "train longer or at another learning rate; such a run says nothing about its variant",
     )
-    missing = missing_seeds(cells) if len(cells) else []
-    remedy = "run the same seeds for all cells, or the pairs shrink"
+    missing = missing_seeds(cells)
+    remedy = "run the same seeds for all cells, since only common seeds are paired"
     numbered = rules.says(study, "numbered")
     yield Item(
         "Every cell has the seeds that the others have",
@@ -263,9 +261,9 @@ def _losses(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
     yield Item("Every record could be used as it is", not wrong, finding, "run those again")
     noted = sum(bool(record.get("deviations")) for record in study.records.values())
     yield Item(
-        "No run deviates from what was asked",
+        "No run deviates from what was requested",
         None if is_foreign(study) else noted == 0,
-        "what was asked of the runs is not known" if is_foreign(study) else f"{noted} runs note deviations",
+        "what was requested is not known" if is_foreign(study) else f"{noted} runs note deviations",
         "see the report's notes",
     )
 
@@ -276,14 +274,14 @@ def _origin(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         "All compared runs share code, versions, hardware and data",
         not found.differing and bool(environments),
         f"they differ in {', '.join(found.differing)}" if found.differing else "",
-        "run the study again on one stack, or say --pool and why",
+        "run the study again on one stack, or use --pool and say why",
     )
     unknown = sum(not env.get("git_sha") and not env.get("code_sha256") for env in environments)
     dirty = sum(bool(env.get("dirty")) for env in environments)
     yield Item(
         "The code of every run is known and committed",
         bool(environments) and not unknown and not dirty,
-        f"{unknown} runs do not name their code, {dirty} ran with uncommitted changes",
+        f"{unknown} runs do not say which code they ran, {dirty} ran with uncommitted changes",
         "commit first, then run",
     )
     hashless = sum("test_sha256" not in (record.get("data") or {}) for record in study.records.values())
@@ -323,9 +321,9 @@ def text(items: Sequence[Item]) -> str:
     for item in items:
         lines.append(f"[{MARKS[item.met]}] {item.question}")
         if not item.met:
-            lines += [f"      found: {item.finding}"] * bool(item.finding) + [
-                f"      {'to know' if item.met is None else 'to meet'} it: {item.remedy}"
-            ]
+            what = "to know" if item.met is None else "to meet"
+            lines += [f"      found: {item.finding}"] * bool(item.finding)
+            lines += [f"      {what} it: {item.remedy}"] * bool(item.remedy)
     return "\n".join([*lines, "", counted(items)])
 
 
@@ -388,9 +386,9 @@ def _own(given: argparse.Namespace) -> Path:
     files = [path for path in given.study if path.is_file()]
     if files or len(given.study) > 1:
         what = f"{files[0]} is a file" if files else "there are several folders"
-        raise UserError(f"{what}: for results of others add --format {', '.join(sorted(importing.READERS))}.")
+        raise UserError(f"{what}: for results of others add --format csv, peft or wandb.")
     if given.out or given.examples:
-        raise UserError("--out and --examples are of --format, which is missing.")
+        raise UserError("--out and --examples are for results of others: add --format csv, peft or wandb.")
     return Path(given.study[0])
 
 

@@ -43,7 +43,7 @@ def store(path: Path, write: Callable[[Path], object]) -> None:
             write(temporary)
     except (UserError, OSError):
         _problems.append(
-            f"the cache {folder()} cannot be written, so data is prepared anew each time. "
+            f"the cache {folder()} cannot be written, so data is prepared again each time. "
             "Free some space or set ABLORA_CACHE to a folder that can be written"
         )
 

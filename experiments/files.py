@@ -25,8 +25,8 @@ _CAUSES = {
     errno.EACCES: "you have no permission to write there. Change the permissions",
     errno.EPERM: "you have no permission to write there. Change the permissions",
     errno.EROFS: "the file system is read-only. Mount it writable",
-    errno.ENOTDIR: "a file stands where a folder is needed. Move it away",
-    errno.EEXIST: "a file stands where a folder is needed. Move it away",
+    errno.ENOTDIR: "there is a file where a folder is needed. Move it away",
+    errno.EEXIST: "there is a file where a folder is needed. Move it away",
 }
 
 

@@ -77,8 +77,7 @@ MODULES = {
 # Modules that import each other inside functions alone, which may run but hides what depends on what.
 LATE_CYCLES = (
     {"experiments.export", "experiments.export._peft"},
-    {"experiments.predict", "experiments.predict._classify", "experiments.predict._generate"},
-    {"experiments.sizing.meta", "experiments.sizing.skeleton"},
+    {"experiments.predict", "experiments.predict._answer"},
     {"experiments.tasks", "experiments.tasks._base"},
 )
 
@@ -168,7 +167,7 @@ def light():
         "experiments/record.py",
         "experiments/console/display.py",
     ]
-    sources += ["experiments/export/__main__.py", "experiments/predict/__main__.py"]
+    sources += [f"experiments/{name}/__main__.py" for name in ("export", "predict", "lm_eval")]
     sources += (
         room("experiments/sweep") + room("experiments/tracking") + room("hydra_plugins") + room("analysis")
     )

@@ -24,8 +24,8 @@ ROOMS = ("experiments", "analysis", "variants", "hydra_plugins", "slurm", "conf"
 FILLED = "FILLED"  # stands for what the code fills in
 TYPED = (
     "run.py", "experiments.sweep", "experiments.bench", "experiments.data", "experiments.export",
-    "experiments.predict", "analysis.report", "analysis.audit", "analysis.power", "analysis.defaults",
-    "analysis.simulate",
+    "experiments.predict", "experiments.lm_eval", "analysis.report", "analysis.audit", "analysis.power",
+    "analysis.defaults", "analysis.simulate",
 )  # fmt: skip
 COMMAND = re.compile(r"python (run\.py|-m (?:experiments|analysis)[\w.]*)([^`\n)\"]*)")
 SHORT = "|".join({*CONF.short_keys(), *CONF.groups()})

@@ -148,7 +148,7 @@ def prefix(
     config = model.config
     if config.is_encoder_decoder or not getattr(backbone, "_supports_attention_backend", False) or not places:
         raise TargetError(
-            f"{type(model).__name__} computes attention in code of its own (or has two stacks), which a "
+            f"{type(model).__name__} computes attention in its own code (or has two stacks), which a "
             "prefix cannot enter: variant=ia3 rescales the same keys and values."
         )
     store_backbone(model, runs, device=device)

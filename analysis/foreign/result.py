@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.runs.measured import LESS_IS_BETTER
 from analysis.runs.predictions import MEANS
-from experiments.errors import UserError
+from experiments.errors import UserError, did_you_mean, typed
 from experiments.files import digest
 from experiments.record import RunFolder, run_folders
 
@@ -99,8 +99,8 @@ def _check_tasks(examples: Mapping[str, int], tasks: Collection[str]) -> None:
     unknown = [task for task in examples if task and task not in tasks]
     if unknown:
         raise UserError(
-            f"--examples names the task {unknown[0]!r}, of which there is no result; the tasks are "
-            f"{', '.join(sorted(tasks))}."
+            f"--examples names the task {unknown[0]!r}, of which there is no result."
+            f"{did_you_mean(unknown[0], tasks)} The tasks are {', '.join(sorted(tasks))}."
         )
 
 
@@ -115,7 +115,7 @@ def _number(results: Sequence[Result]) -> None:
         if result.seed in taken:
             raise UserError(
                 f"{taken[result.seed].place} and {result.place} both are {result.method} on {result.task} "
-                f"with seed {result.seed}; give each run a seed of its own, or remove one."
+                f"with seed {result.seed}; give each run its own seed, or remove one."
             )
         taken[result.seed] = result
 
@@ -126,7 +126,10 @@ def write(results: Sequence[Result], folder: Path, form: str) -> None:
     Raises UserError where the folder holds runs already, which are not of this import.
     """
     if any(run_folders(folder)):
-        raise UserError(f"{folder} holds runs already; name a new folder with --out.")
+        raise UserError(
+            f"{folder} holds runs already. Audit them again with python -m analysis.audit {typed(folder)}, "
+            "or name a new folder with --out."
+        )
     tuned = {r.cell[:-2] for r in results if r.score is None and r.status == "completed"}
     for result in results:
         phase = result.phase or "run"
@@ -147,17 +150,10 @@ def _run_id(result: Result, phase: str) -> str:
 
 def _record(result: Result, run_id: str, study: str, phase: str, form: str) -> dict[str, Any]:
     spec = {
-        "variant": result.method,
-        "model": result.model,
-        "dataset": result.task,
-        "seed": result.seed,
-        "study": study,
-        "r": None if result.rank is None else int(result.rank),
-        "alpha": result.alpha,
-        "lr": result.lr,
-        "train": result.train,
-        "variant_options": result.options,
-    }
+        "variant": result.method, "model": result.model, "dataset": result.task, "seed": result.seed,
+        "study": study, "r": None if result.rank is None else int(result.rank), "alpha": result.alpha,
+        "lr": result.lr, "train": result.train, "variant_options": result.options,
+    }  # fmt: skip
     metrics = {f"test/{result.metric}": result.score, f"validation/{result.metric}": result.validation}
     data = {"test_rows": result.n}
     env = {"versions": result.versions, "device": result.device}

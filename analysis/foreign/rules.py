@@ -4,6 +4,7 @@ Each rule gives (question, met, finding, remedy), as an item of the checklist: `
 do not tell.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import combinations
 
@@ -11,9 +12,11 @@ import pandas as pd
 
 from analysis.compare.verdicts import Verdicts
 from analysis.foreign.independent import chosen_on_test
+from analysis.runs.cells import by_key, finals
 from analysis.runs.load import Study
 from analysis.runs.rows import each
 from experiments.files import digest
+from experiments.protocol import ADVISED_SEEDS, FEWEST_SEEDS
 
 Rule = tuple[str, bool | None, str, str]
 NO_RATES = "the learning rates are not known"
@@ -21,6 +24,35 @@ NAMES_SHOWN = 6
 Z = 1.96  # of a 95% interval
 SAME_RUNS = 3  # whose equal scores cannot be chance
 KNOWN = {"rslora": ("rslora",), "LoRA+": ("loraplus", "lora+"), "DoRA": ("dora",), "AdaLoRA": ("adalora",)}
+
+# Of the common rules, by their questions: what whoever publishes results can do.
+REMEDIES = {
+    f"Every comparison rests on {ADVISED_SEEDS} paired seeds or more": (
+        f"publish {ADVISED_SEEDS} runs of every method; below {FEWEST_SEEDS} there is no verdict"
+    ),
+    "Test examples count as noise, not only seeds": "say how many test examples there were (--examples)",
+    "The learning rate of every variant was tuned, with the same number of points": (
+        "tune every method with equally many rates, on validation"
+    ),
+    "No chosen value lies on the edge of its grid": "extend the grid at that edge, for every method",
+    "Rates were chosen with other seeds than those that are compared": (
+        "choose rates with seeds that are not compared"
+    ),
+    "The test set was read for the chosen values alone": (
+        "choose rates on validation, and test the chosen ones alone"
+    ),
+    "Each variant was also compared at an equal number of trainable parameters": (
+        "compare at ranks at which the numbers are about equal"
+    ),
+    "No run failed, diverged, is unfinished or missing": (
+        "say why each run has no result; a diverged run is a result"
+    ),
+}
+
+
+def remedy(question: str, own: str, met: bool | None) -> str:
+    """What would meet a rule for results of others; nothing where the files do not say whether it is met."""
+    return "" if met is None else REMEDIES.get(question, own)
 
 
 def rules(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Rule]:
@@ -45,10 +77,6 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _final(cells: pd.DataFrame) -> pd.DataFrame:
-    return cells[cells["final"].astype(bool) & (cells["n"] > 0)]
-
-
 def _name(cell: dict[str, object]) -> str:
     rank = cell["r"]
     return str(cell["series"]) + (f" r {rank:g}" if isinstance(rank, float) and rank == rank else "")
@@ -59,7 +87,7 @@ def _selection(cells: pd.DataFrame) -> Iterator[Rule]:
     most = max(groups.values(), default=0)
     rated = bool(cells["lr"].notna().any())
     yield (
-        "Rates were chosen on validation, not by the test results",
+        "No learning rate was chosen by test results, as far as the files show",
         not groups if rated else None,
         f"the best of {most} rates is named by its test score in {len(groups)} cases, with no validation "
         f"result beside it; p values are multiplied by {most} for it"
@@ -79,7 +107,7 @@ def _renamed(study: Study) -> Iterator[Rule]:
             key = digest({"": [spec["dataset"], spec["model"], spec.get("r"), options]})
             rates.setdefault(key, {}).setdefault(spec["lr"], spec["variant"])
     several = [names for names in rates.values() if len(set(names.values())) > 1]
-    texts = [f"{' and '.join(dict.fromkeys(names.values()))}" for names in several]
+    texts = [" and ".join(dict.fromkeys(names.values())) for names in several]
     yield (
         "No method was tested at several rates under several names",
         not several if rates else None,
@@ -94,7 +122,7 @@ def _renamed(study: Study) -> Iterator[Rule]:
 def _dropped(cells: pd.DataFrame) -> Iterator[Rule]:
     """Runs of a grid that are not there: what is missing is what diverged, more often than not."""
     absent = []
-    results = cells[~cells["tuning"].astype(bool)]
+    results = cells[~cells["tuning"]]
     for _, group in results.groupby(["group_key", "stack"], sort=False):
         wanted = max(len(seeds) for seeds in group["seeds_tried"])
         for cell in each(group[[len(seeds) < wanted for seeds in group["seeds_tried"]]]):
@@ -138,7 +166,7 @@ def _active(study: Study, cells: pd.DataFrame) -> Iterator[Rule]:
     parts += [f"{a} and {b} have the same score in every one of {n} runs" for a, b, n in same]
     configured = any(record["spec"].get("variant_options") for record in study.records.values())
     yield (
-        "Every method was at work",
+        "Every method was active",
         not parts if parts or configured else None,
         "; ".join(parts)
         or "the settings of the methods are not known; no two have the same scores throughout",
@@ -149,7 +177,7 @@ def _active(study: Study, cells: pd.DataFrame) -> Iterator[Rule]:
 def _identical(study: Study, cells: pd.DataFrame) -> list[tuple[str, str, int]]:
     """Methods that agree with another in every run of the same task, rate and seed."""
     table: dict[str, dict[tuple[object, ...], float]] = {}
-    for cell in each(cells[~cells["tuning"].astype(bool)]):
+    for cell in each(cells[~cells["tuning"]]):
         for seed, run_id in cell["by_seed"].items():
             key = (cell["dataset"], cell["model"], str(cell["lr"]), str(cell["r"]), seed)
             table.setdefault(str(cell["series"]), {})[key] = study.scores[run_id]
@@ -163,29 +191,28 @@ def _identical(study: Study, cells: pd.DataFrame) -> list[tuple[str, str, int]]:
 
 
 def _learned(cells: pd.DataFrame) -> Iterator[Rule]:
-    final = _final(cells)
+    final = finals(cells)
     zero = final[(final["mean"] == 0) & (final["goal"] == "max")]
     yield (
         "Every method learned something at the rate it was given",
         zero.empty,
         f"the score is exactly 0 for {listed([_name(cell) for cell in each(zero)])}",
-        "try other rates before saying anything of the method",
+        "try other rates before saying anything about the method",
     )
 
 
 def _alike(study: Study) -> Iterator[Rule]:
     """Versions and machines: the odd ones out."""
-    seen: dict[str, dict[str, int]] = {}
+    seen: dict[str, Counter[str]] = defaultdict(Counter)
     for record in study.records.values():
         env = record.get("env") or {}
         for name, value in {**(env.get("versions") or {}), "device": env.get("device")}.items():
             if value is not None:
-                counts = seen.setdefault(name, {})
-                counts[value] = counts.get(value, 0) + 1
-    mixed = {name: counts for name, counts in seen.items() if len(counts) > 1}
+                seen[name][value] += 1
+    mixed = {name: counts for name, counts in sorted(seen.items()) if len(counts) > 1}
     parts = [
-        f"{name} ({', '.join(f'{value}: {n}' for value, n in sorted(counts.items(), key=lambda c: -c[1]))})"
-        for name, counts in sorted(mixed.items())
+        f"{name} ({', '.join(f'{value}: {n}' for value, n in counts.most_common())})"
+        for name, counts in mixed.items()
     ]
     yield (
         "All results come from the same versions and device",
@@ -206,7 +233,7 @@ def unknown(study: Study, found: Verdicts) -> list[str]:
     if not all("test_rows" in (record.get("data") or {}) for record in done):
         out.append("the number of test examples: say it with --examples 1319 or --examples gsm8k=1319")
     if not any(any(key.startswith("validation/") for key in record["metrics"]) for record in done):
-        out.append("validation results: by what rates were chosen")
+        out.append("validation results: how rates were chosen")
     for key, name in (("lr", "learning rates"), ("model", "the model")):
         if all(spec.get(key) in (None, "unknown") for spec in specs):
             out.append(name)
@@ -216,7 +243,7 @@ def unknown(study: Study, found: Verdicts) -> list[str]:
     names = " ".join(spec["variant"] for spec in specs)
     lacking = [name for name, words in KNOWN.items() if not any(word in names for word in words)]
     if found.baseline.startswith("lora") and len(set(spec["variant"] for spec in specs)) > 10 and lacking:
-        out.append(f"of the usual variants of LoRA, how {' and '.join(lacking)} would have done: never run")
+        out.append(f"common variants of LoRA that were never run: {', '.join(lacking)}")
     return out
 
 
@@ -228,12 +255,13 @@ def too_few(cells: pd.DataFrame, rows: pd.DataFrame, found: Verdicts) -> list[st
     """
     if rows.empty:
         return []
-    by_key = {(cell["cell_key"], cell["stack"]): cell for cell in each(_final(cells))}
+    final = by_key(finals(cells))
     runs = "one run" if rows["n_seeds"].max() == 1 else f"at most {int(rows['n_seeds'].max())} runs"
-    out = [f"{len(rows)} comparisons rest on {runs} a side: what another seed would do is not known"]
+    rest = "comparison rests" if len(rows) == 1 else "comparisons rest"
+    out = [f"{len(rows)} {rest} on {runs} a side: what another seed would do is not known"]
     errors = {}
     for row in each(rows):
-        sides = [by_key[key] for key in row["cells"] if key in by_key]
+        sides = [final[key] for keys in row["cells"] for key in keys if key in final]
         if len(sides) == 2 and all(cell["test_rows"] > 0 for cell in sides):
             variance = sum(cell["mean"] * (1 - cell["mean"]) / cell["test_rows"] for cell in sides)
             errors[str(row["variant"])] = (float(row["difference"]), float(variance**0.5))
@@ -242,8 +270,8 @@ def too_few(cells: pd.DataFrame, rows: pd.DataFrame, found: Verdicts) -> list[st
     one = sum(abs(d) <= se for d, se in errors.values())
     within = {name for name, (d, se) in errors.items() if abs(d) <= Z * se}
     out.append(
-        f"{len(within)} of them lie within what the test examples alone leave open (95%), {one} within one "
-        f"standard error: {listed(sorted(within))}"
+        f"in {len(within)} of them the choice of test examples alone could explain the difference (95%), in "
+        f"{one} it is within one standard error: {listed(sorted(within))}"
     )
     ahead = {n: (d, se) for n, (d, se) in errors.items() if n not in within and d > 0}
     behind = {n: (d, se) for n, (d, se) in errors.items() if n not in within and d < 0}
@@ -253,7 +281,7 @@ def too_few(cells: pd.DataFrame, rows: pd.DataFrame, found: Verdicts) -> list[st
             sds = [abs(group[name][0]) / Z / 2**0.5 for name in (names[-1], names[0])]
             below = f"{sds[0]:.3f}" if len(names) == 1 else f"{sds[0]:.3f} (the nearest) to {sds[1]:.3f}"
             out.append(
-                f"{len(group)} {'lies' if len(group) == 1 else 'lie'} further {word} {found.baseline}, which "
-                f"holds only while the SD between seeds is below {below}: {listed(names)}"
+                f"{len(group)} {'is' if len(group) == 1 else 'are'} further {word} {found.baseline}, which "
+                f"holds only if the SD between seeds is below {below}: {listed(names)}"
             )
     return out

@@ -31,7 +31,7 @@ def conclusions(study: Study, cells: pd.DataFrame, found: Verdicts, notes: Seque
     lines += ["", f"What holds ({len(held)} of {len(rows)})"]
     lines += [f"  {answer.sentence(row, rows)}" for row in each(held)] or ["  nothing"]
     rest = rows.drop(held.index)
-    lines += ["", f"What cannot be told ({len(rest)} of {len(rows)})"]
+    lines += ["", f"What cannot be concluded ({len(rest)} of {len(rows)})"]
     single = rest[rest["conclusion"] == ""]
     lines += [f"  {answer.sentence(row, rows)}" for row in each(rest.drop(single.index))]
     lines += [f"  {line}" for line in rules.too_few(cells, single, found)]

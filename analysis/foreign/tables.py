@@ -56,7 +56,7 @@ def _json(path: Path) -> Rows:
     if isinstance(content, dict):
         content = content.get("runs")
     if not isinstance(content, list) or not all(isinstance(run, dict) for run in content):
-        raise UserError(f"{path.name} is no list of runs, each with config and summary.")
+        raise UserError(f"{path.name} is not a list of runs, each with config and summary.")
     rows = []
     for i, run in enumerate(content):
         row: dict[str, Any] = {"state": run.get("state", "finished")}
@@ -82,7 +82,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path.name} is no text in UTF-8.") from error
+        raise UserError(f"{path.name} is not a text file in UTF-8.") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}.") from error
 
@@ -92,4 +92,4 @@ def parsed(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except ValueError as error:
-        raise UserError(f"{path.name} is no JSON: {error}.") from error
+        raise UserError(f"{path.name} is not JSON: {error}.") from error

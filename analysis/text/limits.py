@@ -34,7 +34,7 @@ def _of_others(study: Study, found: Verdicts | None) -> list[str]:
     """What results of others leave out, which nothing here makes up."""
     if not is_foreign(study) or found is None:
         return []
-    return [f"These results are somebody else's. Not known: {'; '.join(unknown(study, found))}."]
+    return [f"These results were not made by ablora. Not known: {'; '.join(unknown(study, found))}."]
 
 
 def _other_metric(study: Study) -> list[str]:
@@ -44,19 +44,17 @@ def _other_metric(study: Study) -> list[str]:
     if not before:
         return []
     return [
-        f"The runs were made for {listed([*map(metric_name, before)])} and are judged by "
-        f"{metric_name(primaries[0]['metric'])}: of many metrics one favours a variant by chance, so say "
-        "which you looked at."
+        f"The primary metric of the runs is {listed([*map(metric_name, before)])}; they are compared by "
+        f"{metric_name(primaries[0]['metric'])}. Of many metrics one favours a variant by chance, so say "
+        "which ones you looked at."
     ]
 
 
 def _few_seeds(final: pd.DataFrame) -> str:
     """What one or two seeds leave open, in one thought."""
     n = int(final["n"].max())
-    text = (
-        f"{'One seed' if n == 1 else f'{n} seeds'} cannot show whether a difference belongs to the variant "
-    )
-    text += "or to chance: how far another seed would move a result was not measured"
+    text = f"{'One seed' if n == 1 else f'{n} seeds'} cannot show whether a difference is due to the variant "
+    text += "or to chance: the noise between seeds was not measured"
     groups = [group for _, group in final.groupby([*SETTING, "stack"], sort=True, dropna=False)]
     parts = [sampling for group in groups if (sampling := _sampling(group))]
     if len(final) > 2:
@@ -72,9 +70,8 @@ def _unlearned(study: Study, final: pd.DataFrame) -> list[str]:
     who = "All" if constant == runs else f"{constant} of the"
     verb = "gives" if constant == 1 else "give"
     return [
-        f"{who} {runs} runs behind these results {verb} one answer to every example: nothing was learned "
-        "there that a variant could do better or worse. More steps or another learning rate would have to "
-        "come first."
+        f"{who} {runs} runs behind these results {verb} the same answer to every example: they learned "
+        "nothing, so they cannot show which variant is better. Train longer or with another learning rate."
     ]
 
 
@@ -94,8 +91,8 @@ def _unskilled(study: Study, final: pd.DataFrame) -> list[str]:
         if len(below):
             who = "all cells" if len(below) == len(group) else listed(sorted(set(below)))
             out.append(
-                f"On {name} {blind.text} would be right about {blind.score:.3f} of the test "
-                f"examples. Right about no more than that: {who}."
+                f"On {name}, {blind.text} would be right on {blind.score:.1%} of the test examples. "
+                f"No better than that: {who}."
             )
     return out
 
@@ -106,7 +103,7 @@ def _sampling(group: pd.DataFrame) -> str:
     if row["metric"] not in SHARES or row["split"] != "test" or not row["test_rows"] > 0 or len(group) < 2:
         return ""
     once = with_bars(group.assign(low=np.nan, high=np.nan))
-    sign = -1 if row["goal"] == "min" else 1
+    sign = row["sign"]
     best = once.loc[(sign * once["mean"]).idxmax()]
     near, far = ("bar_low", "bar_high") if sign > 0 else ("bar_high", "bar_low")
     within = (sign * once["mean"] >= sign * best[near]) | (sign * once[far] >= sign * best["mean"])
@@ -116,8 +113,8 @@ def _sampling(group: pd.DataFrame) -> str:
     if len(group) == 2:
         others = "the other cell lies" if tied else "the other cell does not lie"
     return (
-        f"the {row['test_rows']:,.0f} test examples alone leave ±{half:.3f} open around each result (95%), "
-        f"and {others} within that of the best"
+        f"the choice of {row['test_rows']:,.0f} test examples alone makes each result uncertain by "
+        f"±{half:.3f} (95%), and {others} within that of the best"
     )
 
 
@@ -148,8 +145,8 @@ def _halved(study: Study, final: pd.DataFrame) -> list[str]:
     return [
         f"Values were chosen after runs of {lengths} instead of {full} steps or epochs (halving), by the "
         "same rule for every variant. Short runs favour high rates and what learns fast: a variant that "
-        "gains late may stand at a value that is not its best, and the luck of the choice is counted as that "
-        "of the shortest runs alone."
+        "gains late may be compared at a value that is not its best. The intervals count the noise of the "
+        "choice among the shortest runs only."
     ]
 
 
@@ -159,8 +156,8 @@ def _collapses(final: pd.DataFrame) -> list[str]:
     if most < stats.FEWEST_SEEDS or final[["failed", "diverged"]].to_numpy().any():
         return []
     return [
-        f"All {most} runs of a cell were completed, where most were run. Up to {1 - 0.05 ** (1 / most):.0%} "
-        "of its runs may still fail or diverge (95%)."
+        f"No compared run failed or diverged. With {most} runs of a cell, up to {1 - 0.05 ** (1 / most):.0%} "
+        "of all its runs might still do so (95%)."
     ]
 
 
@@ -170,8 +167,8 @@ def _looks(found: Verdicts) -> list[str]:
     if len(added) < 2:
         return []
     return [
-        f"Seeds were added later: {listed_steps(added)} were requested. Who looks each time and stops at a "
-        f"verdict finds some by chance; {paid(added)}."
+        f"Seeds were added later: {listed_steps(added)} were requested. To look after each step and stop "
+        f"at a verdict finds differences by chance; {paid(added)}."
     ]
 
 
@@ -207,6 +204,6 @@ def _of_verdicts(found: Verdicts) -> list[str]:
         out.append(
             f"Runs of the same setting differ in {', '.join(found.differing)}; they were compared within "
             "each such stack "
-            "only, never across. To take them for comparable, build the report with --pool."
+            "only, never across. To treat them as comparable, build the report with --pool."
         )
     return out

@@ -77,7 +77,7 @@ def _cells(study: Path) -> dict[str, tuple[RunSpec, list[str]]]:
             name = f"{spec.cell()}-{spec.cell_key()[:4]}"
             cells.setdefault(name, (replace(spec, seed=0), []))[1].append(found["run_id"])
     if not cells:
-        raise UserError(f"there is no completed run in {study}. Name the folder of a study, e.g. runs/demo.")
+        raise UserError(f"no run of {study} is completed, so there is nothing to measure: complete one.")
     return cells
 
 

@@ -9,8 +9,8 @@ from experiments.config.groups import Conf
 from experiments.config.settings import AXES, SHORT
 
 WIDTH = 100
-_COMMENTED = re.compile(r"(\w+): *(.*?) +# (.*)")
-_UNTOLD = ("sha256", "revision", "package")  # of a model: what pins it, not for people to set
+_COMMENTED = re.compile(r"^([a-z]\w*): *(.*?) +# (.*)", re.MULTILINE)
+_HIDDEN = ("sha256", "revision", "package")  # of a model: what pins it, not for people to set
 
 _TOP = """\
 ablora compares LoRA variants in a statistically sound, fault-tolerant way.
@@ -53,12 +53,18 @@ Rows = Iterable[tuple[str, list[str]]]  # a name and its paragraphs
 def page(folder: Path) -> str:
     """The help for a configuration folder."""
     conf = Conf(folder)
+    own = [
+        (name, f"DATASET KEYS of {name}" + " and of every dataset of the hub" * (name == "hub"))
+        for name in conf.choices("dataset")
+        if name == "hub" or conf.read("dataset", name).get("reader") != "hub"
+    ]
     parts = [
         _TOP,
         _section("KEYS", _keys(conf, folder)),
         _section("VARIANTS", _variants(conf)),
         _section("AXES  A variant is one value of each; variant.<axis>=... changes one.", _axes(conf)),
-        _section("DATASETS", _files(conf, "dataset")),
+        _section("DATASETS", ((name, [conf.about("dataset", name)]) for name in conf.choices("dataset"))),
+        *(_section(title, _commented(folder / f"dataset/{name}.yaml", "dataset.")) for name, title in own),
         _section("MODELS", _files(conf, "model")),
         _section("TRACKERS", _files(conf, "tracker")),
         _section("LAUNCHERS  Where the runs are made: hydra/launcher=...", _launchers(conf)),
@@ -94,11 +100,10 @@ def _keys(conf: Conf, folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _commented(path: Path, prefix: str) -> Iterator[tuple[str, list[str]]]:
-    """The keys of a file with the comments behind them."""
-    for line in path.read_text("utf-8").splitlines():
-        if found := _COMMENTED.fullmatch(line):
-            name, value, text = found.groups()
-            yield f"{prefix}{name}={value}", [text]
+    """The keys of a file with the comments behind them; an indented line of comment continues the last."""
+    text = re.sub(r"\n {8,}# *", " ", path.read_text("utf-8"))
+    for name, value, comment in _COMMENTED.findall(text):
+        yield f"{prefix}{name}={value}", [comment]
 
 
 def _variants(conf: Conf) -> Iterator[tuple[str, list[str]]]:
@@ -132,7 +137,7 @@ def _axes(conf: Conf) -> Iterator[tuple[str, list[str]]]:
 
 def _files(conf: Conf, group: str) -> Iterator[tuple[str, list[str]]]:
     for name in conf.choices(group):
-        options = [] if group == "experiment" else _options(conf, group, name, without=_UNTOLD)
+        options = [] if group == "experiment" else _options(conf, group, name, without=_HIDDEN)
         yield name, [conf.about(group, name).removeprefix("Question: "), *options]
 
 

@@ -65,6 +65,7 @@ def check_composition(config: Mapping[str, Any], *, choices: Mapping[str, str]) 
         *_check_train(config["train"]),
         *_check_pruning(config["variant"], config["train"]["steps"]),
         *_check_blocks(config["variant"], config["r"]),
+        *_check_metrics(config["dataset"]),
         *_check_places(config, choices),
         *_check_sharded(config, choices["variant"]),
     ]
@@ -208,6 +209,22 @@ def _check_train(train: Mapping[str, Any]) -> list[str]:
             f"{', '.join(map(str, fitting))}"
         )
     return found
+
+
+def _check_metrics(dataset: Mapping[str, Any]) -> list[str]:
+    """Metrics that no kind of task has; which of them this task can have is known once its data is read."""
+    given = [("metrics", name) for name in _texts(dataset.get("metrics"))]
+    given += [("metric", name) for name in _texts(dataset.get("metric"))]
+    if not given:
+        return []
+    from experiments.metrics import LIKELIHOODS, names
+
+    known = sorted({*LIKELIHOODS, *names()})
+    return [
+        f"dataset.{key}={name}: there is no such metric.{did_you_mean(name, known)} Known: {', '.join(known)}"
+        for key, name in given
+        if name not in known
+    ]
 
 
 def _check_places(config: Mapping[str, Any], choices: Mapping[str, str]) -> list[str]:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.errors import report_errors
+from experiments.errors import did_you_mean, report_errors, say
 
 
 def run(package: str, about: str, arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +36,10 @@ def run(package: str, about: str, arguments: Sequence[str] | None = None) -> int
         )
     words = list(sys.argv[1:] if arguments is None else arguments)
     chosen = words[0] if words and words[0] in parsers else None
+    if words and chosen is None and not words[0].startswith("-"):
+        hint = did_you_mean(words[0], parsers)
+        say(f"error: there is no command {words[0]!r}.{hint} Known: {', '.join(parsers)}.", error=True)
+        return 2
     if chosen is None:
         parser.parse_args(words)  # says what is wrong, or shows the help, and ends the process
         return 2

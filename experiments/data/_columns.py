@@ -83,8 +83,8 @@ def choose(
     ]
     if len(texts := chosen.get("text", ())) > 1 and "text" in roles:
         notes.append(
-            f"the columns {' and '.join(map(repr, texts))} make one text, each on a line of its own; they "
-            "are no pair that the tokenizer separates"
+            f"the columns {' and '.join(map(repr, texts))} are joined to one text, a line each; they are "
+            "not passed to the tokenizer as a pair"
         )
     return {role: chosen[role] for role in roles}, notes
 
@@ -136,7 +136,7 @@ def _by_content(role: str, free: Mapping[str, Sequence[Any]], width: int) -> tup
 def _unknown(role: str, columns: Mapping[str, Any], key: str, *, named: bool) -> UserError:
     if not named:
         return UserError(
-            f"the file has no header, and it cannot be told which of its columns {', '.join(columns)} is the "
+            f"the file has no header, and it is not clear which of its columns {', '.join(columns)} is the "
             f"{role}. Say which: {key}<number>"
         )
     return UserError(

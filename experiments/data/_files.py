@@ -98,7 +98,7 @@ def used(located: Located) -> list[str]:
     if located.passed_over:
         shown = ", ".join(located.passed_over[:6])
         more = f" and {len(located.passed_over) - 6} more" if len(located.passed_over) > 6 else ""
-        notes.append(f"passed over in the folder: {shown}{more}")
+        notes.append(f"ignored in the folder: {shown}{more}")
     return notes
 
 

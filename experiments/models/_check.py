@@ -165,7 +165,7 @@ def _parts(index: Path) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"it holds no weight_map ({type(error).__name__})"
     raise UserError(
-        f"{index} is damaged: {reason}, where the names of the .safetensors files beside it should stand. "
+        f"{index} is damaged: {reason}, where the names of the .safetensors files beside it should be. "
         "Download it again"
     )
 

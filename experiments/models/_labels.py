@@ -37,7 +37,7 @@ def align_head(
     order = _order(known, labels)
     if order is None or f"{name}.weight" in fresh:
         fresh |= {f"{name}.{leaf}" for leaf, _ in last.named_parameters(recurse=False)}
-        return [f"the base has a head for other classes{said}: the map to the classes is drawn anew"]
+        return [f"the base has a head for other classes{said}: the classification layer starts at random"]
     if order == list(range(len(labels))):
         return ["the head starts as the base's own, which knows these classes"]
     with torch.no_grad():

@@ -17,7 +17,7 @@ from pathlib import Path
 from experiments import data, record
 from experiments.config.settings import AtEnd, Terms
 from experiments.console.display import Display
-from experiments.errors import RunError, say
+from experiments.errors import RunError, plural, say
 from experiments.files import check_writable
 from experiments.record import RunFolder
 from experiments.spec import RunSpec
@@ -234,7 +234,7 @@ class _EventPrinter:
 
 
 def _refuse(problems: Sequence[str]) -> None:
-    say(f"Nothing was started: {len(problems)} problem{'s' * (len(problems) > 1)}.", error=True)
+    say(f"Nothing was started: {plural(len(problems), 'problem')}.", error=True)
     for problem in problems:
         say(f"  - {problem}", error=True)
 

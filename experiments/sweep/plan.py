@@ -134,10 +134,10 @@ def _check_names(cells: Mapping[str, RunSpec], study: Path, begun: Set[str]) -> 
             if replace(found, model_options=spec.model_options).hash("") == spec.hash(""):
                 place = spec.model_options.get("path") or spec.model_options.get("name")
                 raise UserError(
-                    f"study={study.name} holds {run_id}, which an older version named when it knew the model "
-                    f"{place} by samples of its files or by its branch alone; now every byte counts, and the "
-                    "same run would stand there twice. Give study=<another>; the old runs can still be "
-                    "reported, exported and used"
+                    f"study={study.name} holds {run_id}, named by an older version, which identified the "
+                    f"model {place} by samples of its files or by its branch. Now all bytes count, and the "
+                    "same run would be there under two names. Give study=<another>; the old runs "
+                    "can still be reported, exported and used"
                 )
 
 

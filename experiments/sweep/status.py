@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from experiments.errors import UserError, printable
+from experiments.errors import printable
 from experiments.files import parse_json
-from experiments.record import FINISHED, RunFolder, is_edited, planned, read, run_folders
+from experiments.record import FINISHED, RunFolder, is_edited, no_runs, planned, read, run_folders
 from experiments.sweep.lease import holder, is_held, leases, running_commands
 from experiments.sweep.preview.table import duration
 from experiments.sweep.slurm import client
@@ -128,7 +128,7 @@ def snapshot(study: Path) -> Snapshot:
     folders = {folder.path.name: folder for folder in run_folders(study)}
     names = sorted(folders.keys() | submitted.keys() | planned(study).keys())
     if not names and not commands:
-        raise UserError(f"there are no runs in {study}. Name the folder of a study, e.g. runs/demo.")
+        raise no_runs(study)
     ended = _ended(study, [name for name in names if name not in queued], submitted)
     requested = _requested(study)
     runs = [

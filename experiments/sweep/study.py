@@ -44,7 +44,7 @@ def folders(study: Path) -> list[RunFolder]:
     """The run folders of a study; UserError where there are none."""
     found = list(run_folders(study))
     if not found:
-        raise UserError(f"there are no runs in {study}. Name the folder of a study, e.g. runs/demo.")
+        raise record.no_runs(study)
     return found
 
 

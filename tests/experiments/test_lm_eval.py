@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from lm_eval import evaluator
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from experiments import lm_eval as bridge
 from experiments.artifacts import load_base, open_run, put_back
 from experiments.errors import UserError
+from experiments.lm_eval import harness
+from experiments.lm_eval.__main__ import main, sources_of
 from experiments.record import read, verify
 from variants import merge
 
@@ -78,7 +80,11 @@ def study(finished, tmp_path):
 
 @pytest.fixture
 def ask(folder):
-    return lambda study, tasks=TASKS, **options: bridge.ask(study, tasks, size=4, include=folder, **options)
+    def asked(study, tasks=TASKS, *, model=None, **options):
+        groups = sources_of(study, model).values()
+        return harness.ask(groups, tasks, size=4, include=folder, **options)
+
+    return asked
 
 
 def by_the_harness(run, folder, tasks):
@@ -147,7 +153,7 @@ def test_what_was_found_is_part_of_the_study_and_under_its_checksums(finished, s
 def test_a_pack_is_asked_once_for_all_of_its_runs(finished, study, ask, monkeypatch):
     runs = [finished("lora", model="llama", r=r) for r in (2, 3, 4)]
     asked = []
-    monkeypatch.setattr(bridge, "forward", lambda *a, **k: asked.append(k["runs"]) or forward(*a, **k))
+    monkeypatch.setattr(harness, "forward", lambda *a, **k: asked.append(k["runs"]) or forward(*a, **k))
     forward = __import__("experiments.training.evaluate", fromlist=["forward"]).forward
     ask(study(*runs), ["toy_choice"])
     assert asked == [3]
@@ -174,10 +180,10 @@ def test_a_base_that_was_moved_is_given_anew(finished, study, tiny_bert, tmp_pat
     run = finished("lora", model="llama", targets="all")
     folder, old = study(run), open_run(run).loading.model_options["path"]
     moved = str(shutil.copytree(old, tmp_path / "moved"))
-    [[source]] = bridge.sources_of(folder, moved).values()
+    [[source]] = sources_of(folder, moved).values()
     assert source.loading.model_options["path"] == moved
     with pytest.raises(UserError, match="is not the base of"):
-        bridge.sources_of(folder, str(tiny_bert))
+        sources_of(folder, str(tiny_bert))
 
 
 def test_a_study_that_is_not_there_is_refused(tmp_path, ask):
@@ -187,4 +193,21 @@ def test_a_study_that_is_not_there_is_refused(tmp_path, ask):
 
 def test_a_task_that_samples_is_refused():
     with pytest.raises(UserError, match="samples its answers"):
-        bridge._settings({"until": ["x"], "do_sample": True, "temperature": 0.7})
+        harness._settings({"until": ["x"], "do_sample": True, "temperature": 0.7})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["none", "--tasks", "arc_easy"], "there is no folder none"),
+        (["none", "--tasks", ","], "--tasks names no task"),
+        (["none", "--tasks", "arc_easy", "--limit", "0"], "--limit 0: expected 1 or more"),
+        (["none", "--tasks", "mine", "--include", "nowhere"], "--include nowhere: there is no such folder"),
+    ],
+)
+def test_a_mistake_is_named_before_the_harness_is_loaded(words, message, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "experiments.lm_eval.harness")
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+    assert "experiments.lm_eval.harness" not in sys.modules

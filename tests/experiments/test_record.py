@@ -129,6 +129,21 @@ def test_folders_of_runs_and_studies_are_found_by_what_they_hold(folder, tmp_pat
     assert record.studies(tmp_path / "nowhere") == [] and list(record.records(tmp_path / "nowhere")) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("dmeo", "there is no folder .*dmeo. Did you mean 'demo'\\?"),
+        ("other", "there is no folder .*other. The studies beside it: demo."),
+        (".", "holds no run: .* The studies in it: demo; name one of them."),
+        ("nowhere/at/all", "there is no folder .*all. Name the folder of a study, e.g. runs/demo."),
+    ],
+)
+def test_what_is_said_of_a_folder_without_runs(folder, tmp_path, name, said):
+    folder.write_record(RECORD)
+    with pytest.raises(UserError, match=said):
+        raise record.no_runs(tmp_path / name)
+
+
 # --- history
 
 
@@ -244,7 +259,7 @@ def test_a_full_disk_leaves_the_record_absent(tmp_path, full_disk):
 
 def test_a_file_in_the_folders_place_is_explained(tmp_path):
     (tmp_path / "demo").write_text("")
-    with pytest.raises(UserError, match="a file stands where a folder is needed"):
+    with pytest.raises(UserError, match="there is a file where a folder is needed"):
         files.check_writable(tmp_path / "demo" / "run")
 
 

@@ -325,7 +325,7 @@ def test_a_text_too_long_for_the_positions_says_how_long_it_may_be(name, attache
 
 def test_models_without_a_place_are_refused_with_one_that_has(tiny_model):
     for name, kind, said in (
-        ("prefix", "deberta", "computes attention in code of its own.*variant=ia3"),
+        ("prefix", "deberta", "computes attention in its own code.*variant=ia3"),
         ("prompt", "t5", "an encoder and a decoder.*variant=houlsby"),
         ("ia3", "gpt_neox", "holds q, k and v.*variant=pfeiffer"),
     ):

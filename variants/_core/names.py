@@ -164,7 +164,7 @@ class Layout:
             if len(narrowing) != 1 or _MLP_PART.search(place):
                 raise TargetError(
                     f"which map the {'attention' if kind == 'o' else 'feed-forward layer'} of {place} ends "
-                    f"in cannot be told from its maps ({', '.join(map(_leaf, names))}), so nothing can be "
+                    f"in is not clear from its maps ({', '.join(map(_leaf, names))}), so nothing can be "
                     "inserted there: variant=lora adapts any map."
                 )
             found.append(Target(narrowing[0], *self.maps[narrowing[0]]))

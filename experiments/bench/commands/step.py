@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from experiments.bench.commands._common import add_choices, title
+from experiments.record import no_runs, run_folders
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     if options.study is not None:
+        if not any(run_folders(options.study)):
+            raise no_runs(options.study)
         from experiments.bench import study
 
         study.measure(options.study, rounds=options.rounds, threads=options.threads)

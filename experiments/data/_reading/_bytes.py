@@ -149,7 +149,7 @@ def _western(data: bytes, file: Path, error: UnicodeDecodeError) -> tuple[str, l
     odd = sum(ord(sign) > 127 for sign in text)
     if not text or odd > _LIKELY * len(text):
         raise UserError(
-            f"{file}, line {line}: is not UTF-8 text, and its encoding cannot be told. Give it: "
+            f"{file}, line {line}: is not UTF-8 text, and its encoding cannot be detected. Give it: "
             f"dataset.encoding=<name> (cp1251, shift_jis, gb18030, latin-1, ...), or convert the file: "
             f"iconv -f <name> -t utf-8 {file.name} > utf8_{file.name}"
         )

@@ -95,7 +95,7 @@ def read(
     notes = _notes(file, dialect, named, options, rows)
     blank = [name for name in columns if not name.strip()]
     if blank:
-        notes.append(f"{file.name} has a column without a name, which is passed over")
+        notes.append(f"{file.name} has a column without a name, which is ignored")
     return {name: cells for name, cells in columns.items() if name.strip()}, named, notes
 
 
@@ -131,7 +131,7 @@ def _notes(
     notes = [f"{file.name}: {'; '.join(found)}"] if found else []
     if named and (repeated := sum(cells == rows[0][1] for _, cells in rows[1:])):
         notes.append(
-            f"{file.name}: the header stands among the rows {repeated} times, as a row like any other"
+            f"{file.name}: the header is repeated among the rows {repeated} times, as a row like any other"
         )
     swallowing = _swallowing(dialect, rows) if dialect.quoted else []
     if swallowing:

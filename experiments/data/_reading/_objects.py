@@ -83,8 +83,8 @@ def _parsed(text: str, where: str) -> Any:
         ) from error
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{where} holds half of a surrogate pair (such as \\ud83d alone), which is no character. Write "
-            "the text anew from where it came from"
+            f"{where} holds half of a surrogate pair (such as \\ud83d alone), which is not a character. "
+            "Export the text again from its source"
         ) from error
     except ValueError as error:
         raise UserError(

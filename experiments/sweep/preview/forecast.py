@@ -54,7 +54,7 @@ class Row:
             "matched": s.matched,
             "alpha": s.alpha,
             "scale": effective_scale(s),
-            "targets": s.targets if isinstance(s.targets, str | None) else ",".join(s.targets),
+            "targets": None if s.targets is None else s.targets_text,
             "model": s.model,
             "dataset": s.dataset,
             "lr": s.lr,
@@ -212,7 +212,7 @@ class _Estimate:
         unknown = len(rows) - sum(n.values())
         if unknown:
             lines.append(
-                f"{unknown} of {len(rows)} cells cannot be told: the model's safetensors files are not on "
+                f"{unknown} of {len(rows)} cells have no estimate: the model's safetensors files are not on "
                 "this machine, its targets match nothing, or its method is not known here"
             )
         return lines

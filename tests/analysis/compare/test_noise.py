@@ -112,4 +112,4 @@ def test_a_floor_in_the_study_is_told_with_single_seeds(writer):
     scored(w, "lora", (0.70, 0.72, 0.68, 0.71, 0.69))
     scored(w, "dora", (0.705,))
     text = " ".join(point.text for point in answer.answer(*known(w)).points)
-    assert "closer than the noise floor of 0.016, by which seeds alone move a run" in text
+    assert "They differ by less than the noise floor of 0.016, the effect of a seed alone" in text

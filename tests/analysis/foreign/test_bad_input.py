@@ -53,7 +53,7 @@ def test_scores_in_per_cent_are_taken_as_such_and_said(tmp_path, audited):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--examples", "mnli=5"], "names the task 'mnli', of which there is no result; the tasks are rte."),
+        (["--examples", "mnli=5"], "names the task 'mnli', of which there is no result. The tasks are rte."),
         (["--examples", "few"], "--examples few: give a whole number"),
         (["--metric", "f1"], "has no column for the metric 'f1'; it has accuracy"),
         (["--baseline", "lorra"], "did you mean"),
@@ -75,14 +75,14 @@ def test_a_file_that_is_not_peft_s(tmp_path, audited, content):
 def test_a_file_needs_its_format(tmp_path, capsys):
     (path,) = csv_with(tmp_path, HEAD + ROW)
     assert audit.main([str(path)]) == 2
-    assert "is a file: for results of others add --format csv, peft, wandb" in capsys.readouterr().err
+    assert "is a file: for results of others add --format csv, peft or wandb" in capsys.readouterr().err
 
 
 def test_a_folder_with_runs_is_not_written_over(tmp_path, audited):
     paths = csv_with(tmp_path, HEAD + ROW)
     assert audited(paths, "csv")[0] == 0
     code, text, _ = audited(paths, "csv")
-    assert code == 2 and "holds runs already; name a new folder with --out" in text
+    assert code == 2 and "holds runs already. Audit them again with python -m analysis.audit" in text
 
 
 def test_a_file_that_is_not_there(tmp_path, audited):

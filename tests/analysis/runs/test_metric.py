@@ -49,7 +49,7 @@ def test_macro_f1_is_taken_apart_by_example_and_the_choice_is_said(writer):
     page = report.build(w.root, metric="macro_f1", images_too=False)
     text = page.with_name("report.md").read_text().replace("\\", "")
     assert "Test macro F1" in text and "Take dora at rank 8" in text
-    assert "The runs were made for accuracy and are judged by macro F1" in text
+    assert "The primary metric of the runs is accuracy; they are compared by macro F1" in text
     assert "python -m analysis.report runs/demo --metric macro_f1" in text
 
 

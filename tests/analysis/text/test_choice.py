@@ -77,7 +77,7 @@ def test_one_seed_recommends_nobody_and_says_what_to_run(writer, chosen):
     found, steps = chosen(w)
     assert found.sentence == "" and len(found.rows) == 2 and found.rows[1]["low"] is None
     assert [command.count("seed=0,1,2") for _, command in steps] == [1, 1]
-    assert [why[:11] for why, _ in steps] == ["Three seeds", ""]  # the reason once
+    assert [why[:11] for why, _ in steps] == ["Run 3 seeds", ""]  # the reason once
 
 
 def test_what_is_open_gets_the_number_of_seeds_that_would_show_the_margin(writer, chosen):
@@ -85,7 +85,7 @@ def test_what_is_open_gets_the_number_of_seeds_that_would_show_the_margin(writer
     w.grid(("lora", "dora"), (8,), range(3))
     _, steps = chosen(w, margin=0.02)
     (why, first), *_ = steps
-    assert "dora is open: about" in why and "show a difference of 0.02" in why
+    assert "dora is undecided: about" in why and "show a difference of 0.02" in why
     needed = int(why.split("about ")[1].split()[0])
     assert f"seed={','.join(map(str, range(needed)))}" in first
     assert f"{2 * (needed - 3)} more runs" in why

@@ -33,8 +33,8 @@ def test_how_many_cells_the_choice_of_test_examples_leaves_tied(ranks, accuracie
 @pytest.mark.parametrize(
     ("poor", "said"),
     [
-        (("lora", "dora"), "no more than that: all cells."),
-        (("dora",), "no more than that: dora."),
+        (("lora", "dora"), "No better than that: all cells."),
+        (("dora",), "No better than that: dora."),
         ((), None),
     ],
 )
@@ -54,7 +54,7 @@ def test_what_is_no_better_than_one_class_is_told(poor, said, writer):
     study = load.read(w.root)
     found = [text for text in limits.limits(study, cells.cells(study), None) if "most frequent class" in text]
     assert len(found) == (said is not None)
-    assert all("right about 0.500 of the test examples" in text and said in text for text in found)
+    assert all("right on 50.0% of the test examples" in text and said in text for text in found)
 
 
 def answered(w, record, answers):
@@ -72,8 +72,8 @@ def answered(w, record, answers):
 @pytest.mark.parametrize(
     ("constant", "said", "judged"),
     [
-        (("lora", "dora"), "All 8 runs behind these results give one answer to every example", False),
-        (("dora",), "4 of the 8 runs behind these results give one answer to every example", True),
+        (("lora", "dora"), "All 8 runs behind these results give the same answer to every example", False),
+        (("dora",), "4 of the 8 runs behind these results give the same answer to every example", True),
         ((), None, True),
     ],
 )
@@ -85,7 +85,7 @@ def test_runs_that_answer_every_example_alike_are_told_and_give_no_verdict(const
     study = load.read(w.root)
     table = cells.cells(study)
     found = verdicts.verdicts(study, table)
-    texts = [text for text in limits.limits(study, table, found) if "one answer" in text]
+    texts = [text for text in limits.limits(study, table, found) if "same answer" in text]
     assert [text.split(": ")[0] for text in texts] == ([said] if said else [])
     [row] = found.overall.to_dict("records")
     assert (row["verdict"] != "") == judged

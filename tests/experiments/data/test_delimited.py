@@ -82,7 +82,7 @@ def test_blank_lines_are_no_rows(table):
 def test_a_header_among_the_rows_is_remarked_on(table):
     columns, _, (note,) = table("text,label\na,1\ntext,label\nb,0\n")
     assert columns["label"] == ["1", "label", "0"]
-    assert "the header stands among the rows 1 times" in note
+    assert "the header is repeated among the rows 1 times" in note
 
 
 def test_in_a_tsv_file_the_tab_wins(table):

@@ -63,10 +63,10 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path, read, sentences
     for name in ("train.csv", "notes.csv", "LICENSE", "train.jsonl", ".hidden"):
         (tmp_path / name).write_text(table)
     (tmp_path / "more").mkdir()
-    assert "passed over in the folder: LICENSE, notes.csv, train.jsonl" in read("csv", tmp_path).notes
+    assert "ignored in the folder: LICENSE, notes.csv, train.jsonl" in read("csv", tmp_path).notes
     (tmp_path / "later").write_text("x")
     data._read.cache_clear()  # a process reads its data once
-    assert "passed over in the folder: LICENSE, later, notes.csv, train.jsonl" in read("csv", tmp_path).notes
+    assert "ignored in the folder: LICENSE, later, notes.csv, train.jsonl" in read("csv", tmp_path).notes
 
 
 def test_a_class_called_nan_is_sorted_as_a_word():
@@ -99,9 +99,11 @@ def test_columns_that_are_joined_are_said_to_be(tmp_path, read, columns, options
     path.write_text(f"{','.join(columns)},label\n" + "\n".join(rows))
     task = read("csv", path, **options)
     assert "a man 3\nsomeone 3" in [text for rows in task.splits.values() for text in rows.texts]
-    said = f"the columns {columns[0]!r} and {columns[1]!r} make one text, each on a line of its own"
+    said = f"the columns {columns[0]!r} and {columns[1]!r} are joined to one text, a line each"
     assert sum(note.startswith(said) for note in task.notes) == 1
 
 
 def test_one_column_is_not(tmp_path, read):
-    assert not any("make one text" in note for note in read("jsonl", labelled(tmp_path, ["a", "b"])).notes)
+    assert not any(
+        "joined to one text" in note for note in read("jsonl", labelled(tmp_path, ["a", "b"])).notes
+    )

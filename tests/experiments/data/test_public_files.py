@@ -20,7 +20,7 @@ def test_trec_has_its_labels_at_the_head_of_its_lines(tmp_path, read, pairs_of):
     assert any("the form of TREC" in note and "dataset.label=fine" in note for note in task.notes)
     folder = read("csv", tmp_path)  # TREC_10 does not say that it is the test part
     assert sum(map(len, folder.splits.values())) == 90
-    assert "passed over in the folder: TREC_10.label" in folder.notes
+    assert "ignored in the folder: TREC_10.label" in folder.notes
 
 
 def test_fasttext_has_them_too(tmp_path, read, sentences, pairs_of):
@@ -64,7 +64,7 @@ def glue(tmp_path):
 def check_glue(task, pairs_of, expected):
     assert pairs_of(task) == sorted(expected)
     assert len(task.splits["validation"]) == len(expected) // 4
-    assert "the test file has no labels and is passed over" in task.notes
+    assert "the test file has no labels and is ignored" in task.notes
 
 
 def test_sst_2_has_quotes_that_open_nothing(glue, read, pairs_of):

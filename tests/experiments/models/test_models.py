@@ -23,7 +23,7 @@ def copy_of(tmp_path):
 def minilm(spec_of):
     import yaml
 
-    from experiments.data.__main__ import CONF
+    from experiments.config.groups import CONF
 
     spec = spec_of()
     spec.model, spec.model_options = (
@@ -263,7 +263,7 @@ except models.UserError as error:
         [sys.executable, "-c", code], capture_output=True, text=True,
         env={"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
-    assert "neither on this machine nor to be had from the hub" in done.stdout, done.stderr
+    assert "is not on this machine and cannot be read from the hub" in done.stdout, done.stderr
     assert "model.path=<folder>" in done.stdout
 
 

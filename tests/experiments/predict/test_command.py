@@ -24,7 +24,7 @@ def test_lines_of_text_from_a_file(finished, tmp_path, capsys):
     for row in table:
         scores = {label: float(row[f"score {label}"]) for label in ("no", "yes")}
         assert sum(scores.values()) == pytest.approx(1) and max(scores, key=scores.get) == row["prediction"]
-    assert "runs 2, packs 1, texts 2 (1 empty passed over)" in said.err
+    assert "runs 2, packs 1, texts 2 (1 empty skipped)" in said.err
 
 
 def test_tables_in_and_out(finished, tmp_path, rows):
@@ -73,7 +73,7 @@ def test_prompts_and_chats_in_a_table(finished, tmp_path, rows):
             "--text reviw: there is no such column. There are: review, stars. Did you mean 'review'",
         ),
         (["--input", "odd.csv"], "none of the columns a, b is named like a text .*--text <column>"),
-        (["--input", "cyrillic.txt"], "is not UTF-8 text, and its encoding cannot be told"),
+        (["--input", "cyrillic.txt"], "is not UTF-8 text, and its encoding cannot be detected"),
         (["--input", "nested.jsonl", "--text", "x"], "input, row 1, x holds .* which is not one text"),
         (["--input", "in.txt", "--output", "out.xlsx"], "give a name that ends in .csv or .jsonl"),
         (
@@ -115,7 +115,7 @@ def test_all_of_a_study_passes_over_its_report(finished, tmp_path, capsys):
         p.name for p in study.glob("*-bert*")
     }
     for name in ("report", "notes.md"):
-        assert f"note: {study / name} is no run and is passed over" in said.err
+        assert f"note: {study / name} is not a run and is ignored" in said.err
     assert main([str(study / "report"), "--input", str(tmp_path / "in.txt")]) == 2
     assert main([*caught, str(study / "gone"), "--input", str(tmp_path / "in.txt")]) == 2
     assert "there is no folder" in capsys.readouterr().err
@@ -169,6 +169,6 @@ def test_runs_that_cannot_share_a_model_are_refused(finished, tmp_path, capsys):
     (tmp_path / "in.txt").write_text("good 1\n")
     words = ["--input", str(tmp_path / "in.txt")]
     assert main([str(finished("lora")), str(finished("lora", model="gpt2")), *words]) == 2
-    assert "stand on different bases" in capsys.readouterr().err
+    assert "have different bases" in capsys.readouterr().err
     assert main([str(finished("lora")), str(finished("lora")), *words]) == 2
     assert "is given twice" in capsys.readouterr().err

@@ -50,7 +50,7 @@ def changed(folder):
 
 def done(spec, run_id, study):
     """What a worker makes of an order for the run."""
-    order = {"run": spec.as_record(), "run_id": run_id}
+    order = {"run": spec.as_record(), "run_id": run_id, "checkpoint": {"seconds": 60.0, "steps": None}}
     with acquire(leases(study), run_id) as lease:
         return Worker(Events(io.StringIO())).execute(order, RunFolder(study / run_id), lease)
 
@@ -125,7 +125,7 @@ OLD, NEW, COMMIT = "0123456789abcdef", "ab" * 32, "c0ffee00" * 5
 def test_a_study_of_an_older_version_is_not_mixed_with_new_names(tmp_path, before, now):
     old, new = from_record(record_of_a_run(**before)), from_record(record_of_a_run(**now))
     RunFolder(tmp_path / "old" / old.run_id("data")).write_spec(old.as_record())
-    with pytest.raises(UserError, match=rf"study=old holds {old.run_id('data')}, which an older version"):
+    with pytest.raises(UserError, match=rf"study=old holds {old.run_id('data')}, named by an older version"):
         plan([new], fingerprints=lambda spec: "data", root=tmp_path)
 
 
@@ -194,4 +194,4 @@ def test_data_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, sweeper):
         text=True, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and "Traceback" not in done.stdout + done.stderr
-    assert done.stderr.startswith("none of the columns a, b is named like a text")
+    assert done.stderr.startswith("error: none of the columns a, b is named like a text")

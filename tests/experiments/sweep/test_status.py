@@ -117,7 +117,7 @@ def test_a_command_that_was_killed_is_no_longer_at_it(study, command_elsewhere, 
     command_elsewhere.kill()
     command_elsewhere.wait()
     assert sweep("status", str(study)) == 2
-    assert "there are no runs in" in capsys.readouterr().err
+    assert "holds no run" in capsys.readouterr().err
 
 
 def test_the_engine_is_at_the_study_from_before_it_plans_to_its_end(study, monkeypatch):

@@ -1,30 +1,9 @@
-"""lm-evaluation-harness on finished runs: its tasks, answered by all runs of a study on one loaded base.
+"""A pack of runs as the model that the harness asks, and what it scores into their records."""
 
-    python -m experiments.lm_eval runs/STUDY --tasks arc_easy,gsm8k
-    python -m experiments.lm_eval runs/STUDY --tasks mine --include folder_of_task_yamls --limit 100
-    python -m analysis.report runs/STUDY --metric lm_eval/arc_easy/acc
-
-The harness asks one model. Here a pack answers each request for all of its runs in one batch and keeps the
-answers, so that the harness, asking for the next run, finds them. Log-likelihoods, rolling log-likelihoods
-and greedy generation up to a stop text are answered; sampling is refused. What was found goes into the study:
-the record's metrics `lm_eval/<task>/<metric>` (of a filter `lm_eval/<task>/<metric>,<filter>`), its block
-`lm_eval`, and a row per example in RUN/lm_eval/<task>.parquet.
-
-Tasks are what harness 0.4.13 says they are. A text longer than the model takes keeps one token less of its
-context than there, since its last token is read as well.
-"""
-
-import argparse
-import importlib.util
 import json
-import logging
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-if importlib.util.find_spec("lm_eval") is None:
-    sys.exit("error: lm-evaluation-harness is not installed: pip install 'ablora[lm-eval]'")
 
 import torch
 from lm_eval import evaluator
@@ -33,12 +12,12 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from experiments.artifacts import Source, open_run
+from experiments.artifacts import Source
 from experiments.data import Encoded
-from experiments.errors import UserError, did_you_mean, report_errors
+from experiments.errors import UserError, did_you_mean
 from experiments.files import replacing
-from experiments.predict import BATCH, Predictor
-from experiments.record import FINISHED, RunFolder, read, run_folders
+from experiments.predict import Predictor
+from experiments.record import RunFolder, read
 from experiments.tasks import kind_of
 from experiments.tasks._base import IGNORE
 from experiments.training.evaluate import forward
@@ -200,10 +179,7 @@ class Run(TemplateLM):
         for request in requests:
             (text,) = request.args
             cut = get_rolling_token_windows(
-                self.tok_encode(text),
-                self.prefix_token_id,
-                max_seq_len=self.pack.limit - 1,
-                context_len=1,
+                self.tok_encode(text), self.prefix_token_id, max_seq_len=self.pack.limit - 1, context_len=1
             )
             own = [(tuple(a), tuple(b)) for a, b in map(make_disjoint_window, cut)]
             windows += own
@@ -229,47 +205,21 @@ class Run(TemplateLM):
         )
 
 
-def sources_of(study: Path, model: str | None = None) -> dict[Any, list[Source]]:
-    """The finished language models of a study, by the base and task that they share; UserError for none.
-
-    `model` says where their base is now, as `artifacts.open_run` takes it.
-    """
-    if not study.is_dir():
-        known = [path.name for path in study.parent.glob("*") if path.is_dir()]
-        raise UserError(f"there is no folder {study}.{did_you_mean(study.name, known)} Give runs/<study>")
-    groups: dict[Any, list[Source]] = {}
-    for folder in run_folders(study):
-        record = read(folder.path)
-        if record is None or record["status"] not in FINISHED[:1] or record.get("phase") == "tune":
-            continue
-        source = open_run(folder.path, model=model)
-        if source.kind == "causal":
-            groups.setdefault((source.base_name, source.base_sha256, source.task), []).append(source)
-    if not groups:
-        raise UserError(
-            f"{study} holds no completed run of a language model, and the harness asks for likelihoods and "
-            "answers. Train on completions, such as dataset=docstrings model=smollm2_q4"
-        )
-    return groups
-
-
 def ask(
-    study: Path,
+    groups: Iterable[Sequence[Source]],
     tasks: Sequence[str],
     *,
     size: int,
     include: Path | None,
-    model: str | None = None,
     **options: Any,
 ) -> list[str]:
-    """Let every run of a study answer tasks of the harness, and put what it scores into the study.
+    """Let runs answer tasks of the harness, and put what it scores into their folders.
 
     Args:
-        study: Its folder.
+        groups: Runs that share a base and a task, for each base.
         tasks: Names that the harness knows, or that stand in yamls of `include`.
         size: Requests of each run in a forward pass.
         include: A folder with yamls of tasks.
-        model: Where the runs' base is now; None: where it was.
         options: Of `lm_eval.simple_evaluate`.
 
     Returns:
@@ -283,7 +233,7 @@ def ask(
                 f"--tasks: lm-eval {VERSION} knows no task {name!r}.{near} --include adds a folder"
             )
     lines = []
-    for sources in sources_of(study, model).values():
+    for sources in groups:
         predictor = Predictor(sources)
         for names in predictor.packs():
             pack = Pack(predictor, names, size)
@@ -296,7 +246,7 @@ def ask(
                     log_samples=True,
                     **options,
                 )
-                values = keep(RunFolder(study / name), found)
+                values = keep(RunFolder(pack.sources[number].path), found)
                 lines += [f"{name}  {metric} {value:.4f}" for metric, value in values.items()]
     return lines
 
@@ -355,43 +305,3 @@ def _number(value: Any) -> Any:
     if isinstance(value, tuple | list) and all(isinstance(part, int | float) for part in value):
         return [float(part) for part in value]
     return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.lm_eval",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("study", type=Path, help="the folder that holds the runs, e.g. runs/demo")
-    parser.add_argument("--tasks", required=True, help="names of tasks of the harness, by commas")
-    parser.add_argument("--include", type=Path, help="a folder with yamls of other tasks")
-    parser.add_argument("--limit", type=int, help="at most so many examples of each task")
-    parser.add_argument("--fewshot", type=int, help="examples in the prompt (default: the task's)")
-    parser.add_argument("--chat", action="store_true", help="through the model's chat template")
-    parser.add_argument("--batch-size", type=int, default=BATCH, help="requests of each run (%(default)s)")
-    parser.add_argument(
-        "--model", help="where the runs' base is now, if it was moved: a file of conf/model, a folder, a name"
-    )
-    given = parser.parse_args(arguments)
-    logging.getLogger("lm_eval").setLevel(logging.WARNING)
-
-    def run() -> None:
-        for line in ask(
-            given.study,
-            [name for name in given.tasks.split(",") if name],
-            size=given.batch_size,
-            include=given.include,
-            model=given.model,
-            limit=given.limit,
-            num_fewshot=given.fewshot,
-            apply_chat_template=given.chat,
-        ):
-            print(line)
-
-    return report_errors(run)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""A base loaded straight into its storage is the one that was loaded dense and stored afterwards."""
+"""A base loaded streamed into its storage is the one that was loaded dense and stored afterwards."""
 
 import json
 
@@ -42,8 +42,8 @@ def run(storage="nf4", **options):
     return RunConfig(0, targets="all", r=3, axes={"storage": storage}, options=options)
 
 
-def load(spec, straight, kind="classification"):
-    return models.load(spec, kind=kind, n_labels=3 if kind == "classification" else None, straight=straight)
+def load(spec, streamed, kind="classification"):
+    return models.load(spec, kind=kind, n_labels=3 if kind == "classification" else None, streamed=streamed)
 
 
 @pytest.mark.parametrize("storage", ["nf4", "fp4", "int4", "bf16"])
@@ -127,7 +127,7 @@ def test_the_same_storage_is_loaded_once(tiny_bert, toy_csv):
 
 def test_a_base_in_one_storage_is_refused_for_another(tiny_bert, spec_of):
     model, *_ = load(spec_of(tiny_bert), run())
-    with pytest.raises(ValueError, match="was loaded in nf4, and this run asks for bf16: load the base anew"):
+    with pytest.raises(ValueError, match="was loaded in nf4, and this run asks for bf16: load the base"):
         attach(models.clone(model), [run("bf16")])
 
 
