@@ -13,8 +13,9 @@ The run starts nearer to the W that quantising changed, not at Q.
 
 Deviations: T = 1, the paper's special case and PEFT's default: then Q = q(W) is what every run stores, and
 runs of any rank share it. From T = 2 on Q depends on the rank: each run would keep a base of its own, and its
-adapter would be right on no base that others can quantise. S_r is divided by s, so that s B A is the
-paper's A B^T at any alpha (PEFT leaves s out, and is right at alpha = r only).
+adapter would be right on no base that others can quantise; docs/methods.md has what T = 5 would gain. S_r is
+divided by s, so that s B A is the paper's A B^T at any alpha (PEFT leaves s out, and is right at alpha = r
+only).
 """
 
 from typing import ClassVar

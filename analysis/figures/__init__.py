@@ -1,6 +1,6 @@
 """Figures: one Altair definition each, which the page shows and from which SVG, PDF and PNG are made."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pandas as pd
@@ -15,6 +15,24 @@ from analysis.runs.load import Study
 from analysis.runs.predictions import Blind
 from analysis.runs.rows import each
 from analysis.text.format import metric_name, proper
+
+
+def series_in_order(cells: pd.DataFrame) -> list[str]:
+    """All series in the order of colours and shapes: the baseline, then of very many the best.
+
+    Those without a result come last.
+    """
+    final = finals(cells)
+    known, place = sorted(set(final["series"]), key=order_of), dict[str, int]()
+    if len(known) > overview.MOST_SERIES:
+        for _, group in final.groupby(list(SETTING), sort=False, dropna=False):
+            for i, name in enumerate(overview.best_first(group)):
+                place[name] = min(i, place.get(name, i))
+
+    def key(name: str) -> tuple[bool, bool, int]:
+        return name not in known, [name] != known[:1], place.get(name, 0)
+
+    return sorted(sorted(set(cells["series"]), key=order_of), key=key)
 
 
 class _Setting(NamedTuple):
@@ -36,7 +54,7 @@ def overview_figures(
 ) -> Iterator[Figure]:
     """All figures of the first part of the report, setting by setting; `size` is that of `by_cost`."""
     final = finals(cells)
-    domain = _in_order(final["series"].unique(), final)
+    domain = [name for name in series_in_order(cells) if name in set(final["series"])]
     settings = list(final.groupby(list(SETTING), sort=True, dropna=False))
     for _, group in settings:
         row = group.iloc[0]
@@ -50,15 +68,6 @@ def overview_figures(
         yield from _curves(study, barred, domain, setting)
         if group["n"].max() >= stats.FEWEST_SEEDS or (group["diverged"] + group["failed"]).any():
             yield from _reliability(study, barred[~far], domain, setting)
-
-
-def _in_order(series: Iterable[str], final: pd.DataFrame) -> list[str]:
-    """The series as colours are given out: those with results, and of very many the emphasised, first."""
-    known, front = sorted(set(final["series"]), key=order_of), set[str]()
-    if len(known) > overview.MOST_SERIES:
-        for _, group in final.groupby(list(SETTING), sort=False, dropna=False):
-            front |= set(overview.emphasised(group, known))
-    return sorted(sorted(series, key=order_of), key=lambda name: (name not in front, name not in known))
 
 
 def _reliability(study: Study, cells: pd.DataFrame, domain: list[str], setting: _Setting) -> Iterator[Figure]:
@@ -153,7 +162,7 @@ def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> Iterator[Fi
     """
     if cells.empty:
         return
-    domain = _in_order(cells["series"].unique(), finals(cells))
+    domain = series_in_order(cells)
     results = cells[~cells["tuning"] & cells["metric"].notna()]
     settings = list(results.groupby(["dataset", "model", "metric"], sort=True))
     for (dataset, model, _), group in settings:

@@ -79,10 +79,14 @@ def emphasised(cells: pd.DataFrame, domain: Sequence[str]) -> list[str]:
     """The series that a figure shows in colour: all, or the first (the baseline) and the best of many."""
     if len(domain) <= MOST_SERIES:
         return list(domain)
-    means = (cells["sign"] * cells["mean"]).groupby(cells["series"]).max()
-    order = means.sort_values(ascending=False, kind="stable")
-    best = {domain[0], *[name for name in order.index if name != domain[0]][: MOST_SERIES - 2]}
+    best = {domain[0], *[name for name in best_first(cells) if name != domain[0]][: MOST_SERIES - 2]}
     return [name for name in domain if name in best]
+
+
+def best_first(cells: pd.DataFrame) -> list[str]:
+    """The series of a setting by their best cells."""
+    gains = (cells["sign"] * cells["mean"]).groupby(cells["series"]).max()
+    return list(gains.sort_values(ascending=False, kind="stable").index)
 
 
 def by_rank(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str], blind: Blind | None) -> Chart:

@@ -12,6 +12,7 @@ from analysis.audit import audit, counted
 from analysis.compare import datasets, noise
 from analysis.compare.conclusion import on_heads
 from analysis.compare.verdicts import Verdicts
+from analysis.figures import series_in_order
 from analysis.figures.figure import Figure
 from analysis.figures.overview import far_off, metric_title, metric_words, with_bars
 from analysis.runs import identity
@@ -41,7 +42,7 @@ def collect(
     texts: Path | None = None,
 ) -> dict[str, Any]:
     """Everything that the templates show, in the order of the page."""
-    series = sorted(set(cells["series"]), key=order_of)
+    series = series_in_order(cells)
     results = cells[~cells["tuning"]]
     ranks = advise(study, cells, margin=found.margin)
     chosen = choice(study, cells, found, ranks)

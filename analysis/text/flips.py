@@ -96,7 +96,9 @@ def flips(
 
 
 def _both(study: Study, ours: Row, plain: Row) -> Flips | None:
-    """The flips between two cells; None where their runs left no answers that can be compared."""
+    """The flips between two cells; None where their runs left no answers that can be compared, but losses."""
+    if ours["goal"] == "min":
+        return None
     seeds = sorted(set(ours["by_seed"]) & set(plain["by_seed"]))
     tables = [[_answers(study, cell["by_seed"][seed]) for seed in seeds] for cell in (ours, plain)]
     if not seeds or any(table is None for side in tables for table in side):

@@ -35,6 +35,16 @@ def study(writer):
     return w
 
 
+def test_a_loss_is_neither_right_nor_wrong(study):
+    for path in study.root.glob("*/record.json"):
+        record = json.loads(path.read_text())
+        record["primary"] = {"metric": "loss", "goal": "min"}
+        record["metrics"]["test/loss"] = record["metrics"]["test/accuracy"]
+        path.write_text(json.dumps(record))
+    page = report.build(study.root, images_too=False)
+    assert not (page.parent / "flips.csv").exists() and "Examples that flip" not in page.read_text()
+
+
 def rows(page):
     with (page.parent / "flips.csv").open() as file:
         return list(csv.DictReader(file))
