@@ -167,8 +167,8 @@ def regret_rows(
 
 
 def _with_error(form: str, value: float, left: Sequence[float]) -> str:
-    """A value with its standard error, from the values that it has without each of the seeds."""
-    if len(left) < 2:
+    """A value with its standard error, if it has values without each of the seeds."""
+    if len(left) < 2 or not np.isfinite(left).all():
         return form.format(value)
     error = np.sqrt((len(left) - 1) * np.var(left))
     return f"{form.format(value)} ± {form.format(error)}"

@@ -4,10 +4,11 @@ Near its minimum the log loss of one task at one rank r is taken as a parabola i
 
     log L_i = a + k (x_i - m)^2        so that the regret at x is k (x - m)^2
 
-by weighted least squares. Weights are 1 / (1 + (gap / `REACH`)^2) for a loss that is `gap` above the lowest
-of its group in log. A parabola says little of a cliff: points 2 `REACH` or more above the lowest, or with a
-diverged seed, have no part where there are three others; else the first of them on either side counts as
-2 `REACH` above. A rule gives the rate of every task and rank by one or two numbers, in one of the forms
+by least squares over the losses less than 2 `REACH` above the lowest of their task and rank in log, with
+weights 1 / (1 + (gap / `REACH`)^2) for a loss that is `gap` above it. Where these are fewer than three, the
+lowest and its two neighbours take their place; a neighbour counts as 2 `REACH` above at most, as a parabola
+says little of a cliff. A rule gives the rate of every task and rank by one or two numbers, in one of the
+forms
 
     constant    c
     s r         c / (s r)              each first step moves W equally far
@@ -125,30 +126,20 @@ def fit(points: Points, form: str) -> Fit:
     return Fit(form, numbers, any(not own.rate.min() <= x <= own.rate.max() for x, own in tried))
 
 
-def _basin(points: Points, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far the log losses are above the lowest of their group, (n,), at most 2 REACH, and weights (n,)."""
-    gap, weights = np.log(points.loss), np.zeros(len(group))
-    for own in (group == number for number in range(group.max() + 1)):
-        lowest = gap[own].min()
-        gap[own] = np.minimum(gap[own] - lowest, 2 * REACH) if np.isfinite(lowest) else 2 * REACH
-        order = np.flatnonzero(own)[np.argsort(points.rate[own])]
-        near = np.flatnonzero(gap[order] < 2 * REACH)
-        if len(near):
-            counted = order[max(near[0] - 1, 0) : near[-1] + 2]
-            weights[counted] = 1 / (1 + (gap[counted] / REACH) ** 2)
-    return gap, weights
-
-
 def parabola(points: Points) -> tuple[float, float]:
     """k and 2^m of the parabola through one group's points; nan, nan unless it has its minimum among them."""
-    gap, weights = _basin(points, points.group)
-    counted, near = weights > 0, gap < 2 * REACH
-    kept = near if near.sum() > 2 else counted
-    if kept.sum() < 3:
+    order = np.argsort(points.rate)
+    rate, log = points.rate[order], np.log(points.loss[order])
+    lowest = int(np.argmin(log))
+    gap = np.minimum(log - min(log[lowest], np.finfo(float).max), 2 * REACH)
+    near = np.flatnonzero(gap < 2 * REACH)
+    kept = near if len(near) > 2 else np.arange(lowest - 1, lowest + 2)
+    if not 0 <= kept[0] < kept[-1] < len(rate):
         return float("nan"), float("nan")
-    k, b, _ = np.polyfit(np.log2(points.rate[kept]), gap[kept], 2, w=np.sqrt(weights[kept]))
+    weights = 1 / (1 + (gap[kept] / REACH) ** 2)
+    k, b, _ = np.polyfit(np.log2(rate[kept]), gap[kept], 2, w=np.sqrt(weights))
     best = float(2 ** (-b / (2 * k))) if k > 0 else float("nan")
-    inside = points.rate[counted].min() < best < points.rate[counted].max()
+    inside = rate[max(near[0] - 1, 0)] < best < rate[min(near[-1] + 1, len(rate) - 1)]
     return (float(k), best) if inside else (float("nan"), float("nan"))
 
 
