@@ -82,7 +82,7 @@ def _setting_figures(
             why = overview.no_line(cells[cells[axis] > 0], axis)
             text = "Labels are ranks, where there is room. "
             text += f"No line joins the best by time: {why}. " if why else _LINE
-            text += "Cells of equal cost stand beside each other. "
+            text += "Cells of equal cost are drawn side by side. "
             text += "Level bars: quartiles of the step times. " if axis == "step_ms" else ""
             text += _bars(cells) + aside + _grey(cells, domain)
             chart = overview.by_cost(cells, domain, axis, size)
@@ -154,8 +154,8 @@ def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> Iterator[Fi
         yield from _forests(rows, domain, tag, setting)
         points = evidence.rate_points(here)
         for targets, part in by_targets(points) if len(points) else []:
-            text = "A ring marks the chosen rate, named for the largest rank. A peak on the edge of the "
-            text += "grid may lie beyond it."
+            text = "Rings mark the chosen rates; that of the largest rank is labelled. A peak on the edge of "
+            text += "the grid may lie beyond it."
             title = f"Validation against learning rate{_where(targets)}"
             chart = evidence.rate_curves(part, domain)
             yield figure(slug("learning_rates", tag, targets), "rates", setting, title, text, chart)

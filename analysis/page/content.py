@@ -46,6 +46,9 @@ def collect(
     ranks = advise(study, cells, margin=found.margin)
     chosen = choice(study, cells, found, ranks)
     checklist = audit(study, cells, found, files=False)
+    timing = on_step_times(study, results)
+    if chosen.rows and all(line["step_ms"] is None for line in chosen.rows):
+        chosen.note = f"{chosen.note} {timing}".strip()
     return {
         "study": study.name,
         "report": _command(study, found, pool, metric),
@@ -61,7 +64,7 @@ def collect(
             for key in ("dataset", "model", "targets", "lr", "split", "metric")
         },
         "metric": _one(results, metric_title),
-        "timing": on_step_times(study, results),
+        "timing": timing,
         "costs": bool(len(results)) and bool(results[list(SHOWN_COSTS)].notna().any().any()),
         "settings": _by_setting([f for f in figures if f.kind != "paper"]),
         "papers": _by_paper([f for f in figures if f.kind == "paper"]),
@@ -128,7 +131,9 @@ def _by_paper(figures: Sequence[Figure]) -> list[dict[str, Any]]:
 def facts(study: Study, results: pd.DataFrame, found: Verdicts) -> list[tuple[str, str]]:
     """The study in a few pairs of label and value."""
     runs = study.runs
-    seeds = sorted(set(runs["seed"]))
+    of_tuning = runs["phase"] == "tune"
+    seeds = sorted(set(runs.loc[~of_tuning, "seed"]))
+    tuned = ", ".join(map(str, sorted(set(runs.loc[of_tuning, "seed"]))))
     ranks = sorted(runs["r"].dropna().unique())
     rows = [study.records[i].get("data") or {} for i in runs["run_id"][:1]]
     size = ", ".join(
@@ -146,14 +151,14 @@ def facts(study: Study, results: pd.DataFrame, found: Verdicts) -> list[tuple[st
         (
             "Seeds",
             f"{len(seeds)} ({', '.join(map(str, seeds[:12]))}{', …' if len(seeds) > 12 else ''})"
-            f"{requested(found)}"
+            f"{requested(found)}{f'; tuned on {tuned}' * bool(tuned)}"
             if seeds
-            else "",
+            else f"tuned on {tuned}" * bool(tuned),
         ),
         ("Model", " · ".join(sorted(runs["model"].unique()))),
         ("Data", f"{data} ({size})" if size and runs["dataset"].nunique() == 1 else data),
     ]
-    pairs.append(("Without skill", _blind(study)))
+    pairs.append(("Trivial baseline", _blind(study)))
     floors = list(noise.floors(study, results).values())
     if len(floors) == 1 and floors[0].df >= 2:
         spread = f"{floors[0].sd:.3f} (SD between seeds of one cell, {floors[0].df} degrees of freedom)"
