@@ -19,7 +19,7 @@ from analysis.compare.verdicts import Verdicts
 from analysis.foreign import importing, rules, summary
 from analysis.foreign.independent import is_foreign, verdicts
 from analysis.runs.cells import cells as cells_of
-from analysis.runs.cells import missing_seeds
+from analysis.runs.cells import finals, key_of, missing_seeds
 from analysis.runs.load import Study, read
 from analysis.runs.rates import shared
 from analysis.runs.rows import each
@@ -67,30 +67,21 @@ def _evidence(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
     least = int(table["n_seeds"].min()) if len(table) else 0
     yield Item(
         f"Every comparison rests on {ADVISED_SEEDS} paired seeds or more",
-        len(table) > 0 and few.empty,
-        f"{len(few)} of {len(table)} have fewer, the least has {least}"
-        if len(table)
-        else "there is no comparison",
+        *_none_of(few, table, f"have fewer, the least has {least}", "there is no comparison"),
         f"run seed=0,1,2,3,4 for every cell; below {stats.FEWEST_SEEDS} there is no verdict at all",
     )
-    judged = table[table["p_adjusted"].notna()]
-    blind = int((judged["n_examples"] == 0).sum())
+    judged, no_interval = table[table["p_adjusted"].notna()], "no comparison has an interval"
+    blind = judged[judged["n_examples"] == 0]
     yield Item(
         "Test examples count as noise, not only seeds",
-        len(judged) > 0 and blind == 0,
-        f"{blind} of {len(judged)} comparisons have no usable per-example scores"
-        if len(judged)
-        else "no comparison has an interval",
+        *_none_of(blind, judged, "comparisons have no usable per-example scores", no_interval),
         "keep predictions.parquet of every run, with a metric that is a mean over examples",
     )
-    missing = judged["detectable_in_family"] > judged["margin"]
+    missing = judged[judged["detectable_in_family"] > judged["margin"]]
+    what = f"comparisons could not show {found.margins} (power {stats.POWER:g}, adjusted for their number)"
     yield Item(
         "The study could have shown a difference as small as the margin",
-        len(judged) > 0 and not missing.any(),
-        f"{int(missing.sum())} of {len(judged)} comparisons could not show {found.margins} (power "
-        f"{stats.POWER:g}, adjusted for their number)"
-        if len(judged)
-        else "no comparison has an interval",
+        *_none_of(missing, judged, what, no_interval),
         _power_remedy(judged),
     )
     yield _looks(table)
@@ -101,6 +92,11 @@ def _evidence(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
         f"{int((names < 2).sum())} of {len(names)} variants were compared on one dataset",
         "compare on another dataset as well; what holds on one need not hold on the next",
     )
+
+
+def _none_of(bad: pd.DataFrame, of: pd.DataFrame, what: str, empty: str) -> tuple[bool, str]:
+    """Whether there are rows and none is bad, and the finding: how many are, or that there is no row."""
+    return len(of) > 0 and bad.empty, f"{len(bad)} of {len(of)} {what}" if len(of) else empty
 
 
 def _looks(table: pd.DataFrame) -> Item:
@@ -130,12 +126,12 @@ def _power_remedy(judged: pd.DataFrame) -> str:
 
 
 def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
-    final = cells[cells["final"].astype(bool)]
+    final = cells[cells["final"]]
     rated = not is_foreign(study) or bool(final["lr"].notna().any())
     known = lambda met: met if rated else None  # noqa: E731
     tried: dict[tuple[int, int], set[str]] = {}
     for row in each(final):
-        tried.setdefault(found.budgets[row["cell_key"], row["stack"]].effort, set()).add(str(row["series"]))
+        tried.setdefault(found.budgets[key_of(row)].effort, set()).add(str(row["series"]))
     points = sorted(set(tried) - {(0, 0)})  # 0: nothing to tune
     unknown = any(budget.unknown for budget in found.budgets.values())
     notes = "; ".join(
@@ -186,7 +182,7 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
     runs = study.runs[study.runs["phase"] == "tune"]
     tested = int((runs["split"] == "test").sum())
     floor = set(study.runs.loc[study.runs["again"] > 0, "cell_key"])  # measures noise, chooses nothing
-    results = cells[~cells["tuning"].astype(bool) & ~cells["final"].astype(bool) & (cells["n"] > 0)]
+    results = cells[~cells["tuning"] & ~cells["final"] & (cells["n"] > 0)]
     more = len(set(results["cell_key"]) - floor)
     yield Item(
         "The test set was read for the chosen values alone",
@@ -199,7 +195,7 @@ def _tuning(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
 
 
 def _fairness(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item]:
-    final = cells[cells["final"].astype(bool) & (cells["n"] > 0)]
+    final = finals(cells)
     unmatched, unknown = [], []
     for _, group in final.groupby(["peer_key", "stack"], sort=False):
         of_baseline = group["series"] == found.baseline
@@ -242,7 +238,7 @@ def _losses(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         else "the files name no run's status, so that those without a result may have been left out",
         "give the command of the study again: it goes on from what is there; a diverged run is a result",
     )
-    constant, runs = study.unlearned(cells[cells["final"].astype(bool)])
+    constant, runs = study.unlearned(cells[cells["final"]])
     yield Item(
         "No result is that of a run that gives one answer to all examples",
         None if is_foreign(study) else constant == 0,
@@ -251,7 +247,7 @@ def _losses(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         else f"{constant} of {runs} runs do",
         "train longer or at another learning rate; such a run says nothing about its variant",
     )
-    missing = missing_seeds(cells) if len(cells) else []
+    missing = missing_seeds(cells)
     remedy = "run the same seeds for all cells, since only common seeds are paired"
     numbered = rules.says(study, "numbered")
     yield Item(

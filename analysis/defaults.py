@@ -1,12 +1,12 @@
 """python -m analysis.defaults runs/default_lr: a learning rate for each variant, from validation losses.
 
-One rule serves every rank and task: its numbers are fitted to the losses of all rates, ranks, seeds and tasks
-of the studies at once, as analysis.stats.best_rate says. For each variant and each form of the rule this
-prints the numbers, how far the losses are from the fit, c of each task fitted alone, and the regret: how much
-higher the loss is at the rule's rate than at the best rate tried, in percent, over tasks and ranks. With
---unseen also the regret on runs that the fit does not see, beside that of a parabola through the losses, each
-with its standard error over seeds (jackknife). --rates measures rates of one's own too. No test metric is
-read.
+One rule serves every rank and task: its numbers are those of the lowest mean regret over all ranks and tasks
+of the studies, as analysis.stats.best_rate says. Regret is how much higher the loss is at the rule's rate
+than at the best one, by a parabola through the losses. For each variant and each form of the rule the first
+table has the numbers, c of each task fitted alone, and the mean and the largest regret. The second has the
+best rate and the regret of c / sqrt(s r) at each task and rank, also of the studies behind --unseen, which no
+fit sees, against the best rate tried and by the parabola, with standard errors over seeds (jackknife).
+--rates measures rates of one's own there. No test metric is read.
 """
 
 import argparse
@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from analysis.runs import identity
-from analysis.stats.best_rate import FORMS, Fit, Points, fit, regret, smooth_regret
+from analysis.stats.best_rate import FORMS, Fit, Points, fit, parabola, regret, smooth_regret
 from experiments.errors import UserError, report_errors
 from experiments.protocol import COMMON
 from experiments.record import no_runs, records
 
-HEAD = ("variant", "form", "lr", "residual %", "c of each task alone", "regret %", "largest")
+HEAD = ("variant", "form", "lr", "c of each task alone", "regret %", "largest")
 _BELOW = {"1": "", "s r": " / (s r)", "sqrt(s r)": " / sqrt(s r)", "s": " / s"}
-UNSEEN = ("variant", "form", "task", "r", "lr", "regret %", "by a parabola %")
-GIVEN = "given"  # the form of --rates
+REGRETS = ("variant", "rate", "task", "r", "best at s r = 16", "lr", "regret %", "by a parabola %")
+FITTED, GIVEN = "fitted", "given"  # by c / sqrt(s r), by --rates
 
 
 def points(found: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
@@ -73,6 +73,9 @@ class Cost:
     """The regret of a rule at one place: task, rank at the start, scale."""
 
     place: tuple[str, int, float]
+    best: (
+        float  # by a parabola, as the rate at s r = `COMMON` that root's rule has here; nan without a minimum
+    )
     rate: float  # the rule's
     chord: float  # regret, see `analysis.stats.best_rate.regret`
     parabola: float  # and `smooth_regret`
@@ -85,14 +88,15 @@ def regrets(tried: Points, fitted: Fit) -> list[Cost]:
         own = tried.where(group == number)
         at = float(rates[group == number][0])
         place = str(own.task[0]), int(own.rank[0]), float(own.scale[0])
-        out.append(Cost(place, at, regret(own.rate, own.loss, at), smooth_regret(own, at)))
+        best = parabola(own)[1] * np.sqrt(place[1] * place[2] / COMMON)
+        out.append(Cost(place, best, at, regret(own.rate, own.loss, at), smooth_regret(own, at)))
     return sorted(out, key=lambda cost: cost.place)
 
 
-def fits(tried: Points) -> list[Fit]:
-    """Every form fitted to the points; none where that is impossible."""
+def fits(tried: Points, forms: Iterable[str] = FORMS) -> list[Fit]:
+    """Forms fitted to the points; none where that is impossible."""
     try:
-        return [fit(tried, form) for form in FORMS]
+        return [fit(tried, form) for form in forms]
     except ValueError:
         return []
 
@@ -102,48 +106,46 @@ def fitted_rows(tried: Mapping[str, Points]) -> Iterator[tuple[str, ...]]:
     for variant, all_points in tried.items():
         found = fits(all_points)
         if not found:
-            yield variant, "none: no three rates near the best one", *[""] * (len(HEAD) - 2)
+            yield variant, "none: no best rate between others", *[""] * (len(HEAD) - 2)
         for one in found:
-            costs = [100 * cost.chord for cost in regrets(all_points, one)]
+            costs = [100 * cost.parabola for cost in regrets(all_points, one)]
             alone = (
                 f"{task} {each.numbers['c']:.3g}{_edge(each)}"
                 for task in np.unique(all_points.task)
-                for each in fits(all_points.of(task))
-                if each.form == one.form
+                for each in fits(all_points.of(task), [one.form])
             )
             yield (
                 variant,
                 one.form,
                 _rule(one) + _edge(one),
-                f"{100 * np.sqrt(one.residual):.2f}",
                 "; ".join(alone),
-                f"{np.mean(costs):.2f}",
-                f"{np.max(costs):.2f}",
+                f"{np.nanmean(costs):.2f}",
+                f"{np.nanmax(costs):.2f}",
             )
 
 
-def unseen_rows(
+def regret_rows(
     tried: Mapping[str, Points],
-    unseen: Sequence[Mapping[str, Any]],
+    shown: Sequence[Mapping[str, Any]],
     given: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[str, ...]]:
-    """A row per variant, form, task and rank of the records that no fit saw: see `UNSEEN`.
+    """A row per variant, rate, task and rank of the records shown: see `REGRETS`.
 
     `given` are rates at s r = `COMMON` to be measured too, by variant.
     """
     seeds: dict[str, set[int]] = defaultdict(set)
-    for record in unseen:
+    for record in shown:
         seeds[_task(record["spec"])].add(record["spec"]["seed"])
     without = {
-        seed: points(record for record in unseen if record["spec"]["seed"] != seed)
+        seed: points(record for record in shown if record["spec"]["seed"] != seed)
         for seed in sorted(set().union(*seeds.values()))
     }
-    for variant, new in points(unseen).items():
-        rules = [(found.form, found) for found in fits(tried[variant])] if variant in tried else []
+    for variant, new in points(shown).items():
+        rules = [(FITTED, rule) for rule in fits(tried[variant], ["root"])] if variant in tried else []
         if given and variant in given:
             numbers = {"c": given[variant] * np.sqrt(COMMON)}
-            rules.append((GIVEN, Fit("root", numbers, residual=np.nan, edge=False)))
-        for form, rule in rules:
+            rules.append((GIVEN, Fit("root", numbers)))
+        for name, rule in rules:
             others = [
                 (seed, cost)
                 for seed, part in without.items()
@@ -153,17 +155,23 @@ def unseen_rows(
             for cost in regrets(new, rule):
                 task, rank, _ = cost.place
                 left = [o for seed, o in others if o.place == cost.place and seed in seeds[task]]
-                chord = _with_error(cost.chord, [other.chord for other in left])
-                smooth = _with_error(cost.parabola, [other.parabola for other in left])
-                yield variant, form, task, str(rank), f"{cost.rate:.3g}", chord, smooth
+                chord = 100 * cost.chord, [100 * other.chord for other in left]
+                smooth = 100 * cost.parabola, [100 * other.parabola for other in left]
+                yield (
+                    *(variant, name, task, str(rank)),
+                    _with_error("{:.2g}", cost.best, [other.best for other in left]),
+                    f"{cost.rate:.3g}",
+                    _with_error("{:.2f}", *chord),
+                    _with_error("{:.2f}", *smooth),
+                )
 
 
-def _with_error(value: float, left: Sequence[float]) -> str:
-    """A share in percent with its standard error, from the values that it has without each of the seeds."""
-    if len(left) < 2:
-        return f"{100 * value:.2f}"
+def _with_error(form: str, value: float, left: Sequence[float]) -> str:
+    """A value with its standard error, if it has values without each of the seeds."""
+    if len(left) < 2 or not np.isfinite(left).all():
+        return form.format(value)
     error = np.sqrt((len(left) - 1) * np.var(left))
-    return f"{100 * value:.2f} ± {100 * error:.2f}"
+    return f"{form.format(value)} ± {form.format(error)}"
 
 
 def _edge(found: Fit) -> str:
@@ -193,9 +201,8 @@ def _show(options: argparse.Namespace) -> None:
             "python run.py +experiment=default_lr"
         )
     print(table(HEAD, fitted_rows(tried)))
-    if options.unseen:
-        unseen = [record for study in options.unseen for record in records(study)]
-        print("\n" + table(UNSEEN, unseen_rows(tried, unseen, dict(options.rates or []))))
+    shown = [record for study in [*options.study, *options.unseen] for record in records(study)]
+    print("\n" + table(REGRETS, regret_rows(tried, shown, dict(options.rates or []))))
 
 
 def _rate(text: str) -> tuple[str, float]:
@@ -209,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m analysis.defaults", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("study", type=Path, nargs="+", help="studies that sweep lr, e.g. runs/default_lr")
-    parser.add_argument("--unseen", type=Path, nargs="+", help="studies on which regret alone is measured")
+    parser.add_argument("--unseen", type=Path, nargs="+", default=[], help="studies that no fit sees")
     parser.add_argument(
         "--rates", type=_rate, nargs="+", metavar="VARIANT=LR", help="measured too: rates at s r = 16"
     )

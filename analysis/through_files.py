@@ -90,19 +90,10 @@ def write(study: Path, found: Mapping[str, Sample]) -> None:
 
 def _spec(study: Path, dataset: str, v: int, r: int, seed: int, lr: float, phase: str) -> dict[str, Any]:
     return {
-        "study": study.name,
-        "variant": f"v{v}",
-        "method": "adapters",
-        "r": int(rank_of(np.array(r))),
-        "alpha": 16.0,
-        "targets": "qv",
-        "model": "model",
-        "dataset": dataset,
-        "lr": lr,
-        "seed": seed,
-        "phase": phase,
-        "train": {"steps": 100},
-    }
+        "study": study.name, "variant": f"v{v}", "method": "adapters", "r": int(rank_of(np.array(r))),
+        "alpha": 16.0, "targets": "qv", "model": "model", "dataset": dataset, "lr": lr, "seed": seed,
+        "phase": phase, "train": {"steps": 100},
+    }  # fmt: skip
 
 
 def _write(study: Path, spec: dict[str, Any], metrics: dict[str, float], scores: np.ndarray | None) -> None:

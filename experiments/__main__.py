@@ -7,7 +7,6 @@ module is named by a text and imported when it is needed, so that help and mista
 import runpy
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from experiments.errors import did_you_mean
 
@@ -17,21 +16,13 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "plan": ("experiments.sweep", ("plan",), "what such a command would run, cost and show; starts nothing"),
     "status": ("experiments.sweep", ("status",), "how a study is going"),
     "watch": ("experiments.sweep", ("watch",), "the same until all runs have ended"),
-    "cancel": (
-        "experiments.sweep",
-        ("cancel",),
-        "end runs, queued or under way; their state is kept",
-    ),
+    "cancel": ("experiments.sweep", ("cancel",), "end runs, queued or under way; their state is kept"),
     "retry": ("experiments.sweep", ("retry",), "run again what failed or was lost"),
     "sync": ("experiments.sweep", ("sync",), "bring Weights & Biases up to the run folders"),
     "publish": ("experiments.sweep", ("publish",), "show a study's report in Weights & Biases"),
     "report": ("analysis.report", (), "the report on a study: ablora report runs/demo"),
     "audit": ("analysis.audit", (), "what a reviewer would ask of a study"),
-    "export": (
-        "experiments.export",
-        (),
-        "a finished run for PEFT, merged, or as a weight update",
-    ),
+    "export": ("experiments.export", (), "a finished run for PEFT, merged, or as a weight update"),
     "predict": ("experiments.predict", (), "answers of finished runs on new texts"),
     "lm-eval": ("experiments.lm_eval", (), "tasks of lm-evaluation-harness, answered by a study's runs"),
     "bench": ("experiments.bench", (), "measure speed and memory on this machine"),
@@ -50,9 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     module, before, _ = COMMANDS[name]
     if module == "run":
+        from experiments.config.groups import CONF
         from experiments.config.launch import main as run
 
-        run(rest, Path(__file__).resolve().parents[1] / "conf")
+        run(rest, CONF)
         return 0
     sys.argv = [f"ablora {name}", *before, *rest]
     runpy.run_module(module, run_name="__main__")

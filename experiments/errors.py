@@ -38,12 +38,12 @@ def report_errors(action: Callable[[], int | None]) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        return _told(error)
+        return _printed(error)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as error:
         if not output_lost(error):
-            return _told(refusal(error))
+            return _printed(refusal(error))
         if isinstance(error, BrokenPipeError):
             return 128 + signal.SIGPIPE
         with contextlib.suppress(OSError):
@@ -51,7 +51,7 @@ def report_errors(action: Callable[[], int | None]) -> int:
         return 1
 
 
-def _told(error: UserError) -> int:
+def _printed(error: UserError) -> int:
     with contextlib.suppress(OSError):
         print(f"error: {printable(str(error))}", file=sys.stderr)
     return error.code
@@ -94,6 +94,11 @@ def output_lost(error: OSError) -> bool:
 def typed(path: object) -> str:
     """A path as a word of a printed command: quoted where a shell would take it apart."""
     return shlex.quote(str(path))
+
+
+def plural(n: int, noun: str) -> str:
+    """1 seed, 2 seeds."""
+    return f"{n} {noun}{'s' * (n != 1)}"
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,29 @@
-"""What the library of the Hugging Face hub raises, and why in a few words."""
+"""Files of the Hugging Face hub: from its cache, else downloaded; what its library raises, and why."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def snapshot(name: str, whole: Callable[[Path], bool], **wanted: Any) -> Path:
+    """The folder of a repository's commit, from the hub's cache if it is `whole` there, else downloaded.
+
+    Args:
+        name: Of the repository.
+        whole: Whether a folder has all that is wanted.
+        wanted: As of `huggingface_hub.snapshot_download`, which may raise what `errors` names.
+    """
+    from huggingface_hub import snapshot_download, utils
+
+    utils.disable_progress_bars()
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True, **wanted))
+        if whole(folder):
+            return folder
+    except (OSError, ValueError):
+        pass  # not here yet; what is wrong with the name itself the hub says
+    utils.enable_progress_bars()  # a download takes minutes and shows how far it is
+    return Path(snapshot_download(name, **wanted))
 
 
 def errors() -> tuple[type[Exception], ...]:

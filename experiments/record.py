@@ -50,56 +50,31 @@ PLANNED = ".planned"  # of a study: a list of runs per distinct command; to forg
 _NOT_RUNS = ("report", "wandb")
 
 
+class _Named:
+    """A file or folder of a run, by its name in the run's folder."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __get__(self, run: "RunFolder", owner: type) -> Path:
+        return run.path / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of one run, and how its two JSON files are written."""
+    """The paths of one run, as above, and how its two JSON files are written."""
 
     path: Path
 
-    @property
-    def spec(self) -> Path:
-        """The resolved spec."""
-        return self.path / "spec.json"
-
-    @property
-    def record(self) -> Path:
-        """The record, written last."""
-        return self.path / "record.json"
-
-    @property
-    def history(self) -> Path:
-        """One row per logged step."""
-        return self.path / "history.jsonl"
-
-    @property
-    def predictions(self) -> Path:
-        """One row per test example."""
-        return self.path / "predictions.parquet"
-
-    @property
-    def signatures(self) -> Path:
-        """Small arrays that the papers' figures are drawn from."""
-        return self.path / "signatures.npz"
-
-    @property
-    def adapter(self) -> Path:
-        """The adapter in PEFT's format."""
-        return self.path / "adapter"
-
-    @property
-    def checkpoint(self) -> Path:
-        """State to resume from, only while the run is unfinished."""
-        return self.path / "checkpoint"
-
-    @property
-    def log(self) -> Path:
-        """Free text for people."""
-        return self.path / "log.txt"
-
-    @property
-    def events(self) -> Path:
-        """What happened beside the training, e.g. a tracker that was given up."""
-        return self.path / "events.jsonl"
+    spec = _Named("spec.json")
+    record = _Named("record.json")
+    history = _Named("history.jsonl")
+    predictions = _Named("predictions.parquet")
+    signatures = _Named("signatures.npz")
+    adapter = _Named("adapter")
+    checkpoint = _Named("checkpoint")
+    log = _Named("log.txt")
+    events = _Named("events.jsonl")
 
     @property
     def repeat(self) -> str:

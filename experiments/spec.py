@@ -71,6 +71,13 @@ class RunSpec:
         delta = self.axes.get("delta") or "lora"
         return None if self.r is None else costs.initial_rank(delta, self.r, self.options)
 
+    @property
+    def targets_text(self) -> str:
+        """A preset or pattern as it is, a list by commas; "-" where the method has none."""
+        if self.targets is None:
+            return "-"
+        return self.targets if isinstance(self.targets, str) else ",".join(self.targets)
+
     def as_record(self) -> dict[str, Any]:
         """The spec as written to spec.json and record.json; what is None is absent."""
         return {key: _plain(value) for key, value in self._parts().items() if value is not None}

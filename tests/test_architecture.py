@@ -77,8 +77,7 @@ MODULES = {
 # Modules that import each other inside functions alone, which may run but hides what depends on what.
 LATE_CYCLES = (
     {"experiments.export", "experiments.export._peft"},
-    {"experiments.predict", "experiments.predict._classify", "experiments.predict._generate"},
-    {"experiments.sizing.meta", "experiments.sizing.skeleton"},
+    {"experiments.predict", "experiments.predict._answer"},
     {"experiments.tasks", "experiments.tasks._base"},
 )
 

@@ -32,7 +32,7 @@ from variants._core.run import Slot
 
 @register("delta", "oft")
 class OFT(Delta):
-    """W' = W diag(R_1, R_2, ...)^T."""
+    """W' = W R^T with one turn, R = diag(R_1, R_2, ...)."""
 
     roles: ClassVar = {"q": "in"}
     low_rank = False
@@ -40,14 +40,14 @@ class OFT(Delta):
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__(base, slots, clock=clock)
-        b = self.size = slots[0].rank
-        if b < 2:
+        self.size, self.turns = slots[0].rank, self.turns_of(slots[0], base)
+        if self.size < 2:
             raise ValueError(
-                f"r=1 leaves nothing to turn at {slots[0].name}: a block of OFT takes r=2 or more."
+                f"r=1 leaves nothing to turn at {slots[0].name}: a block of {type(self).__name__} takes r=2 "
+                "or more."
             )
-        sizes = [min(b, base.d_in - start) for start in range(0, base.d_in, b)]
-        above = [i * b * b + row * b + col for i, size in enumerate(sizes) for row, col in _above(size)]
-        self.register_buffer("above", torch.tensor(above, device=base.device), persistent=False)
+        above = self._above(self.size, base.d_in, self.turns).to(base.device)
+        self.register_buffer("above", above, persistent=False)
         self.q = self.stacked([torch.zeros(len(above)) for _ in slots], base)
 
     @classmethod
@@ -56,33 +56,64 @@ class OFT(Delta):
         whole, rest = divmod(d_in, rank) if rank else (0, 0)
         return {"in": (whole * rank * (rank - 1) + rest * (rest - 1)) // 2}
 
+    def turns_of(self, slot: Slot, base: Base) -> int:
+        """How many turns follow each other."""
+        return 1
+
+    @staticmethod
+    def blocks(x: Float[Tensor, "*_ d"], size: int, turn: int) -> Float[Tensor, "*_ n size"]:
+        """The inputs, in the blocks of a turn."""
+        return x.unflatten(-1, (-1, size))
+
+    @staticmethod
+    def unblocked(x: Float[Tensor, "*_ n size"], turn: int) -> Float[Tensor, "*_ d"]:
+        """The inputs in their own order again."""
+        return x.flatten(-2)
+
+    @classmethod
+    def _above(cls, size: int, d_in: int, turns: int) -> Tensor:
+        """Where q lies in the blocks of all turns: above the diagonals, between inputs that there are."""
+        inputs = F.pad(torch.ones(d_in, dtype=torch.bool), (0, _rest(d_in, size, turns)))
+        there = torch.stack([cls.blocks(inputs, size, turn) for turn in range(turns)])
+        return (there[..., None] & there[..., None, :]).triu(1).flatten().nonzero()[:, 0]
+
     def change(self, base: Base) -> Tensor:
-        """W diag(R_1, ...)^T - W, in the type of q whatever autocast says, as it is a small difference."""
+        """W R^T - W, in the type of q whatever autocast says, as it is a small difference."""
         with torch.autocast(self.q.device.type, enabled=False):
-            R = self._turns(base.d_in)
-            n, b = R.shape[1:3]
-            turn = R - torch.eye(b, dtype=R.dtype, device=R.device)
-            W = F.pad(base.weight(turn.dtype), (0, n * b - base.d_in)).unflatten(1, (n, b))
-            return torch.einsum("onb,kncb->konc", W, turn).flatten(2)[..., : base.d_in]
+            turns = self._turns(base.d_in)
+            small = turns - torch.eye(self.size, dtype=turns.dtype, device=turns.device)
+            W = F.pad(base.weight(turns.dtype), (0, _rest(base.d_in, self.size, self.turns)))[None]
+            total = torch.zeros_like(W)
+            for turn in range(self.turns):
+                total = total + self._turned(W + total, small[:, turn].mT, turn)
+            return total[..., : base.d_in]
 
     def turned(self, x: Float[Tensor, "K N d_in"]) -> Tensor | None:
-        """x diag(R_1, R_2, ...); None where dropout acts, which is on the change alone."""
+        """x R; None where dropout acts, which is on the change alone."""
         if self.drops:
             return None
         with torch.autocast(self.q.device.type, enabled=False):
-            R = self._turns(x.shape[2]).to(x.dtype)
-            n, b = R.shape[1:3]
-            rest = n * b - x.shape[2]
-            blocks = (F.pad(x, (0, rest)) if rest else x).unflatten(2, (n, b))
-            return torch.einsum("kmnc,kncb->kmnb", blocks, R).flatten(2)[..., : x.shape[2]]
+            turns, d_in = self._turns(x.shape[2]).to(x.dtype), x.shape[2]
+            rest = _rest(d_in, self.size, self.turns)
+            x = F.pad(x, (0, rest)) if rest else x
+            for turn in reversed(range(self.turns)):
+                x = self._turned(x, turns[:, turn], turn)
+            return x[..., :d_in]
 
-    def _turns(self, d_in: int) -> Float[Tensor, "K n b b"]:
-        """R_i of all blocks, the last one filled up."""
-        K, b, n = len(self.q), self.size, -(-d_in // self.size)
-        U = self.q.new_zeros(K, n * b * b).index_copy(1, self.above, self.q).view(K, n, b, b)
-        Q, one = self.scale[:, None] * (U - U.mT), torch.eye(b, dtype=U.dtype, device=U.device)
-        return torch.linalg.solve(one + Q, one - Q, left=False)
+    def _turned(self, x: Tensor, turn: Float[Tensor, "K n b b"], i: int) -> Tensor:
+        blocks = self.blocks(x, self.size, i).transpose(1, 2) @ turn
+        return self.unblocked(blocks.transpose(1, 2), i)
+
+    def _turns(self, d_in: int) -> Float[Tensor, "K turns n b b"]:
+        """The R_i of all turns, those of the last blocks filled up. Cayley's form is 2 (I + Q)^-1 - I."""
+        K, b = len(self.q), self.size
+        n = (d_in + _rest(d_in, b, self.turns)) // b
+        U = self.q.new_zeros(K, self.turns * n * b * b).index_copy(1, self.above, self.q)
+        U = U.view(K, self.turns, n, b, b)
+        Q, one = self.scale[:, None, None] * (U - U.mT), torch.eye(b, dtype=U.dtype, device=U.device)
+        return 2 * torch.linalg.inv(one + Q) - one
 
 
-def _above(size: int) -> list[tuple[int, int]]:
-    return [(row, col) for row in range(size) for col in range(row + 1, size)]
+def _rest(d_in: int, size: int, turns: int) -> int:
+    """What is missing to a whole number of the blocks that the last turn reaches over."""
+    return -d_in % (size << (turns - 1))

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from variants._core.attach import Attached, Inserted
 from variants._core.base import wide
@@ -56,8 +57,14 @@ class Prompt(nn.Module):
         """The ids by which the prompt's tokens go."""
         return range(self.vocabulary, self.vocabulary + self.length)
 
+    def before(self, text: Tensor) -> Tensor:
+        """Embeddings (rows, l + T, e): each run's prompt in front of its rows of the text's (rows, T, e)."""
+        K, n, e = self.prompt.shape
+        front = self.prompt[:, None].expand(K, len(text) // K, n, e).reshape(len(text), n, e)
+        return torch.cat([front.to(text.dtype), text], 1)
+
     def forward(self, ids: Tensor, words: nn.Module) -> Tensor:
-        """Embeddings (rows, T, e); each run's rows read its own prompt."""
+        """Embeddings (rows, T, e) of ids of which some name the prompt's; each run's rows read its own."""
         text = words(ids.clamp(max=self.vocabulary - 1))
         K, virtual = len(self.prompt), (ids - self.vocabulary).clamp(min=0)
         of_run = torch.arange(K, device=ids.device).repeat_interleave(len(ids) // K)[:, None]
@@ -74,18 +81,19 @@ def _before(backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     laid = bool((ids >= prompt.vocabulary).any())
     if not laid and cache is not None and cache.get_seq_length():
         return args, kwargs  # the prompt is in the cache
-    kwargs = {**kwargs, "input_ids": None}
-    if not laid:
+    kwargs, words = {**kwargs, "input_ids": None}, backbone.get_input_embeddings()
+    if laid:
+        kwargs["inputs_embeds"] = prompt(ids, words)
+    else:
         prompt.added = n = prompt.length
         check_positions(ids.shape[1], n, "prompt", getattr(backbone.config, "max_position_embeddings", None))
-        front = ids.new_tensor(prompt.ids())[None].expand(len(ids), -1)
         for name, filled in (("attention_mask", 1), ("token_type_ids", 0)):
-            if kwargs.get(name) is not None:
-                kwargs[name] = torch.cat([torch.full_like(front, filled).to(kwargs[name]), kwargs[name]], 1)
+            if (given := kwargs.get(name)) is not None:
+                kwargs[name] = F.pad(given, (n, 0), value=filled)
         if (positions := kwargs.get("position_ids")) is not None:
-            kwargs["position_ids"] = torch.cat([front - prompt.vocabulary, positions + n], 1)
-        ids = torch.cat([front, ids], 1)
-    kwargs["inputs_embeds"] = prompt(ids, backbone.get_input_embeddings())
+            front = torch.arange(n, device=ids.device).expand(len(positions), n)
+            kwargs["position_ids"] = torch.cat([front, positions + n], 1)
+        kwargs["inputs_embeds"] = prompt.before(words(ids))
     return args[1:], kwargs
 
 

@@ -4,15 +4,15 @@ A comparison is of equals when both sides chose from equally many points, on val
 comparison does not use.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.compare import luck
 from analysis.runs import identity
+from analysis.runs.cells import Key, key_of
 from analysis.runs.load import Study
 from analysis.runs.rows import Row, each
 
@@ -45,28 +45,29 @@ class Budget:
         return bool(self.seeds) and not self.shared
 
 
-Budgets = Mapping[tuple[str, str], Budget]
+Budgets = Mapping[Key, Budget]
 
 
 def budgets(study: Study, cells: pd.DataFrame) -> Budgets:
-    """The tuning behind every cell that stands for its group, by (cell_key, stack)."""
+    """The tuning behind every cell that stands for its group."""
     out = {}
     regrets = luck.regrets(study, cells)
-    tuning = dict(tuple(cells[cells["tuning"].astype(bool)].groupby("group_key")))
-    results = dict(tuple(cells[~cells["tuning"].astype(bool)].groupby(["group_key", "stack"])))
-    for row in each(cells[cells["final"].astype(bool)]):
+    tuning = dict(tuple(cells[cells["tuning"]].groupby("group_key")))
+    results = dict(tuple(cells[~cells["tuning"]].groupby(["group_key", "stack"])))
+    for row in each(cells[cells["final"]]):
         tuned = tuning.get(row["group_key"])
         tried = results[row["group_key"], row["stack"]] if tuned is None else tuned
-        seeds = sorted({seed for tried_by in tried["seeds_tried"] for seed in tried_by})
-        seeds = [] if tuned is None else seeds
-        out[row["cell_key"], row["stack"]] = Budget(
+        seeds = sorted(
+            {seed for seeds in tried["seeds_tried"] for seed in seeds} if tuned is not None else ()
+        )
+        out[key_of(row)] = Budget(
             points=0 if row["lr"] == 0 else int(row["rates"]),
             seeds=tuple(seeds),
             shared=tuple(sorted(set(seeds) & set(row["seeds_tried"]))),
             edges=_edges(study, tried, row) if row["rates"] > 1 else (),
             runs=0 if row["lr"] == 0 else sum(len(set(seeds)) for seeds in tried["seeds_tried"]),
             unknown=tuned is None and row["phase"] == "confirm" and row["lr"] != 0,
-            regret=regrets.get((row["cell_key"], row["stack"])),
+            regret=regrets.get(key_of(row)),
         )
     return out
 
@@ -79,8 +80,8 @@ def _edges(study: Study, tried: pd.DataFrame, row: Row) -> tuple[str, ...]:
     for key in str(row["tuned"]).split(","):
         values = [spec.get(key) for spec in specs]
         numbers = sorted({v for v in values if isinstance(v, int | float) and not isinstance(v, bool)})
-        follows = key != "lr" and all(spec.get(key) == spec.get("lr") for spec in specs)
-        if len(numbers) > 1 and not follows and own.get(key) in (numbers[0] or None, numbers[-1]):
+        ends = (numbers[0] or None, numbers[-1]) if len(numbers) > 1 else ()
+        if own.get(key) in ends and not identity.follows_rate(specs, key):
             found.append(key)
     return tuple(found)
 
@@ -104,10 +105,15 @@ def halving(study: Study, final: pd.DataFrame) -> list[str]:
 
 @dataclass(frozen=True)
 class Sides:
-    """The tuning behind the two sides of a comparison, over its ranks."""
+    """The tuning behind the two sides of a comparison, over its ranks and datasets."""
 
     variant: tuple[Budget, ...]
     baseline: tuple[Budget, ...]
+
+    @property
+    def both(self) -> tuple[Budget, ...]:
+        """All budgets."""
+        return (*self.variant, *self.baseline)
 
     @property
     def points(self) -> tuple[int, int]:
@@ -125,7 +131,7 @@ class Sides:
     @property
     def unknown(self) -> bool:
         """Whether a value was confirmed whose tuning is not in the study."""
-        return any(budget.unknown for budget in (*self.variant, *self.baseline))
+        return any(budget.unknown for budget in self.both)
 
     @property
     def luck(self) -> float:
@@ -133,17 +139,3 @@ class Sides:
         known = [[b.regret for b in side if b.regret is not None] for side in (self.variant, self.baseline)]
         means = [np.sum(side, axis=0) / len(self.variant) for side in known if side]
         return luck.MISFIT * float(sum(np.square(mean).mean() for mean in means))
-
-    @property
-    def apart(self) -> bool:
-        """Whether every choice was made with seeds that the comparison does not use."""
-        return all(budget.apart for budget in (*self.variant, *self.baseline) if budget.points)
-
-
-def sides(pair: Any, found: Budgets) -> Sides:
-    """The tuning behind a pair of cells."""
-    return Sides(_of(pair.variant, found), _of(pair.baseline, found))
-
-
-def _of(cells: Sequence[Row], found: Budgets) -> tuple[Budget, ...]:
-    return tuple(found[cell["cell_key"], cell["stack"]] for cell in cells)

@@ -14,6 +14,7 @@ from analysis.compare import training
 from analysis.compare.budgets import Sides
 from analysis.compare.pairs import Pair, paired
 from analysis.runs import identity
+from analysis.runs.cells import Key, key_of
 from analysis.runs.load import Study
 from analysis.runs.rows import Row
 
@@ -36,25 +37,25 @@ class Comparison:
     cell_key: str
     variant: str  # its series
     baseline: str
-    split: str
-    stack: str  # empty where the setting has one
     key: tuple[str, ...]  # the same for a variant's comparisons over ranks and at each of them
-    cells: tuple[tuple[str, str], ...]  # (cell_key, stack) of both sides
+    cells: tuple[tuple[Key, ...], tuple[Key, ...]]  # of variant and baseline, rank by rank
     variant_r: float
     margin: float
     sides: Sides  # the tuning behind the two
-    head_rates: tuple[float, float] | None  # of variant and baseline where they differ
-    falling: bool  # on either side the validation loss still fell at the end
-    failed: int  # or diverged
-    failed_baseline: int
     seeds: tuple[int, ...]  # in common
-    steps: tuple[int, ...]  # how many of them were there each time that some were requested
-    rates: tuple[str, str]  # the learning rates of variant and baseline
-    left_out: tuple[int, ...]  # seeds in common that lack scores by example
     ranks: tuple[float, ...]  # that have any seed in common
     by_rank: np.ndarray  # (2, R, S) the metric of variant and baseline, by rank and seed
-    sign: float  # of "better" in the metric
-    learned: bool
+    split: str = "test"
+    stack: str = ""  # empty where the setting has one
+    head_rates: tuple[float, float] | None = None  # of variant and baseline where they differ
+    falling: bool = False  # on either side the validation loss still fell at the end
+    failed: int = 0  # or diverged
+    failed_baseline: int = 0
+    steps: tuple[int, ...] = ()  # how many of the seeds were there each time that some were requested
+    rates: tuple[str, str] = ("", "")  # the learning rates of variant and baseline
+    left_out: tuple[int, ...] = ()  # seeds in common that lack scores by example
+    sign: float = 1.0  # of "better" in the metric
+    learned: bool = True
     found: stats.Difference | None = None  # with its noise
     difference: float = np.nan
     n_examples: int = 0  # 0: their noise is not counted
@@ -86,7 +87,7 @@ class Comparison:
     def with_noise(self, noise: stats.Noise) -> "Comparison":
         """This comparison with other noise, and all that follows from it."""
         assert self.found is not None
-        found = self.found.with_noise(noise)
+        found = self.found._replace(noise=noise)
         return replace(
             self,
             found=found,
@@ -131,7 +132,7 @@ def compared(pair: Pair, study: Study, margin: float, mixed: set[str], sides: Si
         split=plain["split"],
         stack=stack,
         key=(plain["peer_key"], plain["stack"], plain["split"], plain["targets"], variant["series"]),
-        cells=tuple((c["cell_key"], c["stack"]) for c in (*pair.variant, *pair.baseline)),
+        cells=(tuple(map(key_of, pair.variant)), tuple(map(key_of, pair.baseline))),
         variant_r=variant["r"],
         margin=margin,
         sides=sides,
@@ -185,8 +186,7 @@ def pooled(rows: Sequence[Comparison]) -> list[Comparison]:
     groups: dict[object, list[int]] = {}
     for i, row in enumerate(rows):
         if row.found is not None:
-            baseline = row.cells[len(row.cells) // 2 :]
-            groups.setdefault((baseline, row.split, row.seeds, row.ranks), []).append(i)
+            groups.setdefault((row.cells[1], row.split, row.seeds, row.ranks), []).append(i)
     for members in groups.values():
         scores = np.stack([rows[members[0]].by_rank[1], *(rows[i].by_rank[0] for i in members)])
         for i, (seeds, df) in zip(members, stats.moderated(scores), strict=True):

@@ -31,6 +31,7 @@ WORDS = {
     "withheld": "equivalence withheld: {bar}",
     "": "no verdict",
 }  # where the conclusion itself is not what tables and figures say
+_BARRED = {"equivalent": "withheld", "better": "ahead", "worse": "behind"}
 ORDER = ("better", "worse", "ahead", "behind", "failing", "equivalent", "withheld", "inconclusive", "")
 
 
@@ -43,51 +44,42 @@ def concluded(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _conclusion(row: Row) -> tuple[str, str]:
-    verdict = str(row["verdict"])
-    if (
-        verdict == "inconclusive"
-        and row["p_adjusted"] < ALPHA
-        and row["difference"] > 0
-        and row["n_examples"]
-    ):
+    verdict, bar = str(row["verdict"]), ""
+    ahead = row["p_adjusted"] < ALPHA and row["difference"] > 0
+    if verdict == "inconclusive" and ahead and row["n_examples"]:
         return "failing", ""
     if verdict == "equivalent":
         bar = _against_equivalence(row)
-        return ("withheld", bar) if bar else (verdict, "")
-    if verdict in ("better", "worse"):
+    elif verdict in ("better", "worse"):
         bar = _against_lead(row, variant=verdict == "better")
-        return ("ahead" if verdict == "better" else "behind", bar) if bar else (verdict, "")
-    return verdict, ""
+    return (_BARRED[verdict] if bar else verdict), bar
 
 
 def _against_lead(row: Row, *, variant: bool) -> str:
     """What speaks against calling the side in front the better one."""
-    every = row["sides"] if isinstance(row["sides"], tuple) else (row["sides"],)
-    if any(favoured(sides, variant=variant) for sides in every):
+    if favoured(row["sides"], variant=variant):
         return "with more tuning" if variant else "with less tuning"
-    trailing = row["baseline"] if variant else row["variant"]
-    if any(budget.edges for sides in every for budget in (sides.baseline if variant else sides.variant)):
-        return f"while the rate of {trailing} lies on the edge of those tried"
+    trailing = "baseline" if variant else "variant"
+    if any(budget.edges for budget in getattr(row["sides"], trailing)):
+        return f"while the rate of {row[trailing]} lies on the edge of those tried"
     return _of_both(row)
 
 
 def _against_equivalence(row: Row) -> str:
     """What may hide a difference between two sides that look equal."""
-    every = row["sides"] if isinstance(row["sides"], tuple) else (row["sides"],)
     if row["failed"] != row["failed_baseline"]:
         return "more runs failed or diverged on one side"
     if row["falling"]:
         return "the validation loss was still falling when training ended"
-    if not all(sides.equal for sides in every):
+    if not row["sides"].equal:
         return "one side was tuned more"
-    if any(budget.edges for sides in every for budget in (*sides.variant, *sides.baseline)):
+    if any(budget.edges for budget in row["sides"].both):
         return "a rate lies on the edge of those tried"
     return _of_both(row)
 
 
 def _of_both(row: Row) -> str:
-    every = row["sides"] if isinstance(row["sides"], tuple) else (row["sides"],)
-    if any(sides.unknown for sides in every):
+    if row["sides"].unknown:
         return "with tuning runs that are not in this study"
     rates = row["head_rates"]
     return "with another learning rate of the head" if rates and max(rates) >= HEADS * min(rates) else ""
@@ -129,16 +121,16 @@ def on_heads(row: Row) -> str:
 
 def protocol(rows: pd.DataFrame) -> str:
     """How fair the tuning behind all comparisons was, in a sentence; empty where nothing was tuned."""
-    every = [side for side in rows["sides"]]
-    points = {n for side in every for budget in (*side.variant, *side.baseline) if (n := budget.points)}
+    every = [budget for sides in rows["sides"] for budget in sides.both]
+    points = {budget.points for budget in every} - {0}
     if not points or points == {1}:
         return ""
-    if not all(side.equal for side in every):
+    if not all(sides.equal for sides in rows["sides"]):
         return "The sides of some comparisons were not tuned equally, which is said with each."
-    seeds = sorted({s for side in every for b in (*side.variant, *side.baseline) for s in b.seeds})
+    seeds = sorted({seed for budget in every for seed in budget.seeds})
     count = str(points.pop()) if len(points) == 1 else "equally many"
     how = f"Both sides of every comparison were tuned equally, with {count} points for each cell"
-    if all(side.apart for side in every):
+    if all(budget.apart for budget in every if budget.points):
         return f"{how}, on validation with seeds {listed(list(map(str, seeds)))}, which no comparison uses."
     return f"{how}, but on validation of seeds that are compared as well."
 

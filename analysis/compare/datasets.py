@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
+from analysis.compare.budgets import Sides
 from analysis.compare.comparison import looks
 from analysis.runs.rows import each
 from analysis.stats import FEWEST_SEEDS, across
 
+_EMPTY = ("of", "p", "p_tost", "difference", "ci_low", "ci_high", "datasets", "margin")
 _SHARED = ("variant", "baseline", "metric", "model", "targets", "stack", "split", "sign")
 
 
@@ -26,15 +28,17 @@ def means(overall: pd.DataFrame) -> pd.DataFrame:
         if len(group) < 2:
             continue
         noise = stats.mean_noise([row["found"].noise for row in each(group)])
-        found = stats.Difference(group["difference"].mean(), 0, 0, noise, 0, 0).with_noise(noise)
+        found = stats.Difference(group["difference"].mean(), noise, 0, 0)
         factor = max(map(looks, group["steps"])) ** 2
         rows.append(
             dict(zip(_SHARED, shared, strict=True))
             | {
                 "datasets": tuple(group["dataset"]),
-                "differences": tuple(group["difference"]),
                 "of": tuple(group.index),
-                "sides": tuple(group["sides"]),
+                "sides": Sides(
+                    tuple(budget for sides in group["sides"] for budget in sides.variant),
+                    tuple(budget for sides in group["sides"] for budget in sides.baseline),
+                ),
                 "head_rates": next((rates for rates in group["head_rates"] if rates), None),
                 "falling": bool(group["falling"].any()),
                 "difference": found.mean,
@@ -48,19 +52,7 @@ def means(overall: pd.DataFrame) -> pd.DataFrame:
                 "failed_baseline": int(group["failed_baseline"].sum()),
             }
         )
-    names = (
-        "of",
-        "p",
-        "p_tost",
-        "difference",
-        "ci_low",
-        "ci_high",
-        "datasets",
-        "differences",
-        "margin",
-        *_SHARED,
-    )
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=names)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*_EMPTY, *_SHARED])
 
 
 def table(overall: pd.DataFrame) -> list[dict[str, Any]]:
@@ -74,12 +66,12 @@ def table(overall: pd.DataFrame) -> list[dict[str, Any]]:
         group = group.drop_duplicates(["dataset", "model", "targets", "stack"])
         if group["dataset"].nunique() < 2:
             continue
-        sign = group["sign"].iloc[0]
+        sign, rng = group["sign"].iloc[0], np.random.default_rng(0)
         ours, plain = ([sign * scores[side].mean(axis=0) for scores in group["by_rank"]] for side in (0, 1))
-        rng = np.random.default_rng(0)
         low, high = across.improvement_interval(ours, plain, rng=rng)
-        middle = sorted(sign * v for v in across.stratified(across.iqm, ours, rng=rng))
-        middle_plain = sorted(sign * v for v in across.stratified(across.iqm, plain, rng=rng))
+        middle, middle_plain = (
+            sorted(sign * v for v in across.stratified(across.iqm, side, rng=rng)) for side in (ours, plain)
+        )
         rows.append(
             {
                 "variant": variant,

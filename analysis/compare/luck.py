@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.runs.cells import shortest
+from analysis.runs.cells import Key, key_of, shortest
 from analysis.runs.load import Study
 from analysis.runs.rates import Curve, curves
 from analysis.runs.rows import each
@@ -22,24 +22,23 @@ MISFIT = 3.0
 DRAWS = 400
 
 
-def regrets(study: Study, cells: pd.DataFrame) -> Mapping[tuple[str, str], np.ndarray]:
-    """The regret of each choice (DRAWS,), in units of the metric, by (cell_key, stack) of the chosen cell.
+def regrets(study: Study, cells: pd.DataFrame) -> Mapping[Key, np.ndarray]:
+    """The regret of each choice (DRAWS,), in units of the metric, by the key of the chosen cell.
 
     Draws of cells of one curve belong together: their rates were chosen at once. A cell is left out where its
     tuning runs are not there, or tell nothing of their own noise.
     """
-    out: dict[tuple[str, str], np.ndarray] = {}
-    tuning = cells["tuning"].astype(bool)
-    groups = set(cells.loc[tuning, "group_key"])
-    tried = shortest(cells[tuning | ~cells["group_key"].isin(groups)])
+    out: dict[Key, np.ndarray] = {}
+    tuned = set(cells.loc[cells["tuning"], "group_key"])
+    tried = shortest(cells[cells["tuning"] | ~cells["group_key"].isin(tuned)])
     found = curves(tried[tried["rates"] > 1], study.runs)
-    for row in each(cells[cells["final"].astype(bool) & (cells["rates"] > 1)]):
+    for row in each(cells[cells["final"] & (cells["rates"] > 1)]):
         of = [c for (key, _), c in found.items() if key == row["curve_key"] and row["group_key"] in c.groups]
         if len(of) == 1:
             noise = spread([c for c in found.values() if c.peers == of[0].peers])
             own = np.array(of[0].groups) == row["group_key"]
             if noise > 0:
-                out[row["cell_key"], row["stack"]] = regret(of[0], noise, row["lr"])[own].max(axis=0)
+                out[key_of(row)] = regret(of[0], noise, row["lr"])[own].max(axis=0)
     return out
 
 

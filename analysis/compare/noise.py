@@ -53,7 +53,7 @@ def floors(study: Study, cells: pd.DataFrame) -> dict[tuple[Any, ...], Floor]:
     out = {}
     done = study.completed
     again = set(done.index[done["repeat"].astype(bool) & (done["again"] > 0)])
-    shown = cells["final"].astype(bool) | cells["beside"].astype(bool)
+    shown = cells["final"] | cells["beside"]
     for setting, group in cells[shown & (cells["n"] > 0)].groupby(list(SETTING)):
         sd, df = pooled(group)
         pairs = [pair for run_ids in group["run_ids"] for pair in _repeats(study, run_ids, again)]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from analysis import stats
 from analysis.runs.load import Study
 from analysis.runs.predictions import MEANS, Predictions
 from analysis.runs.rows import Row, each
@@ -92,7 +93,7 @@ def pairs(cells: pd.DataFrame, baseline: str) -> tuple[list[Pair], list[Unmatche
     """All comparisons of a study with `baseline` (a variant's or a series' name), and the cells left over."""
     found: list[Pair] = []
     left: list[Unmatched] = []
-    final = cells[cells["final"].astype(bool)]
+    final = cells[cells["final"]]
     for _, group in final.groupby(["peer_key", "stack", "split"], sort=False, dropna=False):
         plain = group[group["series"] == baseline]
         plain = plain if len(plain) else group[group["variant"] == baseline]
@@ -201,7 +202,7 @@ def paired(pair: Pair, study: Study) -> Paired:
         if set(v["by_seed"]) & set(b["by_seed"])
     ]
     runs = [(v["by_seed"], b["by_seed"]) for v, b in both]
-    sign = -1.0 if pair.baseline[0]["goal"] == "min" else 1.0
+    sign = pair.baseline[0]["sign"]
     if not runs:
         return Paired([], np.empty((2, 1, 0)), sign)
     common = sorted(set.intersection(*[set(v) & set(b) for v, b in runs]))
@@ -220,6 +221,14 @@ def paired(pair: Pair, study: Study) -> Paired:
     elif seeds:
         found.why_blind = _why_blind(pair.baseline[0], known)
     return found
+
+
+def difference(cell: Row, other: Row, study: Study) -> stats.Difference | None:
+    """How far one cell is ahead of another; None with too few common seeds, or without scores by example."""
+    common = paired(Pair([cell], [other]), study)
+    if len(common.seeds) < FEWEST_SEEDS or common.by_example is None:
+        return None
+    return stats.two_way(common.by_example, step=common.step)
 
 
 def _why_blind(cell: Row, known: Sequence[str | None]) -> str:

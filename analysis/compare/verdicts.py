@@ -24,16 +24,15 @@ import pandas as pd
 
 from analysis import stats
 from analysis.compare import datasets, margins
-from analysis.compare.budgets import Budgets, budgets, sides
+from analysis.compare.budgets import Budgets, Sides, budgets
 from analysis.compare.comparison import Comparison, compared, pooled
 from analysis.compare.conclusion import concluded
 from analysis.compare.pairs import Pair, Unmatched, check_baseline, pairs
 from analysis.runs import identity
-from analysis.runs.cells import order_of
-from analysis.runs.faults import Problem
+from analysis.runs.cells import key_of, order_of
 from analysis.runs.load import Study
 from analysis.runs.predictions import Predictions
-from analysis.runs.rows import Row, each, plain
+from analysis.runs.rows import Problem, Row, each, plain
 from analysis.stats import ALPHA
 
 
@@ -48,9 +47,7 @@ class Verdicts:
     across: pd.DataFrame = field(default_factory=pd.DataFrame)  # one row per variant over several datasets
     budgets: Budgets = field(default_factory=dict)
     unmatched: list[Unmatched] = field(default_factory=list)
-    differing: list[str] = field(
-        default_factory=list
-    )  # what sets runs of one setting apart that were not pooled
+    differing: list[str] = field(default_factory=list)  # what sets runs of a setting apart, if not pooled
 
     @property
     def problems(self) -> list[Problem]:
@@ -92,9 +89,12 @@ def verdicts(
     mixed = set(counts.index[counts > 1])
     tuning = budgets(study, cells)
     usual = _usual_margins(found)
-    rows = [
-        compared(pair, study, margin or usual[_setting(pair)], mixed, sides(pair, tuning)) for pair in found
-    ]
+    rows = []
+    for pair in found:
+        sides = Sides(
+            *(tuple(tuning[key_of(cell)] for cell in side) for side in (pair.variant, pair.baseline))
+        )
+        rows.append(compared(pair, study, margin or usual[_setting(pair)], mixed, sides))
     table, across = judged(rows)
     table["smallest_detectable"] = [detectable(row, 1.0) for row in each(table)]
     table["detectable_in_family"] = [detectable(row, row["share"]) for row in each(table)]

@@ -1,82 +1,92 @@
 """Figures: one Altair definition each, which the page shows and from which SVG, PDF and PNG are made."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import pandas as pd
 
 from analysis import stats
 from analysis.figures import curves, evidence, overview
 from analysis.figures.figure import HEIGHT, WIDTH, Figure, figure, slug
-from analysis.figures.overview import setting_name
+from analysis.figures.overview import Chart, setting_name
 from analysis.figures.papers import paper_figures as paper_figures
-from analysis.runs.cells import SETTING, order_of
+from analysis.runs.cells import SETTING, finals, order_of
 from analysis.runs.load import Study
 from analysis.runs.predictions import Blind
 from analysis.runs.rows import each
 from analysis.text.format import metric_name, proper
 
 
+class _Setting(NamedTuple):
+    """What the figures of one setting share: its name, and what tells their files from those of others."""
+
+    name: str
+    tag: str
+
+    def figure(
+        self, kind: str, file: str, title: str, text: str, chart: Chart, *apart: str, label: str = ""
+    ) -> Figure:
+        """A figure of this setting; `apart` are the targets, say, that it does not share with others."""
+        title = ", ".join([title, *filter(None, apart)])
+        return figure(slug(file, self.tag, *apart), kind, self.name, title, text, chart, label)
+
+
 def overview_figures(
     study: Study, cells: pd.DataFrame, size: tuple[float, float] = (WIDTH - 110, HEIGHT - 90)
 ) -> Iterator[Figure]:
     """All figures of the first part of the report, setting by setting; `size` is that of `by_cost`."""
-    final = cells[cells["final"] & (cells["n"] > 0)]
-    domain = sorted(final["series"].unique(), key=order_of)
+    final = finals(cells)
+    domain = _in_order(final["series"].unique(), final)
     settings = list(final.groupby(list(SETTING), sort=True, dropna=False))
     for _, group in settings:
         row = group.iloc[0]
-        tag = slug(row["dataset"], row["model"]) if len(settings) > 1 else ""
+        setting = _Setting(setting_name(row), slug(row["dataset"], row["model"]) if len(settings) > 1 else "")
         barred = overview.with_bars(group)
         far = overview.far_off(barred)
         names = ", ".join(f"{cell['series']} ({cell['mean']:.3f})" for cell in each(barred[far]))
         aside = f" Too far off to be drawn here: {names}." if names else ""
-        yield from _setting_figures(study, barred[~far], domain, tag, setting_name(row), aside, size)
-        yield from _curve_figures(study, barred, domain, tag, setting_name(row))
+        yield from _by_rank(study, barred[~far], domain, setting, aside)
+        yield from _by_cost(barred[~far], domain, setting, aside, size)
+        yield from _curves(study, barred, domain, setting)
         if group["n"].max() >= stats.FEWEST_SEEDS or (group["diverged"] + group["failed"]).any():
-            yield from _reliability(study, barred[~far], domain, tag, setting_name(row))
+            yield from _reliability(study, barred[~far], domain, setting)
 
 
-def _reliability(
-    study: Study, cells: pd.DataFrame, domain: list[str], tag: str, setting: str
-) -> Iterator[Figure]:
+def _in_order(series: Iterable[str], final: pd.DataFrame) -> list[str]:
+    """The series as colours are given out: those with results, and of very many the emphasised, first."""
+    known, front = sorted(set(final["series"]), key=order_of), set[str]()
+    if len(known) > overview.MOST_SERIES:
+        for _, group in final.groupby(list(SETTING), sort=False, dropna=False):
+            front |= set(overview.emphasised(group, known))
+    return sorted(sorted(series, key=order_of), key=lambda name: (name not in front, name not in known))
+
+
+def _reliability(study: Study, cells: pd.DataFrame, domain: list[str], setting: _Setting) -> Iterator[Figure]:
     """The seeds of each cell, from three seeds on or where runs were lost."""
     for targets, group in by_targets(cells):
-        runs = study.completed.reindex([i for ids in group["by_seed"] for i in ids.values()])
-        runs = runs.dropna(subset=["run_id"])
-        names = group.drop_duplicates("cell_key").set_index("cell_key")["series"]
-        chart = evidence.reliability(group, runs.assign(series=runs["cell_key"].map(names)), domain)
+        chart = evidence.reliability(group, _runs(study, group), domain)
         text = "A dot is a seed, the bar their mean; at the right, how many runs ended with a result."
         rest = len(group) - evidence.RELIABILITY_ROWS
         text += f" {rest} more cells are in the table." if rest > 0 else ""
-        name = slug("reliability", tag, targets)
-        yield figure(name, "reliability", setting, f"Reliability over seeds{_where(targets)}", text, chart)
+        yield setting.figure("reliability", "reliability", "Reliability over seeds", text, chart, targets)
 
 
-def _setting_figures(
-    study: Study,
-    cells: pd.DataFrame,
-    domain: list[str],
-    tag: str,
-    setting: str,
-    aside: str,
-    size: tuple[float, float],
+def _by_rank(
+    study: Study, cells: pd.DataFrame, domain: list[str], setting: _Setting, aside: str
 ) -> Iterator[Figure]:
-    title = overview.metric_title(cells.iloc[0])
+    title = f"{overview.metric_title(cells.iloc[0])} against rank"
     for targets, group in by_targets(cells) if cells["r"].notna().any() else ():
-        where = _where(targets)
-        runs = study.completed.reindex([i for ids in group["by_seed"] for i in ids.values()]).dropna(
-            subset=["run_id", "r"]
-        )
-        runs = runs.assign(
-            series=runs["cell_key"].map(group.drop_duplicates("cell_key").set_index("cell_key")["series"])
-        )
         blind = _blind(study, group)
         drawn = blind if blind is not None and _near(group, blind.score) else None
-        chart = overview.by_rank(group, runs, domain, blind=drawn)
-        name = slug("metric_by_rank", tag, targets)
+        chart = overview.by_rank(group, _runs(study, group[group["r"].notna()]), domain, drawn)
         text = _bars(group) + aside + _grey(group, domain)
         text += f" {blind.text[0].upper()}{blind.text[1:]} scores {blind.score:.3f}." if blind else ""
-        yield figure(name, "rank", setting, f"{title} against rank{where}", text, chart)
+        yield setting.figure("rank", "metric_by_rank", title, text, chart, targets)
+
+
+def _by_cost(
+    cells: pd.DataFrame, domain: list[str], setting: _Setting, aside: str, size: tuple[float, float]
+) -> Iterator[Figure]:
     for axis, (name, _) in overview.COSTS.items():
         if (cells[axis] > 0).any():
             why = overview.no_line(cells[cells[axis] > 0], axis)
@@ -86,12 +96,17 @@ def _setting_figures(
             text += "Level bars: quartiles of the step times. " if axis == "step_ms" else ""
             text += _bars(cells) + aside + _grey(cells, domain)
             chart = overview.by_cost(cells, domain, axis, size)
-            file = slug(f"metric_by_{axis}", tag)
-            words = f"{title} against {name[0].lower()}{name[1:]}"
-            yield figure(file, "cost", setting, words, text, chart, name)
+            title = f"{overview.metric_title(cells.iloc[0])} against {name[0].lower()}{name[1:]}"
+            yield setting.figure("cost", f"metric_by_{axis}", title, text, chart, label=name)
 
 
 _LINE = "The dashed line joins the cells that no other cell beats in both respects. "
+
+
+def _runs(study: Study, cells: pd.DataFrame) -> pd.DataFrame:
+    """The completed runs of these cells, with their `series`."""
+    series = {run: cell["series"] for cell in each(cells) for run in cell["by_seed"].values()}
+    return study.completed.loc[list(series)].assign(series=list(series.values()))
 
 
 def _blind(study: Study, cells: pd.DataFrame) -> Blind | None:
@@ -114,9 +129,7 @@ def _grey(cells: pd.DataFrame, domain: list[str]) -> str:
     return f" In grey: {many} more series." if many else ""
 
 
-def _curve_figures(
-    study: Study, cells: pd.DataFrame, domain: list[str], tag: str, setting: str
-) -> Iterator[Figure]:
+def _curves(study: Study, cells: pd.DataFrame, domain: list[str], setting: _Setting) -> Iterator[Figure]:
     for targets, group in by_targets(cells):
         front = overview.emphasised(group, domain)
         table = curves.frame(group[group["series"].isin(front)], study)
@@ -128,8 +141,7 @@ def _curve_figures(
             if len(front) < len(domain):
                 text += f" {len(front)} of {len(domain)} series, the best of them and the first."
             chart = curves.loss_curves(table, domain)
-            name = slug("loss_curves", tag, targets)
-            yield figure(name, "curves", setting, f"Loss during training{_where(targets)}", text, chart)
+            yield setting.figure("curves", "loss_curves", "Loss during training", text, chart, targets)
 
 
 def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> Iterator[Figure]:
@@ -141,40 +153,34 @@ def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> Iterator[Fi
     """
     if cells.empty:
         return
-    domain = sorted(set(cells["series"]), key=order_of)
-    results = cells[~cells["tuning"].astype(bool) & cells["metric"].notna()]
+    domain = _in_order(cells["series"].unique(), finals(cells))
+    results = cells[~cells["tuning"] & cells["metric"].notna()]
     settings = list(results.groupby(["dataset", "model", "metric"], sort=True))
     for (dataset, model, _), group in settings:
-        tag = slug(dataset, model) if len(settings) > 1 else ""
-        setting = setting_name(group.sort_values("n", ascending=False).iloc[0])
-        here = cells[(cells["dataset"] == dataset) & (cells["model"] == model)]
-        rows = verdicts[
-            (verdicts["dataset"] == dataset) & (verdicts["model"] == model) & verdicts["p_adjusted"].notna()
-        ]
-        yield from _forests(rows, domain, tag, setting)
+        name = setting_name(group.sort_values("n", ascending=False).iloc[0])
+        setting = _Setting(name, slug(dataset, model) if len(settings) > 1 else "")
+        here, rows = (t[(t["dataset"] == dataset) & (t["model"] == model)] for t in (cells, verdicts))
+        yield from _forests(rows[rows["p_adjusted"].notna()], domain, setting)
         points = evidence.rate_points(here)
         for targets, part in by_targets(points) if len(points) else []:
             text = "Rings mark the chosen rates; that of the largest rank is labelled. A peak on the edge of "
             text += "the grid may lie beyond it."
-            title = f"Validation against learning rate{_where(targets)}"
-            chart = evidence.rate_curves(part, domain)
-            yield figure(slug("learning_rates", tag, targets), "rates", setting, title, text, chart)
-        final = group[group["final"]]
-        for targets, part in by_targets(final):
-            if not evidence.lacking(part):
-                continue
-            text = "Completed seeds of those that any cell here has."
-            title = f"What was run{_where(targets)}"
-            yield figure(
-                slug("coverage", tag, targets), "coverage", setting, title, text, evidence.coverage(part)
-            )
+            chart: Chart = evidence.rate_curves(part, domain)
+            title = "Validation against learning rate"
+            yield setting.figure("rates", "learning_rates", title, text, chart, targets)
+        for targets, part in by_targets(group[group["final"]]):
+            if evidence.lacking(part):
+                text, chart = "Completed seeds of those that any cell here has.", evidence.coverage(part)
+                yield setting.figure("coverage", "coverage", "What was run", text, chart, targets)
 
 
-def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> Iterator[Figure]:
+def _forests(rows: pd.DataFrame, domain: list[str], setting: _Setting) -> Iterator[Figure]:
     for (targets, stack), part in rows.groupby(["targets", "stack"], sort=True, dropna=False):
         part = part if len(part) <= evidence.FOREST_ROWS else part[part["overall"]]
         far = evidence.far_off(part)
-        names = ", ".join(f"{evidence.row_name(row)} ({row['difference']:+.3f})" for row in each(part[far]))
+        names = ", ".join(
+            f"{evidence.comparison_name(row)} ({row['difference']:+.3f})" for row in each(part[far])
+        )
         row = part.iloc[0]
         how = "runs, as independent samples," if "independent" in rows else "paired seeds"
         text = (
@@ -182,19 +188,14 @@ def _forests(rows: pd.DataFrame, domain: list[str], tag: str, setting: str) -> I
             f"Shaded: differences of less than {row['margin']:g}, the margin."
         )
         text += f" Too far off to be drawn here: {names}." if names else ""
-        apart = [
-            str(name) for name, key in ((targets, "targets"), (stack, "stack")) if rows[key].nunique() > 1
-        ]
+        places = {"targets": targets, "stack": stack}
+        apart = [str(name) for key, name in places.items() if rows[key].nunique() > 1]
         judged = metric_name(str(row["metric"]).rsplit("/", 1)[-1])
         model = f" with {row['model']}" if row["model"] != "unknown" else ""
-        here = f" on {row['dataset']}{model}" if tag else ""
-        title = f"Differences from {proper(row['baseline'])}{here}{_where(', '.join(apart))}"
+        here = f" on {row['dataset']}{model}" if setting.tag else ""
+        title = f"Differences from {proper(row['baseline'])}{here}"
         chart = evidence.forest(part[~far], domain, judged)
-        yield figure(slug("differences", tag, *apart), "forest", setting, title, text, chart)
-
-
-def _where(targets: str) -> str:
-    return f", {targets}" if targets else ""
+        yield setting.figure("forest", "differences", title, text, chart, *apart)
 
 
 def by_targets(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -212,15 +213,9 @@ def _bars(cells: pd.DataFrame) -> str:
     seeds = "95% t intervals over seeds" if cells["low"].notna().any() else ""
     few = cells["low"].isna() & cells["bar_low"].notna()
     rows = cells.loc[few, "test_rows"].max()
-    sampling = (
-        f"what the choice of {rows:,.0f} test examples alone leaves open (95%); seed noise comes on top"
-        if few.any()
-        else ""
-    )
+    sampling = f"what the choice of {rows:,.0f} test examples alone leaves open (95%); seed noise comes on "
+    sampling = f"{sampling}top" if few.any() else ""
     if seeds and sampling:
         return f"Bars: {seeds}; for cells with fewer than three seeds {sampling}."
-    return (
-        f"Bars: {seeds or sampling}."
-        if seeds or sampling
-        else "No error bars: too few seeds to estimate any."
-    )
+    none = "No error bars: too few seeds to estimate any."
+    return f"Bars: {seeds or sampling}." if seeds or sampling else none

@@ -39,15 +39,16 @@ def by_step(points: np.ndarray) -> np.ndarray:
 
 def smooth(points: np.ndarray) -> np.ndarray:
     """Columns of `by_step` (steps, 5) with mean, lowest and highest averaged over a tenth of the steps."""
-    reach = len(points) // 20
-    if reach < 1:
-        return points
-    window = np.ones(2 * reach + 1)
-    weight = np.convolve(np.ones(len(points)), window, "same")
+    window = 2 * (len(points) // 20) + 1
     out = points.copy()
-    for column in (1, 2, 3):
-        out[:, column] = np.convolve(points[:, column], window, "same") / weight
+    out[:, 1:4] = np.column_stack([running_mean(column, window) for column in points[:, 1:4].T])
     return out
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Means (n,) of as many values (n,), of fewer at the ends."""
+    weight = np.ones(window)
+    return np.convolve(values, weight, "same") / np.convolve(np.ones(len(values)), weight, "same")
 
 
 def rank_name(r: float) -> str:

@@ -1,24 +1,21 @@
 """The figures behind the verdicts: paired differences, learning-rate curves, and what was run."""
 
 import re
+from itertools import product
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from analysis.figures.curves import DASHES, rank_name
-from analysis.figures.figure import color, tooltips
+from analysis.figures.figure import color, rank_text, row_name, rows_axis, tooltips
 from analysis.figures.overview import GREY, Chart, metric_title
-from analysis.runs.cells import chosen, shortest
+from analysis.runs.cells import chosen, key_of, shortest
 from analysis.runs.rows import Row, each
 from analysis.text.format import metric_name
 
-STATES = {
-    "all seeds": "#2f78b0",
-    "some seeds": "#7fb0d6",
-    "failed or diverged": "#d9722b",
-    "not run": "#b4bcc6",
-}
+STATES = {"all seeds": "#2f78b0", "some seeds": "#7fb0d6", "failed or diverged": "#d9722b",
+          "not run": "#b4bcc6"}  # fmt: skip
 FOREST_ROWS = 40  # beyond it, only the overall comparisons are drawn
 
 
@@ -31,36 +28,15 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
         metric: the metric's name in the axis title.
     """
     frame = table.assign(
-        row=[row_name(row) for row in each(table)],
+        row=[comparison_name(row) for row in each(table)],
         decided=table["conclusion"].isin(["better", "worse", "equivalent"]),
         series=table["variant"],
         rank=table["r"].astype(str),
         short=[said if len(said) <= 26 else re.split(r"[:,]", said)[0] for said in table["said"]],
     )
-    keep = [
-        "row",
-        "series",
-        "rank",
-        "difference",
-        "ci_low",
-        "ci_high",
-        "p_adjusted",
-        "n_seeds",
-        "n_examples",
-        "said",
-        "short",
-        "decided",
-    ]
-    color = alt.Color("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=None)
-    base = alt.Chart().encode(
-        y=alt.Y(
-            "row:N",
-            sort=list(frame["row"]),
-            title=None,
-            axis=alt.Axis(grid=False, labelLimit=260, domain=False),
-        ),
-        color=color,
-    )
+    keep = ["row", "series", "rank", "difference", "ci_low", "ci_high", "p_adjusted", "n_seeds", "n_examples",
+            "said", "short", "decided"]  # fmt: skip
+    base = alt.Chart().encode(y=rows_axis(frame["row"]), color=color(domain, ()))
     against = table["baseline"].iloc[0]
     title = [f"Difference in {metric} from {against}", "to the right is better"]
     axis = alt.Axis(grid=True, tickCount=8, labelOverlap="greedy", labelSeparation=6)
@@ -70,17 +46,11 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
         opacity=0.13, color="#8a94a3"
     )
     zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(strokeWidth=1.2).encode(x=alt.X("at:Q"))
-    tips: list[Any] = tooltips(
-        "series:N",
-        "rank:N",
-        ("said:N", "verdict"),
-        ("difference:Q", "", "+.4f"),
-        ("ci_low:Q", "from", "+.4f"),
-        ("ci_high:Q", "to", "+.4f"),
-        ("p_adjusted:Q", "adjusted p", ".3g"),
-        ("n_seeds:Q", "seeds"),
-        ("n_examples:Q", "examples"),
-    )
+    tips = tooltips(
+        "series:N", "rank:N", ("said:N", "verdict"), ("difference:Q", "", "+.4f"),
+        ("ci_low:Q", "from", "+.4f"), ("ci_high:Q", "to", "+.4f"), ("p_adjusted:Q", "adjusted p", ".3g"),
+        ("n_seeds:Q", "seeds"), ("n_examples:Q", "examples"),
+    )  # fmt: skip
     point = base.encode(x=alt.X("difference:Q"), tooltip=tips)
     return alt.layer(
         band.encode(x=alt.X("low:Q", title=title, axis=axis), x2=alt.X2("high:Q")),
@@ -102,16 +72,11 @@ def far_off(table: pd.DataFrame) -> pd.Series:
     return table["variant_r"].isna() & (table["difference"].abs() > 2 * reach)
 
 
-def row_name(row: Row) -> str:
+def comparison_name(row: Row) -> str:
     """A comparison as a row of the figure: "dora · all ranks"."""
-    rank = (
-        ""
-        if row["r"] is None or row["r"] != row["r"]
-        else " · all ranks"
-        if row["r"] == "all"
-        else f" · r {row['r']:g}"
-    )
-    return f"{row['variant']}{rank}"
+    if row["r"] == "all":
+        return f"{row['variant']} · all ranks"
+    return row_name({"series": row["variant"], "r": row["r"]})
 
 
 def rate_points(cells: pd.DataFrame) -> pd.DataFrame:
@@ -123,14 +88,14 @@ def rate_points(cells: pd.DataFrame) -> pd.DataFrame:
     many = cells[cells["rates"] > 1]
     parts = []
     for _, group in many.groupby(["group_key", "stack"], sort=False):
-        tuning = group[group["tuning"].astype(bool)]
-        curve = shortest(tuning) if tuning["lr"].nunique() > 1 else group[~group["tuning"].astype(bool)]
+        tuning = group[group["tuning"]]
+        curve = shortest(tuning) if tuning["lr"].nunique() > 1 else group[~group["tuning"]]
         ends = (curve["lr"].min(), curve["lr"].max())  # of all that were tried, diverged or not
         curve = curve[curve["validation"].notna()]
         if curve["lr"].nunique() < 2:
             continue
         curve = curve.loc[[chosen(same) for _, same in curve.groupby("lr")]]
-        final = group.loc[group["final"].astype(bool), "lr"]
+        final = group.loc[group["final"], "lr"]
         at = final.iloc[0] if len(final) else curve.loc[chosen(curve), "lr"]
         parts.append(
             curve.assign(chosen=curve["lr"] == at, edge=(curve["lr"] == at) & curve["lr"].isin(ends))
@@ -170,7 +135,7 @@ def rate_curves(points: pd.DataFrame, domain: list[str]) -> alt.FacetChart:
             axis=alt.Axis(format="~e", tickCount=4),
         ),
         y=alt.Y("validation:Q", title=title, scale=alt.Scale(zero=False)),
-        color=color(domain, (), legend=False),
+        color=color(domain, ()),
         detail=alt.Detail("rank:N"),
     )
     dash = alt.StrokeDash(
@@ -209,10 +174,10 @@ def reliability(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str]) -> C
         runs: their completed runs, with `series`.
         domain: all series of the study.
     """
-    cells = cells if len(cells) <= RELIABILITY_ROWS else cells.head(RELIABILITY_ROWS)
+    cells = cells.head(RELIABILITY_ROWS)
     rows = [
         {
-            "row": cell_row(cell),
+            "row": row_name(cell),
             "series": cell["series"],
             "mean": cell["mean"],
             "ended": f"{int(cell['n'])} of {int(cell['n'] + cell['diverged'] + cell['failed'])}",
@@ -220,16 +185,16 @@ def reliability(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str]) -> C
         }
         for cell in each(cells)
     ]
-    names = {(cell["cell_key"], cell["stack"]): cell_row(cell) for cell in each(cells)}
+    names = {key_of(cell): row_name(cell) for cell in each(cells)}
     dots = [
-        {"row": names[key], "series": run["series"], "score": run["score"], "seed": run["seed"]}
+        {"row": names[key_of(run)], "series": run["series"], "score": run["score"], "seed": run["seed"]}
         for run in each(runs)
-        if (key := (run["cell_key"], run["stack"])) in names
+        if key_of(run) in names
     ]
     order = [row["row"] for row in rows]
-    y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(grid=False, labelLimit=260, domain=False))
+    y = rows_axis(order)
     title = metric_title(cells.iloc[0])
-    paint = color(domain, (), legend=False)
+    paint = color(domain, ())
     base = alt.Chart(pd.DataFrame(rows)).encode(y=y)
     ended = alt.condition("datum.lost", alt.value("#b23a2a"), alt.value(GREY))
     return alt.layer(
@@ -248,11 +213,6 @@ def reliability(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str]) -> C
     ).properties(height=max(60, 22 * len(order)), padding={"top": 5, "left": 5, "right": 40, "bottom": 5})
 
 
-def cell_row(cell: Row) -> str:
-    """A cell as a row of a figure: "dora · r 8"."""
-    return str(cell["series"]) + (f" · r {cell['r']:g}" if cell["r"] == cell["r"] else "")
-
-
 def lacking(cells: pd.DataFrame) -> bool:
     """Whether anything is missing of what was run: a seed, a run without result, a rank of some variant."""
     wanted = len({seed for seeds in cells["seeds_tried"] for seed in seeds})
@@ -268,39 +228,30 @@ def coverage(cells: pd.DataFrame) -> Chart:
         cells: the results (no tuning) of one setting and one choice of targets, the final cell of each group.
     """
     wanted = len({seed for seeds in cells["seeds_tried"] for seed in seeds})
-    series, ranks = list(dict.fromkeys(cells["series"])), sorted(cells["r"].dropna().unique())
-    names = [f"{r:g}" for r in ranks] + (["no rank"] if cells["r"].isna().any() else [])
-    rows = {(c["series"], "no rank" if pd.isna(c["r"]) else f"{c['r']:g}"): c for c in each(cells)}
-    table = []
-    for name in series:
-        own = {rank for who, rank in rows if who == name}
-        for rank in names:
-            cell = rows.get((name, rank))
-            if cell is None and (rank == "no rank" or own == {"no rank"}):
-                continue
-            table.append({"series": name, "rank": rank, **_state(cell, wanted)})
+    series = list(dict.fromkeys(cells["series"]))
+    names = list(dict.fromkeys(map(rank_text, sorted(cells["r"], key=lambda r: (pd.isna(r), r)))))
+    rows = {(c["series"], rank_text(c["r"])): c for c in each(cells)}
+    ranked = set(cells.loc[cells["r"].notna(), "series"])
+    table = [
+        {"series": name, "rank": rank, **_state(rows.get((name, rank)), wanted)}
+        for name, rank in product(series, names)
+        if (name, rank) in rows or (rank != "no rank" and name in ranked)
+    ]
+    top = alt.Axis(labelAngle=0, orient="top", ticks=False, domain=False)
     base = alt.Chart().encode(
-        x=alt.X(
-            "rank:O",
-            sort=names,
-            title="Rank r",
-            axis=alt.Axis(labelAngle=0, orient="top", ticks=False, domain=False),
-        ),
+        x=alt.X("rank:O", sort=names, title="Rank r", axis=top),
         y=alt.Y("series:N", sort=series, title=None, axis=alt.Axis(grid=False, labelLimit=260)),
     )
     colour = alt.Color("state:N", scale=alt.Scale(domain=list(STATES), range=list(STATES.values())))
     tips = tooltips("series:N", "rank:N", "state:N", "completed:Q", "diverged:Q", "failed:Q")
+    pale = "datum.state == 'some seeds' || datum.state == 'not run'"
     return alt.layer(
         base.mark_rect(cornerRadius=4, stroke="#ffffff00", strokeWidth=4, opacity=0.92).encode(
             color=colour, tooltip=tips
         ),
         base.mark_text(fontWeight=600, fontSize=12).encode(
             text=alt.Text("text:N"),
-            color=alt.condition(
-                "datum.state == 'some seeds' || datum.state == 'not run'",
-                alt.value("#12202e"),
-                alt.value("white"),
-            ),
+            color=alt.condition(pale, alt.value("#12202e"), alt.value("white")),
         ),
         data=pd.DataFrame(table),
     ).properties(height=max(60, 34 * len(series)))
@@ -309,13 +260,7 @@ def coverage(cells: pd.DataFrame) -> Chart:
 def _state(cell: Row | None, wanted: int) -> dict[str, Any]:
     if cell is None:
         return {"state": "not run", "text": "\u2013", "completed": 0, "diverged": 0, "failed": 0}
-    bad = int(cell["diverged"] + cell["failed"])
-    state = "failed or diverged" if bad else "all seeds" if cell["n"] >= wanted else "some seeds"
-    text = f"{int(cell['n'])}/{wanted}"
-    return {
-        "state": state,
-        "text": text,
-        "completed": int(cell["n"]),
-        "diverged": int(cell["diverged"]),
-        "failed": int(cell["failed"]),
-    }
+    done, diverged, failed = (int(cell[name]) for name in ("n", "diverged", "failed"))
+    state = "failed or diverged" if diverged + failed else "all seeds" if done >= wanted else "some seeds"
+    counts = {"completed": done, "diverged": diverged, "failed": failed}
+    return {"state": state, "text": f"{done}/{wanted}", **counts}

@@ -2,14 +2,14 @@
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
-from analysis.runs.rows import each
+from analysis.runs.rows import Row, each
 
 WIDTH, HEIGHT = 560, 340  # of an exported single panel
 
@@ -45,28 +45,57 @@ def _plain(value: Any) -> Any:
 alt.data_transformers.register("inline", _inline)
 
 
-def color(domain: Sequence[str], present: Collection[str], *, legend: bool = True) -> alt.Color:
+def color(domain: Sequence[str], present: Collection[str]) -> alt.Color:
     """The colour of a series, the same in every figure; the legend names those that have marks here."""
-    values = [name for name in domain if name in set(present)]
-    shown: Any = alt.Legend(values=values) if legend and len(values) > 1 else None
-    return alt.Color("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=shown)
+    return alt.Color("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=_legend(domain, present))
 
 
 def shape(domain: Sequence[str], present: Collection[str]) -> alt.Shape:
     """The shape of a series, in the same legend as its colour."""
+    return alt.Shape("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=_legend(domain, present))
+
+
+def _legend(domain: Sequence[str], present: Collection[str]) -> Any:
     values = [name for name in domain if name in set(present)]
-    shown: Any = alt.Legend(values=values) if len(values) > 1 else None
-    return alt.Shape("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=shown)
+    return alt.Legend(values=values) if len(values) > 1 else None
 
 
 def tooltips(*fields: str | tuple[str, ...]) -> list[alt.Tooltip]:
     """Tooltips: each a field, (field, title) or (field, title, format), an empty title being the field."""
-    return [_tip(*([field] if isinstance(field, str) else field)) for field in fields]
+    tips = []
+    for field in fields:
+        name, *more = [field] if isinstance(field, str) else field
+        given: dict[str, Any] = dict(zip(("title", "format"), more, strict=False))
+        tips.append(alt.Tooltip(name, **{key: value for key, value in given.items() if value}))
+    return tips
 
 
-def _tip(field: str, title: str = "", form: str = "") -> alt.Tooltip:
-    given: dict[str, Any] = {name: value for name, value in (("title", title), ("format", form)) if value}
-    return alt.Tooltip(field, **given)
+def rank_text(r: float) -> str:
+    """A rank as a value on an axis."""
+    return "no rank" if pd.isna(r) else f"{r:g}"
+
+
+def row_name(cell: Row) -> str:
+    """A cell as a row of a figure: "dora · r 8"."""
+    return str(cell["series"]) + ("" if pd.isna(cell["r"]) else f" · r {cell['r']:g}")
+
+
+def rows_axis(order: Iterable[str], *, limit: int = 260) -> alt.Y:
+    """The axis of a figure that has a named `row` for each of `order`."""
+    axis = alt.Axis(grid=False, labelLimit=limit, domain=False)
+    return alt.Y("row:N", sort=list(order), title=None, axis=axis)
+
+
+def interval(base: alt.Chart, low: str, high: str, title: str | None, **mark: Any) -> Any:
+    """An upright bar from one field to another, on an axis with this title."""
+    rule = base.mark_rule(**{"strokeWidth": 1.6, "strokeOpacity": 0.6, **mark})
+    return rule.encode(y=alt.Y(f"{low}:Q", title=title), y2=alt.Y2(f"{high}:Q"))
+
+
+def on_viridis(field: str, values: pd.Series) -> Any:
+    """The colour of a text on a mark that viridis colours by a field."""
+    middle = float((values.min() + values.max()) / 2)
+    return alt.condition(f"datum.{field} < {middle}", alt.value("white"), alt.value("#12202e"))
 
 
 def slug(*parts: str) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 import altair as alt
 import numpy as np
 import pandas as pd
+from scipy import optimize
 
 from analysis import stats
-from analysis.figures.figure import HEIGHT, WIDTH, color, shape, tooltips
+from analysis.figures.figure import HEIGHT, WIDTH, color, interval, rank_text, shape, tooltips
 from analysis.runs import timing
 from analysis.runs.predictions import Blind
 from analysis.runs.rows import Row, each
@@ -62,16 +63,10 @@ def with_bars(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _tooltip(metric: str) -> list[alt.Tooltip]:
     return tooltips(
-        ("series:N", "variant"),
-        ("r:Q", "rank"),
-        ("lr:Q", "lr"),
-        ("mean:Q", metric, ".4f"),
-        ("n:Q", "seeds"),
-        ("bar_low:Q", "bar from", ".4f"),
-        ("bar_high:Q", "bar to", ".4f"),
-        ("trainable_parameters:Q", "trainable parameters", ",.0f"),
-        ("share:Q", "share of the model", ".3%"),
-    )
+        ("series:N", "variant"), ("r:Q", "rank"), ("lr:Q", "lr"), ("mean:Q", metric, ".4f"),
+        ("n:Q", "seeds"), ("bar_low:Q", "bar from", ".4f"), ("bar_high:Q", "bar to", ".4f"),
+        ("trainable_parameters:Q", "trainable parameters", ",.0f"), ("share:Q", "share of the model", ".3%"),
+    )  # fmt: skip
 
 
 _KEPT = ("series", "r", "lr", "mean", "n", "bar_low", "bar_high", "trainable_parameters", "share")
@@ -84,15 +79,13 @@ def emphasised(cells: pd.DataFrame, domain: Sequence[str]) -> list[str]:
     """The series that a figure shows in colour: all, or the first (the baseline) and the best of many."""
     if len(domain) <= MOST_SERIES:
         return list(domain)
-    sign = -1.0 if cells["goal"].iloc[0] == "min" else 1.0
-    order = (sign * cells.groupby("series")["mean"].max()).sort_values(ascending=False, kind="stable")
+    means = (cells["sign"] * cells["mean"]).groupby(cells["series"]).max()
+    order = means.sort_values(ascending=False, kind="stable")
     best = {domain[0], *[name for name in order.index if name != domain[0]][: MOST_SERIES - 2]}
     return [name for name in domain if name in best]
 
 
-def by_rank(
-    cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str], *, blind: Blind | None = None
-) -> Chart:
+def by_rank(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str], blind: Blind | None) -> Chart:
     """The metric against rank, a line per series; methods without a rank are level lines.
 
     Args:
@@ -103,21 +96,19 @@ def by_rank(
     """
     title, front = metric_title(cells.iloc[0]), emphasised(cells, domain)
     y = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False, nice=True))
-    ranked, level = cells[cells["r"].notna()], cells[cells["r"].isna()]
-    back, ranked = ranked[~ranked["series"].isin(front)], ranked[ranked["series"].isin(front)]
-    order = [f"{r:g}" for r in sorted(set(ranked["r"]) | set(back["r"]))]
+    level = cells[cells["r"].isna()]
+    cells, runs = (table.assign(rank=table["r"].map(rank_text)) for table in (cells, runs))
+    shown, dots = cells["series"].isin(front), runs[runs["series"].isin(front)]
+    ranked, back = cells[cells["r"].notna() & shown], cells[cells["r"].notna() & ~shown]
+    order = list(dict.fromkeys(cells[cells["r"].notna()].sort_values("r")["rank"]))
     present = [name for name in domain if name in set(ranked["series"])]
     x = alt.X("rank:O", title="Rank r", sort=order, axis=alt.Axis(labelAngle=0))
     dodge = alt.XOffset("series:N", sort=present, scale=alt.Scale(domain=present, paddingOuter=1))
-    frame = ranked.assign(rank=[f"{r:g}" for r in ranked["r"]])[["rank", *_KEPT]]
     base = alt.Chart().encode(x=x, xOffset=dodge, color=color(domain, present))
-    dots = runs[runs["series"].isin(front)]
-    dots = dots.assign(rank=[f"{r:g}" for r in dots["r"]])[["series", "rank", "seed", "score"]]
     layers: list[Any] = []
     if len(back):
-        grey = back.assign(rank=[f"{r:g}" for r in back["r"]])[["rank", *_KEPT]]
         layers.append(
-            alt.Chart(grey)
+            alt.Chart(back[["rank", *_KEPT]])
             .mark_line(color=GREY, strokeWidth=1, opacity=0.45, point=alt.OverlayMarkDef(color=GREY, size=12))
             .encode(x=x, y=y, detail=alt.Detail("series:N"), tooltip=_tooltip(title))
         )
@@ -126,30 +117,17 @@ def by_rank(
         high = float(np.nanmax(cells[["mean", "bar_high"]].to_numpy(float)))
         layers += _levels(level, title, color(domain, present), blind, (high - low) / HEIGHT)
     if len(ranked):
-        layers += [
-            base.mark_line(strokeOpacity=0.45).encode(y=y),
-            base.mark_rule(strokeWidth=1.5, strokeOpacity=0.6).encode(
-                y=alt.Y("bar_low:Q", title=title), y2=alt.Y2("bar_high:Q")
-            ),
-        ]
+        layers.append(base.mark_line(strokeOpacity=0.45).encode(y=y))
+        layers.append(interval(base, "bar_low", "bar_high", title, strokeWidth=1.5))
         if len(dots) > len(ranked):
-            layers.append(
-                alt.Chart(dots)
-                .mark_circle(size=14, fillOpacity=0.4)
-                .encode(
-                    x=x,
-                    xOffset=dodge,
-                    y=alt.Y("score:Q", title=title),
-                    color=color(domain, present),
-                    tooltip=tooltips("series:N", "rank:O", "seed:Q", ("score:Q", "", ".4f")),
-                )
+            seeds = base.mark_circle(size=14, fillOpacity=0.4).encode(
+                y=alt.Y("score:Q", title=title),
+                tooltip=tooltips("series:N", "rank:O", "seed:Q", ("score:Q", "", ".4f")),
             )
-        layers.append(
-            base.mark_point(filled=True, size=85, opacity=1).encode(
-                y=y, shape=shape(domain, present), tooltip=_tooltip(title)
-            )
-        )
-    return alt.layer(*layers, data=frame if len(ranked) else alt.Undefined)
+            layers.append(seeds.properties(data=dots[["series", "rank", "seed", "score"]]))
+        points = base.mark_point(filled=True, size=85, opacity=1)
+        layers.append(points.encode(y=y, shape=shape(domain, present), tooltip=_tooltip(title)))
+    return alt.layer(*layers, data=ranked[["rank", *_KEPT]] if len(ranked) else alt.Undefined)
 
 
 def _levels(
@@ -174,15 +152,8 @@ def _levels(
     known, other = text.head(len(level)), text.tail(len(text) - len(level))
     layers = []
     if len(level):
-        layers.append(
-            alt.Chart(level[list(_KEPT)])
-            .mark_rule(strokeDash=[5, 4], strokeWidth=1.5)
-            .encode(
-                y=alt.Y("mean:Q", title=title),
-                color=paint,
-                tooltip=_tooltip(title),
-            )
-        )
+        rule = alt.Chart(level[list(_KEPT)]).mark_rule(strokeDash=[5, 4], strokeWidth=1.5)
+        layers.append(rule.encode(y=alt.Y("mean:Q", title=title), color=paint, tooltip=_tooltip(title)))
         layers.append(alt.Chart(known).mark_text(**label).encode(color=paint, **place))
     if len(other):
         rule = alt.Chart(other).mark_rule(strokeDash=[2, 3], strokeWidth=1.5, color=GREY)
@@ -193,17 +164,9 @@ def _levels(
 
 def apart(values: np.ndarray, least: float) -> np.ndarray:
     """The values (n,), moved as little as it takes to keep `least` between any two, in their order."""
-    order = np.argsort(values, kind="stable")
-    blocks: list[list[float]] = []  # [mean of the block's first place, its size]
-    for value in values[order]:
-        blocks.append([float(value), 1])
-        while len(blocks) > 1 and blocks[-1][0] - blocks[-2][0] < least * blocks[-2][1]:
-            (start, size), (before, count) = blocks.pop(), blocks.pop()
-            total = (before * count + (start - least * count) * size) / (count + size)
-            blocks.append([total, count + size])
-    placed = [start + least * i for start, size in blocks for i in range(int(size))]
+    order, steps = np.argsort(values, kind="stable"), least * np.arange(len(values))
     out = np.empty(len(values))
-    out[order] = placed
+    out[order] = optimize.isotonic_regression(values[order] - steps).x + steps
     return out
 
 
@@ -222,11 +185,12 @@ def by_cost(
         size: of the panel in units of the page's text, by which marks and texts are kept apart.
     """
     title, (name, log) = metric_title(cells.iloc[0]), COSTS[axis]
-    frame = cells.assign(
-        cost=cells[axis] * _UNIT.get(axis, 1), rank=[f"{r:g}" if r > 0 else "" for r in cells["r"]]
+    frame = cells[cells[axis] > 0]
+    frame = frame.assign(
+        cost=frame[axis] * _UNIT.get(axis, 1),
+        rank=[f"{r:g}" if r > 0 else "" for r in frame["r"]],
+        best=on_front(frame, axis) if not no_line(frame, axis) else False,
     )
-    frame = frame[frame["cost"] > 0]
-    frame = frame.assign(best=on_front(frame, axis) if not no_line(frame, axis) else False)
     front = [name for name in emphasised(frame, domain) if name in set(frame["series"])]
     in_front = frame["series"].isin(front)
     timed = axis == "step_ms" and frame["step_ms_low"].notna().any()
@@ -241,20 +205,9 @@ def by_cost(
     if axis == "trainable_parameters" and len(totals):
         label = f"[format(datum.value, '.3~s'), format(datum.value / {np.median(totals):.0f}, '.2~p')]"
         name += " and their share of the model"
-    across = alt.X(
-        "at:Q",
-        title=name,
-        scale=scale,
-        axis=alt.Axis(
-            grid=True,
-            labelExpr=label,
-            format="~s",
-            values=ticks,
-            tickCount=5,
-            labelOverlap="greedy",
-            labelFlush=20,
-        ),
-    )
+    labels = alt.Axis(grid=True, labelExpr=label, format="~s", values=ticks, tickCount=5,
+                      labelOverlap="greedy", labelFlush=20)  # fmt: skip
+    across = alt.X("at:Q", title=name, scale=scale, axis=labels)
     up = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False))
     base = alt.Chart().encode(x=across, color=color(domain, front))
     tips = [*_tooltip(title), *tooltips(("cost:Q", name, ",.4~g"))]
@@ -276,9 +229,7 @@ def by_cost(
         base.mark_line(interpolate="step-after", strokeWidth=1.2, strokeOpacity=0.7, strokeDash=[3, 3])
         .encode(y=up, color=alt.value(GREY))
         .transform_filter("datum.best"),
-        base.mark_rule(strokeWidth=1.4, strokeOpacity=0.45).encode(
-            y=alt.Y("bar_low:Q", title=title), y2=alt.Y2("bar_high:Q")
-        ),
+        interval(base, "bar_low", "bar_high", title, strokeWidth=1.4, strokeOpacity=0.45),
         *([level] if timed else []),
         base.mark_point(filled=True, size=70, opacity=1).encode(
             y=up, shape=shape(domain, front), tooltip=tips
@@ -288,12 +239,9 @@ def by_cost(
     )
 
 
-_SIDES: dict[str, tuple[int, int, Any]] = {
-    "ne": (7, -7, "left"),
-    "se": (7, 8, "left"),
-    "nw": (-7, -7, "right"),
-    "sw": (-7, 8, "right"),
-}
+_SIDES: dict[str, tuple[int, int, Any]] = {  # dx, dy, align
+    "ne": (7, -7, "left"), "se": (7, 8, "left"), "nw": (-7, -7, "right"), "sw": (-7, 8, "right"),
+}  # fmt: skip
 
 
 def _pixels(values: pd.Series, drawn: pd.DataFrame, log: bool, size: float) -> np.ndarray:
@@ -370,7 +318,7 @@ def far_off(cells: pd.DataFrame) -> pd.Series:
         return pd.Series(False, cells.index)
     low = min(ranked["mean"].min(), ranked["bar_low"].min())
     high = max(ranked["mean"].max(), ranked["bar_high"].max())
-    reach = 1.0 * (high - low)
+    reach = high - low
     return cells["r"].isna() & ((cells["mean"] < low - reach) | (cells["mean"] > high + reach))
 
 

@@ -31,18 +31,12 @@ NAMES = {
     "device": ("device", "gpu", "accelerator", "gpu_type"),
 }
 METRICS = {
-    "accuracy": ("accuracy", "acc", "score"),
-    "exact_match": ("exact_match", "em"),
-    "f1": ("f1", "f1_score"),
-    "macro_f1": ("macro_f1", "f1_macro"),
-    "matthews": ("matthews", "mcc", "matthews_correlation"),
-    "pearson": ("pearson", "pearsonr"),
-    "spearman": ("spearman", "spearmanr"),
-    "bleu": ("bleu",),
-    "rouge_l": ("rouge_l", "rougel"),
-    "perplexity": ("perplexity", "ppl"),
-    "loss": ("loss",),
-}
+    "accuracy": ("accuracy", "acc", "score"), "exact_match": ("exact_match", "em"),
+    "f1": ("f1", "f1_score"), "macro_f1": ("macro_f1", "f1_macro"),
+    "matthews": ("matthews", "mcc", "matthews_correlation"), "pearson": ("pearson", "pearsonr"),
+    "spearman": ("spearman", "spearmanr"), "bleu": ("bleu",), "rouge_l": ("rouge_l", "rougel"),
+    "perplexity": ("perplexity", "ppl"), "loss": ("loss",),
+}  # fmt: skip
 _SPLITS = {
     "test": ("test", "eval", "evaluation", "final"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -119,9 +113,8 @@ class Columns:
         return metric, splits.get("test") or splits.get(""), splits.get("validation")
 
     def _lacks(self, key: str, wanted: Iterable[str]) -> str:
-        near = next((hint for name in self.names if (hint := did_you_mean(plain(name), wanted))), "")
-        ours = next((name for name in self.names if did_you_mean(plain(name), wanted)), "")
-        hint = f" The nearest is {ours!r}: rename it." if near else ""
+        near = next((name for name in self.names if did_you_mean(plain(name), wanted)), None)
+        hint = f" The nearest is {near!r}: rename it." if near else ""
         return (
             f"{self.place} has no column for the {key}, which may be called "
             f"{', '.join(list(wanted)[:6])}.{hint} It has {', '.join(self.names[:12])}."

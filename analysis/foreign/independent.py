@@ -30,6 +30,7 @@ from analysis import stats
 from analysis.compare import verdicts as compare
 from analysis.compare.conclusion import concluded
 from analysis.compare.verdicts import Verdicts
+from analysis.runs.cells import Key, by_key, key_of
 from analysis.runs.load import Study
 from analysis.runs.predictions import MEANS
 from analysis.runs.rows import Row, each
@@ -52,7 +53,7 @@ def verdicts(
     if not is_foreign(study):
         return compare.verdicts(study, cells, baseline=baseline, margin=margin)
     found = compare.verdicts(study, cells, baseline=_baseline(study, baseline), margin=margin)
-    return _judged(study, cells, found)
+    return _judged(cells, found)
 
 
 def _baseline(study: Study, asked: str) -> str:
@@ -97,10 +98,9 @@ def side(cells: list[Row]) -> Side:
     )
 
 
-def _judged(study: Study, cells: pd.DataFrame, found: Verdicts) -> Verdicts:
-    by_key = {(cell["cell_key"], cell["stack"]): cell for cell in each(cells[cells["final"].astype(bool)])}
+def _judged(cells: pd.DataFrame, found: Verdicts) -> Verdicts:
     table = found.table.assign(tried=1)
-    evidence = _Evidence(by_key, chosen_on_test(cells))
+    evidence = _Evidence(by_key(cells), chosen_on_test(cells))
     known = [evidence.of(row) for row in each(table)]
     for name in _RESULT:
         table[name] = pd.Series([values[name] for values in known], table.index, dtype=table[name].dtype)
@@ -119,14 +119,13 @@ def _judged(study: Study, cells: pd.DataFrame, found: Verdicts) -> Verdicts:
     return found
 
 
-def chosen_on_test(cells: pd.DataFrame) -> dict[tuple[str, str], int]:
+def chosen_on_test(cells: pd.DataFrame) -> dict[Key, int]:
     """Cells whose rate can only have been chosen by its test result, with the number of rates."""
     out = {}
-    results = cells[~cells["tuning"].astype(bool) & (cells["n"] > 0) & (cells["split"] == "test")]
-    for (_, stack), group in results.groupby(["group_key", "stack"], sort=False):
-        best = group[group["final"].astype(bool)]
-        if len(group) > 1 and group["validation"].isna().any() and len(best):
-            out[best["cell_key"].iloc[0], stack] = len(group)
+    results = cells[~cells["tuning"] & (cells["n"] > 0) & (cells["split"] == "test")]
+    for _, group in results.groupby(["group_key", "stack"], sort=False):
+        if len(group) > 1 and group["validation"].isna().any() and group["final"].any():
+            out[key_of(each(group[group["final"]])[0])] = len(group)
     return out
 
 
@@ -134,16 +133,15 @@ def chosen_on_test(cells: pd.DataFrame) -> dict[tuple[str, str], int]:
 class _Evidence:
     """What decides a comparison: the final cells by key, and those chosen on the test set."""
 
-    cells: Mapping[tuple[str, str], Row]
-    on_test: Mapping[tuple[str, str], int]
+    cells: Mapping[Key, Row]
+    tried: Mapping[Key, int]  # rates
 
     def of(self, row: Row) -> dict[str, Any]:
         """The evidence of one comparison."""
-        keys = list(row["cells"])
-        half = len(keys) // 2
-        ours, plain = (side([self.cells[key] for key in part]) for part in (keys[:half], keys[half:]))
+        sides = [[self.cells[key] for key in keys] for keys in row["cells"]]
+        ours, plain = map(side, sides)
         nan = float("nan")
-        tried = max((self.on_test.get(key, 1) for key in keys), default=1)
+        tried = max(self.tried.get(key, 1) for keys in row["cells"] for key in keys)
         runs, mean = min(ours.runs, plain.runs), float(row["sign"] * (ours.mean - plain.mean))
         out: dict[str, Any] = dict.fromkeys(_RESULT, nan)
         out |= {"difference": mean, "n_seeds": runs, "n_examples": 0, "found": None, "tried": tried}
@@ -152,35 +150,33 @@ class _Evidence:
         if runs < stats.FEWEST_SEEDS:
             return out | {"why": _too_few(runs, mean, sampling)}
         n = int(min(ours.n, plain.n)) if share else 0
-        between, df = self._between(ours, plain, keys)
+        between, df = self._between(ours, plain, [*sides[0], *sides[1]])
         noise = stats.Noise(seeds=between, seeds_df=df, examples=sampling, examples_df=max(n - 1, 1))
         wide = noise.half_width(stats.ALPHA / tried)
-        low, high = mean - wide, mean + wide
-        d = stats.Difference(mean=mean, low=low, high=high, noise=noise, n_seeds=runs, n_examples=n)
+        d = stats.Difference(mean=mean, noise=noise, n_seeds=runs, n_examples=n)
         return out | {
             "n_examples": n,
             "found": d,
             "se": noise.se,
-            "ci_low": low,
-            "ci_high": high,
+            "ci_low": mean - wide,
+            "ci_high": mean + wide,
             "p": min(1.0, tried * d.p),
             "p_tost": min(1.0, tried * stats.equivalence_p(d, row["margin"])),
             "smallest_detectable": stats.smallest_detectable(noise, alpha=stats.ALPHA / tried) if n else nan,
             "why": "" if n else NO_SIZE,
         }
 
-    def _between(self, ours: Side, plain: Side, keys: list[tuple[str, str]]) -> tuple[float, float]:
+    def _between(self, ours: Side, plain: Side, cells: list[Row]) -> tuple[float, float]:
         """The variance of the difference between runs, and its degrees of freedom."""
         own = ours.between + plain.between
         spread = ours.between**2 / ours.df + plain.between**2 / plain.df
         df = own**2 / spread if spread > 0 else ours.df + plain.df
-        place = {self.cells[key]["peer_key"] for key in keys}
+        place = {cell["peer_key"] for cell in cells}
         peers = [c for c in self.cells.values() if c["peer_key"] in place and c["n"] > 1]
         variance, pooled_df = pooled(peers)
         if not variance > 0:
             return own, df
-        k = len(keys) // 2
-        shared = sum(variance / self.cells[key]["n"] for key in keys) / k**2
+        shared = sum(variance / cell["n"] for cell in cells) / (len(cells) // 2) ** 2
         return max(own, shared), max(df, pooled_df)
 
 

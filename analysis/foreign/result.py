@@ -150,17 +150,10 @@ def _run_id(result: Result, phase: str) -> str:
 
 def _record(result: Result, run_id: str, study: str, phase: str, form: str) -> dict[str, Any]:
     spec = {
-        "variant": result.method,
-        "model": result.model,
-        "dataset": result.task,
-        "seed": result.seed,
-        "study": study,
-        "r": None if result.rank is None else int(result.rank),
-        "alpha": result.alpha,
-        "lr": result.lr,
-        "train": result.train,
-        "variant_options": result.options,
-    }
+        "variant": result.method, "model": result.model, "dataset": result.task, "seed": result.seed,
+        "study": study, "r": None if result.rank is None else int(result.rank), "alpha": result.alpha,
+        "lr": result.lr, "train": result.train, "variant_options": result.options,
+    }  # fmt: skip
     metrics = {f"test/{result.metric}": result.score, f"validation/{result.metric}": result.validation}
     data = {"test_rows": result.n}
     env = {"versions": result.versions, "device": result.device}

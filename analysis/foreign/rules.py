@@ -4,6 +4,7 @@ Each rule gives (question, met, finding, remedy), as an item of the checklist: `
 do not tell.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import combinations
 
@@ -11,6 +12,7 @@ import pandas as pd
 
 from analysis.compare.verdicts import Verdicts
 from analysis.foreign.independent import chosen_on_test
+from analysis.runs.cells import by_key, finals
 from analysis.runs.load import Study
 from analysis.runs.rows import each
 from experiments.files import digest
@@ -75,10 +77,6 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _final(cells: pd.DataFrame) -> pd.DataFrame:
-    return cells[cells["final"].astype(bool) & (cells["n"] > 0)]
-
-
 def _name(cell: dict[str, object]) -> str:
     rank = cell["r"]
     return str(cell["series"]) + (f" r {rank:g}" if isinstance(rank, float) and rank == rank else "")
@@ -109,7 +107,7 @@ def _renamed(study: Study) -> Iterator[Rule]:
             key = digest({"": [spec["dataset"], spec["model"], spec.get("r"), options]})
             rates.setdefault(key, {}).setdefault(spec["lr"], spec["variant"])
     several = [names for names in rates.values() if len(set(names.values())) > 1]
-    texts = [f"{' and '.join(dict.fromkeys(names.values()))}" for names in several]
+    texts = [" and ".join(dict.fromkeys(names.values())) for names in several]
     yield (
         "No method was tested at several rates under several names",
         not several if rates else None,
@@ -124,7 +122,7 @@ def _renamed(study: Study) -> Iterator[Rule]:
 def _dropped(cells: pd.DataFrame) -> Iterator[Rule]:
     """Runs of a grid that are not there: what is missing is what diverged, more often than not."""
     absent = []
-    results = cells[~cells["tuning"].astype(bool)]
+    results = cells[~cells["tuning"]]
     for _, group in results.groupby(["group_key", "stack"], sort=False):
         wanted = max(len(seeds) for seeds in group["seeds_tried"])
         for cell in each(group[[len(seeds) < wanted for seeds in group["seeds_tried"]]]):
@@ -179,7 +177,7 @@ def _active(study: Study, cells: pd.DataFrame) -> Iterator[Rule]:
 def _identical(study: Study, cells: pd.DataFrame) -> list[tuple[str, str, int]]:
     """Methods that agree with another in every run of the same task, rate and seed."""
     table: dict[str, dict[tuple[object, ...], float]] = {}
-    for cell in each(cells[~cells["tuning"].astype(bool)]):
+    for cell in each(cells[~cells["tuning"]]):
         for seed, run_id in cell["by_seed"].items():
             key = (cell["dataset"], cell["model"], str(cell["lr"]), str(cell["r"]), seed)
             table.setdefault(str(cell["series"]), {})[key] = study.scores[run_id]
@@ -193,7 +191,7 @@ def _identical(study: Study, cells: pd.DataFrame) -> list[tuple[str, str, int]]:
 
 
 def _learned(cells: pd.DataFrame) -> Iterator[Rule]:
-    final = _final(cells)
+    final = finals(cells)
     zero = final[(final["mean"] == 0) & (final["goal"] == "max")]
     yield (
         "Every method learned something at the rate it was given",
@@ -205,17 +203,16 @@ def _learned(cells: pd.DataFrame) -> Iterator[Rule]:
 
 def _alike(study: Study) -> Iterator[Rule]:
     """Versions and machines: the odd ones out."""
-    seen: dict[str, dict[str, int]] = {}
+    seen: dict[str, Counter[str]] = defaultdict(Counter)
     for record in study.records.values():
         env = record.get("env") or {}
         for name, value in {**(env.get("versions") or {}), "device": env.get("device")}.items():
             if value is not None:
-                counts = seen.setdefault(name, {})
-                counts[value] = counts.get(value, 0) + 1
-    mixed = {name: counts for name, counts in seen.items() if len(counts) > 1}
+                seen[name][value] += 1
+    mixed = {name: counts for name, counts in sorted(seen.items()) if len(counts) > 1}
     parts = [
-        f"{name} ({', '.join(f'{value}: {n}' for value, n in sorted(counts.items(), key=lambda c: -c[1]))})"
-        for name, counts in sorted(mixed.items())
+        f"{name} ({', '.join(f'{value}: {n}' for value, n in counts.most_common())})"
+        for name, counts in mixed.items()
     ]
     yield (
         "All results come from the same versions and device",
@@ -258,13 +255,13 @@ def too_few(cells: pd.DataFrame, rows: pd.DataFrame, found: Verdicts) -> list[st
     """
     if rows.empty:
         return []
-    by_key = {(cell["cell_key"], cell["stack"]): cell for cell in each(_final(cells))}
+    final = by_key(finals(cells))
     runs = "one run" if rows["n_seeds"].max() == 1 else f"at most {int(rows['n_seeds'].max())} runs"
     rest = "comparison rests" if len(rows) == 1 else "comparisons rest"
     out = [f"{len(rows)} {rest} on {runs} a side: what another seed would do is not known"]
     errors = {}
     for row in each(rows):
-        sides = [by_key[key] for key in row["cells"] if key in by_key]
+        sides = [final[key] for keys in row["cells"] for key in keys if key in final]
         if len(sides) == 2 and all(cell["test_rows"] > 0 for cell in sides):
             variance = sum(cell["mean"] * (1 - cell["mean"]) / cell["test_rows"] for cell in sides)
             errors[str(row["variant"])] = (float(row["difference"]), float(variance**0.5))

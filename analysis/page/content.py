@@ -1,7 +1,7 @@
 """The content of a report as plain data, in the order in which the page and the text show it."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from analysis.figures.overview import far_off, metric_title, metric_words, with_
 from analysis.runs import identity
 from analysis.runs.cells import SETTING, order_of
 from analysis.runs.load import Study
-from analysis.runs.rows import SHOWN_COSTS, each
+from analysis.runs.rows import SHOWN_COSTS, Row, each
 from analysis.text import answer, tuning
 from analysis.text.choice import Choice, choice
 from analysis.text.circumstances import environment, error_text, notes, on_step_times, trouble
@@ -42,7 +42,7 @@ def collect(
 ) -> dict[str, Any]:
     """Everything that the templates show, in the order of the page."""
     series = sorted(set(cells["series"]), key=order_of)
-    results = cells[~cells["tuning"].astype(bool)]
+    results = cells[~cells["tuning"]]
     ranks = advise(study, cells, margin=found.margin)
     chosen = choice(study, cells, found, ranks)
     checklist = audit(study, cells, found, files=False)
@@ -60,8 +60,7 @@ def collect(
         "series": {name: i for i, name in enumerate(series)},
         "rows": _rows(results),
         "many": {
-            key: results[key].nunique() > 1
-            for key in ("dataset", "model", "targets", "lr", "split", "metric")
+            key: results[key].nunique() > 1 for key in ("dataset", "model", "targets", "split", "metric")
         },
         "metric": _one(results, metric_title),
         "timing": timing,
@@ -106,16 +105,11 @@ def _one(results: pd.DataFrame, name: Any) -> str:
 
 
 def _by_setting(figures: Sequence[Figure]) -> list[dict[str, Any]]:
-    names = list(dict.fromkeys(figure.setting for figure in figures))
+    """The figures of each setting by kind."""
+    kinds = ("forest", "rank", "cost", "rates", "reliability", "curves", "coverage")
     return [
-        {
-            "name": name,
-            **{
-                kind: [f for f in figures if f.setting == name and f.kind == kind]
-                for kind in ("forest", "rank", "cost", "rates", "reliability", "curves", "coverage")
-            },
-        }
-        for name in names
+        {kind: [f for f in figures if (f.setting, f.kind) == (name, kind)] for kind in kinds} | {"name": name}
+        for name in dict.fromkeys(figure.setting for figure in figures)
     ]
 
 
@@ -134,13 +128,11 @@ def facts(study: Study, results: pd.DataFrame, found: Verdicts) -> list[tuple[st
     of_tuning = runs["phase"] == "tune"
     seeds = sorted(set(runs.loc[~of_tuning, "seed"]))
     tuned = ", ".join(map(str, sorted(set(runs.loc[of_tuning, "seed"]))))
+    shown = f"{', '.join(map(str, seeds[:12]))}{', …' if len(seeds) > 12 else ''}"
     ranks = sorted(runs["r"].dropna().unique())
-    rows = [study.records[i].get("data") or {} for i in runs["run_id"][:1]]
-    size = ", ".join(
-        f"{count(rows[0][f'{s}_rows'])} {s}"
-        for s in ("train", "validation", "test")
-        if rows and f"{s}_rows" in rows[0]
-    )
+    first = next(iter(study.records.values()), {}).get("data") or {}
+    splits = [split for split in ("train", "validation", "test") if f"{split}_rows" in first]
+    size = ", ".join(f"{count(first[f'{split}_rows'])} {split}" for split in splits)
     data = " · ".join(sorted(runs["dataset"].unique()))
     asked = len(runs) + len(study.unfinished) + len(study.missing) + len(study.problems)
     pairs = [
@@ -150,15 +142,14 @@ def facts(study: Study, results: pd.DataFrame, found: Verdicts) -> list[tuple[st
         ("Targets", " · ".join(sorted(runs["targets"].dropna().unique()))),
         (
             "Seeds",
-            f"{len(seeds)} ({', '.join(map(str, seeds[:12]))}{', …' if len(seeds) > 12 else ''})"
-            f"{requested(found)}{f'; tuned on {tuned}' * bool(tuned)}"
+            f"{len(seeds)} ({shown}){requested(found)}{f'; tuned on {tuned}' * bool(tuned)}"
             if seeds
             else f"tuned on {tuned}" * bool(tuned),
         ),
         ("Model", " · ".join(sorted(runs["model"].unique()))),
         ("Data", f"{data} ({size})" if size and runs["dataset"].nunique() == 1 else data),
+        ("Trivial baseline", _blind(study)),
     ]
-    pairs.append(("Trivial baseline", _blind(study)))
     floors = list(noise.floors(study, results).values())
     if len(floors) == 1 and floors[0].df >= 2:
         spread = f"{floors[0].sd:.3f} (SD between seeds of one cell, {floors[0].df} degrees of freedom)"
@@ -204,93 +195,48 @@ def _ranges(results: pd.DataFrame) -> dict[tuple[Any, ...], tuple[float, float]]
 
 
 def _rows(results: pd.DataFrame) -> list[dict[str, Any]]:
+    """The lines of the tables of results and costs."""
     ranges = _ranges(results)
-    return [_row(row, ranges) for row in each(results)]
+    return [
+        _known(row)
+        | {
+            "strip": _strip(row, *ranges.get(tuple(row[name] for name in SETTING), (np.nan, np.nan))),
+            "metric": metric_words(row),
+            "interval": "" if np.isnan(row["low"]) else f"{number(row['low'])} to {number(row['high'])}",
+        }
+        for row in each(results)
+    ]
 
 
-def _row(row: Mapping[Any, Any], ranges: Mapping[tuple[Any, ...], tuple[float, float]]) -> dict[str, Any]:
-    """One line of the results and cost tables: (text, value to sort by) where both are needed."""
-    low, high = ranges.get(tuple(row[name] for name in SETTING), (np.nan, np.nan))
-    place = lambda v: 50.0 if high == low else round(min(100, max(0, 100 * (v - low) / (high - low))), 1)  # noqa: E731
+def _known(row: Row) -> dict[str, Any]:
+    """A row as templates take it: None for what is unknown, "" for no targets."""
     known = {
-        key: (None if pd.isna(row[key]) else float(row[key]))
-        for key in (
-            "r",
-            "lr",
-            "mean",
-            "sd",
-            "validation",
-            "loss",
-            *SHOWN_COSTS,
-            "step_ms_low",
-            "step_ms_high",
-        )
+        key: None if isinstance(value, float) and np.isnan(value) else value for key, value in row.items()
     }
-    strip = None
-    if row["n"]:
-        strip = {"at": place(row["mean"])}
-        if not np.isnan(row["low"]):
-            strip |= {"from": place(row["low"]), "to": place(row["high"])}
-    return known | {
-        "series": row["series"],
-        "dataset": row["dataset"],
-        "model": row["model"],
-        "targets": row["targets"] if isinstance(row["targets"], str) else "",
-        "n": int(row["n"]),
-        "seeds": row["seeds"],
-        "final": bool(row["final"]),
-        "rates": int(row["rates"]),
-        "strip": strip,
-        "diverged": row["diverged"],
-        "failed": row["failed"],
-        "disturbed": row["disturbed"],
-        "cell": row["cell_key"],
-        "metric": metric_words(row),
-        "interval": "" if np.isnan(row["low"]) else f"{number(row['low'])} to {number(row['high'])}",
-    }
+    return known | {"targets": known["targets"] or ""}
+
+
+def _strip(row: Row, low: float, high: float) -> dict[str, float] | None:
+    """Where the mean and its interval lie between the lowest and the highest of a setting, in percent."""
+    place = lambda v: 50.0 if high == low else round(min(100, max(0, 100 * (v - low) / (high - low))), 1)  # noqa: E731
+    if not row["n"]:
+        return None
+    interval = {} if np.isnan(row["low"]) else {"from": place(row["low"]), "to": place(row["high"])}
+    return {"at": place(row["mean"]), **interval}
 
 
 def comparisons(found: Verdicts) -> dict[str, Any]:
     """The table of comparisons, and what a reader of its p values must know."""
-    rows = []
     table = found.table
-    for row in each(table):
-        known = {
-            key: None if pd.isna(row[key]) else float(row[key])
-            for key in (
-                "difference",
-                "ci_low",
-                "ci_high",
-                "p",
-                "p_adjusted",
-                "p_equivalent",
-                "sign_flip",
-                "sign_flip_floor",
-                "smallest_detectable",
-            )
+    rows = [
+        _known(row)
+        | {
+            "rank": "" if pd.isna(row["r"]) else row["r"] if row["r"] == "all" else f"{row['r']:g}",
+            "unit": answer.unit(row) + (f"; {on_heads(row)}" if row["head_rates"] else ""),
+            "mcnemar": ", ".join(f"{p:.2g}" for p in row["mcnemar"]),
         }
-        rank = (
-            "all" if row["r"] == "all" else "" if row["r"] is None or pd.isna(row["r"]) else f"{row['r']:g}"
-        )
-        rows.append(
-            known
-            | {
-                "variant": row["variant"],
-                "baseline": row["baseline"],
-                "rank": rank,
-                "n": int(row["n_seeds"]),
-                "dataset": row["dataset"],
-                "model": row["model"],
-                "targets": row["targets"] or "",
-                "stack": row["stack"],
-                "conclusion": row["conclusion"],
-                "said": row["said"],
-                "why": row["why"],
-                "overall": bool(row["overall"]),
-                "unit": answer.unit(row) + (f"; {on_heads(row)}" if row["head_rates"] else ""),
-                "mcnemar": ", ".join(f"{p:.2g}" for p in row["mcnemar"]),
-            }
-        )
+        for row in each(table)
+    ]
     sizes = {bool(key): int(part["p_adjusted"].notna().sum()) for key, part in table.groupby("overall")}
     many = {key: table[key].nunique() > 1 for key in ("dataset", "model", "targets", "stack")}
     return {

@@ -26,18 +26,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    env.filters |= {
-        "number": number,
-        "metric_name": metric_name,
-        "count": count,
-        "percent": percent,
-        "amount": amount,
-        "signed": signed,
-        "pvalue": pvalue,
-        "proper": proper,
-        "json": embedded,
-        "cell": table_text,
-    }
+    texts = (number, metric_name, count, percent, amount, signed, pvalue, proper)
+    env.filters |= {text.__name__: text for text in texts} | {"json": embedded, "cell": table_text}
     return env
 
 
@@ -63,20 +53,17 @@ def html(data: Mapping[str, Any]) -> str:
     colours = {"light": theme.LIGHT, "dark": theme.DARK}
     script = images.bundle() if data["figures"] else ""
     read = lambda name: Markup((_TEMPLATES / name).read_text(encoding="utf-8"))  # noqa: E731
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            **data,
-            themes=themes,
-            shown=SHOWN,
-            flips_shown=flips.SHOWN,
-            longest=max(map(len, data["series"]), default=0),
-            colours=colours,
-            css=read("page.css"),
-            js=read("page.js"),
-            bundle=Markup(script),
-        )
+    page = _environment().get_template("page.html.j2")
+    return page.render(
+        **data,
+        themes=themes,
+        shown=SHOWN,
+        flips_shown=flips.SHOWN,
+        longest=max(map(len, data["series"]), default=0),
+        colours=colours,
+        css=read("page.css"),
+        js=read("page.js"),
+        bundle=Markup(script),
     )
 
 

@@ -6,20 +6,19 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.compare.pairs import Pair, paired
+from analysis.compare.pairs import difference
 from analysis.compare.verdicts import Verdicts
-from analysis.runs.cells import SETTING
+from analysis.runs.cells import SETTING, finals
 from analysis.runs.load import Study
 from analysis.runs.rows import each
 from analysis.text.format import metric_name, number
 
 
-def table(align: str, rows: Sequence[Mapping[str, object]], comment: str, *, escape: bool = True) -> str:
-    """A booktabs tabular of equal rows; with `escape` LaTeX prints whatever text is in them as it stands."""
+def table(align: str, rows: Sequence[Mapping[str, object]], comment: str, *, raw: Sequence[str] = ()) -> str:
+    """A booktabs tabular of equal rows, which prints text as it stands but in the columns that are `raw`."""
     frame = pd.DataFrame(rows).map(lambda value: " ".join(str(value).split()))
-    style = frame.style.hide(axis="index")
-    if escape:
-        style = style.format(escape="latex").format_index(escape="latex", axis="columns")
+    style = frame.style.hide(axis="index").format_index(escape="latex", axis="columns")
+    style = style.format(escape="latex", subset=[name for name in frame if name not in raw])
     tabular = style.to_latex(hrules=True, column_format=align).replace("\u2013", "--")
     return f"% {' '.join(comment.split())} Needs \\usepackage{{booktabs}}.\n{tabular}"
 
@@ -30,7 +29,7 @@ def results(study: Study, cells: pd.DataFrame) -> str:
     Bold too is what is not significantly worse than the best (paired over seeds and examples, Holm over the
     dataset's cells); where a cell cannot be paired with the best by three seeds, it stays as it is.
     """
-    final = cells[cells["final"].astype(bool) & (cells["n"] > 0)]
+    final = finals(cells)
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
     heads: list[str] = []
     for setting, group in final.groupby([*SETTING, "stack"], sort=True, dropna=False):
@@ -49,33 +48,17 @@ def results(study: Study, cells: pd.DataFrame) -> str:
             value = f"\\textbf{{{value}}}" if strong else value
             if not np.isnan(cell["low"]):
                 value += f" [{number(cell['low'])}, {number(cell['high'])}]"
-            rows.setdefault((str(cell["series"]), rank, _text_of(cell["targets"])), {})[head] = value
+            targets = cell["targets"] if isinstance(cell["targets"], str) else ""
+            rows.setdefault((str(cell["series"]), rank, targets), {})[head] = value
     many = {targets for _, _, targets in rows if targets}
     frame = [
-        {"Variant": _latex(series), "Rank": rank}
-        | ({"Targets": _latex(targets)} if len(many) > 1 else {})
-        | {_latex(head): values.get(head, "") for head in heads}
+        {"Variant": series, "Rank": rank}
+        | ({"Targets": targets} if len(many) > 1 else {})
+        | {head: values.get(head, "") for head in heads}
         for (series, rank, targets), values in rows.items()
     ]
     comment = "Mean and 95% interval over seeds. Bold: the best and what is not significantly worse."
-    return table("lr" + "l" * (len(many) > 1) + "r" * len(heads), frame, comment, escape=False)
-
-
-def _text_of(value: object) -> str:
-    """A text that may be missing."""
-    return value if isinstance(value, str) else ""
-
-
-def _latex(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
-    return "".join(_SIGNS.get(char, char) for char in " ".join(text.split()))
-
-
-_SIGNS = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "~": "\\textasciitilde{}",
-    "^": "\\textasciicircum{}",
-    "\\": "\\textbackslash{}",
-}
+    return table("lr" + "l" * (len(many) > 1) + "r" * len(heads), frame, comment, raw=heads)
 
 
 def _level_with_best(study: Study, cells: pd.DataFrame) -> list[bool]:
@@ -83,22 +66,15 @@ def _level_with_best(study: Study, cells: pd.DataFrame) -> list[bool]:
 
     Methods without a rank, as full fine-tuning, are references beside others: they are not in the running.
     """
-    sign = -1.0 if cells["goal"].iloc[0] == "min" else 1.0
     rows = each(cells)
     running = cells["r"].notna() if cells["r"].notna().any() else cells["n"] > 0
-    best = int((sign * cells["mean"]).where(running, -np.inf).argmax())
+    best = int((cells["sign"] * cells["mean"]).where(running, -np.inf).argmax())
     if rows[best]["n"] < stats.FEWEST_SEEDS or len(rows) < 2:
         return [False] * len(rows)
     p = np.full(len(rows), np.nan)
-    for i, cell in enumerate(rows):
-        common = paired(Pair([cell], [rows[best]]), study)
-        if (
-            i != best
-            and running.iloc[i]
-            and len(common.seeds) >= stats.FEWEST_SEEDS
-            and common.by_example is not None
-        ):
-            p[i] = stats.two_way(common.by_example, step=common.step).p
+    for i in np.flatnonzero(running):
+        found = difference(rows[i], rows[best], study) if i != best else None
+        p[i] = found.p if found else np.nan
     known = ~np.isnan(p)
     p[known] = stats.holm(p[known])
     return [bool(i == best or p[i] >= stats.ALPHA) for i in range(len(rows))]

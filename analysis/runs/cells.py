@@ -15,7 +15,7 @@ import pandas as pd
 from analysis import stats
 from analysis.runs import identity, rates, timing
 from analysis.runs.load import Study
-from analysis.runs.rows import MEASURED, SHARED, each, plain
+from analysis.runs.rows import MEASURED, SHARED, Row, each, plain
 
 SETTING = ("dataset", "model", "metric", "goal", "split")
 _SAME = (*SHARED, "series")
@@ -23,9 +23,11 @@ _OWN = (
     "tuning", "phase", "tuned", "recommended", "recommended_n", "n", "seeds", "seeds_tried", "mean",
     "sd", "low", "high", "diverged", "failed", "disturbed", "run_ids", "by_seed", "final", "rates", "beside",
 )  # fmt: skip
+_FLAGS = ("tuning", "final", "beside")
 _FAILED = ("failed", "oom", "preempted")
 
 Run = dict[str, Any]  # a row of the table of runs
+Key = tuple[str, str]  # (cell_key, stack) of a cell
 
 
 def cells(study: Study) -> pd.DataFrame:
@@ -38,7 +40,7 @@ def cells(study: Study) -> pd.DataFrame:
     """
     runs = study.runs.assign(series=series_labels(study), tuning=study.runs["phase"] == "tune")
     if runs.empty:
-        return pd.DataFrame(columns=[*_SAME, *MEASURED, *_OWN])
+        return pd.DataFrame(columns=[*_SAME, *MEASURED, *_OWN]).astype(dict.fromkeys(_FLAGS, bool))
     keys = ["cell_key", "stack", "phase", "split"]  # what test and validation say is never averaged
     number = runs.groupby(keys, sort=True, dropna=False).ngroup()
     grouped: list[list[Run]] = [[] for _ in range(number.max() + 1)]
@@ -59,6 +61,21 @@ def cells(study: Study) -> pd.DataFrame:
         ["dataset", "model", "targets", "_o", "r", "lr", "cell_key", "stack"]
     )
     return table.drop(columns="_o").reset_index(drop=True)
+
+
+def finals(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells that stand for their group and have a result."""
+    return cells[cells["final"] & (cells["n"] > 0)]
+
+
+def key_of(cell: Row) -> Key:
+    """What sets a cell apart from all others that stand for their group."""
+    return cell["cell_key"], cell["stack"]
+
+
+def by_key(cells: pd.DataFrame) -> dict[Key, Row]:
+    """The cells that stand for their group, with a result or without."""
+    return {key_of(cell): cell for cell in each(cells[cells["final"]])}
 
 
 def order_of(series: str) -> tuple[int, str]:
@@ -98,7 +115,7 @@ def _recommendation(runs: Sequence[Run], done: Sequence[Run]) -> dict[str, float
     Runs without any result on validation, as others publish them, go by their score; the audit says so.
     """
     diverged = any(run["status"] == "diverged" for run in runs)
-    sign = -1.0 if any(run["goal"] == "min" for run in runs) else 1.0
+    sign = min(run["sign"] for run in runs)
     known = sum(not np.isnan(run["validation"]) for run in done)
     value = -np.inf if diverged else sign * _mean(done, "validation" if known else "score")
     return {"recommended": value, "recommended_n": known}

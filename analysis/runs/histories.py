@@ -43,6 +43,11 @@ def column(rows: Sequence[Any], key: str) -> np.ndarray:
     return np.asarray(pairs[::-1][last])
 
 
+def last_loss(curve: np.ndarray) -> float:
+    """The mean of a curve (n, 2) over the last tenth of its steps; nan of an empty one."""
+    return float(curve[curve[:, 0] >= 0.9 * curve[-1, 0], 1].mean()) if len(curve) else float("nan")
+
+
 def picked(curve: np.ndarray, points: int = POINTS) -> np.ndarray:
     """At most `points` of the pairs of a curve (n, 2) as they are, the first and the last among them."""
     if len(curve) <= points:
@@ -54,7 +59,4 @@ def thin(curve: np.ndarray, points: int = POINTS) -> np.ndarray:
     """A curve (n, 2) as at most `points` averages over equal stretches of it."""
     if len(curve) <= points:
         return curve
-    sizes = np.full(points, len(curve) // points)
-    sizes[: len(curve) % points] += 1
-    starts = np.concatenate([[0], sizes.cumsum()[:-1]])
-    return np.asarray(np.add.reduceat(curve, starts) / sizes[:, None])
+    return np.array([part.mean(axis=0) for part in np.array_split(curve, points)])

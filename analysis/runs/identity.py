@@ -1,8 +1,8 @@
 """What makes two runs comparable: the names of cells, peers and stacks, and the command that repeats a run.
 
-cell    everything but the seed: runs of one cell differ by chance alone peers   cells that differ only in
-what defines a variant (its parts, options and tuned rates) stack   the code, package versions, hardware and
-data that produced a result; results of two stacks are not pooled
+cell     everything but the seed: runs of one cell differ by chance alone
+peers    cells that differ only in what defines a variant (its parts, options and tuned rates)
+stack    code, package versions, hardware and data that produced a result; results of two are not pooled
 """
 
 import hashlib
@@ -10,12 +10,14 @@ import json
 import math
 import re
 import shlex
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-_NOT_CELL = ("seed", "study", "tracker", "phase", "signatures", "repeat", "tuned", "matched", "halving")
-_OF_VARIANT = ("variant", "method", "variant_axes", "variant_options", "lr")
-_NUISANCE = ("threads",)  # of train: changes no result
+_NOT_CELL = ("seed", "study", "tracker", "phase", "signatures", "repeat", "tuned", "matched", "halving",
+             "train.threads")  # fmt: skip
+_OF_VARIANT = ("variant", "method", "variant_axes", "variant_options", "lr", "train.head_lr", "r", "alpha",
+               "targets")  # fmt: skip
 _GROUPS = {
     "variant_axes": "variant",
     "variant_options": "variant",
@@ -85,16 +87,9 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _without(spec: Mapping[str, Any], keys: tuple[str, ...], train: tuple[str, ...]) -> dict[str, Any]:
-    kept = {key: value for key, value in spec.items() if key not in keys}
-    if isinstance(kept.get("train"), Mapping):
-        kept["train"] = {key: value for key, value in kept["train"].items() if key not in train}
-    return kept
-
-
 def spec_key(spec: Mapping[str, Any]) -> str:
     """A hash of everything in a spec but the seed."""
-    return digest(_without(spec, _NOT_CELL, _NUISANCE))
+    return digest(without(spec, _NOT_CELL))
 
 
 def cell_key(content: Mapping[str, Any]) -> str:
@@ -107,7 +102,7 @@ def cell_key(content: Mapping[str, Any]) -> str:
         spec["dataset"],
     ]
     readable = "-".join(str(part).replace("/", "_") for part in parts if part)[:60]
-    return f"{readable}-{digest(_without(spec, _NOT_CELL, _NUISANCE), content.get('primary'))[:8]}"
+    return f"{readable}-{digest(without(spec, _NOT_CELL), content.get('primary'))[:8]}"
 
 
 def joint_key(series: str, cell: Mapping[str, Any], keys: Sequence[str]) -> str:
@@ -121,32 +116,27 @@ def tuned(spec: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(spec.get("tuned") or ("lr",))
 
 
-def group_key(content: Mapping[str, Any], among: Sequence[str] | None = None) -> str:
-    """The same for cells that differ in what is tuned alone, between which tuning chooses.
-
-    Args:
-        content: a record.
-        among: the tuned keys; None for those that the record says.
-    """
-    keys = tuned(content["spec"]) if among is None else among
-    return digest(without(_without(content["spec"], _NOT_CELL, _NUISANCE), keys), content.get("primary"))[:12]
+def follows_rate(specs: Sequence[Mapping[str, Any]], key: str) -> bool:
+    """Whether another key than the learning rate has its value in each of these flat specs."""
+    return key != "lr" and all(spec.get(key) == spec.get("lr") for spec in specs)
 
 
-def curve_key(content: Mapping[str, Any], among: Sequence[str] | None = None) -> str:
+def group_key(content: Mapping[str, Any], tuned: Sequence[str]) -> str:
+    """The same for cells that differ in the tuned keys alone, between which tuning chooses."""
+    return digest(without(content["spec"], (*_NOT_CELL, *tuned)), content.get("primary"))[:12]
+
+
+def curve_key(content: Mapping[str, Any], tuned: Sequence[str]) -> str:
     """The same for cells of one variant that differ in the rank and in what is tuned alone."""
-    return group_key({**content, "spec": without(content["spec"], ("r",))}, among or tuned(content["spec"]))
+    return group_key(content, ("r", *tuned))
 
 
-def peer_key(content: Mapping[str, Any], among: Sequence[str] | None = None) -> str:
+def peer_key(content: Mapping[str, Any], tuned: Sequence[str]) -> str:
     """The same for cells that may be compared as variants: all that a variant does not bring is equal.
 
-    What was tuned is part of what a variant brings; `among` as in `group_key`.
+    What was tuned is part of what a variant brings.
     """
-    spec = _without(
-        content["spec"], (*_NOT_CELL, *_OF_VARIANT, "r", "alpha", "targets"), (*_NUISANCE, "head_lr")
-    )
-    keys = tuned(content["spec"]) if among is None else among
-    return digest(without(spec, keys), content.get("primary"))[:12]
+    return group_key(content, (*_OF_VARIANT, *tuned))
 
 
 def length(spec: Mapping[str, Any]) -> float | None:
@@ -179,24 +169,22 @@ def tuned_in(contents: Collection[Mapping[str, Any]]) -> dict[str, tuple[str, ..
     A run that says nothing of tuning, but would be of a group that was tuned, is of that group.
     """
     said = [content for content in contents if content["spec"].get("tuned")]
-    groups = {(tuned(content["spec"]), group_key(content)) for content in said}
-    by_variant: dict[str, set[tuple[str, ...]]] = {}
+    groups, by_variant = set(), defaultdict[str, set[tuple[str, ...]]](set)
     for content in said:
-        by_variant.setdefault(content["spec"]["variant"], set()).add(tuned(content["spec"]))
+        keys = tuned(content["spec"])
+        groups.add((keys, group_key(content, keys)))
+        by_variant[content["spec"]["variant"]].add(keys)
     out = {}
     for content in contents:
         spec = content["spec"]
-        options = () if spec.get("tuned") else sorted(by_variant.get(spec["variant"], ()))
+        options = [] if spec.get("tuned") else sorted(by_variant[spec["variant"]])
         fits = (keys for keys in options if (keys, group_key(content, keys)) in groups)
         out[content["run_id"]] = next(fits, tuned(spec))
     return out
 
 
 def stack(content: Mapping[str, Any]) -> str:
-    """A short hash of code, versions, hardware and data.
-
-    "unknown" parts count as equal to each other only.
-    """
+    """A short hash of code, versions, hardware and data."""
     return digest(stack_parts(content))[:8]
 
 

@@ -17,10 +17,9 @@ import pandas as pd
 
 from analysis.runs import arrays, histories, identity, timing
 from analysis.runs.failures import places
-from analysis.runs.faults import NotFinite, Problem, refuse_constant
 from analysis.runs.measured import by_metric
 from analysis.runs.predictions import Predictions
-from analysis.runs.rows import each, row_of, table_of
+from analysis.runs.rows import Problem, each, row_of, table_of
 from experiments import record as records
 from experiments.errors import printable
 from experiments.files import read_json
@@ -106,28 +105,15 @@ def read(folder: Path, *, pool: bool = False, metric: str | None = None) -> Stud
     folder = Path(folder)
     if not folder.is_dir():
         raise records.no_runs(folder)
-    found: dict[str, dict[str, Any]] = {}
-    folders: dict[str, str] = {}
     problems: list[Problem] = []
-    unfinished: list[str] = []
-    refused: set[str] = set()
-    for run in records.run_folders(folder):
-        if not run.record.is_file():
-            unfinished.append(run.path.name)
-            continue
-        content = _checked(run, problems)
-        if content is None:
-            continue
-        run_id = content["run_id"]
-        if run_id != run.path.name:
-            problems.append(
-                Problem(run.path.name, f"the record inside is of run {run_id}; it is used under that name")
-            )
-        if run_id in refused or run_id in found:
-            _duplicate(run_id, run.path.name, content, found, refused, problems)
-            continue
-        found[run_id], folders[run_id] = content, run.path.name
-    begun = {run.path.name for run in records.run_folders(folder)} | set(found)
+    runs = list(records.run_folders(folder))
+    unfinished = [run.path.name for run in runs if not run.record.is_file()]
+    copies: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for run in runs:
+        if run.record.is_file() and (content := _checked(run, problems)):
+            copies.setdefault(content["run_id"], []).append((run.path.name, content))
+    found, folders = _used(copies, problems)
+    begun = {run.path.name for run in runs} | set(found)
     requests = records.requests(folder)
     missing = sorted(set().union(*(request.cells for request in requests)) - begun)
     if not found and not problems and not unfinished and not missing:
@@ -183,11 +169,19 @@ def _repeats(table: pd.DataFrame, problems: list[Problem]) -> pd.Series:
     return repeat
 
 
+class _NotFinite(Exception):
+    """NaN or Infinity, which JSON does not have."""
+
+
+def _refuse(constant: str) -> float:
+    raise _NotFinite(constant)
+
+
 def _checked(run: RunFolder, problems: list[Problem]) -> dict[str, Any] | None:
     """The record of a run folder, or None after noting what is wrong with it."""
     try:
-        content: Any = read_json(run.record, parse_constant=refuse_constant)
-    except NotFinite as error:
+        content: Any = read_json(run.record, parse_constant=_refuse)
+    except _NotFinite as error:
         problems.append(Problem(run.path.name, f"record.json holds {error}, which is no number; not used"))
         return None
     except (OSError, ValueError):
@@ -211,20 +205,23 @@ def _printable(value: Any) -> Any:
     return printable(value) if isinstance(value, str) else value
 
 
-def _duplicate(
-    run_id: str,
-    place: str,
-    content: dict[str, Any],
-    found: dict[str, Any],
-    refused: set[str],
-    problems: list[Problem],
-) -> None:
-    """The same run twice: harmless when the results agree, else neither can be trusted."""
-    if run_id in found and found[run_id].get("metrics") == content.get("metrics"):
-        problems.append(Problem(place, f"run {run_id} is there twice with the same results; counted once"))
-        return
-    found.pop(run_id, None)
-    refused.add(run_id)
-    problems.append(
-        Problem(place, f"run {run_id} is there more than once with different results; none of them is used")
-    )
+def _used(
+    copies: Mapping[str, Sequence[tuple[str, dict[str, Any]]]], problems: list[Problem]
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The record and the folder of each run.
+
+    The same run in several folders is harmless where the results agree, else none of them can be trusted.
+    """
+    found, folders = {}, {}
+    for run_id, ((first, content), *others) in copies.items():
+        same = all(other.get("metrics") == content.get("metrics") for _, other in others)
+        if same:
+            found[run_id], folders[run_id] = content, first
+        what = "twice with the same results; counted once"
+        what = what if same else "more than once with different results; none of them is used"
+        for place in (first, *(place for place, _ in others)):
+            if place != run_id:
+                named = f"the record inside is of run {run_id}; it is used under that name"
+                problems.append(Problem(place, named))
+        problems += [Problem(place, f"run {run_id} is there {what}") for place, _ in others]
+    return found, folders

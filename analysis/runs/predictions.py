@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from analysis.runs.faults import Problem
 from analysis.runs.measured import samples
+from analysis.runs.rows import Problem
 from analysis.stats import influence
 from experiments.record import RunFolder
 
@@ -94,16 +94,19 @@ class Predictions:
             self.contradictions.append(Problem(run_id, f"{error}; not used"))
         return None
 
+    def columns(self, run_id: str, *names: str) -> pa.Table | None:
+        """Those of these columns that a run's predictions have; None if nothing can be read, see `of`."""
+        try:
+            return pq.ParquetFile(self._path(run_id).predictions).read(names, use_threads=False)
+        except (OSError, pa.ArrowException):
+            return None
+
     def _one_answer(self, run_id: str) -> bool:
         """Whether a run answered all examples alike, though their labels differ; False if that is unknown."""
-        path = self._path(run_id).predictions
-        try:
-            if not path.is_file():
-                return False
-            table = pq.ParquetFile(path).read(["label", "prediction"], use_threads=False)
-            return len(pc.unique(table["prediction"])) == 1 < len(pc.unique(table["label"]))
-        except (OSError, pa.ArrowException, KeyError):  # `of` reports a file that cannot be used
+        table = self.columns(run_id, "label", "prediction")
+        if table is None or table.num_columns < 2:
             return False
+        return len(pc.unique(table["prediction"])) == 1 < len(pc.unique(table["label"]))
 
     def _blind(self, run_id: str) -> Blind | None:
         """The best that needs no look at a run's test examples; None where the answers are no classes.
@@ -111,15 +114,12 @@ class Predictions:
         The most frequent class, or the most frequent answer that is written; where each example has options
         of its own, a guess among them: 1 / their number. Over several test sets it is the mean of theirs.
         """
-        try:
-            file = pq.ParquetFile(self._path(run_id).predictions)
-            column = next(name for name in BLIND if name in file.schema_arrow.names)
-            table = file.read(["id", column], use_threads=False).to_pandas()
-        except (OSError, pa.ArrowException, KeyError, StopIteration):
-            return None
+        read = self.columns(run_id, "id", *BLIND)
+        column = next((name for name in BLIND if read is not None and name in read.column_names), None)
         names = self._records[run_id].get("metrics") or {}
-        if f"test/{BLIND[column][0]}" not in names:
+        if read is None or column is None or f"test/{BLIND[column][0]}" not in names:
             return None
+        table = read.select(["id", column]).to_pandas()
         several = any(n.startswith("test/") and n.count("/") == 2 for n in names)  # test/SET/accuracy
         sets = table["id"].str.partition("/")[0] if several else np.zeros(len(table))
         shares = []

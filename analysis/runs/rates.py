@@ -51,8 +51,7 @@ def curves(tried: pd.DataFrame, runs: pd.DataFrame) -> dict[Any, Curve]:
     peers: dict[Any, list[tuple[float, ...]]] = {}
     validation = dict(zip(runs.index, runs["validation"], strict=True))
     for row in each(tried.drop_duplicates(["cell_key", "stack"])):
-        sign = -1.0 if row["goal"] == "min" else 1.0
-        seeds = tuple(sign * validation[run_id] for run_id in row["by_seed"].values())
+        seeds = tuple(row["sign"] * validation[run_id] for run_id in row["by_seed"].values())
         if row["diverged"] or not seeds or np.isnan(seeds).any() or not row["lr"] > 0:
             continue
         points.setdefault((row["curve_key"], row["stack"]), []).append(row | {"scores": seeds})

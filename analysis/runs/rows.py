@@ -1,7 +1,7 @@
 """The table of runs: which columns a record becomes, and their types."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -9,6 +9,14 @@ from analysis.runs import identity
 from analysis.runs.failures import Place, split_of
 
 Row = Mapping[Any, Any]  # of any table of this package: values by column
+
+
+class Problem(NamedTuple):
+    """A folder that the report could not use as it is."""
+
+    run: str
+    what: str
+
 
 COSTS = (
     "train_seconds", "step_ms", "step_ms_low", "step_ms_high", "busy_cores", "load_per_core",
@@ -66,6 +74,7 @@ def row_of(
         "stack": place.stack if place else identity.stack(content),
         "metric": metric,
         "goal": primary.get("goal"),
+        "sign": -1.0 if primary.get("goal") == "min" else 1.0,  # of "better"
         "split": split,
         "score": metrics.get(f"{split}/{metric}"),
         "validation": metrics.get(f"validation/{metric}"),
@@ -83,7 +92,7 @@ _SHARED_TEXT = (
     "variant", "method", "targets", "model", "dataset", "cell_key", "peer_key", "group_key", "curve_key",
     "stack", "metric", "goal", "split",
 )  # fmt: skip
-_SHARED_NUMBERS = ("r", "matched", "alpha", "lr", "scale", "scaled_rank", "rung")
+_SHARED_NUMBERS = ("r", "matched", "alpha", "lr", "scale", "scaled_rank", "rung", "sign")
 SHARED = (*_SHARED_TEXT, *_SHARED_NUMBERS)  # what all runs of a cell have in common
 MEASURED = ("validation", "loss", "validation_loss", *COSTS, "share", "test_rows")  # beside the score
 

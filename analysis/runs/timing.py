@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.runs.faults import Problem
-from analysis.runs.rows import Row
+from analysis.runs.rows import Problem, Row
 from experiments.files import read_json
 
 FILE = "step_times.json"

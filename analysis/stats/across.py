@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.special import comb
 
-from analysis.stats import quantile
+from analysis.stats import ALPHA, quantile
 
 Strata = Sequence[np.ndarray]  # one array (..., seeds) per dataset; leading axes are resamples
 
@@ -30,11 +30,10 @@ def stratified(
     statistic: Callable[..., np.ndarray],
     *groups: Strata,
     rng: np.random.Generator,
-    level: float = 0.95,
     draws: int = 2000,
     unseen: float = 0.0,
 ) -> tuple[float, float]:
-    """Interval of statistic(*groups) from a bootstrap of the seeds within each dataset.
+    """95% interval of statistic(*groups) from a bootstrap of the seeds within each dataset.
 
     The statistic gets all resamples at once, along a leading axis (draws, seeds). Their standard deviation is
     that of n - 1 of n seeds, which is corrected, and it is as sure as t with the degrees of freedom of the
@@ -44,7 +43,6 @@ def stratified(
         statistic: maps strata (..., seeds) to values (...).
         groups: the strata of each argument.
         rng: for the resamples.
-        level: of confidence.
         draws: how many resamples.
         unseen: a standard error that the seeds cannot show, as where a variant won every time.
     """
@@ -52,32 +50,28 @@ def stratified(
     values = statistic(*[[draw(x) for x in group] for group in groups])
     seeds = np.array([len(x) for x in groups[0]])
     df, correction = max(int((seeds - 1).sum()), 1), seeds.min() / max(seeds.min() - 1, 1)
-    half = quantile(1 - level, df) * np.sqrt(values.var() * correction + unseen**2)
+    half = quantile(ALPHA, df) * np.sqrt(values.var() * correction + unseen**2)
     at = float(statistic(*groups))
     return float(at - half), float(at + half)
 
 
 def improvement_interval(
-    variant: Strata, baseline: Strata, *, rng: np.random.Generator, level: float = 0.95
+    variant: Strata, baseline: Strata, *, rng: np.random.Generator
 ) -> tuple[float, float]:
     """The interval of `improvement`, which one more seed that goes the other way would move."""
     unseen = 1 / sum(map(len, variant))
-    low, high = stratified(improvement, variant, baseline, rng=rng, level=level, unseen=unseen)
+    low, high = stratified(improvement, variant, baseline, rng=rng, unseen=unseen)
     return max(low, 0.0), min(high, 1.0)
 
 
-def expected_best(values: np.ndarray, k: np.ndarray, *, unbiased: bool = True) -> np.ndarray:
+def expected_best(values: np.ndarray, k: np.ndarray) -> np.ndarray:
     """Expected validation performance: the best of k trials out of values (n,), for each k (m,) <= n.
 
-    Without replacement it is unbiased (Tang et al. 2020); with replacement it is the lower-variance estimate
-    of Dodge et al. 2019. Both are the mean at k = 1; the unbiased one is the maximum at k = n.
+    Drawn without replacement, which is unbiased (Tang et al. 2020): the mean at k = 1, the maximum at k = n.
     """
-    n, ordered = len(values), np.sort(values)
-    if np.any(k < 1) or np.any(k > n):
-        raise ValueError(f"the budget must lie between 1 and the {n} trials that there are")
+    n = len(values)
     i, k = np.arange(1, n + 1), np.asarray(k)[:, None]
-    weights = comb(i - 1, k - 1) / comb(n, k) if unbiased else (i / n) ** k - ((i - 1) / n) ** k
-    return np.asarray(weights @ ordered)
+    return np.asarray(comb(i - 1, k - 1) / comb(n, k) @ np.sort(values))
 
 
 def robust_width(lr: np.ndarray, score: np.ndarray, *, within: float = 0.01) -> tuple[float, bool]:

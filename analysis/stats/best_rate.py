@@ -1,22 +1,23 @@
-"""The learning rate that serves every rank, from validation losses over rates, ranks and tasks.
+"""The learning rate that serves every rank and task at the lowest regret, from validation losses.
 
 Near its minimum the log loss of one task at one rank r is taken as a parabola in x = log2(rate),
 
-    log L_i = a_g + k_t (x_i - m_g)^2        g: task and rank, t: task, k_t >= 0
+    log L_i = a + k (x_i - m)^2        so that the regret at x is k (x - m)^2
 
-whose minimum m_g the same numbers place for all tasks and ranks, in one of the forms
+by least squares over the losses less than 2 `REACH` above the lowest of their task and rank in log, with
+weights 1 / (1 + (gap / `REACH`)^2) for a loss that is `gap` above it. Where these are fewer than three, the
+lowest and its two neighbours take their place; a neighbour counts as 2 `REACH` above at most, as a parabola
+says little of a cliff. A rule gives the rate of every task and rank by one or two numbers, in one of the
+forms
 
-    constant    2^m = c
-    s r         2^m = c / (s r)              each first step moves W equally far
-    root        2^m = c / sqrt(s r)
-    s           2^m = c / s
-    min         2^m = min(c / (s r), kappa / s)
-    root min    2^m = min(c / sqrt(s r), kappa / s)
+    constant    c
+    s r         c / (s r)              each first step moves W equally far
+    root        c / sqrt(s r)
+    s           c / s
+    min         min(c / (s r), kappa / s)
+    root min    min(c / sqrt(s r), kappa / s)
 
-with s the scale of the update. They are fitted by weighted least squares, a_g and k_t in closed form and c,
-kappa by search, to means over seeds. Weights are 1 / (1 + (gap / `REACH`)^2) for a loss that is `gap` above
-the lowest of its group in log. A parabola says little of a cliff: a gap counts as 2 `REACH` at most, that of
-a diverged seed too, and beyond the first such point on either side a group's points have no part.
+with s the scale of the update. The numbers are those of the lowest mean regret over tasks and ranks.
 """
 
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ from itertools import product
 import numpy as np
 
 REACH = 0.05
-COARSE, FINE = 1 / 4, 1 / 32  # steps of the search, in octaves of the rate
+COARSE, FINE = 1 / 4, 1 / 64  # steps of the search, in octaves of the rate
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,7 @@ class Fit:
 
     form: str
     numbers: Mapping[str, float]  # c, and kappa where the form has it
-    residual: float  # the weighted variance of log L about the fit; nan without a degree of freedom
-    edge: bool  # some minimum lies outside of the rates whose losses were tried
+    edge: bool = False  # some rate lies outside of those that were tried
 
     def rates(self, scale: np.ndarray, rank: np.ndarray) -> np.ndarray:
         """The learning rates (n,) at scales and ranks (n,)."""
@@ -98,83 +98,55 @@ def fit(points: Points, form: str) -> Fit:
     """A form's numbers for these points.
 
     Raises:
-        ValueError: No group has three points that count, or the loss has no minimum in the rate.
+        ValueError: No group has a minimum inside of three rates or more that count.
     """
     group = points.group
-    gap, weights = _basin(points, group)
-    if max(np.bincount(group, weights > 0)) < 3:
-        raise ValueError("three rates near the best one are needed at some rank of some task")
-    kept = weights > 0
-    y, w, g = gap[kept], weights[kept], group[kept]
-    tasks = np.unique(points.task[kept], return_inverse=True)[1]
-    x = np.log2(points.rate[kept])
-    y -= _mean(y, w, g)
-    below = [np.log2(BELOW[name](points.scale[kept], points.rank[kept])) for name in FORMS[form].values()]
+    groups = [points.where(group == number) for number in range(group.max() + 1)]
+    k, best = np.array([parabola(own) for own in groups]).T
+    known = np.isfinite(k)
+    if not known.any():
+        raise ValueError(
+            "at some rank of some task a rate is needed that is better than one below and one above"
+        )
+    k, m = k[known], np.log2(best[known])
+    first = np.unique(group, return_index=True)[1]
+    scale, rank = points.scale[first], points.rank[first]
+    below = [np.log2(BELOW[name](scale[known], rank[known])) for name in FORMS[form].values()]
 
-    def parabolas(at: tuple[float, ...]) -> tuple[np.ndarray, float]:
-        """k_t, and the weighted squares about the fit."""
-        z = np.square(x - np.min([number - part for number, part in zip(at, below, strict=True)], axis=0))
-        z -= _mean(z, w, g)
-        k = np.bincount(tasks, w * z * y) / np.maximum(np.bincount(tasks, w * z * z), 1e-300)
-        k = np.maximum(k, 0)
-        return k, float((w * np.square(y - k[tasks] * z)).sum())
+    def squares(at: tuple[float, ...]) -> float:
+        placed = np.min([number - part for number, part in zip(at, below, strict=True)], axis=0)
+        return float(k @ np.square(placed - m))
 
-    coarse = (np.arange((x + part).min() - 1, (x + part).max() + 1, COARSE) for part in below)
-    at = min(product(*coarse), key=lambda numbers: parabolas(numbers)[1])
-    fine = (number + np.arange(-COARSE, COARSE + FINE, FINE) for number in at)
-    at = min(product(*fine), key=lambda numbers: parabolas(numbers)[1])
-    k, squares = parabolas(at)
-    if not k.any():
-        raise ValueError("the loss has no minimum in the rate")
+    coarse = (np.arange((m + part).min(), (m + part).max() + COARSE, COARSE) for part in below)
+    at = min(product(*coarse), key=squares)
+    at = min(product(*(number + np.arange(-COARSE, COARSE + FINE, FINE) for number in at)), key=squares)
     numbers = dict(zip(FORMS[form], (float(2**number) for number in at), strict=True))
-    free = len(y) - len(np.unique(g)) - len(k) - len(at)
-    residual = squares / float(w.mean()) / free if free > 0 else float("nan")
-    m = rates(form, numbers, points.scale, points.rank)
-    edge = any(
-        not points.rate[group == i].min() < m[group == i][0] < points.rate[group == i].max()
-        for i in range(group.max() + 1)
-    )
-    return Fit(form, numbers, residual, edge)
+    placed = rates(form, numbers, scale, rank)
+    tried = zip(placed, groups, strict=True)
+    return Fit(form, numbers, any(not own.rate.min() <= x <= own.rate.max() for x, own in tried))
 
 
-def _basin(points: Points, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far the log losses are above the lowest of their group, (n,), at most 2 REACH, and weights (n,)."""
-    gap, weights = np.log(points.loss), np.zeros(len(group))
-    for own in (group == number for number in range(group.max() + 1)):
-        lowest = gap[own].min()
-        gap[own] = np.minimum(gap[own] - lowest, 2 * REACH) if np.isfinite(lowest) else 2 * REACH
-        order = np.flatnonzero(own)[np.argsort(points.rate[own])]
-        near = np.flatnonzero(gap[order] < 2 * REACH)
-        if len(near):
-            counted = order[max(near[0] - 1, 0) : near[-1] + 2]
-            weights[counted] = 1 / (1 + (gap[counted] / REACH) ** 2)
-    return gap, weights
-
-
-def _mean(values: np.ndarray, weights: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """The weighted mean of each value's group, (n,)."""
-    total = np.maximum(np.bincount(group, weights), 1e-300)
-    means: np.ndarray = (np.bincount(group, weights * values) / total)[group]
-    return means
+def parabola(points: Points) -> tuple[float, float]:
+    """k and 2^m of the parabola through one group's points; nan, nan unless it has its minimum among them."""
+    order = np.argsort(points.rate)
+    rate, log = points.rate[order], np.log(points.loss[order])
+    lowest = int(np.argmin(log))
+    gap = np.minimum(log - min(log[lowest], np.finfo(float).max), 2 * REACH)
+    near = np.flatnonzero(gap < 2 * REACH)
+    kept = near if len(near) > 2 else np.arange(lowest - 1, lowest + 2)
+    if not 0 <= kept[0] < kept[-1] < len(rate):
+        return float("nan"), float("nan")
+    weights = 1 / (1 + (gap[kept] / REACH) ** 2)
+    k, b, _ = np.polyfit(np.log2(rate[kept]), gap[kept], 2, w=np.sqrt(weights))
+    best = float(2 ** (-b / (2 * k))) if k > 0 else float("nan")
+    inside = rate[max(near[0] - 1, 0)] < best < rate[min(near[-1] + 1, len(rate) - 1)]
+    return (float(k), best) if inside else (float("nan"), float("nan"))
 
 
 def smooth_regret(points: Points, at: float) -> float:
-    """`regret` by a parabola through one group's log losses, against its minimum; nan unless that is inside.
-
-    The parabola has the weights of `fit`, so losses far above the lowest count little.
-
-    Args:
-        points: Of one task, rank and scale.
-        at: The rate.
-    """
-    gap, weights = _basin(points, points.group)
-    kept = weights > 0
-    if kept.sum() < 3:
-        return float("nan")
-    x = np.log2(points.rate / at)
-    k, b, _ = np.polyfit(x[kept], gap[kept], 2, w=np.sqrt(weights[kept]))
-    inside = k > 0 and x.min() < -b / (2 * k) < x.max() and x.min() <= 0 <= x.max()
-    return float(np.expm1(b * b / (4 * k))) if inside else float("nan")
+    """`regret` by the `parabola`, against its minimum, also outside of what was tried; nan without one."""
+    k, best = parabola(points)
+    return float(np.expm1(k * np.log2(at / best) ** 2))
 
 
 def regret(rate: np.ndarray, loss: np.ndarray, at: float) -> float:

@@ -83,11 +83,9 @@ def mean_noise(parts: Sequence[Noise]) -> Noise:
 
 
 class Difference(NamedTuple):
-    """A mean difference with its interval; `n_examples` is 0 where only seeds were counted as noise."""
+    """A mean difference with its noise; `n_examples` is 0 where only seeds were counted."""
 
     mean: float
-    low: float
-    high: float
     noise: Noise
     n_seeds: int
     n_examples: int
@@ -102,10 +100,15 @@ class Difference(NamedTuple):
         least *= self.shared + (1 - self.shared) / self.n_seeds
         return self.noise._replace(examples=max(self.noise.examples, least))
 
-    def with_noise(self, noise: Noise, *, level: float = 0.95) -> "Difference":
-        """The same difference with other noise, and its interval."""
-        half = noise.half_width(1 - level)
-        return self._replace(low=self.mean - half, high=self.mean + half, noise=noise)
+    @property
+    def low(self) -> float:
+        """The lower end of the 95% interval."""
+        return self.mean - self.noise.half_width()
+
+    @property
+    def high(self) -> float:
+        """The upper end of the 95% interval."""
+        return self.mean + self.noise.half_width()
 
     @property
     def p(self) -> float:
@@ -113,7 +116,7 @@ class Difference(NamedTuple):
         return p_value(self.mean, self.noise)
 
 
-def two_way(d: np.ndarray, *, level: float = 0.95, step: float = 0.0) -> Difference:
+def two_way(d: np.ndarray, *, step: float = 0.0) -> Difference:
     """Mean of paired differences d (S seeds, N examples), S >= 2, N >= 2, both seen as samples of many.
 
     `step` is by how much an example that differs differs: 1 for scores of 0 and 1, 0 for continuous scores.
@@ -129,23 +132,17 @@ def two_way(d: np.ndarray, *, level: float = 0.95, step: float = 0.0) -> Differe
         examples += UNSEEN * ((step / N) ** 2 + examples) / (1 + np.count_nonzero(d.any(axis=0)))
     noise = Noise(no_dust(A / (S * N)), S - 1, no_dust(examples), N - 1)
     shared = min(C / (S * square), 1.0) if square > 0 else 1.0
-    return _difference(float(mean), noise, S, N, level)._replace(step=step, shared=float(shared))
+    return Difference(float(mean), noise, S, N, step, float(shared))
 
 
-def one_way(d: np.ndarray, *, level: float = 0.95) -> Difference:
+def one_way(d: np.ndarray) -> Difference:
     """Mean of paired differences d (S,), with seeds as the only noise: the test set is taken as it is."""
-    noise = Noise(no_dust(d.var(ddof=1) / len(d)), len(d) - 1)
-    return _difference(float(d.mean()), noise, len(d), 0, level)
+    return Difference(float(d.mean()), Noise(no_dust(d.var(ddof=1) / len(d)), len(d) - 1), len(d), 0)
 
 
 def no_dust(variance: float) -> float:
     """The variance, with rounding dust taken for the zero that it is."""
     return float(variance) if variance > 1e-30 else 0.0
-
-
-def _difference(mean: float, noise: Noise, S: int, N: int, level: float) -> Difference:
-    half = noise.half_width(1 - level)
-    return Difference(mean, mean - half, mean + half, noise, S, N)
 
 
 def p_value(mean: float, noise: Noise) -> float:
@@ -170,8 +167,8 @@ def equivalence_p(found: Difference, margin: float) -> float:
     return max(sides)
 
 
-def smallest_detectable(noise: Noise, *, alpha: float = 0.05, power: float = POWER) -> float:
-    """The smallest true difference that a repetition of this comparison would show with the given power."""
+def smallest_detectable(noise: Noise, *, alpha: float = ALPHA) -> float:
+    """The smallest true difference that a repetition of this comparison would show with power 0.8."""
     if noise.se == 0:
         return 0.0
     wide = noise.half_width(alpha) / noise.se
@@ -180,14 +177,9 @@ def smallest_detectable(noise: Noise, *, alpha: float = 0.05, power: float = POW
         excess = lambda k: quantile(alpha, k) - wide  # noqa: E731
         lowest = min(noise.seeds_df, noise.examples_df) / 2
         df = 1e6 if excess(1e6) >= 0 else optimize.brentq(excess, lowest, 1e6)
-    return detectable_in_se(df, alpha=alpha, power=power) * noise.se
-
-
-def detectable_in_se(df: float, *, alpha: float = 0.05, power: float = POWER) -> float:
-    """The true mean, in standard errors, that a two-sided t test finds with the given power."""
     critical = quantile(alpha, df)
-    missed = lambda shift: special.nctdtr(df, shift, critical) - (1 - power)  # noqa: E731
-    return float(optimize.brentq(missed, 0.0, 2 * critical + 6))
+    missed = lambda shift: special.nctdtr(df, shift, critical) - (1 - POWER)  # noqa: E731
+    return float(optimize.brentq(missed, 0.0, 2 * critical + 6)) * noise.se  # of a two-sided t test
 
 
 class Spread(NamedTuple):
@@ -206,16 +198,16 @@ class Spread(NamedTuple):
         return Noise(self.sd**2 / n, n - 1, self.examples, max(self.n_examples - 1, 1))
 
 
-def detectable(n: int, spread: Spread, *, alpha: float = 0.05, power: float = POWER) -> float:
+def detectable(n: int, spread: Spread, *, alpha: float = ALPHA) -> float:
     """The smallest difference that n paired seeds can show."""
-    return smallest_detectable(spread.noise(n), alpha=alpha, power=power)
+    return smallest_detectable(spread.noise(n), alpha=alpha)
 
 
-def seeds_needed(effect: float, spread: Spread, *, most: int = 1000) -> int | None:
-    """The smallest number of paired seeds that shows `effect` with power 0.8; None when `most` do not."""
-    counts = range(FEWEST_SEEDS, most + 1)
+def seeds_needed(effect: float, spread: Spread) -> int | None:
+    """The smallest number of paired seeds that shows `effect` with power 0.8; None when 1,000 do not."""
+    counts = range(FEWEST_SEEDS, 1001)
     shows = lambda n: detectable(n, spread) <= abs(effect)  # noqa: E731
-    return counts[bisect.bisect_left(counts, True, key=shows)] if shows(most) else None
+    return counts[bisect.bisect_left(counts, True, key=shows)] if shows(counts[-1]) else None
 
 
 def sign_flip(d: np.ndarray, *, rng: np.random.Generator, draws: int = 20_000) -> tuple[float, float]:

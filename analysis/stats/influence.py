@@ -13,8 +13,6 @@ import numpy as np
 
 from experiments.metrics import resampling
 
-Counts = tuple[np.ndarray, np.ndarray, np.ndarray]  # per class (C,): predicted right, true, predicted
-
 
 def macro_f1(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> float:
     """The mean of 2 hits / (true + predicted) over the classes that occur."""

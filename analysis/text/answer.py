@@ -12,7 +12,7 @@ from analysis.compare import noise
 from analysis.compare.conclusion import ORDER, listed, on_tuning, protocol
 from analysis.compare.verdicts import Verdicts
 from analysis.figures.overview import metric_words
-from analysis.runs.cells import SETTING
+from analysis.runs.cells import SETTING, finals
 from analysis.runs.load import Study
 from analysis.runs.rows import Row, each
 from analysis.text import limits
@@ -41,7 +41,7 @@ class Answer:
 
 def answer(study: Study, cells: pd.DataFrame, found: Verdicts) -> Answer:
     """The answer that the records allow, never more."""
-    final = cells[cells["final"].astype(bool) & (cells["n"] > 0)]
+    final = finals(cells)
     if final.empty:
         return _nothing(study)
     if len(final) == 1:
@@ -151,7 +151,7 @@ def headline(rows: pd.DataFrame) -> str:
 
 def at_rates(rows: pd.DataFrame) -> str:
     """The start of a headline that decides between rates of which nobody knows how good they are."""
-    budgets = [b for sides in rows["sides"] for b in (*sides.variant, *sides.baseline) if b.points]
+    budgets = [budget for sides in rows["sides"] for budget in sides.both if budget.points]
     if not rows["conclusion"].isin(["better", "worse", "ahead", "behind", "equivalent"]).any() or not budgets:
         return ""
     if not any(budget.tuned for budget in budgets):
@@ -199,7 +199,7 @@ def sentence(row: Row, rows: pd.DataFrame) -> str:
         return f"No verdict on {name}{where}: {row['why']}."
     interval = f"{signed(row['ci_low'])} to {signed(row['ci_high'])}"
     evidence = f"{signed(row['difference'])} ({interval}; {unit(row)})"
-    if not any(b.tuned for b in (*row["sides"].variant, *row["sides"].baseline)):
+    if not any(budget.tuned for budget in row["sides"].both):
         rates = list(dict.fromkeys(row["rates"]))
         evidence += f", {'both ' * (len(rates) == 1)}at learning rate {' against '.join(rates)}"
     text = {
@@ -293,9 +293,9 @@ def _observation(
     group: pd.DataFrame, final: pd.DataFrame, floors: Mapping[tuple[Any, ...], noise.Floor]
 ) -> str:
     row = group.iloc[0]
-    sign = -1 if row["goal"] == "min" else 1
-    best = group.loc[(sign * group["mean"]).idxmax()]
-    word = "highest" if sign > 0 else "lowest"
+    better = row["sign"] * group["mean"]
+    best = group.loc[better.idxmax()]
+    word = "highest" if row["sign"] > 0 else "lowest"
     names = (("dataset", "on"), ("model", "with"), ("stack", "on stack"))
     where = "".join(f" {word} {row[key]}" for key, word in names if final[key].nunique() > 1)
     text = f"The {word} {metric_words(row)} seen{where} is {best['mean']:.3f}, by {cell_name(best)}"
@@ -303,11 +303,11 @@ def _observation(
     others = group.drop(best.name)
     rival = None
     if len(plain) and best["series"] != "lora":
-        rival = plain.loc[(sign * plain["mean"]).idxmax()]
+        rival = plain.loc[better[plain.index].idxmax()]
         rank = f" (rank {rival['r']:g})" if rival["r"] > 0 else ""
         text += f"; the {word} of plain LoRA is {rival['mean']:.3f}{rank}"
     elif len(others):
-        rival = others.loc[(sign * others["mean"]).idxmax()]
+        rival = others.loc[better[others.index].idxmax()]
         text += f"; next is {cell_name(rival)} with {rival['mean']:.3f}"
     floor = floors.get(tuple(row[list(SETTING)]))
     if rival is not None and floor and abs(best["mean"] - rival["mean"]) < floor.level:

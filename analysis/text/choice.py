@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.compare.conclusion import ORDER, listed
 from analysis.compare.verdicts import Verdicts
 from analysis.foreign.independent import verdicts
+from analysis.runs.cells import Key, by_key
 from analysis.runs.load import Study
 from analysis.runs.rows import Row, each
 from analysis.runs.timing import apart
@@ -24,7 +25,6 @@ _WORDS = {
     "step_ms": "time per step",
     "peak_bytes": "peak memory",
 }
-Key = tuple[str, str]  # (cell_key, stack)
 
 
 @dataclass
@@ -50,16 +50,15 @@ def choice(study: Study, cells: pd.DataFrame, found: Verdicts, ranks: Sequence[A
     rows = found.overall
     if rows.empty:
         return Choice()
-    by_key = {(cell["cell_key"], cell["stack"]): cell for cell in each(cells[cells["final"].astype(bool)])}
     advised = {(a.series, a.dataset, a.model, a.targets): a.sufficient or a.best for a in ranks}
-    out = Choice(rows=_rows(rows, by_key, advised))
+    out = Choice(rows=_rows(rows, by_key(cells), advised))
     choices = _choices(rows)
     winners, over_data = _winners(rows, choices), _winners(found.across, choices)
     out.leader = _leader(over_data if len(over_data) else winners)
     if out.leader and winners["variant"].nunique() > 1:
         other = verdicts(study, cells, baseline=out.leader, margin=found.margin)
         out.among = _among(other, set(winners["variant"]))
-    out.sentence = _sentence(rows, over_data, out, found)
+    out.sentence = _sentence(rows, over_data, out)
     over = sorted({r for row in each(rows) if row["r"] == "all" for r in row["ranks"]})
     if over:
         out.note = (
@@ -100,10 +99,10 @@ def _rows(
         order = [(ranked and pd.isna(row["variant_r"]), *_order(row)) for row in each(group)]
         group = group.assign(order=order).sort_values("order", kind="stable")
         first = each(group)[0]
-        plain = _picked([cells[key] for key in _sides(first)[1]], advised)
+        plain = _picked([cells[key] for key in first["cells"][1]], advised)
         out.append(_line(first, plain, plain, base=True))
         out += [
-            _line(row, _picked([cells[key] for key in _sides(row)[0]], advised), plain)
+            _line(row, _picked([cells[key] for key in row["cells"][0]], advised), plain)
             | {"reference": bool(row["order"][0])}
             for row in each(group)
         ]
@@ -115,18 +114,14 @@ def _order(row: Row) -> tuple[int, float]:
     return ORDER.index(known), -row["difference"] if row["difference"] == row["difference"] else 0.0
 
 
-def _sides(row: Row) -> tuple[list[Key], list[Key]]:
-    keys = list(row["cells"])
-    return keys[: len(keys) // 2], keys[len(keys) // 2 :]
-
-
 def _picked(cells: Sequence[Row], advised: Mapping[tuple[Any, ...], float]) -> Row:
     """The cell of a variant that its line stands for: at the advised rank, else the best on validation."""
     first = cells[0]
     rank = advised.get((first["series"], first["dataset"], first["model"], first["targets"]))
     there = [cell for cell in cells if cell["r"] == rank]
-    sign = -1.0 if first["goal"] == "min" else 1.0
-    return there[0] if there else max(cells, key=lambda cell: np.nan_to_num(sign * cell["validation"]))
+    return (
+        there[0] if there else max(cells, key=lambda cell: np.nan_to_num(cell["sign"] * cell["validation"]))
+    )
 
 
 def _line(row: Row, cell: Row, plain: Row, *, base: bool = False) -> dict[str, Any]:
@@ -175,7 +170,7 @@ def _among(other: Verdicts, winners: set[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _sentence(rows: pd.DataFrame, over_data: pd.DataFrame, out: Choice, found: Verdicts) -> str:
+def _sentence(rows: pd.DataFrame, over_data: pd.DataFrame, out: Choice) -> str:
     base = rows["baseline"].iloc[0]
     if out.leader:
         return _take(rows, over_data, out, base)

@@ -1,5 +1,6 @@
 """Beside the results: what went wrong, what the runs noted, where the results came from."""
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import pandas as pd
 
 from analysis.compare.verdicts import Verdicts
 from analysis.runs import identity
-from analysis.runs.cells import missing_seeds
+from analysis.runs.cells import finals, missing_seeds
 from analysis.runs.load import Study
 from analysis.runs.rows import each
 
@@ -16,54 +17,48 @@ MISSING_SHOWN = 50
 
 def trouble(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[str, list[tuple[str, str]]]]:
     """Everything that is not a completed run, under headings: (heading, [(run or cell, what)])."""
-    groups: list[tuple[str, list[tuple[str, str]]]] = []
     names = {
         "diverged": "Diverged: counted as results, with no metric",
         "oom": "Out of memory",
         "failed": "Failed",
         "preempted": "Interrupted before the end",
     }
-    for status, heading in names.items():
-        ids = study.runs.loc[study.runs["status"] == status, "run_id"]
-        groups.append((heading, [(run_id, error_text(study.records[run_id])) for run_id in ids]))
-    groups.append(
-        ("Begun, without a record", [(name, "still running or killed") for name in study.unfinished])
-    )
-    groups.append(("Missing: requested, not started", _missing(study)))
-    groups.append(
-        ("Left out or corrected", [(run, what) for run, what in [*study.problems, *found.problems]])
-    )
-    lacking = missing_seeds(cells) if len(cells) else []
-    groups.append(
+    ids = {status: study.runs.loc[study.runs["status"] == status, "run_id"] for status in names}
+    seeds = lambda numbers: f"seed {', '.join(map(str, numbers))}"  # noqa: E731
+    earlier = cells[(cells["phase"] == "confirm") & ~cells["final"]]
+    groups: list[tuple[str, list[tuple[str, str]]]] = [
+        *(
+            (name, [(run, error_text(study.records[run])) for run in ids[status]])
+            for status, name in names.items()
+        ),
+        ("Begun, without a record", [(name, "still running or killed") for name in study.unfinished]),
+        ("Missing: requested, not started", _missing(study)),
+        ("Left out or corrected", [*study.problems, *found.problems]),
         (
             "Seeds that other cells have and these lack",
-            [(cell, "seed " + ", ".join(map(str, s))) for cell, s in lacking],
-        )
-    )
-    plain = cells[cells["beside"].astype(bool)] if len(cells) else cells
-    groups.append(
+            [(cell, seeds(lacking)) for cell, lacking in missing_seeds(cells)],
+        ),
         (
             "Plain runs of cells that were tuned and confirmed: shown, not compared",
-            [(row["cell_key"], "seed " + ", ".join(map(str, row["seeds_tried"]))) for row in each(plain)],
-        )
-    )
-    earlier = cells[(cells["phase"] == "confirm") & ~cells["final"].astype(bool)]
-    groups.append(
+            [(row["cell_key"], seeds(row["seeds_tried"])) for row in each(cells[cells["beside"]])],
+        ),
         (
             "Confirmed, but later tuning recommends another value: shown, not compared",
             [(row["cell_key"], f"learning rate {row['lr']:g}") for row in each(earlier)],
-        )
-    )
-    lone = dict.fromkeys((left.cell["cell_key"], left.why) for left in found.unmatched)
-    groups.append(("Cells that could not be compared", list(lone)))
+        ),
+        (
+            "Cells that could not be compared",
+            list(dict.fromkeys((left.cell["cell_key"], left.why) for left in found.unmatched)),
+        ),
+    ]
     return [(heading, entries) for heading, entries in groups if entries]
 
 
 def on_step_times(study: Study, cells: pd.DataFrame) -> str:
     """What the step times of the final cells are worth; empty where nothing is to be said."""
-    final = cells[cells["final"].astype(bool) & (cells["n"] > 0)]
+    final = finals(cells)
     timed = final[final["step_ms"].notna()]
-    unknown, other = int(timed["step_ms_low"].isna().sum()), int(timed["disturbed"].sum())
+    other = int(timed["disturbed"].sum())
     apart = f"To measure them in turn: python -m experiments.bench step --study runs/{study.name}"
     if study.in_turn is not None:
         text = f"Step times were measured in turn, {study.in_turn.rounds} rounds on {study.in_turn.machine}; "
@@ -79,18 +74,18 @@ def on_step_times(study: Study, cells: pd.DataFrame) -> str:
             f"is concluded from step times. {apart}"
         )
     why = "The spread of some step times is not known, so that nothing is concluded from them. "
-    return f"{why}{apart}" if unknown else ""
+    return f"{why}{apart}" if timed["step_ms_low"].isna().any() else ""
 
 
 def _missing(study: Study) -> list[tuple[str, str]]:
     """The runs that no process came to, the first of them by name."""
-    how = "give the command that requested it again"
     rest = len(study.missing) - MISSING_SHOWN
-    more = [(f"and {rest} more", how)] if rest > 0 else []
-    return [(name, how) for name in study.missing[:MISSING_SHOWN]] + more
+    names = [*study.missing[:MISSING_SHOWN], *([f"and {rest} more"] if rest > 0 else [])]
+    return [(name, "give the command that requested it again") for name in names]
 
 
 def error_text(record: Mapping[str, Any]) -> str:
+    """Why a run ended without a result."""
     error = record.get("error") or {}
     if isinstance(error, str):
         return error
@@ -99,38 +94,32 @@ def error_text(record: Mapping[str, Any]) -> str:
 
 def notes(study: Study) -> list[tuple[str, int]]:
     """Deviations and notes of the runs, each once, with the number of runs that carry it."""
-    seen: dict[str, int] = {}
+    seen = Counter[str]()
     for record in study.records.values():
-        for text in dict.fromkeys([*(record.get("deviations") or []), *(record.get("notes") or [])]):
-            seen[str(text)] = seen.get(str(text), 0) + 1
-    return sorted(seen.items(), key=lambda item: (-item[1], item[0]))
+        seen.update({str(text) for text in (*(record.get("deviations") or []), *(record.get("notes") or []))})
+    return _most_first(seen)
 
 
 def environment(study: Study) -> list[tuple[str, list[tuple[str, int]]]]:
     """Where results came from: (what, [(value, runs)]), more than one value meaning a mixed study."""
-    seen: dict[str, dict[str, int]] = {}
+    seen: dict[str, Counter[str]] = defaultdict(Counter)
     for record in study.records.values():
-        env, data = record.get("env") or {}, record.get("data") or {}
-        commit = (
-            f"{env['git_sha']}{' with uncommitted changes' if env.get('dirty') else ''}"
-            if env.get("git_sha")
-            else None
-        )
-        pairs = {
-            "commit": commit,
-            "code": env.get("code_sha256"),
-            **{key: env.get(key) for key in ("device", "host", "python", "threads")},
-        }
+        spec, env, data = record["spec"], record.get("env") or {}, record.get("data") or {}
+        dirty = " with uncommitted changes" if env.get("dirty") else ""
+        pairs = {"commit": f"{env['git_sha']}{dirty}" if env.get("git_sha") else None}
+        pairs |= {"code": env.get("code_sha256")}
+        pairs |= {key: env.get(key) for key in ("device", "host", "python", "threads")}
         pairs |= dict(env.get("versions") or {})
-        name, base = identity.model(record["spec"]), record.get("model") or {}
-        pairs |= {f"{name}, weights": base.get("sha256")}
-        pairs |= {f"{name}, all files": (record["spec"].get("model_options") or {}).get("content")}
-        name = identity.dataset(record["spec"])
+        name = identity.model(spec)
+        pairs |= {f"{name}, weights": (record.get("model") or {}).get("sha256")}
+        pairs |= {f"{name}, all files": (spec.get("model_options") or {}).get("content")}
+        name = identity.dataset(spec)
         pairs |= {f"{name}, {key[:-7]} data": value for key, value in data.items() if key.endswith("_sha256")}
         for key, value in pairs.items():
             if value is not None:
-                counts = seen.setdefault(key, {})
-                counts[str(value)] = counts.get(str(value), 0) + 1
-    return [
-        (key, sorted(counts.items(), key=lambda item: (-item[1], item[0]))) for key, counts in seen.items()
-    ]
+                seen[key][str(value)] += 1
+    return [(key, _most_first(counts)) for key, counts in seen.items()]
+
+
+def _most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -6,16 +6,15 @@ An example's id begins with the SHA-256 of its text, so any table that holds the
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from analysis.compare.verdicts import Verdicts
+from analysis.runs.cells import by_key
 from analysis.runs.load import Study
 from analysis.runs.rows import Row, each
 from experiments.errors import UserError
@@ -85,60 +84,43 @@ def flips(
         r: the rank at which the two are compared, if it was run; else the last of those that were.
         texts: a table that holds the examples' texts, beside what the data's own path holds.
     """
-    by_key = {(cell["cell_key"], cell["stack"]): cell for cell in each(cells[cells["final"].astype(bool)])}
+    final = by_key(cells)
     for row in each(found.overall[found.overall["variant"] == variant]):
-        keys = list(row["cells"])
-        pairs = list(zip(keys[: len(keys) // 2], keys[len(keys) // 2 :], strict=True))
-        ours, plain = next(
-            ((by_key[a], by_key[b]) for a, b in pairs if by_key[a]["r"] == r),
-            (by_key[pairs[-1][0]], by_key[pairs[-1][1]]),
-        )
+        pairs = [(final[a], final[b]) for a, b in zip(*row["cells"], strict=True)]
+        ours, plain = next((pair for pair in pairs if pair[0]["r"] == r), pairs[-1])
         both = _both(study, ours, plain)
         if both is not None:
             known = _texts(study, ours, both.found, texts)
-            named = [_with_text(flip, known) for flip in both.found]
-            return Flips(both.variant, both.baseline, both.r, both.dataset, both.seeds, both.examples, named)
+            return replace(both, found=[replace(f, text=known.get(f.id[:_ID], "")) for f in both.found])
     return None
 
 
 def _both(study: Study, ours: Row, plain: Row) -> Flips | None:
     """The flips between two cells; None where their runs left no answers that can be compared."""
     seeds = sorted(set(ours["by_seed"]) & set(plain["by_seed"]))
-    tables = [
-        [
-            _answers(study, cell["by_seed"][seed])
-            for seed in seeds
-            if study.predictions.of(cell["by_seed"][seed])
-        ]
-        for cell in (ours, plain)
-    ]
-    if not seeds or any(len(side) < len(seeds) or any(t is None for t in side) for side in tables):
+    tables = [[_answers(study, cell["by_seed"][seed]) for seed in seeds] for cell in (ours, plain)]
+    if not seeds or any(table is None for side in tables for table in side):
         return None
-    sides = [pd.concat([table for table in side if table is not None]) for side in tables]
+    sides = [pd.concat(side) for side in tables]
     means = [side.groupby("id")["score"].mean() for side in sides]
     if not means[0].index.equals(means[1].index):
         return None
     apart = means[0] - means[1]
     wanted = apart[apart.abs() >= LEAST]
-    order = sorted(wanted.index, key=lambda name: (-abs(wanted[name]), name))
+    order = sorted(wanted.index, key=lambda i: (-abs(wanted[i]), i))
     said = [_said(side[side["id"].isin(wanted.index)]) for side in sides]
     label = sides[0].drop_duplicates("id").set_index("id")["label"]
-    out = [
-        Flip(name, label[name], means[0][name], means[1][name], said[0][name], said[1][name])
-        for name in order
-    ]
+    out = [Flip(i, label[i], means[0][i], means[1][i], said[0][i], said[1][i]) for i in order]
     return Flips(ours["series"], plain["series"], ours["r"], ours["dataset"], len(seeds), len(apart), out)
 
 
 def _answers(study: Study, run_id: str) -> pd.DataFrame | None:
-    """What a run said of each example: id, label, prediction, score."""
-    try:
-        table = pq.ParquetFile(study.path(run_id).predictions).read(
-            ["id", "label", "prediction", "score"], use_threads=False
-        )
-    except (OSError, KeyError, pa.ArrowException):
+    """What a run said of each example: id, label, prediction, score; None where that cannot be used."""
+    names = ("id", "label", "prediction", "score")
+    table = study.predictions.columns(run_id, *names) if study.predictions.of(run_id) else None
+    if table is None or table.num_columns < len(names):
         return None
-    frame = pd.DataFrame({name: table[name].to_pylist() for name in table.column_names})
+    frame = pd.DataFrame(table.to_pydict())
     return frame if np.isfinite(frame["score"].to_numpy(float)).all() else None
 
 
@@ -150,21 +132,8 @@ def _said(answers: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _with_text(flip: Flip, texts: Mapping[str, str]) -> Flip:
-    text = texts.get(flip.id[:_ID], "")
-    return Flip(
-        flip.id,
-        flip.label,
-        flip.variant,
-        flip.baseline,
-        flip.said,
-        flip.said_baseline,
-        " ".join(text.split()),
-    )
-
-
 def _texts(study: Study, cell: Row, found: Iterable[Flip], extra: Path | None) -> dict[str, str]:
-    """The texts of examples by the head of their id, out of the tables that are there."""
+    """The texts of examples, on one line, by the head of their id, out of the tables that are there."""
     wanted = {flip.id[:_ID] for flip in found}
     options: Mapping[str, Any] = study.records[cell["run_ids"][0]]["spec"].get("dataset_options") or {}
     own = options.get("path")
@@ -174,7 +143,7 @@ def _texts(study: Study, cell: Row, found: Iterable[Flip], extra: Path | None) -
         for text in _cells(path, strict=path == extra) if wanted else ():
             head = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_ID]
             if head in wanted:
-                out[head] = text
+                out[head] = " ".join(text.split())
     return out
 
 

@@ -17,21 +17,11 @@ def proper(name: str) -> str:
 
 
 _METRICS = {
-    "f1": "F1",
-    "macro_f1": "macro F1",
-    "micro_f1": "micro F1",
-    "token_f1": "token F1",
-    "matthews": "Matthews correlation",
-    "pearson": "Pearson correlation",
-    "spearman": "Spearman correlation",
-    "mse": "MSE",
-    "bleu": "BLEU",
-    "bleu_lowercase": "lower-case BLEU",
-    "chrf": "chrF",
-    "rouge_l": "ROUGE-L",
-    "nist": "NIST",
-    "cider": "CIDEr",
-}
+    "f1": "F1", "macro_f1": "macro F1", "micro_f1": "micro F1", "token_f1": "token F1",
+    "matthews": "Matthews correlation", "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation", "mse": "MSE", "bleu": "BLEU", "bleu_lowercase": "lower-case BLEU",
+    "chrf": "chrF", "rouge_l": "ROUGE-L", "nist": "NIST", "cider": "CIDEr",
+}  # fmt: skip
 
 
 def metric_name(name: str) -> str:

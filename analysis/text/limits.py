@@ -103,7 +103,7 @@ def _sampling(group: pd.DataFrame) -> str:
     if row["metric"] not in SHARES or row["split"] != "test" or not row["test_rows"] > 0 or len(group) < 2:
         return ""
     once = with_bars(group.assign(low=np.nan, high=np.nan))
-    sign = -1 if row["goal"] == "min" else 1
+    sign = row["sign"]
     best = once.loc[(sign * once["mean"]).idxmax()]
     near, far = ("bar_low", "bar_high") if sign > 0 else ("bar_high", "bar_low")
     within = (sign * once["mean"] >= sign * best[near]) | (sign * once[far] >= sign * best["mean"])

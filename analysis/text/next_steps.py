@@ -3,15 +3,17 @@
 import bisect
 import itertools
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis import stats
 from analysis.compare.conclusion import listed
 from analysis.compare.verdicts import Verdicts
 from analysis.runs import identity
+from analysis.runs.cells import key_of
 from analysis.runs.load import Study
 from analysis.runs.rows import Row, each
 from analysis.text.answer import few
@@ -34,19 +36,19 @@ def steps(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[str,
     out = []
     if near:
         most = max(needed[row["key"]] or 0 for row in near)
-        keys = {key for row in near for key in row["cells"]}
+        compared = _compared(cells, near)
         names = few({row["variant"] for row in near})
-        more = _more(study, cells, keys, most)
+        more = _more(compared, most)
         why = f"{names} {'is' if len(near) == 1 else 'are'} undecided: about {most} seeds show a difference "
         why += f"of {_margins(near)}{more}. Fix the number now: to look after each seed adds false verdicts."
-        out += _with_reason(why, _sweeps(study, cells, keys, range(most)))
+        out += _with_reason(why, _sweeps(study, cells, compared, range(most)))
     falling = [row for row in each(found.overall) if row["conclusion"] == "withheld" and row["falling"]]
     if falling:
-        keys = {key for row in falling for key in row["cells"]}
+        compared = _compared(cells, falling)
         why = f"The validation loss was still falling: train {few({row['variant'] for row in falling})} and "
         why += f"{found.baseline} longer before calling them equivalent, for example twice as long."
-        seeds = sorted({seed for cell in _chosen(cells, keys) for seed in cell["seeds_tried"]})
-        out += _with_reason(why, _sweeps(study, cells, keys, seeds, longer=True))
+        seeds = sorted({seed for cell in compared for seed in cell["seeds_tried"]})
+        out += _with_reason(why, _sweeps(study, cells, compared, seeds, longer=True))
     if luck:
         names = few({row["variant"] for row in luck})
         why = f"{names} {'is' if len(luck) == 1 else 'are'} undecided because of how the learning rates were "
@@ -82,50 +84,42 @@ def _seeds_needed(row: Row, *, tuned_well: bool = False) -> int | None:
     def shows(n: int) -> bool:
         seeds, df = noise.seeds * there / n, noise.seeds_df * (n - 1) / (there - 1)
         more = noise._replace(seeds=seeds, seeds_df=df, tuning=0.0 if tuned_well else noise.tuning)
-        return stats.smallest_detectable(more, alpha=stats.ALPHA * row["share"]) <= row["margin"]
+        least = stats.smallest_detectable(more, alpha=stats.ALPHA * row["share"])
+        return least <= float(row["margin"])
 
     counts = range(there + 1, MOST_SEEDS + 1)
     return counts[bisect.bisect_left(counts, True, key=shows)] if shows(MOST_SEEDS) else None
 
 
-def _more(study: Study, cells: pd.DataFrame, keys: Collection[tuple[str, str]], seeds: int) -> str:
-    """How many runs that adds, and about how long they take one after the other."""
-    chosen = _chosen(cells, keys)
-    runs = sum(max(0, seeds - len(cell["seeds_tried"])) for cell in chosen)
-    seconds = sum(
-        max(0, seeds - len(cell["seeds_tried"])) * cell["train_seconds"]
-        for cell in chosen
-        if cell["train_seconds"] == cell["train_seconds"]
-    )
+def _more(cells: Sequence[Row], seeds: int) -> str:
+    """How many runs so many seeds add, and about how long they take one after the other."""
+    runs = np.array([max(0, seeds - len(cell["seeds_tried"])) for cell in cells])
+    seconds = float(np.nansum(runs * [cell["train_seconds"] for cell in cells]))
     time = f", about {amount(seconds, 's')} of training" if seconds else ""
-    return f" ({runs} more runs{time})"
+    return f" ({runs.sum()} more runs{time})"
 
 
 def commands(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[str]:
     """The commands that bring every comparison without a verdict to three paired seeds."""
-    wanted = {key for row in each(found.table) if row["n_seeds"] < stats.FEWEST_SEEDS for key in row["cells"]}
-    seeds = sorted({seed for cell in _chosen(cells, wanted) for seed in cell["seeds_tried"]})
+    compared = _compared(cells, each(found.table[found.table["n_seeds"] < stats.FEWEST_SEEDS]))
+    seeds = sorted({seed for cell in compared for seed in cell["seeds_tried"]})
     unused = (seed for seed in itertools.count() if seed not in seeds)
     seeds = seeds + list(itertools.islice(unused, max(0, stats.FEWEST_SEEDS - len(seeds))))
-    return _sweeps(study, cells, wanted, seeds)
+    return _sweeps(study, cells, compared, seeds)
 
 
-def _chosen(cells: pd.DataFrame, wanted: Collection[tuple[str, str]]) -> list[Row]:
-    final = cells[cells["final"].astype(bool)] if wanted else cells[:0]
-    return [cell for cell in each(final) if (cell["cell_key"], cell["stack"]) in wanted]
+def _compared(cells: pd.DataFrame, rows: Sequence[Row]) -> list[Row]:
+    """The cells of both sides of these comparisons."""
+    wanted = {key for row in rows for side in row["cells"] for key in side}
+    return [cell for cell in each(cells[cells["final"]]) if key_of(cell) in wanted]
 
 
 def _sweeps(
-    study: Study,
-    cells: pd.DataFrame,
-    wanted: Collection[tuple[str, str]],
-    seeds: Sequence[int],
-    *,
-    longer: bool = False,
+    study: Study, cells: pd.DataFrame, wanted: Sequence[Row], seeds: Sequence[int], *, longer: bool = False
 ) -> list[str]:
-    """The fewest commands that run these cells with these seeds; `longer`: twice as long, as a new study."""
+    """The fewest commands that run the wanted cells with these seeds; `longer`: anew, twice as long."""
     groups: dict[tuple[str, tuple[str, ...], str], list[Mapping[str, Any]]] = {}
-    for cell in _chosen(cells, wanted):
+    for cell in wanted:
         record = study.records[cell["run_ids"][0]]
         if "source" in record:  # of somebody else
             continue
@@ -151,33 +145,24 @@ def _tuned(study: Study, cells: pd.DataFrame, cell: Row) -> tuple[tuple[str, ...
 
     A confirmed cell gives up its tuned values to those words; its tuning runs are found as they are.
     """
-    spec = dict(study.records[cell["run_ids"][0]]["spec"])
+    spec = study.records[cell["run_ids"][0]]["spec"]
     if cell["phase"] != "confirm":
         return (), ""
-    tuning = cells[(cells["group_key"] == cell["group_key"]) & cells["tuning"].astype(bool)]
+    tuning = cells[(cells["group_key"] == cell["group_key"]) & cells["tuning"]]
     if tuning.empty:
         return (), ""
-    tried = [study.records[ids[0]]["spec"] for ids in tuning["run_ids"]]
+    tried = [identity.flat(study.records[ids[0]]["spec"]) for ids in tuning["run_ids"]]
     keys = identity.tuned(spec)
     if spec.get("halving"):  # which chose no length
         keys = tuple(key for key in keys if key not in ("train.steps", "train.epochs"))
     seeds = sorted({seed for every in tuning["seeds_tried"] for seed in every})
     words = ["hydra/sweeper=fair", f"hydra.sweeper.tune_seeds=[{','.join(map(str, seeds))}]"]
     words += [f"hydra.sweeper.halving={spec['halving']}"] if spec.get("halving") else []
-    asked = [key for key in keys if key == "lr" or not _follows(tried, key)]
+    asked = [key for key in keys if not identity.follows_rate(tried, key)]
     names = [identity.command_key(key) for key in asked]
     if names != ["lr"]:
         words.append(f"hydra.sweeper.tune=[{','.join(names)}]")
     for key, name in zip(asked, names, strict=True):
-        words.append(f"{name}={','.join(dict.fromkeys(_values(tried, key)))}")
-    return keys, " " + " ".join(shlex.quote(word) for word in words)
-
-
-def _follows(specs: Sequence[Mapping[str, Any]], key: str) -> bool:
-    """Whether a key has the value of the learning rate in every spec."""
-    return all(identity.flat(spec).get(key) == spec.get("lr") for spec in specs)
-
-
-def _values(specs: Sequence[Mapping[str, Any]], key: str) -> list[str]:
-    values = {identity.flat(spec).get(key) for spec in specs}
-    return [identity.value_text(v) for v in sorted(values, key=lambda v: (isinstance(v, str), v))]
+        values = sorted({one.get(key) for one in tried}, key=lambda v: (isinstance(v, str), v))
+        words.append(f"{name}={','.join(dict.fromkeys(map(identity.value_text, values)))}")
+    return keys, f" {shlex.join(words)}"

@@ -14,8 +14,10 @@ import pandas as pd
 
 from analysis import stats
 from analysis.compare import margins
-from analysis.compare.pairs import Pair, paired
+from analysis.compare.pairs import difference
 from analysis.compare.training import still_falling
+from analysis.runs.cells import finals
+from analysis.runs.histories import last_loss
 from analysis.runs.load import Study
 from analysis.runs.rows import Row, each
 from analysis.stats import ALPHA
@@ -50,7 +52,7 @@ def advise(study: Study, cells: pd.DataFrame, *, margin: float | None) -> list[A
 
     `margin` None is that of the metric (`margins.usual`).
     """
-    ranked = cells[cells["final"].astype(bool) & (cells["n"] > 0) & cells["r"].notna()]
+    ranked = finals(cells[cells["r"].notna()])
     out = []
     for _, group in ranked.groupby(["peer_key", "stack", "series", "targets"], sort=False):
         group = group.sort_values("r").drop_duplicates("r")
@@ -62,8 +64,7 @@ def advise(study: Study, cells: pd.DataFrame, *, margin: float | None) -> list[A
 
 def _advise(study: Study, group: pd.DataFrame, margin: float) -> Advice:
     first = group.iloc[0]
-    sign = -1.0 if first["goal"] == "min" else 1.0
-    best = group.loc[(sign * group["validation"]).idxmax()]
+    best = group.loc[(group["sign"] * group["validation"]).idxmax()]
     enough, undecided = _sufficient(study, group, best, margin)
     falling = still_falling(study, [run for cell in each(group) for run in cell["by_seed"].values()])
     enough = None if falling else enough
@@ -90,12 +91,9 @@ def _advise(study: Study, group: pd.DataFrame, margin: float) -> Advice:
 
 def _end(cell: Row, study: Study) -> float:
     """The training loss at the end: its mean over the last tenth of the run, averaged over seeds."""
-    ends = []
-    for run_id in cell["by_seed"].values():
-        curve = study.curves(run_id).training
-        if len(curve):
-            ends.append(curve[curve[:, 0] >= 0.9 * curve[-1, 0], 1].mean())
-    return float(np.mean(ends)) if ends else float("nan")
+    ends = np.array([last_loss(study.curves(run).training) for run in cell["by_seed"].values()])
+    known = ends[~np.isnan(ends)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _turn(cell: Row, study: Study) -> str:
@@ -122,26 +120,16 @@ def _turn(cell: Row, study: Study) -> str:
 
 def _sufficient(study: Study, group: pd.DataFrame, best: Row, margin: float) -> tuple[float | None, bool]:
     """The smallest rank equivalent to the best one, and whether any smaller rank is left undecided."""
-    others = [cell for cell in each(group) if cell["r"] != best["r"]]
-    p, differs = np.full(len(others), np.nan), np.full(len(others), np.nan)
-    for i, cell in enumerate(others):
-        common = paired(Pair([cell], [best]), study)
-        if len(common.seeds) < stats.FEWEST_SEEDS or common.by_example is None:
-            continue
-        d = stats.two_way(common.by_example, step=common.step)
-        p[i], differs[i] = stats.equivalence_p(d, margin), d.p
-    known = ~np.isnan(p)
-    if not known.any():
+    others = {cell["r"]: difference(cell, best, study) for cell in each(group) if cell["r"] != best["r"]}
+    known = {r: found for r, found in others.items() if found is not None}
+    if not known:
         return None, True
-    p[known], differs[known] = stats.holm(p[known]), stats.holm(differs[known])
-    equal = [
-        cell["r"] for cell, value in zip(others, p, strict=True) if value < ALPHA and cell["r"] < best["r"]
-    ]
-    open_ = any(
-        c["r"] < best["r"] and not (a < ALPHA or b < ALPHA)
-        for c, a, b in zip(others, p, differs, strict=True)
-    )
-    return float(min([*equal, best["r"]])), open_
+    equivalent = stats.holm(np.array([stats.equivalence_p(found, margin) for found in known.values()]))
+    differing = stats.holm(np.array([found.p for found in known.values()]))
+    smaller = [r for r in others if r < best["r"]]
+    equal = {r for r, p in zip(known, equivalent, strict=True) if p < ALPHA}
+    decided = equal | {r for r, p in zip(known, differing, strict=True) if p < ALPHA}
+    return float(min([*equal.intersection(smaller), best["r"]])), not decided.issuperset(smaller)
 
 
 def _next(group: pd.DataFrame, best: Row, enough: float | None, undecided: bool) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 from analysis.compare import margins
 from analysis.compare.budgets import Budgets
 from analysis.figures.evidence import rate_points
+from analysis.runs.cells import key_of
 from analysis.runs.rows import each
 from analysis.stats import across
 
@@ -25,42 +26,34 @@ def table(cells: pd.DataFrame, budgets: Budgets) -> list[dict[str, Any]]:
         cells: all cells of a study.
         budgets: the tuning behind those that stand for their group.
     """
-    points = rate_points(cells) if len(cells) else cells
     rows = []
-    for _, group in points.groupby(["group_key", "stack"], sort=False) if len(points) else []:
+    for _, group in rate_points(cells).groupby(["group_key", "stack"], sort=False):
         first = group.iloc[0]
-        sign = -1.0 if first["goal"] == "min" else 1.0
-        scores = sign * group["validation"].to_numpy(float)
+        lr, scores = group["lr"].to_numpy(float), (group["sign"] * group["validation"]).to_numpy(float)
         within = margins.usual(str(first["metric"]), scores)
-        width, open_ended = across.robust_width(group["lr"].to_numpy(float), scores, within=within)
-        trials = [k for k in (1, 2, 4, 8, 16) if k <= len(scores)]
-        chosen = group[group["chosen"]]
-        same = cells[(cells["group_key"] == first["group_key"]) & cells["final"].astype(bool)]
-        final = [budgets[row["cell_key"], row["stack"]] for row in each(same)]
+        width, open_ended = across.robust_width(lr, scores, within=within)
+        trials = np.array([k for k in (1, 2, 4, 8, 16) if k <= len(scores)])
+        expected = first["sign"] * across.expected_best(scores, trials)
+        chosen = group.loc[group["chosen"], "lr"]
+        same = cells[(cells["group_key"] == first["group_key"]) & cells["final"]]
+        final = [budgets[key_of(row)] for row in each(same)]
         rows.append(
             {
                 "series": first["series"],
                 "dataset": first["dataset"],
                 "targets": first["targets"] if isinstance(first["targets"], str) else "",
                 "r": None if pd.isna(first["r"]) else float(first["r"]),
-                "rates": len(group),
-                "curve": list(zip(group["lr"].tolist(), group["validation"].tolist(), strict=True)),
+                "curve": list(zip(lr.tolist(), group["validation"].tolist(), strict=True)),
                 "points": int(first["rates"]),
                 "seeds": sorted({seed for budget in final for seed in budget.seeds}),
                 "confirmed": sorted({s for seeds in same["seeds"] for s in seeds}) if first["tuning"] else [],
-                "low": float(group["lr"].min()),
-                "high": float(group["lr"].max()),
-                "chosen": float(chosen["lr"].iloc[0]) if len(chosen) else None,
+                "low": float(lr.min()),
+                "high": float(lr.max()),
+                "chosen": float(chosen.iloc[0]) if len(chosen) else None,
                 "edge": bool(group["edge"].any()),
                 "width": width,
                 "open": open_ended,
-                "expected": list(
-                    zip(
-                        trials,
-                        (sign * across.expected_best(scores, np.array(trials))).tolist(),
-                        strict=True,
-                    )
-                ),
+                "expected": list(zip(trials.tolist(), expected.tolist(), strict=True)),
             }
         )
     return rows

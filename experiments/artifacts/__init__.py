@@ -7,12 +7,12 @@
 Nothing here imports torch before a base is loaded.
 """
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.artifacts._adapter import open_adapter
 from experiments.artifacts._base import Base, dense_base, load_base, put_back
-from experiments.artifacts._run import is_beside_runs, open_run
+from experiments.artifacts._open import is_beside_runs, open_adapter, open_run
 from experiments.artifacts._source import Source, check_one_base, named_base
 from experiments.errors import UserError
 
@@ -29,7 +29,21 @@ __all__ = [
     "open_source",
     "open_sources",
     "put_back",
+    "source_arguments",
 ]
+
+
+def source_arguments(parser: argparse.ArgumentParser) -> None:
+    """What commands on runs and adapters take: --model and --labels, as `open_source` has them."""
+    parser.add_argument(
+        "--model",
+        help="the base, as a file of conf/model, a folder or a hub name: of a run the same at another place, "
+        "which is checked; of an adapter any (default: as the run or adapter says)",
+    )
+    parser.add_argument(
+        "--labels", default=(), type=lambda text: tuple(text.split(",")) if text else (),
+        help="for an adapter: names of its classes in order, by commas",
+    )  # fmt: skip
 
 
 def open_source(path: Path, *, model: str | None = None, labels: tuple[str, ...] = ()) -> Source:

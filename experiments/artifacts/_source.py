@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.groups import Conf
+from experiments.config.groups import CONF, Conf
 from experiments.errors import UserError
 from experiments.tasks import kind_of
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from experiments.spec import RunSpec
 
 
-_CONF = Conf(Path(__file__).resolve().parents[2] / "conf")
+_CONF = Conf(CONF)
 
 
 @dataclass(frozen=True)

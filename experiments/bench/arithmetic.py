@@ -50,11 +50,6 @@ def least_ms(work: Workload, variant: str, *, r: int, targets: str, rate: float,
     return 1000 * max(operations(work, variant, r=r, targets=targets) / rate, read / bandwidth)
 
 
-def measured_rate(work: Workload) -> float:
-    """Operations a second of a square product of the workload's type, at its best of several."""
-    return rate_of(torch.bfloat16 if work.precision == "bf16" else torch.float32, work.device)
-
-
 def rate_of(dtype: torch.dtype, device: torch.device) -> float:
     """Operations a second of a square product of this type, at its best of several."""
     size = 1024 if device.type == "cpu" else 8192
@@ -68,9 +63,9 @@ def measured_bandwidth(work: Workload) -> float:
     return data.nbytes / _best(data.sum)
 
 
-def _best(action: Callable[[], object], times: int = 5) -> float:
+def _best(action: Callable[[], object]) -> float:
     seconds = []
-    for _ in range(times):
+    for _ in range(5):
         started = time.perf_counter()
         action()
         if torch.cuda.is_available():

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from experiments.config.groups import CONF
 from experiments.config.reading import read
 from experiments.record import RunFolder
 from experiments.spec import RunSpec
 
-CONF = Path(__file__).parents[2] / "conf"
 _HISTORY = '{"step": 5, "loss": 1.25, "grad_norm": 0.5, "lr": 0.001}\n'
 
 

@@ -6,6 +6,8 @@ turns in one process.
 
 from collections.abc import Sequence
 
+import torch
+
 from experiments.bench import arithmetic, contenders
 from experiments.bench.contenders import run_config, storage_of
 from experiments.bench.table import Figure
@@ -40,38 +42,26 @@ def _measure(work: Workload, variants: Sequence[str], *, r: int, targets: str, r
         steps[variant] = contenders.ours(work, variant, r=r, targets=targets).step
         steps[f"{variant}, PEFT"] = contenders.peft(work, variant, r=r, targets=targets).step
     times = in_turn(steps, rounds=rounds)
-    rate, bandwidth = arithmetic.measured_rate(work), arithmetic.measured_bandwidth(work)
+    dtype = torch.bfloat16 if work.precision == "bf16" else torch.float32
+    rate, bandwidth = arithmetic.rate_of(dtype, work.device), arithmetic.measured_bandwidth(work)
     figures = []
 
     def add(variant: str, what: str, against: Spread, value: Spread, target: float | None = None) -> None:
-        figures.append(
-            Figure(variant, targets, what, "ms", Spread.of(times[variant]), against, value, target)
-        )
+        own = Spread.of(times[variant])
+        figures.append(Figure(variant, targets, what, "ms", own, against, value, target))
 
     for variant in variants:
-        mine, other, floor = times[variant], times[f"{variant}, PEFT"], times["floor"]
-        add(
-            variant,
-            "step / PEFT's",
-            Spread.of(other),
-            ratio(mine, other),
-            _step_target(work, variant, targets),
-        )
-        target = ADDED.get(variant) if targets == "all" else None
-        add(variant, "added / PEFT's", Spread.of(other), added_ratio(mine, other, floor=floor), target)
+        mine, peft, floor = times[variant], times[f"{variant}, PEFT"], times["floor"]
+        limit, added = _step_target(work, variant, targets), ADDED.get(variant) if targets == "all" else None
+        add(variant, "step / PEFT's", Spread.of(peft), ratio(mine, peft), limit)
+        add(variant, "added / PEFT's", Spread.of(peft), added_ratio(mine, peft, floor=floor), added)
         add(variant, "step / frozen model's", Spread.of(floor), ratio(mine, floor))
         if variant == "dora" and "lora" in times:
-            add(
-                variant,
-                "step / our lora's",
-                Spread.of(times["lora"]),
-                ratio(mine, times["lora"]),
-                DORA_TO_LORA,
-            )
-        if run_config(work, variant, r=r, targets=targets).axis("delta") not in arithmetic.COUNTED:
-            continue
-        least = arithmetic.least_ms(work, variant, r=r, targets=targets, rate=rate, bandwidth=bandwidth)
-        add(variant, "step / least possible", Spread.exact(least), ratio(mine, [least] * rounds))
+            lora = times["lora"]
+            add(variant, "step / our lora's", Spread.of(lora), ratio(mine, lora), DORA_TO_LORA)
+        if run_config(work, variant, r=r, targets=targets).axis("delta") in arithmetic.COUNTED:
+            least = arithmetic.least_ms(work, variant, r=r, targets=targets, rate=rate, bandwidth=bandwidth)
+            add(variant, "step / least possible", Spread.exact(least), ratio(mine, [least] * rounds))
     return figures
 
 

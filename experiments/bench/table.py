@@ -7,6 +7,7 @@ from pathlib import Path
 
 from experiments.bench.commands._common import write_csv
 from experiments.bench.turns import Spread
+from experiments.errors import plural
 from experiments.provenance import collect
 
 
@@ -51,7 +52,7 @@ def show(figures: Sequence[Figure], *, title: str, path: Path | None) -> None:
 def machine() -> str:
     """The processor or GPU, and how many threads compute."""
     found = collect()
-    return f"{found['device']}, {found['threads']} thread{'s' if found['threads'] != 1 else ''}"
+    return f"{found['device']}, {plural(found['threads'], 'thread')}"
 
 
 def _line(figure: Figure) -> tuple[str, ...]:

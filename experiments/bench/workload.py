@@ -2,7 +2,6 @@
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +10,7 @@ from torch.nn import functional as F
 
 from experiments import models
 from experiments.artifacts import named_base
-from experiments.config.groups import Conf
+from experiments.config.groups import CONF, Conf
 from experiments.errors import UserError
 from experiments.training.batch import Batch, of_tokens
 from experiments.training.loop import autocast
@@ -19,7 +18,7 @@ from experiments.training.loop import autocast
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_CONF = Conf(Path(__file__).parents[2] / "conf")
+_CONF = Conf(CONF)
 CLASSES = 13
 
 # Llama's shape with random weights: hidden, inner, layers, heads, key-value heads, vocabulary

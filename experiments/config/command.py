@@ -1,6 +1,5 @@
 """A command without mistakes: the runs that it requests, and what Hydra gets of it."""
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,20 +9,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config.grid import Composed, Interpolated, Plain, expand
 from experiments.config.groups import Conf, leaves
-from experiments.config.messages import (
-    mistakes,
-    no_key,
-)
+from experiments.config.messages import mistakes, no_key
 from experiments.config.overrides import Word, key_of
 from experiments.config.schema import Key
 from experiments.errors import UserError
-from experiments.sizing.ranks import Dimensions, dimensions
+from experiments.models import dimensions
+from experiments.sizing.ranks import Dimensions
 from experiments.spec import RunSpec
 
-SWEEPERS = ("grid", "fair")  # that take the runs from here; others get the words
 _SHOWN = ("--cfg", "-c", "--info", "-i")
-_MODES = (*_SHOWN, "--run", "-r")
 _MULTIRUN = ("--multirun", "-m")
+_RUN = ("--run", "-r")  # one run takes the same way as many
 
 
 @dataclass(frozen=True)
@@ -91,12 +87,6 @@ class Command:
         except OmegaConfBaseException as error:  # a reference to what is not there
             return [], [str(error).splitlines()[0]]
 
-    def spellings(self) -> list[list[str]]:
-        """The words that make each run for Hydra, in the order of `runs`."""
-        rest = [text for text in self.texts if key_of(text) == "experiment"]
-        each = ([f"{word.prefix}{word.key}={s}" for s in word.spellings] for word in self.words)
-        return [[*rest, *row] for row in itertools.product(*each)]
-
     def value(self, name: str) -> Any:
         """The value of a key that has one for all runs."""
         word = next((word for word in self.words if word.key == name), None)
@@ -114,17 +104,15 @@ class Command:
     def for_hydra(self) -> list[str]:
         """The arguments from which Hydra composes what it needs: launcher, sweeper, and the first run.
 
-        The other runs are none of its business, unless it is to sweep by itself.
+        The other runs are none of its business.
         """
-        flags = dict(self.flags)
-        if not any(mode in flags for mode in (*_MODES, *_MULTIRUN)) and "hydra.mode=RUN" not in self.texts:
+        flags = {name: value for name, value in self.flags.items() if name not in _RUN}
+        if not any(mode in flags for mode in (*_SHOWN, *_MULTIRUN)):
             flags = {"--multirun": None, **flags}
-        texts = list(self.texts)
-        ours = any(mode in flags for mode in _MULTIRUN) and self.sweeper in SWEEPERS
-        if ours or any(mode in flags for mode in _SHOWN):
-            first = {word.key: f"{word.prefix}{word.key}={word.spellings[0]}" for word in self.words}
-            texts = [text for text in texts if key_of(text) not in first]
-            texts += first.values()
+        first = {word.key: f"{word.prefix}{word.key}={word.spelling}" for word in self.words}
+        texts = [text for text in self.texts if key_of(text) not in first] + [*first.values()]
+        if self.sweeper != self.conf.sweeper()[0] and "hydra/sweeper" not in map(key_of, texts):
+            texts.append(f"hydra/sweeper={self.sweeper}")  # an experiment's, which Hydra would not override
         return [*(part for item in flags.items() for part in item if part), *texts]
 
 

@@ -8,8 +8,9 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -17,6 +18,7 @@ from experiments.config.schema import Key
 from experiments.config.settings import AXES, DEFAULTS, FACTS, Config, Train
 from experiments.errors import UserError
 
+CONF = Path(__file__).resolve().parents[2] / "conf"  # of ablora itself
 REQUIRED = ("method", "lr", "head_lr")  # of a variant's file
 _PACKAGE = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
 TEXTS = ("text", "texts", "study", "targets")  # kinds of keys that take a text
@@ -46,6 +48,22 @@ _Loader.add_implicit_resolver(
 )
 
 
+Derive = TypeVar("Derive", bound=Callable[..., Any])
+
+
+def _once(derive: Derive) -> Derive:
+    """A method of `Conf` that reads or derives once what it is asked for by texts."""
+
+    @wraps(derive)
+    def get(self: "Conf", *names: str) -> Any:
+        key = (derive.__name__, *names)
+        if key not in self._known:
+            self._known[key] = derive(self, *names)
+        return self._known[key]
+
+    return get  # type: ignore[return-value]
+
+
 class Conf:
     """The configuration folder, and after it those that a command adds with --config-dir."""
 
@@ -68,11 +86,9 @@ class Conf:
         names = {path.name for folder in self.folders for path in folder.iterdir() if path.is_dir()}
         return sorted(name for name in names if name != "hydra" and name.isidentifier())
 
+    @_once
     def choices(self, group: str) -> list[str]:
         """The files of a group; none if there is no such group."""
-        return self._once(("choices", group), lambda: self._list(group))
-
-    def _list(self, group: str) -> list[str]:
         found = {
             path.relative_to(folder / group).with_suffix("").as_posix()
             for folder in self.folders
@@ -80,11 +96,9 @@ class Conf:
         }
         return sorted(found)
 
+    @_once
     def read(self, group: str, choice: str) -> dict[str, Any]:
         """A file of a group with the files of its own defaults list under it."""
-        return self._once(("read", group, choice), lambda: self._laid(group, choice))
-
-    def _laid(self, group: str, choice: str) -> dict[str, Any]:
         content = self._read(f"{group}/{choice}")
         entries = content.pop("defaults", [])
         other = [entry for entry in entries if entry not in ("_self_", *self.choices(group))]
@@ -161,11 +175,9 @@ class Conf:
                 found[f.name] = Key.of_annotation(f.name, f.type, f.metadata["allowed"])
         return found
 
+    @_once
     def keys(self, group: str, choice: str) -> dict[str, Key]:
         """The keys that a file of a group has, by their dotted names."""
-        return self._once(("keys", group, choice), lambda: self._keys(group, choice))
-
-    def _keys(self, group: str, choice: str) -> dict[str, Key]:
         if group == "train":
             return {
                 f"train.{f.name}": Key.of_annotation(f"train.{f.name}", f.type, f.metadata["allowed"])
@@ -196,11 +208,9 @@ class Conf:
         key = Key.of_default(dotted, None if default == "???" else default, allowed)
         return replace(key, kind="texts") if group == "dataset" and key.kind == "text" else key
 
+    @_once
     def axis_values(self, axis: str) -> list[str]:
         """Every value of an axis that some variant names."""
-        return self._once(("axis", axis), lambda: self._values(axis))
-
-    def _values(self, axis: str) -> list[str]:
         files = [self.read("variant", name) for name in self.choices("variant")]
         named = [content.get(axis) for content in files]
         allowed = [value for content in files for value in content.get("ranges", {}).get(axis, [])]
@@ -221,8 +231,9 @@ class Conf:
 
     def _read(self, name: str) -> dict[str, Any]:
         """The content of one file; the copy may be changed at its top."""
-        return dict(self._once(("file", name), lambda: self._load(name)))
+        return dict(self._load(name))
 
+    @_once
     def _load(self, name: str) -> dict[str, Any]:
         path = self._path(name)
         text = path.read_text("utf-8")
@@ -233,11 +244,6 @@ class Conf:
             return yaml.load(text, _Loader) or {}
         except yaml.YAMLError as error:
             raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
-
-    def _once(self, name: tuple[str, ...], make: Callable[[], Any]) -> Any:
-        if name not in self._known:
-            self._known[name] = make()
-        return self._known[name]
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

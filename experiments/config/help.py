@@ -10,7 +10,7 @@ from experiments.config.settings import AXES, SHORT
 
 WIDTH = 100
 _COMMENTED = re.compile(r"^([a-z]\w*): *(.*?) +# (.*)", re.MULTILINE)
-_UNTOLD = ("sha256", "revision", "package")  # of a model: what pins it, not for people to set
+_HIDDEN = ("sha256", "revision", "package")  # of a model: what pins it, not for people to set
 
 _TOP = """\
 ablora compares LoRA variants in a statistically sound, fault-tolerant way.
@@ -137,7 +137,7 @@ def _axes(conf: Conf) -> Iterator[tuple[str, list[str]]]:
 
 def _files(conf: Conf, group: str) -> Iterator[tuple[str, list[str]]]:
     for name in conf.choices(group):
-        options = [] if group == "experiment" else _options(conf, group, name, without=_UNTOLD)
+        options = [] if group == "experiment" else _options(conf, group, name, without=_HIDDEN)
         yield name, [conf.about(group, name).removeprefix("Question: "), *options]
 
 

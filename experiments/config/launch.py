@@ -5,9 +5,10 @@ Hydra composes the configuration once, of the command's first run. The runs are 
 
 import os
 import sys
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal import utils as hydra_utils
@@ -15,19 +16,19 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.config import help
 from experiments.config.command import Command
-from experiments.config.composed import spec_of
+from experiments.config.grid import Plain, expand
 from experiments.config.groups import Conf
 from experiments.config.messages import mistakes, plain_errors
-from experiments.config.reading import read, split, understood
+from experiments.config.reading import read, split
 from experiments.errors import UserError, say
-from experiments.spec import register
+from experiments.spec import RunSpec, register
 
 _HELP = ("--help", "-h")
-_ANSWERED_BY_HYDRA = ("--hydra-help", "--version", "--shell-completion", "-sc", "--experimental-rerun")
+_ANSWERED_BY_HYDRA = ("--hydra-help", "--version", "--shell-completion", "-sc")
 _given: list[Command] = []  # the command of this process, for the sweeper that Hydra makes
 
 
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str], folder: Path) -> None:
             for_hydra = command.for_hydra()
         sys.argv[1:] = for_hydra
         hydra_utils.run_and_report = lambda func: func()  # its own prints tracebacks, of a UserError, too
-        hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(alone)()
+        hydra.main(version_base="1.3", config_path=str(folder), config_name="config")(one_job)()
 
 
 def _check_hydras_own(flags: Mapping[str, str | None], words: Sequence[str]) -> None:
@@ -68,18 +69,24 @@ def _check_hydras_own(flags: Mapping[str, str | None], words: Sequence[str]) -> 
             )
         if what[0] == "query" and "COMP_LINE" not in os.environ:
             raise UserError("--shell-completion query=... is for the shell alone, which sets COMP_LINE.")
-    rerun = flags.get("--experimental-rerun")
-    if "--experimental-rerun" in flags and not (rerun and Path(rerun).is_file()):
-        raise UserError(
-            f"--experimental-rerun takes the config.pickle of an earlier run; {rerun} is no file."
-        )
+    if "--experimental-rerun" in flags:
+        raise UserError("--experimental-rerun needs a pickle which no run here leaves: give its command.")
 
 
-def alone(config: DictConfig) -> float:
-    """One run by itself, for launchers that know nothing of sweeps (hydra/launcher=basic, joblib, ...)."""
-    from experiments.sweep.jobs import run_alone
+def one_job(config: DictConfig) -> NoReturn:
+    """What Hydra would call for one job; runs go to the engine together."""
+    raise UserError("Runs are handed over together: take hydra/sweeper=grid or fair.")
 
-    return run_alone(config)
+
+class OwnLauncher(Launcher):
+    """Takes runs from `OwnSweeper`, by `launch_specs(specs)`."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> NoReturn:
+        """Hydra's own contract, of one job at a time."""
+        one_job(self.config)
 
 
 class OwnSweeper(Sweeper):
@@ -87,11 +94,26 @@ class OwnSweeper(Sweeper):
 
     params: Mapping[str, Any]
 
+    @abstractmethod
+    def run(self) -> int:
+        """Have the launcher run the command's runs; the exit code."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Hydra's entry; the process ends here unless all went well."""
+        with plain_errors():  # Hydra would print a traceback
+            code = self.run()
+        return sys.exit(code) if code else code
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+        self.launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
-        self.command = _given[0] if _given else _again(config)
+        if not hasattr(self.launcher, "launch_specs"):
+            raise UserError(
+                "this launcher of Hydra's takes one job at a time, and runs are handed over together: leave "
+                "hydra/launcher out, or give hydra/launcher=local or slurm."
+            )
+        self.command = _given[0]
         self._agree(config)
 
     def _agree(self, config: DictConfig) -> None:
@@ -99,7 +121,7 @@ class OwnSweeper(Sweeper):
         if self.command.params != dict(self.params):
             raise UserError("hydra.sweeper.params may be set in experiments only: write key=a,b instead.")
         first = self.command.runs[0]
-        composed = spec_of(config, config.hydra, match=False)
+        composed = _composed(config)
         ours, theirs = first.as_record(), composed.as_record()
         other = ("config_dirs", *(("r", "matched") if first.matched is not None else ()))
         differs = [k for k in ours | theirs if k not in other and ours.get(k) != theirs.get(k)]
@@ -111,10 +133,13 @@ class OwnSweeper(Sweeper):
             )
 
 
-def _again(config: DictConfig) -> Command:
-    """The command of a Hydra application that is not ours, by the words that Hydra was given."""
-    words = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
-    command, problems = understood(words, Conf.of_hydra(config.hydra))
+def _composed(config: DictConfig) -> RunSpec:
+    """The first run, as Hydra composed it."""
+    conf = Conf.of_hydra(config.hydra)
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    plain: Any = OmegaConf.to_container(own, resolve=True)
+    files = {group: str(config.hydra.runtime.choices[group]) for group in conf.defaults()}
+    specs, problems = expand([], conf, choices=files, compose=lambda _: Plain(plain | {"match": None}))
     if problems:
         raise UserError(mistakes(problems))
-    return command
+    return specs[0]

@@ -7,7 +7,6 @@ import textwrap
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from hydra.errors import HydraException
 
@@ -17,6 +16,7 @@ from experiments.config.settings import DEFAULTS, FACTS
 from experiments.errors import UserError, did_you_mean, nearest, refusal, say
 
 USAGE = 2
+PLUGINS = {"hydra/launcher": ("local",), "hydra/sweeper": ("grid",)}  # beside the files of conf/hydra
 
 # What other tools call our keys.
 _ELSEWHERE = {
@@ -87,19 +87,12 @@ def no_key(name: str, conf: Conf, chosen: Mapping[str, Sequence[str]]) -> str:
 
 def no_plugin(group: str, value: object, conf: Conf) -> list[str]:
     """What is wrong with the choice of a launcher or sweeper, if anything is."""
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.plugins import Plugins
-
-    Plugins.instance()  # they file their configurations when they are found
     if not isinstance(value, str):
         return [f"{group} takes a name, not {value!r}."]
-    files = [Path(name).stem for name in ConfigStore.instance().list(group)] + conf.choices(group)
-    known = sorted(set(files))
-    if str(value) in known:
+    known = sorted({*PLUGINS[group], *conf.choices(group)})
+    if value in known:
         return []
-    return [
-        f"There is no {group} {str(value)!r}.{did_you_mean(str(value), known)} Known: {', '.join(known)}."
-    ]
+    return [f"There is no {group} {value!r}.{did_you_mean(value, known)} Known: {', '.join(known)}."]
 
 
 def no_whole_group(word: Word) -> list[str]:

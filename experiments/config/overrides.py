@@ -21,7 +21,7 @@ class Word:
     text: str
     key: str
     values: tuple[Any, ...]
-    spellings: tuple[str, ...]  # the values as Hydra's grammar writes them
+    spelling: str  # the first value as Hydra's grammar writes it
     swept: bool = False
     prefix: str = ""  # "+" or "++"
 
@@ -48,12 +48,12 @@ def parse(text: str, *, choices: Callable[[str], Sequence[str]] = lambda group: 
         raise ValueError("is no list of values: write them out, or use range(from,to,step).")
     elements = _elements(override, choices)
     swept = override.is_sweep_override()
-    spellings = [Override._get_value_element_as_str(element) for element in elements]
+    first = Override._get_value_element_as_str(elements[0]) if swept and elements else None
     return Word(
         text=text,
         key=override.key_or_group + (f"@{override.package}" if override.package else ""),
         values=tuple(Override._convert_value(element) for element in elements),
-        spellings=tuple(spellings) if swept else (text.partition("=")[2],),
+        spelling=text.partition("=")[2] if first is None else first,
         swept=swept,
         prefix="+" * (override.is_add() + 2 * override.is_force_add()),
     )

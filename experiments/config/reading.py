@@ -13,6 +13,7 @@ from hydra._internal.utils import get_args_parser
 from experiments.config.command import Command
 from experiments.config.groups import Conf, leaves
 from experiments.config.messages import (
+    PLUGINS,
     mistakes,
     no_choice,
     no_key,
@@ -23,7 +24,8 @@ from experiments.config.messages import (
 from experiments.config.overrides import Word, effective, key_of, parse, tidied
 from experiments.config.settings import Terms
 from experiments.errors import UserError
-from experiments.sizing.ranks import Dimensions, dimensions
+from experiments.models import dimensions
+from experiments.sizing.ranks import Dimensions
 from experiments.sweep.precision import AUTO, settle
 from experiments.sweep.tuning.settings import check as check_sweeper
 
@@ -69,7 +71,7 @@ def understood(
     chosen, words = _chosen(everything, {**conf.defaults(), **files}, conf, problems)
     words = [word for word in words if word.key in chosen or _fits(word, chosen, conf, problems)]
     for key, value in leaves(values):
-        _fits(Word(f"{key}={value}", key, (value,), ()), chosen, conf, problems)
+        _fits(Word(f"{key}={value}", key, (value,), str(value)), chosen, conf, problems)
     command = Command(
         typed=tuple(typed),
         flags=flags or {},
@@ -99,7 +101,7 @@ def _settled(command: Command, dimensions: Dimensions | None) -> tuple[Command, 
             "train.precision=auto is one value for all runs of a study: give no other beside it."
         ]
     launcher = named.get("hydra/launcher", ("local",))[0]
-    if launcher not in ("local", "basic"):
+    if launcher != "local":
         return command, [
             f"train.precision=auto is measured where the command is given, and hydra/launcher={launcher} has "
             "the runs done elsewhere: give train.precision=fp32 or bf16."
@@ -231,8 +233,10 @@ def _chosen(
                 kept.append(word)
         elif word.key != "experiment" and not word.key.startswith(("hydra.", "hydra/")):
             kept.append(word)
-        elif word.key in ("hydra/launcher", "hydra/sweeper"):
+        elif word.key in PLUGINS:
             problems += no_plugin(word.key, word.values[0], conf)
+        elif word.key == "hydra.mode":
+            problems.append("hydra.mode is the same for one run and for many: leave it out.")
         elif word.key in ("hydra.launcher", "hydra.sweeper"):
             problems += no_whole_group(word)
         elif word.key.startswith("hydra.launcher."):

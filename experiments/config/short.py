@@ -9,27 +9,21 @@ from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from experiments.config.groups import Conf
+from experiments.config.groups import CONF, Conf
 from experiments.config.overrides import parse
 from experiments.config.resolve import resolve
 from experiments.sizing.counts import own_rate
 from experiments.spec import RunSpec
 
-FOLDER = Path(__file__).resolve().parents[2] / "conf"
 
-
-def command_of(spec: RunSpec, conf: Conf | None = None) -> str:
+def command_of(spec: RunSpec) -> str:
     """The command, short: `python run.py variant=dora r=4 seed=1 study=demo`.
 
     It requests the run by itself, whatever part it had in a sweep: without its tracker, as no run of tuning,
-    at the rank that was matched.
-
-    Args:
-        spec: The run.
-        conf: The configuration with the files that the spec names; None for the one beside this code and the
-            folders of the spec that are there. What it does not know is spelled out in full.
+    at the rank that was matched. What neither the configuration beside this code nor the spec's folders know
+    is spelled out in full.
     """
-    return shlex.join(["python", "run.py", *_flags(spec), *words_of(spec, conf or _own(spec.config_dirs))])
+    return shlex.join(["python", "run.py", *_flags(spec), *words_of(spec, _own(spec.config_dirs))])
 
 
 def _flags(spec: RunSpec) -> list[str]:
@@ -90,7 +84,7 @@ def _differing(spec: RunSpec, plain: RunSpec, follows: RunSpec) -> Iterator[tupl
 
 @cache
 def _own(added: tuple[str, ...]) -> Conf:
-    return Conf(FOLDER, *(Path(folder) for folder in added if Path(folder).is_dir()))
+    return Conf(CONF, *(Path(folder) for folder in added if Path(folder).is_dir()))
 
 
 def _dataset(spec: RunSpec, conf: Conf) -> str:

@@ -19,8 +19,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from experiments.console.progress import Progress
 from experiments.console.summary import COLOURS, results_table
-from experiments.errors import output_lost, printable, say
+from experiments.errors import output_lost, plural, printable, say
 
 _NARROW = 70  # columns under which a bar row keeps only the name, the bar and the percentage
 
@@ -56,7 +57,7 @@ class _Console(Console):
         raise
 
 
-class Display:
+class Display(Progress):
     """Shows a sweep while it runs. Use as a context manager; it leaves the terminal as it found it."""
 
     def __init__(self, *, console: Console | None = None, live: bool | None = None):
@@ -86,7 +87,7 @@ class Display:
         with self._lock:
             self._total, self._skipped, self._begun = total, skipped, time.monotonic()
         done = f", {skipped} already finished" if skipped else ""
-        self.note(f"{_count(total, 'run')}{done}")
+        self.note(f"{plural(total, 'run')}{done}")
 
     def run_started(self, run_id: str, steps: int, done: int = 0) -> None:
         """A run begins; it has `steps` steps, the first `done` of them done before an interruption."""
@@ -94,7 +95,7 @@ class Display:
             self._runs[run_id] = _Run(steps, done, step=done, begun=time.monotonic())
         if self._live is None:
             resumed = f", {done} done before" if done else ""
-            self.note(f"{self._position()} {run_id} started, {_count(steps, 'step')}{resumed}")
+            self.note(f"{self._position()} {run_id} started, {plural(steps, 'step')}{resumed}")
 
     def step(self, run_id: str, step: int, loss: float | None = None) -> None:
         """A run has done its `step`-th step."""
@@ -107,9 +108,8 @@ class Display:
         if self._live is None and quarter > _quarter(before, run.steps) and quarter < 4:
             self.note(f"  {run_id} {quarter * 25}%{_loss(run.loss)}, {run.left} left")
 
-    def run_finished(self, run_id: str, status: str, metrics: Mapping[str, float] | str = "") -> None:
-        """A run has ended with the record's status; `metrics` are its results, or a line about them."""
-        words = metrics if isinstance(metrics, str) else _metrics_line(metrics)
+    def run_finished(self, run_id: str, status: str, words: str = "") -> None:
+        """A run has ended with the record's status; `words` are its results in a line."""
         with self._lock:
             run = self._runs.pop(run_id, None)
             self._ended += 1
@@ -157,19 +157,8 @@ class Display:
         with self._lock:
             runs = list(self._runs.items())
             ended = self._ended
-        width, room = self.console.width, max(1, self.console.height - 4)
-        grid = Table.grid(padding=(0, 1), expand=True)
-        grid.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
-        grid.add_column(ratio=2, min_width=8)
-        grid.add_column(no_wrap=True, justify="right")
-        for run_id, run in runs[:room]:
-            bar = ProgressBar(total=1.0, completed=run.share)
-            grid.add_row(Text(run_id), bar, Text(_run_words(run, width)))
-        hidden = len(runs) - len(runs[:room])
-        rest = [Text(f"and {hidden} more running", style="dim")] if hidden else []
-        return Group(grid, *rest, self._sweep_row(runs, ended, width))
-
-    def _sweep_row(self, runs: Sequence[tuple[str, _Run]], ended: int, width: int) -> RenderableType:
+        width = self.console.width
+        rows = [(run_id, run.share, _run_words(run, width)) for run_id, run in runs]
         to_do = max(1, self._total - self._skipped)
         share = min(1.0, (ended + sum(run.share for _, run in runs)) / to_do)
         failed = f", {self._failed} failed" if self._failed else ""
@@ -177,16 +166,39 @@ class Display:
         time_left = _duration(elapsed * (1 - share) / share if share else None)
         left = f", {time_left} left" if width >= _NARROW else ""
         words = f"{ended + self._skipped}/{self._total} runs{failed}{left}"
-        grid = Table.grid(padding=(0, 1), expand=True)
-        grid.add_column(ratio=1, min_width=8)
-        grid.add_column(no_wrap=True, justify="right")
-        grid.add_row(ProgressBar(total=1.0, completed=share), Text(words, style="bold"))
-        return grid
+        return bars(rows, (share, words), room=self.console.height - 4)
 
     def _position(self, ahead: int = 1) -> str:
         """Where in the sweep a run stands, e.g. "[3/6]"; `ahead` counts a run that has just started."""
         running = len(self._runs) if ahead else 0
         return f"[{self._skipped + self._ended + running}/{self._total}]"
+
+
+def bars(
+    rows: Sequence[tuple[str, float, str]], whole: tuple[float, str], *, room: int, below: Sequence[str] = ()
+) -> Group:
+    """A bar for each run, as many as there is room for, one for all of them, and lines below.
+
+    Args:
+        rows: Of each run its name, how much of it is done, from 0 to 1, and what to say of it.
+        whole: The same of all, without a name.
+        room: Rows at most; one at least is shown.
+        below: Lines of text.
+    """
+    grid = Table.grid(padding=(0, 1), expand=True)
+    grid.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
+    grid.add_column(ratio=2, min_width=8)
+    grid.add_column(no_wrap=True, justify="right")
+    shown = rows[: max(1, room)]
+    for name, share, words in shown:
+        grid.add_row(Text(name), ProgressBar(total=1.0, completed=share), Text(words))
+    total = Table.grid(padding=(0, 1), expand=True)
+    total.add_column(ratio=1, min_width=8)
+    total.add_column(no_wrap=True, justify="right")
+    total.add_row(ProgressBar(total=1.0, completed=whole[0]), Text(whole[1], style="bold"))
+    hidden = len(rows) - len(shown)
+    more = [Text(f"and {hidden} more running", style="dim")] if hidden else []
+    return Group(grid, *more, total, *(Text(line, style="dim") for line in below))
 
 
 def _run_words(run: _Run, width: int) -> str:
@@ -210,14 +222,3 @@ def _duration(seconds: float | None) -> str:
 
 def _loss(loss: float | None) -> str:
     return "" if loss is None else f" loss {loss:.3f}"
-
-
-def _metrics_line(metrics: Mapping[str, float]) -> str:
-    """The last validation and the test; the losses only where there is nothing else."""
-    ends = {key: value for key, value in metrics.items() if key.split("/")[0] in ("validation", "test")}
-    scores = {key: value for key, value in ends.items() if not key.endswith("/loss")}
-    return "  ".join(f"{key} {value:.3f}" for key, value in (scores or ends).items())
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -1,21 +1,21 @@
 """The table that a sweep ends with: one row per cell, on as many columns as the terminal has."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from experiments.console.cells import distinguishing, value_at
 from experiments.record import cell_key
 
 COLOURS = {"completed": "green", "diverged": "yellow", "preempted": "yellow", "oom": "red", "failed": "red"}
 _NUMBER = re.compile(r"[\d.]+(e[-+]?\d+)?")
 _CELL = ("variant", "r", "targets", "model", "dataset", "lr")
 _NUMBERS = ("r", "lr", "seeds", "val", "test", "range", "ms/step")
+_OF_A_RUN = ("seed", "repeat", "study", "signatures", "train.threads", "model_options.path")
 _FIRST_TO_GO = ("ms/step", "range", "seeds", "targets", "val")  # where the terminal is too narrow for all
 
 
@@ -112,3 +112,37 @@ def _order(cell: Sequence[str]) -> list[tuple[bool, float, str]]:
     return [
         (not _NUMBER.fullmatch(word), float(word) if _NUMBER.fullmatch(word) else 0.0, word) for word in cell
     ]
+
+
+def distinguishing(specs: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> list[str]:
+    """The dotted keys in which cells differ that are equal in all keys that are shown.
+
+    Args:
+        specs: The spec of each cell, as a record has it.
+        shown: Keys that have a column.
+    """
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for spec in specs:
+        groups[tuple(str(spec.get(key)) for key in shown)].append(dict(_flat(spec)))
+    found: dict[str, None] = {}
+    for group in groups.values():
+        for key in dict.fromkeys(key for spec in group for key in spec):
+            if len({str(spec.get(key)) for spec in group}) > 1 and key not in _OF_A_RUN:
+                found[key] = None
+    return list(found)
+
+
+def value_at(spec: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key; None where there is none."""
+    part, _, last = key.rpartition(".")
+    return (spec.get(part) or {}).get(last) if part else spec.get(key)
+
+
+def _flat(spec: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in spec.items():
+        if key == "tracker":
+            continue
+        if isinstance(value, Mapping) and not prefix:
+            yield from _flat(value, f"{key}.")
+        else:
+            yield f"{prefix}{key}", value

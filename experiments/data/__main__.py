@@ -8,17 +8,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from experiments.config.groups import Conf
+from experiments.config.groups import CONF, Conf
 from experiments.data import names, read_options
 from experiments.data._tasks import RawTask
 from experiments.errors import UserError, did_you_mean, report_errors
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def main(arguments: Sequence[str]) -> int:

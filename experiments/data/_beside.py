@@ -7,12 +7,10 @@ Each is a file of conf/dataset, given by its name, or with the path of its files
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError, did_you_mean
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 BESIDE = ("test", "also")
 
 
@@ -23,7 +21,7 @@ def named(given: Any, role: str) -> list[tuple[str, dict[str, Any]]]:
         given: The option: a name, several, or paths by name.
         role: One of BESIDE, for the errors.
     """
-    from experiments.config.groups import Conf
+    from experiments.config.groups import CONF, Conf
 
     if not given:
         return []

@@ -44,7 +44,7 @@ def build(name: str, tables: Mapping[str, Table], used: Sequence[str], options: 
         split: Rows.classification((text, number[label]) for text, label in part)
         for split, part in parts.items()
     }
-    notes += [*carved, *few(parts), *_repeated(parts), *_alike(labels), *_measured(labels, column)]
+    notes += [*carved, *few(parts), *_repeated(parts), *_similar(labels), *_measured(labels, column)]
     return RawTask(name, "classification", labels, splits, tuple(notes))
 
 
@@ -148,10 +148,10 @@ def _classes(parts: Mapping[str, Sequence[Example]]) -> tuple[str, ...]:
         raise UserError(
             f"all training rows are of one class, {min(taught)!r}. Add examples of the others to training"
         )
-    return tuple(sorted(taught, key=_order))
+    return tuple(sorted(taught, key=by_value))
 
 
-def _order(label: str) -> tuple[float, str]:
+def by_value(label: str) -> tuple[float, str]:
     """Numbers by value, before words by letter; "nan" is a word, since nothing can be sorted by it."""
     try:
         value = float(label)
@@ -170,7 +170,7 @@ def _repeated(parts: Mapping[str, Sequence[Example]]) -> list[str]:
     ]
 
 
-def _alike(labels: Sequence[str]) -> list[str]:
+def _similar(labels: Sequence[str]) -> list[str]:
     """A note on classes that look the same: composed and decomposed letters, wide ones, other capitals."""
     written = defaultdict(list)
     for label in labels:

@@ -107,10 +107,8 @@ def _written(cell: Any) -> Any:
     """A cell as it is written: numbers and truth values as JSON has them, "" for none; others as they are."""
     if cell is None:
         return ""
-    return cell if isinstance(cell, str | list | dict) else _number(cell)
-
-
-def _number(cell: Any) -> str:
+    if isinstance(cell, str | list | dict):
+        return cell
     return json.dumps(cell) if isinstance(cell, bool | int | float) else str(cell)
 
 

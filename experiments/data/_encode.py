@@ -3,15 +3,14 @@
 import hashlib
 import json
 from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from experiments import cache, metrics
-from experiments.data._tasks import SPLITS, Encoded, RawTask, Rows, Task, canonical
+from experiments.data._tasks import Encoded, RawTask, Rows, Task, canonical
 from experiments.errors import UserError
 from experiments.tasks import Tokens, kind_of
 from experiments.tasks._answers import check as check_rule
@@ -66,7 +65,7 @@ def encode(
     splits = _recall(key)
     if splits is None:
         splits = tokenised(raw, tokenizer, limit, decoder_start)
-        cache.store(_entry(key), lambda path: _save(splits, path))
+        _save(splits, key)
     longest = next(iter(splits.values())).input_ids.shape[1]
     notes = [*kind.remarks(raw, tokenizer), *_notes(raw, splits, max_length, limit, longest)]
     return Task(
@@ -158,37 +157,26 @@ def _filled(rows: list[list[int]], length: int, fill: int) -> Tensor:
     return torch.from_numpy(out)
 
 
-def _entry(key: str) -> Path:
-    return cache.entry("tokens", f"{key}.safetensors")
-
-
-def _save(splits: dict[str, Encoded], path: Path) -> None:
-    from safetensors.torch import save_file
-
-    columns, head = {}, {}
+def _save(splits: dict[str, Encoded], key: str) -> None:
+    """File the tensors, whole numbers in 32 bits, and beside them all that is none."""
+    columns: Columns = {}
     for split, part in splits.items():
         tensors = {"input_ids": part.input_ids, "attention_mask": part.attention_mask, "labels": part.labels}
         for name, tensor in {**tensors, **{f"extra/{k}": t for k, t in part.extra.items()}}.items():
             columns[f"{split}/{name}"] = tensor if tensor.is_floating_point() else tensor.to(torch.int32)
-        head[split] = json.dumps({"ids": part.ids, "truncated": part.truncated, "meta": part.meta})
-    save_file(columns, path, metadata={**head, "sha256": _checksum(columns, head)})
+    cache.store_tensors("tokens", key, columns)
+    facts = {split: [part.ids, part.truncated, part.meta] for split, part in splits.items()}
+    cache.store_json("tokens", f"{key}.json", facts, head={})
 
 
 def _recall(key: str) -> dict[str, Encoded] | None:
-    """What was saved, or None if it is missing or damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(_entry(key), framework="pt") as file:
-            head: dict[str, Any] = dict(file.metadata())
-            columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-        if head.pop("sha256", None) != _checksum(columns, head):
-            return None
-    except (OSError, SafetensorError):
+    """What was filed, or None if it is missing or damaged."""
+    facts = cache.recall_json("tokens", f"{key}.json")
+    columns = None if facts is None else cache.recall_tensors("tokens", key)
+    if facts is None or columns is None:
         return None
     splits = {}
-    for split in (split for split in SPLITS if split in head):
-        known = json.loads(head[split])
+    for split, (ids, truncated, meta) in facts.items():
         own = {
             name.removeprefix(f"{split}/"): tensor if tensor.is_floating_point() else tensor.long()
             for name, tensor in columns.items()
@@ -196,15 +184,6 @@ def _recall(key: str) -> dict[str, Encoded] | None:
         }
         extra = {name.removeprefix("extra/"): t for name, t in own.items() if name.startswith("extra/")}
         splits[split] = Encoded(
-            tuple(known["ids"]), own["input_ids"], own["attention_mask"], own["labels"], known["truncated"],
-            extra, known["meta"],
-        )  # fmt: skip
+            tuple(ids), own["input_ids"], own["attention_mask"], own["labels"], truncated, extra, meta
+        )
     return splits
-
-
-def _checksum(columns: Columns, head: dict[str, str]) -> str:
-    digest = hashlib.sha256(canonical(sorted(head.items())).encode("utf-8", "surrogatepass"))
-    for name in sorted(columns):
-        digest.update(name.encode())
-        digest.update(columns[name].contiguous().numpy().tobytes())
-    return digest.hexdigest()

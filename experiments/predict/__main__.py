@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.artifacts import open_sources
+from experiments.artifacts import open_sources, source_arguments
 from experiments.errors import UserError, report_errors
 from experiments.predict import BATCH, Predictor
 from experiments.predict._input import FORMATS as INPUTS
@@ -54,12 +54,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--merged", action="store_true", help="merge each run first: no added latency, no sharing"
     )
-    made.add_argument(
-        "--model",
-        help="the base, as a file of conf/model, a folder or a hub name: of a run the same at another place, "
-        "which is checked; of an adapter any (default: as the run or adapter says)",
-    )
-    made.add_argument("--labels", help="for an adapter: names of its classes in order, by commas")
+    source_arguments(made)
     return made
 
 
@@ -74,8 +69,7 @@ def _predict(options: argparse.Namespace) -> None:
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 1 or more")
     form = format_of(options.output, options.output_format)
-    labels = tuple(options.labels.split(",")) if options.labels else ()
-    sources, beside = open_sources(options.run, model=options.model, labels=labels)
+    sources, beside = open_sources(options.run, model=options.model, labels=options.labels)
     for path in beside:
         print(f"note: {path} is not a run and is ignored", file=sys.stderr)
     for note in (note for source in sources for note in source.notes):

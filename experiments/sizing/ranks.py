@@ -13,13 +13,6 @@ Dimensions = Callable[[RunSpec], Mapping[str, Any] | None]
 _MLP = ("up", "down")
 
 
-def dimensions(spec: RunSpec) -> Mapping[str, Any] | None:
-    """Facts on the model of a spec from its config.json; None if the model is not on this machine."""
-    from experiments import models
-
-    return models.dimensions(spec)
-
-
 def check_ranks(specs: Sequence[RunSpec], dimensions: Dimensions) -> list[str]:
     """What is wrong with ranks or models, a sentence per problem.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from experiments import data, record
 from experiments.config.settings import AtEnd, Terms
 from experiments.console.display import Display
-from experiments.errors import RunError, say
+from experiments.errors import RunError, plural, say
 from experiments.files import check_writable
 from experiments.record import RunFolder
 from experiments.spec import RunSpec
@@ -131,7 +131,7 @@ def refused(pool: Pool, todo: Plan, study: Path, display: Display, *, together: 
         RunError: The worker died over it.
     """
     cells = [[spec.as_record(), count] for spec, count in kinds(spec for spec, _ in todo.todo).items()]
-    answer = pool.check({"check": cells, "folder": str(study), "workers": pool.size * together})
+    answer = pool.check({"check": cells, "folder": str(study), "workers": [pool.size, together]})
     if answer["event"] == "died" and not pool.stopping:
         raise RunError(
             f"nothing was started: the worker died while it loaded the model ({how_died(answer)}); "
@@ -234,7 +234,7 @@ class _EventPrinter:
 
 
 def _refuse(problems: Sequence[str]) -> None:
-    say(f"Nothing was started: {len(problems)} problem{'s' * (len(problems) > 1)}.", error=True)
+    say(f"Nothing was started: {plural(len(problems), 'problem')}.", error=True)
     for problem in problems:
         say(f"  - {problem}", error=True)
 

@@ -18,6 +18,7 @@ from math import ceil
 from pathlib import Path
 
 from experiments.config.settings import total_steps
+from experiments.errors import plural
 from experiments.files import is_name, read_json, write_json
 from experiments.record import FINISHED, read
 from experiments.spec import RunSpec
@@ -83,7 +84,7 @@ def summary(packs: Sequence[Pack]) -> str:
     solo = sizes.pop(1, 0)
     if not sizes:
         return ""
-    parts = [f"{n} pack{'s' * (n > 1)} of {size}" for size, n in sorted(sizes.items(), reverse=True)]
+    parts = [f"{plural(n, 'pack')} of {size}" for size, n in sorted(sizes.items(), reverse=True)]
     parts += [f"{solo} alone"] if solo else []
     runs = sum(len(pack.runs) for pack in packs)
     return f"{runs} runs in {', '.join(parts[:-1])}{' and ' if len(parts) > 1 else ''}{parts[-1]}"

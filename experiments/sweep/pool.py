@@ -66,7 +66,7 @@ class PlannedPack:
             {"run": r.spec.as_record(), "run_id": r.run_id, "seen": r.seen, "kills": r.kills}
             for r in self.runs
         ]
-        return runs[0] if len(self.members) == 1 else {"pack": runs, "members": list(self.members)}
+        return {"pack": runs, "members": list(self.members)}
 
 
 @dataclass

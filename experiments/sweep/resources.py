@@ -58,13 +58,7 @@ def resources(workers: int | str, runs: int, *, each: int = 1) -> tuple[int, int
 
 def place() -> tuple[object, ...]:
     """What a measurement of speed holds for: this machine, what of it is ours, and torch."""
-    return (
-        platform.node(),
-        _cores(),
-        gpus(),
-        os.environ.get("OMP_NUM_THREADS"),
-        version("torch"),
-    )
+    return (platform.node(), _cores(), gpus(), os.environ.get("OMP_NUM_THREADS"), version("torch"))
 
 
 class Measured(Generic[Key]):

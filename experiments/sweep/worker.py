@@ -7,16 +7,14 @@ whatever else prints goes to standard error. When the input ends, or SIGTERM, SI
 stops at the next step boundary with its state in a checkpoint.
 
 Orders:
-    {"check": [[spec, how many], ...], "folder": ..., "workers": n}   -> checked: may these runs run here?
+    {"check": [[spec, how many], ...], "folder": ..., "workers": [n, k]}   -> checked: may they run here?
     {"measure": [spec, ...], "sizes": [1, ...], "runs": n}            -> measured: seconds by size of a pack
-    {"run": spec, "run_id": ..., "root": folder}                      -> started, step, note ..., and at last
-                                                                         finished | busy | interrupted
-    {"pack": [order of a run, ...], "members": [run_id, ...], "root": folder}      -> likewise: finished for
-                                                                         each run, the others for all left
-A run's order may also say `checkpoint` ({"seconds": ..., "steps": ...}), `seen` (when the record that is to
-be replaced was written, by `record.written`: another one is the answer), `kills` (how often the kernel has
-ended its process because memory ran out: so often are the rows at a time halved, and with nothing left to
-halve it fails), `threads` (that the user fixed), and `fsdp` (processes of a run whose base is in shards).
+    {"pack": [run, ...], "members": [run_id, ...], "root": folder, "checkpoint": {"seconds": n, "steps": n}}
+        -> started, step, note ..., and at last finished for each run, or busy | interrupted for all left
+It may also say `threads` (that the user fixed) and `fsdp` (processes of a run whose base is in shards). A run
+is {"run": spec, "run_id": ...} and may have `seen` (when the record that is to be replaced was written, by
+`record.written`: another one is the answer) and `kills` (how often the kernel has ended its process because
+memory ran out: so often are the rows at a time halved, and with nothing left to halve it fails).
 """
 
 from experiments import provenance
@@ -37,6 +35,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from experiments.console.progress import Progress
 from experiments.errors import UserError
 from experiments.record import FINISHED, RunFolder, read, written
 from experiments.spec import RunSpec, from_record
@@ -51,8 +50,8 @@ _NO_LESS = "the kernel ended the process because memory ran out, with one row at
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class Events:
-    """What happens, as lines for the pool. Runs report to it as to `experiments.console.progress`."""
+class Events(Progress):
+    """What happens, as lines for the pool."""
 
     def __init__(self, out: TextIO):
         self._out = out
@@ -108,18 +107,12 @@ class Worker:
         if "measure" in order:
             self.events.emit("measured", seconds=self._measured(order))
             return
-        runs = order.get("pack", [order])
-        study = Path(order["root"]) / runs[0]["run"]["study"]
         try:
-            if "pack" in order:
-                _PackOrder(self, order, study).carry_out()
-            else:
-                self.run(order, RunFolder(study / order["run_id"]))
+            _PackOrder(self, order).carry_out()
         except (UserError, OSError) as error:  # nothing can be written, not even a lease
-            for run in runs:
-                self.report(
-                    run["run_id"], {"status": "failed", "error": {"kind": "disk", "message": str(error)}}
-                )
+            failed = {"status": "failed", "error": {"kind": "disk", "message": str(error)}}
+            for run in order["pack"]:
+                self.report(run["run_id"], failed)
 
     def _measured(self, order: dict) -> dict[int, float]:
         """Seconds of a step by the size of a pack; what cannot be measured is not packed."""
@@ -132,21 +125,6 @@ class Worker:
             self.events.note(f"pack=auto: no step could be measured ({type(error).__name__}: {error})")
             return {}
 
-    def run(self, order: dict, folder: RunFolder) -> None:
-        """Lease a run, execute it, write its record, and say how it went."""
-        run_id = order["run_id"]
-        if (lease := acquire(leases(folder.path.parent), run_id)) is None:
-            self.events.emit("busy", run_id=run_id)
-            return
-        with lease:
-            record = answer(order, folder) or self.execute(order, folder, lease)
-            if record is not None:
-                conclude(record, folder, lease)
-        if record is None:
-            self.events.emit("interrupted", run_id=run_id)
-        else:
-            self.report(run_id, record)
-
     def report(self, run_id: str, record: Mapping[str, Any]) -> None:
         error = record.get("error", {})
         self.events.emit(
@@ -158,7 +136,7 @@ class Worker:
         )
 
     def execute(self, order: dict, folder: RunFolder, lease: Lease) -> Mapping[str, Any] | None:
-        """Train a run alone; its record, or None if it was interrupted."""
+        """Train a run alone; its record, or None if it was interrupted. `order` is its own and the pack's."""
         from experiments import data, tracking
         from experiments.training import memory
         from experiments.training.execute import Interrupted, execute
@@ -167,7 +145,7 @@ class Worker:
         from experiments.training.sharded import together
 
         spec, run_id, processes = from_record(order["run"]), order["run_id"], order.get("fsdp", 1)
-        often = order.get("checkpoint", {"seconds": 60.0, "steps": None})
+        often = order["checkpoint"]
         run = Run(spec, run_id, folder, tracking.make(spec.tracker, notify=self.events.note), lease.valid)
         fits = all(run.halve(processes) for _ in range(order.get("kills", 0)))
         for text in run.deviations:
@@ -210,8 +188,9 @@ class Worker:
 class _PackOrder:
     """One order to train a pack: under the leases of all its runs, with a record for each."""
 
-    def __init__(self, worker: Worker, order: dict, study: Path):
-        self.worker, self.order, self.study = worker, order, study
+    def __init__(self, worker: Worker, order: dict):
+        self.worker, self.order = worker, order
+        self.study = Path(order["root"]) / order["pack"][0]["run"]["study"]
         self.leases: dict[str, Lease] = {}  # of the runs that have not ended
         self.often = order["checkpoint"]
 
@@ -243,8 +222,8 @@ class _PackOrder:
         """
         if len(members) == 1:
             [run] = todo
-            alone = {**run, "checkpoint": self.often, "threads": self.order.get("threads")}
-            record = self.worker.execute(alone, self._folder(run["run_id"]), self.leases[run["run_id"]])
+            lease = self.leases[run["run_id"]]
+            record = self.worker.execute({**self.order, **run}, self._folder(run["run_id"]), lease)
             if record is not None:
                 self._conclude(run["run_id"], record)
             return record is not None
@@ -332,21 +311,21 @@ def conclude(record: Mapping[str, Any], folder: RunFolder, lease: Lease) -> None
 
 
 def check(
-    kinds: Mapping[RunSpec, int], folder: Path, workers: int, load: "Loader"
+    kinds: Mapping[RunSpec, int], folder: Path, workers: Sequence[int], load: "Loader"
 ) -> tuple[list[str], list[str]]:
     """What stands against running these runs, and what their targets resolve to; loads each model once.
 
     Args:
         kinds: Specs, each with the number of runs like it (see `experiments.sweep.plan.kinds`).
         folder: The study, whose disk must have room.
-        workers: How many runs are unfinished at a time.
+        workers: How many packs are unfinished at a time, and the most runs of one.
         load: Where bases and data come from.
     """
     from experiments.training.preflight import check_room, check_runs
 
     try:
         found = check_runs(kinds, load)
-        return found.problems or check_room(found, folder, workers=workers), found.notes
+        return found.problems or check_room(found, folder, *workers), found.notes
     except UserError as error:
         return [str(error)], []
 

@@ -7,7 +7,7 @@ W&B run with the run's own id. W&B takes no row back, so rows that it has too mu
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from experiments.record import RunFolder, read
 from experiments.spec import RunSpec
@@ -43,13 +43,6 @@ class Comparison:
         return (
             ", ".join(part for part in (self.rows.describe(), *self.faults, self.doubt) if part) or "in step"
         )
-
-
-class Copy(Protocol):
-    """Where a second copy of a study's runs is."""
-
-    def compare(self, folder: RunFolder, spec: RunSpec) -> Comparison:
-        """How the copy of a run differs."""
 
 
 class Logs:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from experiments.errors import plural
 from experiments.history import finite
 from experiments.record import RunFolder, read_history
 
@@ -74,7 +75,9 @@ class Difference:
             (self.foreign, "not in history.jsonl"),
             (self.changed, "with other values"),
         ]
-        return ", ".join(f"{_rows(found)} {what}{_steps(found)}" for found, what in parts if found)
+        return ", ".join(
+            f"{plural(len(found), 'row')} {what}{_steps(found)}" for found, what in parts if found
+        )
 
 
 def compare_rows(local: Iterable[Row], copy: Iterable[Row]) -> Difference:
@@ -99,10 +102,6 @@ def equal_values(one: Any, other: Any) -> bool:
 
 def _equal(one: Row, other: Row) -> bool:
     return all(equal_values(one.get(key), other.get(key)) for key in one.keys() | other.keys())
-
-
-def _rows(found: Sequence[Identity]) -> str:
-    return f"{len(found)} row{'s' * (len(found) != 1)}"
 
 
 def _steps(found: Sequence[Identity]) -> str:

@@ -80,13 +80,7 @@ def begin(arguments: Mapping[str, Any], *, mode: str, timeout: float, notify: No
 
 
 def arguments_of(
-    run_id: str,
-    spec: Mapping[str, Any],
-    *,
-    labels: Labels,
-    folder: Path,
-    project: str,
-    entity: str | None,
+    run_id: str, spec: Mapping[str, Any], *, labels: Labels, folder: Path, project: str, entity: str | None
 ) -> dict[str, Any]:
     """What wandb.init is given for a run."""
     return {

@@ -96,7 +96,7 @@ def execute(
         for text in resume(runs, trainer, state):
             display.note(text)
         if group:
-            _start_alike(group, runs[0], trainer)
+            _start_together(group, runs[0], trainer)
             should_stop = partial(_agreed, group, should_stop)
         if task.also and trainer.progress.step == 0:
             with seconds.of("evaluate"):
@@ -145,7 +145,7 @@ def prepared(
     return attached, info, task
 
 
-def _start_alike(group: "Group", run: Run, trainer: Trainer) -> None:
+def _start_together(group: "Group", run: Run, trainer: Trainer) -> None:
     """Go on in all processes from where the first one does."""
     state, run.validation, run.before = group.shared((trainer.state_dict(), run.validation, run.before))
     trainer.load_state_dict(state)

@@ -49,6 +49,7 @@ def generate(
     runs: int,
     precision: str,
     size: int,
+    by_transformers: bool = False,
 ) -> list[list[str]]:
     """The answers of each run, in the order of the prompts.
 
@@ -60,6 +61,7 @@ def generate(
         runs: K, the length of the run axis.
         precision: Of the forward pass.
         size: Prompts of each run in a batch.
+        by_transformers: Whether to leave it to transformers; beams and some models are left to it anyway.
     """
     virtual = getattr(model, "virtual_tokens", ())  # of prompt tuning: the model's own, before every text
     prompts = [[*virtual, *prompt] for prompt in prompts]
@@ -67,7 +69,8 @@ def generate(
     ordered = [prompts[i] for i in order]
     device = next(model.parameters()).device
     with autocast(precision, device):
-        if settings.beams > 1 or model.config.is_encoder_decoder or not reads_cache(model):
+        theirs = by_transformers or settings.beams > 1 or model.config.is_encoder_decoder
+        if theirs or not reads_cache(model):
             written = _by_transformers(model, ordered, tokenizer, settings, runs=runs, size=size)
         else:
             written = _Greedy(model, ordered, tokenizer, settings, runs=runs, size=size).all()
@@ -218,7 +221,7 @@ class _Greedy:
         places = list(zip(*([*part, *[some] * (most - len(part))] for part in new), strict=True))
         read = [
             self._read([self.prompts[i] for row in zip(*part, strict=True) for i in row])
-            for part in self._alike(places)
+            for part in self._by_length(places)
         ]
         length = max(mask.shape[1] for _, mask, _ in read)
         keys = [
@@ -230,7 +233,7 @@ class _Greedy:
         self._keep(self._order(new), keys, mask, token, new=new, most=most)
         self._note(first=True)
 
-    def _alike(self, places: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+    def _by_length(self, places: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
         """Places in parts of about the same length, so that little padding is read; the longest come first.
 
         A part is no smaller than what the device reads at full speed.

@@ -51,7 +51,7 @@ class Loader:
             self._base = self._task = (None, None)  # before the next one is loaded
             self._base = (
                 key,
-                models.load(spec, kind=kind.head, n_labels=outputs, labels=labels, straight=streamed),
+                models.load(spec, kind=kind.head, n_labels=outputs, labels=labels, streamed=streamed),
             )
         model, tokenizer, info = self._base[1]
         key = (self._data[0], self._base[0])

@@ -6,7 +6,7 @@ Does every run fit it, and what do its targets mean?
 import re
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ class Checked:
     problems: list[str]  # one text each
     notes: list[str]  # what the targets of each kind of run matched, and the like
     results: int = 0  # bytes that all runs leave behind
-    states: int = 0  # bytes of the checkpoints of the largest run while it is under way
+    # bytes of each run's checkpoints while it is under way, of those that pack and of those that do not
+    packed: list[int] = field(default_factory=list)
+    alone: list[int] = field(default_factory=list)
 
 
 def check_runs(kinds: Mapping[RunSpec, int], load: Loader) -> Checked:
@@ -66,21 +68,25 @@ def check_runs(kinds: Mapping[RunSpec, int], load: Loader) -> Checked:
         trained = attached.count(0)
         found.results += kinds[spec] * (4 * trained + _PREDICTION * task.rows["test"] + _ROW * steps + _REST)
         # a parameter and AdamW's two moments
-        found.states = max(found.states, 12 * trained * (checkpoint.KEEP + 1))
+        states = found.alone if spec.pack_key() is None else found.packed
+        states += [12 * trained * (checkpoint.KEEP + 1)] * kinds[spec]
     found.problems = list(dict.fromkeys(found.problems))
     found.notes = list(dict.fromkeys(found.notes))
     return found
 
 
-def check_room(checked: Checked, folder: Path, *, workers: int) -> list[str]:
+def check_room(checked: Checked, folder: Path, workers: int, together: int = 1) -> list[str]:
     """Whether the disk has room for what the runs will leave there: a sentence if it has not.
 
     Args:
         checked: What is known of the runs.
         folder: Where they will be.
-        workers: How many are unfinished at a time, each with its checkpoints.
+        workers: How many packs, or runs that train alone, are unfinished at a time, with their checkpoints.
+        together: The most runs of a pack.
     """
-    states = workers * checked.states
+    largest = sorted(checked.packed, reverse=True)
+    packs = [sum(largest[i : i + together]) for i in range(0, len(largest), together)]
+    states = sum(sorted([*packs, *checked.alone], reverse=True)[:workers])
     needed, free = checked.results + states, shutil.disk_usage(folder).free
     if needed <= free:
         return []

@@ -57,9 +57,7 @@ class Run:
         if micro is not None:
             rows = train.micro_batch_size or train.batch_size
             train = replace(
-                train,
-                micro_batch_size=micro,
-                eval_batch_size=max(1, train.eval_batch_size * micro // rows),
+                train, micro_batch_size=micro, eval_batch_size=max(1, train.eval_batch_size * micro // rows)
             )
         if evaluated is not None:
             train = replace(train, eval_batch_size=min(evaluated, train.eval_batch_size))

@@ -33,37 +33,19 @@ class StudyWriter:
     def spec(self, variant="lora", r=8, seed=0, **changes) -> dict:
         """A resolved spec as the engine records it. Dotted changes reach into the nested parts."""
         axes = {
-            "delta": variant if variant in ("dora", "adalora") else "lora",
-            "storage": "fp32",
-            "grouping": "uniform",
-            "scaling": SCALING.get(variant, "alpha_over_r"),
-            "controller": "none",
-        }
+            "delta": variant if variant in ("dora", "adalora") else "lora", "storage": "fp32",
+            "grouping": "uniform", "scaling": SCALING.get(variant, "alpha_over_r"), "controller": "none",
+        }  # fmt: skip
         spec = {
-            "variant": variant,
-            "method": "adapters",
-            "r": r,
-            "alpha": 16.0,
-            "targets": "qv",
-            "model": "minilm",
-            "dataset": "scipy_topics",
-            "lr": 0.005,
-            "seed": seed,
-            "study": self.root.name,
-            "variant_axes": axes,
+            "variant": variant, "method": "adapters", "r": r, "alpha": 16.0, "targets": "qv",
+            "model": "minilm", "dataset": "scipy_topics", "lr": 0.005, "seed": seed,
+            "study": self.root.name, "variant_axes": axes, "variant_options": {"dropout": 0.0},
+            "model_options": {}, "dataset_options": {"max_length": 48},
             "train": {
-                "steps": 150,
-                "batch_size": 16,
-                "warmup": 0.1,
-                "schedule": "linear",
-                "head_lr": 0.005,
-                "precision": "fp32",
-                "clip": 1.0,
+                "steps": 150, "batch_size": 16, "warmup": 0.1, "schedule": "linear", "head_lr": 0.005,
+                "precision": "fp32", "clip": 1.0,
             },
-            "variant_options": {"dropout": 0.0},
-            "model_options": {},
-            "dataset_options": {"max_length": 48},
-        }
+        }  # fmt: skip
         if variant in ("full", "probe"):
             spec = {k: v for k, v in spec.items() if k not in ("r", "alpha", "targets", "variant_options")}
             spec |= {"method": variant, "variant_axes": {"storage": "fp32"}}
@@ -84,54 +66,33 @@ class StudyWriter:
         return (latent < norm.ppf(accuracy) * np.sqrt(a * a + b * b + c * c + e * e)).astype(float)
 
     def run(
-        self,
-        spec: dict,
-        accuracy=0.7,
-        *,
-        status="completed",
-        history=True,
-        predictions=True,
-        phase="run",
+        self, spec: dict, accuracy=0.7, *, status="completed", history=True, predictions=True, phase="run",
         **record,
-    ):
+    ):  # fmt: skip
         """Write one run folder and return its record."""
         text = json.dumps({k: v for k, v in spec.items() if k != "study"}, sort_keys=True)
         targets = spec.get("targets", "none")
         parts = [
-            spec["variant"],
-            f"r{spec['r']}" if "r" in spec else "",
-            targets if isinstance(targets, str) else "list",
-            spec["dataset"],
-            f"s{spec['seed']}",
+            spec["variant"], f"r{spec['r']}" if "r" in spec else "",
+            targets if isinstance(targets, str) else "list", spec["dataset"], f"s{spec['seed']}",
             hashlib.sha256((phase + text).encode()).hexdigest()[:8],
-        ]
+        ]  # fmt: skip
         run_id = re.sub(r"[^a-z0-9_-]+", "_", "-".join(p for p in parts if p))
         folder = self.root / run_id
         folder.mkdir(parents=True, exist_ok=True)
         scores = self.scores(spec, accuracy)
         content = {
-            "schema": 1,
-            "run_id": run_id,
-            "study": spec["study"],
-            "status": status,
-            "phase": phase,
-            "spec": spec,
-            "primary": {"metric": "accuracy", "goal": "max"},
-            "cost": self._cost(spec),
-            "data": self._data(spec),
-            "env": self._env(),
-            "deviations": [],
-            "files": {},
-        }
+            "schema": 1, "run_id": run_id, "study": spec["study"], "status": status, "phase": phase,
+            "spec": spec, "primary": {"metric": "accuracy", "goal": "max"}, "cost": self._cost(spec),
+            "data": self._data(spec), "env": self._env(), "deviations": [], "files": {},
+        }  # fmt: skip
         if status == "completed":
             content["metrics"] = {
-                "test/accuracy": float(scores.mean()),
-                "test/loss": 1.9 - 1.4 * accuracy,
+                "test/accuracy": float(scores.mean()), "test/loss": 1.9 - 1.4 * accuracy,
                 "validation/accuracy": float(np.round(accuracy + 0.01 * self.rng.standard_normal(), 4)),
-                "validation/loss": 1.85 - 1.3 * accuracy,
-                "best/validation/accuracy": accuracy,
+                "validation/loss": 1.85 - 1.3 * accuracy, "best/validation/accuracy": accuracy,
                 "best/step": 150,
-            }
+            }  # fmt: skip
             if phase == "tune":  # never tested
                 content["metrics"] = {k: v for k, v in content["metrics"].items() if "test/" not in k}
         else:
@@ -171,19 +132,13 @@ class StudyWriter:
         adapter = 22_713_216 if v == "full" else per_rank + (4608 if v == "dora" else 0)
         step = {"dora": 262.0, "adalora": 255.0, "full": 420.0, "probe": 95.0}.get(v, 228.0) + 0.4 * r
         return {
-            "train_seconds": step * 0.15,
-            "step_ms": step,
-            "step_ms_low": 0.99 * step,
-            "step_ms_high": 1.01 * step,
-            "busy_cores": 1.9,
-            "load_per_core": 1.0,
-            "tokens_per_second": 768e3 / step,
-            "peak_bytes": 610_000_000 + 4000 * adapter // 1000,
+            "train_seconds": step * 0.15, "step_ms": step, "step_ms_low": 0.99 * step,
+            "step_ms_high": 1.01 * step, "busy_cores": 1.9, "load_per_core": 1.0,
+            "tokens_per_second": 768e3 / step, "peak_bytes": 610_000_000 + 4000 * adapter // 1000,
             "trainable_parameters": adapter + 5005,
-            "total_parameters": 22_718_221 + (0 if v == "full" else adapter),
-            "adapter_bytes": 4 * adapter,
+            "total_parameters": 22_718_221 + (0 if v == "full" else adapter), "adapter_bytes": 4 * adapter,
             "base_bytes": 90_852_864,
-        }
+        }  # fmt: skip
 
     def _data(self, spec):
         digest = hashlib.sha256(spec["dataset"].encode()).hexdigest()
@@ -205,19 +160,12 @@ class StudyWriter:
             loss = level + (2.5 - level) * fade + 0.05 * self.rng.standard_normal()
             if status == "diverged" and step > 40:
                 break
-            rows.append(
-                {
-                    "step": step,
-                    "loss": round(float(loss), 4),
-                    "grad_norm": 0.4 + round(fade, 4),
-                    "lr": spec["lr"],
-                }
-            )
+            known = {"grad_norm": 0.4 + round(fade, 4), "lr": spec["lr"]}
+            rows.append({"step": step, "loss": round(float(loss), 4), **known})
             if step % max(5, steps // 15 * 5) == 0:
                 loss = round(float(level + 0.08 + (2.5 - level) * fade), 4)
-                rows.append(
-                    {"step": step, "validation/accuracy": accuracy - 0.5 * fade, "validation/loss": loss}
-                )
+                found = {"validation/accuracy": accuracy - 0.5 * fade, "validation/loss": loss}
+                rows.append({"step": step, **found})
         (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def _predictions(self, folder, scores):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from analysis.defaults import GIVEN, HEAD, fitted_rows, main, points, unseen_rows
+from analysis.defaults import FITTED, GIVEN, HEAD, fitted_rows, main, points, regret_rows
 from analysis.stats.best_rate import FORMS
 
 RATES = 0.0003 * 2.5 ** np.arange(6)
@@ -53,17 +53,27 @@ def test_variants_that_differ_in_scale_alone_are_pooled_too():
     assert len(set(found["lora + rslora"].group)) == 6
 
 
-def test_each_form_gets_a_row_and_the_true_one_costs_next_to_nothing_seen_or_unseen():
+def test_each_form_gets_a_row_and_the_true_one_costs_next_to_nothing():
     tried = points([*study(0.05, variant="rslora"), *study(0.05, dataset="b", variant="rslora")])
     rows = {row[1]: dict(zip(HEAD, row, strict=True)) for row in fitted_rows(tried)}
     assert set(rows) == {*FORMS}
     c, _, rule = rows["s r"]["lr"].partition(" ")
     assert float(c) == pytest.approx(0.05, rel=0.05) and rule == "/ (s r)"
     assert rows["s r"]["c of each task alone"] == f"a minilm 50 steps {c}; b minilm 50 steps {c}"
-    assert float(rows["s r"]["largest"]) < 0.9 < 2 < float(rows["constant"]["largest"])
-    unseen = [*study(0.05, dataset="c", variant="rslora", seeds=(107,))]
-    costs = {(row[1], row[3]): float(row[5]) for row in unseen_rows(tried, unseen)}
-    assert all(costs["s r", r] < 0.9 for r in ("4", "16", "64")) and costs["constant", "64"] > 1
+    assert float(rows["s r"]["largest"]) < 0.1 < 2 < float(rows["constant"]["largest"])
+
+
+def test_each_task_and_rank_gets_the_best_rate_and_the_regret_of_the_fitted_one_seen_or_unseen():
+    tried = points([*study(0.05), *study(0.05, dataset="b")])
+    unseen = study(0.05, dataset="c", seeds=(107,))
+    rows = list(regret_rows(tried, [*study(0.05), *unseen]))
+    assert [(row[1], row[2][0], row[3]) for row in rows] == [
+        (FITTED, t, r) for t in "ac" for r in ("4", "16", "64")
+    ]
+    for *_, best, at, chord, by_parabola in rows:
+        assert float(best.split()[0]) == pytest.approx(0.05 / 16, rel=0.05)
+        assert float(at) == pytest.approx(0.05 / 16, rel=0.03)
+        assert float(chord.split()[0]) < 0.9 and float(by_parabola.split()[0]) < 0.1
 
 
 def test_the_error_of_a_regret_is_that_of_its_mean_over_seeds():
@@ -74,7 +84,7 @@ def test_the_error_of_a_regret_is_that_of_its_mean_over_seeds():
             unseen.append(made("lora", 4, lr, seed, 1 + 0.02 * np.log2(lr / best) ** 2))
     at = RATES[2]  # tried: no interpolation
     ((*_, chord, _),) = (
-        row for row in unseen_rows(points(study(0.05)), unseen, {"lora": at}) if row[1] == GIVEN
+        row for row in regret_rows(points(study(0.05)), unseen, {"lora": at}) if row[1] == GIVEN
     )
     value, error = (float(number) / 100 for number in chord.split(" ± "))
     losses = {lr: np.array([1 + 0.02 * np.log2(lr / best) ** 2 for best in by_seed.values()]) for lr in RATES}
@@ -93,8 +103,8 @@ def test_the_command_reads_studies_and_says_when_there_is_nothing(tmp_path, caps
     unseen = ["--unseen", str(tmp_path / "new"), "--rates", "lora=0.003"]
     assert main([str(tmp_path / "seen"), *unseen]) == 0
     shown = capsys.readouterr().out
-    assert "| lora | s r |" in shown and "| lora | s r | c minilm 50 steps | 4 |" in shown
-    assert "| lora | given | c minilm 50 steps | 64 | 0.003 |" in shown
+    assert "| lora | s r |" in shown and "| lora | fitted | a minilm 50 steps | 4 |" in shown
+    assert "| lora | given | c minilm 50 steps | 64 | 0.0031 ± " in shown
     (tmp_path / "empty").mkdir()
     assert main([str(tmp_path / "empty")]) == 2
     assert "+experiment=default_lr" in capsys.readouterr().err

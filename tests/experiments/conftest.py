@@ -24,6 +24,10 @@ def own_cache(tmp_path_factory):
         os.environ["ABLORA_CACHE"] = before
 
 
+AXES = {
+    "delta": "lora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform",
+    "controller": "none",
+}  # fmt: skip
 PRELOADED = """
 import json, os, signal, sys
 
@@ -90,6 +94,27 @@ def toy_csv(tmp_path):
     return _toy(tmp_path / "toy.csv")
 
 
+@pytest.fixture
+def toy_spec(toy_csv, tiny_bert):
+    """A spec of LoRA on that table: `toy_spec(axes={"delta": "dora"}, train={"steps": 3}, seed=1)`.
+
+    Axes and settings of the training go beside the usual ones, all else in their place.
+    """
+    from experiments.spec import RunSpec, Train
+
+    def made(*, axes=(), train=(), **changes):
+        usual = {
+            "study": "toy", "variant": "lora", "method": "adapters", "r": 2, "alpha": 4.0, "targets": "qv",
+            "options": {"dropout": 0.1}, "model": "hf", "model_options": {"path": str(tiny_bert)},
+            "dataset": "csv", "lr": 0.02, "seed": 0,
+            "dataset_options": {"path": str(toy_csv), "text": "text", "label": "label", "max_length": 16},
+        }  # fmt: skip
+        settings = {"steps": 12, "batch_size": 8, "head_lr": 0.02, **dict(train)}
+        return RunSpec(**{**usual, **changes}, axes={**AXES, **dict(axes)}, train=Train(**settings))
+
+    return made
+
+
 def _wordpiece():
     """A tokenizer like BERT's: letters, with [CLS] and [SEP] around the text."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -132,109 +157,64 @@ def _saved(folder, model, tokenizer):
 
 
 @pytest.fixture(scope="session")
-def tiny_bert(tmp_path_factory):
-    """The folder of a random BERT backbone: 2 layers, width 24, 64 positions, dropout 0.1 in its config."""
+def tiny(tmp_path_factory):
+    """Saves a random model of transformers, with two layers of width 24 where its sizes have these names."""
     import torch
-    from transformers import BertConfig, BertModel
+    import transformers
 
-    tokenizer = _wordpiece()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=40,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return _saved(tmp_path_factory.mktemp("tiny_bert"), BertModel(config), tokenizer)
+    def made(kind, model, tokenizer, **sizes):
+        config = getattr(transformers, f"{kind}Config")(vocab_size=len(tokenizer), **sizes)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            folder = tmp_path_factory.mktemp(f"tiny_{kind.lower()}")
+            return _saved(folder, getattr(transformers, f"{kind}{model}")(config), tokenizer)
+
+    return made
+
+
+SIZES = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2}
 
 
 @pytest.fixture(scope="session")
-def tiny_modernbert(tmp_path_factory):
-    """The folder of a random ModernBERT backbone, whose classifier has a norm in its head."""
-    import torch
-    from transformers import ModernBertConfig, ModernBertModel
+def tiny_bert(tiny):
+    """The folder of a random BERT backbone: 2 layers, width 24, 64 positions, dropout 0.1 in its config."""
+    more = {"num_attention_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.2}
+    return tiny("Bert", "Model", _wordpiece(), **SIZES, **more)
 
+
+@pytest.fixture(scope="session")
+def tiny_modernbert(tiny):
+    """The folder of a random ModernBERT backbone, whose classifier has a norm in its head."""
     tokenizer = _wordpiece()
     special = {f"{kind}_token_id": tokenizer.pad_token_id for kind in ("pad", "bos", "eos", "cls", "sep")}
-    config = ModernBertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=40,
-        **special,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return _saved(tmp_path_factory.mktemp("tiny_modernbert"), ModernBertModel(config), tokenizer)
+    return tiny("ModernBert", "Model", tokenizer, **SIZES, num_attention_heads=2, **special)
 
 
 @pytest.fixture(scope="session")
-def tiny_gpt2(tmp_path_factory):
+def tiny_gpt2(tiny):
     """The folder of a random GPT-2: 2 layers, width 24, 96 positions, no pad token."""
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    tokenizer = _bytes(end="<|endoftext|>")
-    config = GPT2Config(
-        vocab_size=len(tokenizer),
-        n_embd=24,
-        n_layer=2,
-        n_head=2,
-        n_positions=96,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return _saved(tmp_path_factory.mktemp("tiny_gpt2"), GPT2LMHeadModel(config), tokenizer)
+    sizes = {"n_embd": 24, "n_layer": 2, "n_head": 2, "n_positions": 96, "bos_token_id": 0, "eos_token_id": 0}
+    return tiny("GPT2", "LMHeadModel", _bytes(end="<|endoftext|>"), **sizes)
 
 
 @pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory):
+def tiny_llama(tiny):
     """The folder of a random Llama: 2 layers, width 24, 4 heads on 2 keys, a chat template."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     tokenizer = _bytes(start="<s>", end="</s>")
     tokenizer.chat_template = (
         "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}"
         "{{ eos_token }}\n{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
     )
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=24,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return _saved(tmp_path_factory.mktemp("tiny_llama"), LlamaForCausalLM(config), tokenizer)
+    more = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
+    return tiny("Llama", "ForCausalLM", tokenizer, **SIZES, **more, bos_token_id=0, eos_token_id=1)
 
 
 @pytest.fixture(scope="session")
-def tiny_t5(tmp_path_factory):
+def tiny_t5(tiny):
     """The folder of a random T5: 2 layers, width 24, a token per byte."""
-    import torch
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    tokenizer = _bytes(end="</s>")
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=24, d_kv=6, d_ff=40, num_layers=2, num_heads=4,
-        decoder_start_token_id=0, pad_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return _saved(tmp_path_factory.mktemp("tiny_t5"), T5ForConditionalGeneration(config), tokenizer)
+    sizes = {"d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_heads": 4}
+    special = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 0}
+    return tiny("T5", "ForConditionalGeneration", _bytes(end="</s>"), **sizes, **special)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ ADAPTERS = {  # parameters on q and v of two layers, all 24 x 24, at r=2
     "loha": 4 * 2 * 2 * (24 + 24),
     "lokr": 4 * (4 * 4 + 2 * (6 + 6)),
     "oft": 4 * 12,
+    "boft": 4 * 2 * 12,
     "loha_like": 4 * 2 * 2 * (24 + 24),  # in a folder of its own
 }
 NAMES = tuple(ADAPTERS)

@@ -16,22 +16,12 @@ from experiments.record import cell_key
 from experiments.spec import RunSpec, Train, from_record
 
 SPEC = RunSpec(
-    study="demo",
-    variant="dora",
-    method="adapters",
-    r=8,
-    alpha=16.0,
-    targets="qv",
+    study="demo", variant="dora", method="adapters", r=8, alpha=16.0, targets="qv",
     axes={"delta": "dora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform"},
-    options={"dropout": 0.0, "layers": None},
-    model="minilm",
-    model_options={"name": "org/model", "revision": "abc", "path": None},
-    dataset="scipy_topics",
-    dataset_options={"max_length": 48},
-    lr=0.005,
-    train=Train(head_lr=0.005),
-    seed=0,
-)
+    options={"dropout": 0.0, "layers": None}, model="minilm",
+    model_options={"name": "org/model", "revision": "abc", "path": None}, dataset="scipy_topics",
+    dataset_options={"max_length": 48}, lr=0.005, train=Train(head_lr=0.005), seed=0,
+)  # fmt: skip
 CHOICES = {"variant": "lora", "model": "minilm"}
 
 
@@ -42,36 +32,16 @@ def changed(**values):
 def config(variant=None, train=None, **values):
     """A composed configuration for `resolve`."""
     adapters = {
-        "name": "lora",
-        "paper": None,
-        "method": "adapters",
-        "uses": ["r", "alpha", "targets", "lr"],
-        "ranges": {},
-        "delta": "lora",
-        "scaling": "alpha_over_r",
-        "storage": None,
-        "grouping": "uniform",
-        "controller": "none",
-        "lr": 0.005,
-        "head_lr": 0.004,
-        "targets": "qv",
-        "dropout": 0.0,
-    }
+        "name": "lora", "paper": None, "method": "adapters", "uses": ["r", "alpha", "targets", "lr"],
+        "ranges": {}, "delta": "lora", "scaling": "alpha_over_r", "storage": None, "grouping": "uniform",
+        "controller": "none", "lr": 0.005, "head_lr": 0.004, "targets": "qv", "dropout": 0.0,
+    }  # fmt: skip
     return {
-        "variant": adapters | (variant or {}),
-        "model": {"name": "org/model", "path": None},
-        "dataset": {"name": "scipy_topics", "max_length": 48},
-        "tracker": {"name": "none"},
-        "train": dataclasses.asdict(Train()) | (train or {}),
-        "r": 8,
-        "alpha": 16.0,
-        "targets": None,
-        "lr": None,
-        "seed": 0,
-        "study": "demo",
-        "signatures": True,
-        **values,
-    }
+        "variant": adapters | (variant or {}), "model": {"name": "org/model", "path": None},
+        "dataset": {"name": "scipy_topics", "max_length": 48}, "tracker": {"name": "none"},
+        "train": dataclasses.asdict(Train()) | (train or {}), "r": 8, "alpha": 16.0, "targets": None,
+        "lr": None, "seed": 0, "study": "demo", "signatures": True, **values,
+    }  # fmt: skip
 
 
 # --- which runs belong together

@@ -140,63 +140,37 @@ def tiny(kind, **changes):
 
     small = {"num_attention_heads": 2, "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2}
     small |= {"vocab_size": 31, "num_labels": 3, "pad_token_id": 0, "max_position_embeddings": 24}
-    configs = {
-        "bert": lambda: t.BertConfig(**small, **NO_DROPOUT),
-        "roberta": lambda: t.RobertaConfig(**small, **NO_DROPOUT),
-        "deberta": lambda: t.DebertaV2Config(
-            **small,
-            **NO_DROPOUT,
-            relative_attention=True,
-            pos_att_type=["c2p", "p2c"],
-            share_att_key=True,
-            position_buckets=4,
-            pooler_hidden_size=12,
-            pooler_dropout=0,
-        ),
-        "distilbert": lambda: t.DistilBertConfig(
-            dim=12,
-            n_heads=2,
-            hidden_dim=20,
-            n_layers=2,
-            vocab_size=31,
-            num_labels=3,
-            dropout=0,
-            attention_dropout=0,
-        ),
-        "gpt2": lambda: t.GPT2Config(
-            n_embd=12,
-            n_head=2,
-            n_layer=2,
-            vocab_size=31,
-            num_labels=3,
-            pad_token_id=0,
-            resid_pdrop=0,
-            attn_pdrop=0,
-            embd_pdrop=0,
-        ),
-        "llama": lambda: t.LlamaConfig(**small, num_key_value_heads=1),
-        "qwen2": lambda: t.Qwen2Config(**small, num_key_value_heads=1),
-        "mistral": lambda: t.MistralConfig(**small, num_key_value_heads=1, head_dim=6),
-        "t5": lambda: t.T5Config(
-            d_model=12,
-            d_kv=6,
-            d_ff=20,
-            num_layers=2,
-            num_heads=2,
-            vocab_size=31,
-            num_labels=3,
-            dropout_rate=0,
-            decoder_start_token_id=0,
-            eos_token_id=1,
-        ),
-        "phi3": lambda: t.Phi3Config(
-            **small, num_key_value_heads=1, rope_parameters={"rope_type": "default"}
-        ),
-        "gpt_neox": lambda: t.GPTNeoXConfig(**small),
-    }
+    grouped = {**small, "num_key_value_heads": 1}
+    shared = {"vocab_size": 31, "num_labels": 3}
+    kinds = {
+        "bert": ("Bert", {**small, **NO_DROPOUT}),
+        "roberta": ("Roberta", {**small, **NO_DROPOUT}),
+        "deberta": ("DebertaV2", {
+            **small, **NO_DROPOUT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"],
+            "share_att_key": True, "position_buckets": 4, "pooler_hidden_size": 12, "pooler_dropout": 0,
+        }),
+        "distilbert": ("DistilBert", {
+            **shared, "dim": 12, "n_heads": 2, "hidden_dim": 20, "n_layers": 2, "dropout": 0,
+            "attention_dropout": 0,
+        }),
+        "gpt2": ("GPT2", {
+            **shared, "n_embd": 12, "n_head": 2, "n_layer": 2, "pad_token_id": 0, "resid_pdrop": 0,
+            "attn_pdrop": 0, "embd_pdrop": 0,
+        }),
+        "llama": ("Llama", grouped),
+        "qwen2": ("Qwen2", grouped),
+        "mistral": ("Mistral", {**grouped, "head_dim": 6}),
+        "t5": ("T5", {
+            **shared, "d_model": 12, "d_kv": 6, "d_ff": 20, "num_layers": 2, "num_heads": 2,
+            "dropout_rate": 0, "decoder_start_token_id": 0, "eos_token_id": 1,
+        }),
+        "phi3": ("Phi3", {**grouped, "rope_parameters": {"rope_type": "default"}}),
+        "gpt_neox": ("GPTNeoX", small),
+    }  # fmt: skip
     causal = changes.pop("causal", False)
     torch.manual_seed(0)
-    config = configs[kind]()
+    name, sizes = kinds[kind]
+    config = getattr(t, f"{name}Config")(**sizes)
     config.update(changes)
     auto = t.AutoModelForCausalLM if causal else t.AutoModelForSequenceClassification
     model = auto.from_config(config).eval()

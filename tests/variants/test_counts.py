@@ -62,6 +62,7 @@ def extra(delta, d_in, d_out, r):
     small, lora = min(d_in, d_out), r * (d_in + d_out)
     r0, n = -(-3 * r // 2), -(-small // r)
     (a, b), (c, d) = DIVISORS[d_in], DIVISORS[d_out]
+    oft = d_in // r * (r * (r - 1) // 2) + (d_in % r) * (d_in % r - 1) // 2
     return {
         "lora": lora,
         "dora": lora + d_out,
@@ -78,7 +79,8 @@ def extra(delta, d_in, d_out, r):
         "gralora": lora,
         "loha": 2 * lora,
         "lokr": a * c + r * (b + d),
-        "oft": d_in // r * (r * (r - 1) // 2) + (d_in % r) * (d_in % r - 1) // 2,
+        "oft": oft,
+        "boft": 2 * oft,  # at these sizes what the second turn leaves over is one block, as in the first
     }[delta]
 
 

@@ -146,7 +146,7 @@ SCALED = [name for name in names("delta") if get("delta", name).scaled]
 
 
 def test_a_delta_without_a_scale_has_none_to_learn(tiny_model):
-    assert set(names("delta")) - set(SCALED) == {"oft", "delora"}
+    assert set(names("delta")) - set(SCALED) == {"oft", "boft", "delora"}
     with pytest.raises(ValueError, match=r"learn_scale trains s, and OFT has none.*delta=lora"):
         attach(tiny_model("bert"), [config(0, delta="oft", learn_scale="layer")])
 

@@ -316,14 +316,73 @@ def test_deloras_first_step_is_as_small_as_its_rate(layer_of):
     assert_close(moves[1], 2 * moves[0], rtol=1e-2, atol=0.0)
 
 
-def test_oft_keeps_the_norms_of_rows_and_their_angles(layer_of):
-    layer = layer_of("oft")  # blocks of 3, 3 and 1
+@pytest.mark.parametrize("delta", ["oft", "boft"])
+def test_a_turn_keeps_the_norms_of_rows_and_their_angles(delta, layer_of):
+    layer = layer_of(delta)  # blocks of 3, 3 and 1
     W, changed = layer.base.weight(), layer.held[0].delta.weight(layer.base)[0]
     assert not torch.allclose(W, changed)
     assert_close(changed @ changed.T, W @ W.T, **EXACT)
     assert torch.equal(changed[:, 6], W[:, 6])  # a block of one has nothing to turn
     with pytest.raises(ValueError, match="r=1 leaves nothing to turn at layer"):
-        layer_of("oft", r=1)
+        layer_of(delta, r=1)
+
+
+class BlockDiagonal:
+    """PEFT's CUDA extension of BOFT in torch: what it works out, and the gradient of that."""
+
+    @staticmethod
+    def forward(blocks):
+        return [torch.stack([torch.block_diag(*turn) for turn in blocks])]
+
+    @staticmethod
+    def backward(grad, blocks):
+        n, b = blocks.shape[1:3]
+        return [torch.stack([grad[:, i * b : (i + 1) * b, i * b : (i + 1) * b] for i in range(n)], 1)]
+
+
+@pytest.mark.parametrize("sizes", [(1, 3, 9, 5), (2, 4, 24, 7), (2, 2, 12, 15), (3, 6, 48, 11)])
+def test_boft_is_pefts_whose_outputs_are_not_scaled(sizes, layer_of, rows, gradients, monkeypatch):
+    m, b, d_in, d_out = sizes
+    # False: without the extension, and then PEFT has one turn, however many it is asked for
+    monkeypatch.setattr("peft.tuners.boft.layer._FBD_CUDA", BlockDiagonal if m > 1 else False)
+    layer = layer_of("boft", scaling="none", d_in=d_in, d_out=d_out, r=b, options={"butterfly": m})
+    delta = layer.held[0].delta
+    plain = nn.Linear(d_in, d_out).double()
+    plain.weight.data.copy_(layer.base.weight())
+    plain.bias.data.copy_(layer.bias)
+    config = peft.BOFTConfig(boft_block_size=b, boft_n_butterfly_factor=m, target_modules=["0"])
+    module = peft.get_peft_model(nn.Sequential(plain), config).double().base_model.model[0]
+    module.boft_s["default"].requires_grad_(False)
+    R = module.boft_R["default"]
+    assert R.shape == (m, d_in // b, b, b) and delta.q.shape[1] == m * d_in * (b - 1) // 2
+    U = torch.zeros(R.numel(), dtype=torch.float64).index_copy(0, delta.above, delta.q[0].detach())
+    R.data.copy_(U.view(R.shape) - U.view(R.shape).mT)
+    x = rows(d_in=d_in)
+    y, dx, grads = gradients(layer, x)
+    y2, dx2, _ = gradients(module, x)
+    assert_close((y, dx), (y2, dx2), **EXACT)
+    above = lambda skew: skew.flatten()[delta.above]  # noqa: E731
+    assert_close(grads["deltas.0.q"][0], above(R.grad - R.grad.mT), **EXACT)
+    W, s = module.get_delta_weight("default")
+    assert_close(delta.weight(layer.base)[0], s * (layer.base.weight() @ W.T), **EXACT)
+    trained((layer, module), d_in, d_out)
+    assert_close(delta.q[0], above(R - R.mT) / 2, rtol=1e-6, atol=1e-6)
+
+
+def test_boft_joins_all_inputs_where_it_turns_often_enough(layer_of):
+    """Each input meets each other: what OFT's blocks never do."""
+    for b, m, met in ((4, 1, 4), (4, 2, 8), (4, 3, 16), (2, 3, 8), (2, 4, 16)):
+        layer = layer_of("boft", d_in=16, d_out=5, r=b, options={"butterfly": m})
+        x = torch.eye(16, dtype=torch.float64)[None]
+        assert (layer.held[0].delta.turned(x)[0].abs() > 1e-9).sum(1).tolist() == [met] * 16
+
+
+def test_boft_of_more_turns_than_there_are_inputs_is_refused(layer_of, tiny_model):
+    text = r"butterfly 4 turns blocks of r=3 over 24 inputs, and layer has 7: take 1 to 2, or a smaller r"
+    with pytest.raises(ValueError, match=text):
+        layer_of("boft", options={"butterfly": 4})
+    runs = [RunConfig(s, r=4, axes={"delta": "boft"}, options={"butterfly": s}) for s in (1, 2)]
+    assert all(len(layer.held) == 2 for layer in attach(tiny_model("bert"), runs).layers.values())
 
 
 def test_fourierft_is_the_real_part_of_the_sum_over_its_places(layer_of):

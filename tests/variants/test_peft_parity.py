@@ -12,13 +12,8 @@ peft = pytest.importorskip("peft")
 EXACT = {"rtol": 1e-10, "atol": 1e-11}
 FLAGS = {"lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}, "adalora": None}
 NAMES = {
-    "A": "lora_A",
-    "B": "lora_B",
-    "Q": "lora_A",
-    "P": "lora_B",
-    "L": "lora_E",
-    "m": "lora_magnitude_vector",
-}
+    "A": "lora_A", "B": "lora_B", "Q": "lora_A", "P": "lora_B", "L": "lora_E", "m": "lora_magnitude_vector",
+}  # fmt: skip
 
 
 def theirs(layer, kind, *, transposed, dropout=0.0, alpha=4.0, r=3):
@@ -31,23 +26,14 @@ def theirs(layer, kind, *, transposed, dropout=0.0, alpha=4.0, r=3):
     plain.bias.data.copy_(layer.bias)
     if FLAGS[kind] is None:  # PEFT divides by the rank plus 1e-5
         config = peft.AdaLoraConfig(
-            init_r=r,
-            target_r=r - 1,
-            lora_alpha=alpha * (r + 1e-5) / r,
-            total_step=100,
-            target_modules=["0"],
-            lora_dropout=dropout,
-            fan_in_fan_out=transposed,
-        )
+            init_r=r, target_r=r - 1, lora_alpha=alpha * (r + 1e-5) / r, total_step=100,
+            target_modules=["0"], lora_dropout=dropout, fan_in_fan_out=transposed,
+        )  # fmt: skip
     else:
         config = peft.LoraConfig(
-            r=r,
-            lora_alpha=alpha,
-            target_modules=["0"],
-            lora_dropout=dropout,
-            fan_in_fan_out=transposed,
+            r=r, lora_alpha=alpha, target_modules=["0"], lora_dropout=dropout, fan_in_fan_out=transposed,
             **FLAGS[kind],
-        )
+        )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrapped = peft.get_peft_model(nn.Sequential(plain), config).double()
@@ -164,13 +150,9 @@ def test_lora_plus_steps_as_its_authors_optimiser_on_peft(layer_of, transposed):
         for name, role in delta.roles.items()
     ]
     other = create_loraplus_optimizer(
-        nn.Sequential(module),
-        AdamW,
-        lr=1e-2,
-        loraplus_lr_ratio=8.0,
-        loraplus_weight_decay=0.1,
+        nn.Sequential(module), AdamW, lr=1e-2, loraplus_lr_ratio=8.0, loraplus_weight_decay=0.1,
         weight_decay=0.1,
-    )
+    )  # fmt: skip
     ours = AdamW(groups)
     source = torch.Generator().manual_seed(7)
     for _ in range(50):

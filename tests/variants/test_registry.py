@@ -21,7 +21,7 @@ def public():
 
 
 def test_the_axes_hold_what_the_papers_add():
-    forms = "delora fourierft gralora hira loha lokr lora_fa lora_xs miss oft randlora tinylora vera"
+    forms = "boft delora fourierft gralora hira loha lokr lora_fa lora_xs miss oft randlora tinylora vera"
     assert names("delta") == sorted(["adalora", "dora", "lora", *forms.split()])
     starts = "corda eva gaussian kaiming loftq lora_ga milora olora pissa"
     assert names("init") == starts.split()

@@ -1,7 +1,7 @@
 """`attach`: make a model train as runs ask; and Attached, all that a loop, a record or an export needs."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -120,12 +120,10 @@ class Attached:
         """
         sums: dict[tuple[int, int], Tensor] = {}
         layers = [layer for layer in self.layers.values() if any(h.delta.waiting for h in layer.held)]
-        hooks = [layer.register_forward_hook(partial(_observe, self.clock, sums)) for layer in layers]
-        try:
+        with ExitStack() as hooks:
+            for layer in layers:
+                hooks.enter_context(layer.register_forward_hook(partial(_observe, self.clock, sums)))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
         of_run: dict[int, list[tuple[Held, int, Tensor]]] = {}
         for held, k in self.waiting():
             if (id(held.delta), k) in sums:
@@ -204,13 +202,8 @@ class Attached:
 
     def slots(self, k: int) -> dict[str, tuple[Held, int]]:
         """Run k's deltas: name of the layer or block -> (where it is held, its index in that stack)."""
-        found = {}
-        for layer in self.layers.values():
-            for held in layer.held:
-                if held.part.runs.start <= k < held.part.runs.stop:
-                    index = k - held.part.runs.start
-                    found[held.delta.slots[index].name] = (held, index)
-        return found
+        own = (pair for layer in self.layers.values() for pair in layer.of_run(k))
+        return {held.delta.slots[i].name: (held, i) for held, i in own}
 
     def summary(self, k: int) -> dict[str, Any]:
         """Facts about run k for its record."""
@@ -298,7 +291,7 @@ class Weights(Mapping[str, tuple[Tensor, Tensor]]):
             for t in attached.trained
             if t.plain and t.name.endswith(".weight") and t.name.removesuffix(".weight") in linears
         }
-        adapted = [name for name, layer in attached.layers.items() if touches(layer, k)]
+        adapted = [name for name, layer in attached.layers.items() if layer.of_run(k)]
         self._names = [*adapted, *(name.removesuffix(".weight") for name in self._plain)]
 
     def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
@@ -322,22 +315,16 @@ class Weights(Mapping[str, tuple[Tensor, Tensor]]):
         return len(self._names)
 
 
-def touches(layer: AdaptedLinear, k: int) -> bool:
-    return any(h.part.runs.start <= k < h.part.runs.stop for h in layer.held)
-
-
 @torch.no_grad()
 def merged_weight(layer: AdaptedLinear, k: int) -> Float[Tensor, "d_out d_in"]:
     """W' of one run, in at least float32, worked out in float64: a merge is no place to lose digits."""
     weight = layer.base.weight(torch.float64).clone()
-    for part, delta, base in layer.held:
-        if part.runs.start <= k < part.runs.stop:
-            i = k - part.runs.start
-            factors = delta.factors(base).of_run(i).double() if delta.low_rank else None
-            rows = slice(None) if part.block is None else part.block
-            weight[rows] = (
-                delta.weight(base)[i].double() if factors is None else factors.weight(weight[rows])[0]
-            )
+    for (part, delta, base), i in layer.of_run(k):
+        rows = slice(None) if part.block is None else part.block
+        if delta.low_rank:
+            weight[rows] = delta.factors(base).of_run(i).double().weight(weight[rows])[0]
+        else:
+            weight[rows] = delta.weight(base)[i].double()
     return weight.to(torch.promote_types(layer.base.dtype, torch.float32))
 
 

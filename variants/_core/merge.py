@@ -9,7 +9,7 @@ import copy
 import torch
 from torch import nn
 
-from variants._core.attach import Attached, merged_weight, touches
+from variants._core.attach import Attached, merged_weight
 from variants._core.base import Base
 from variants._core.own import PackedLinear
 from variants._core.storage import AdaptedExperts, AdaptedLinear
@@ -56,7 +56,7 @@ def merge(attached: Attached, k: int, *, dtype: torch.dtype | None = None) -> nn
 
 
 def _plain_linear(layer: AdaptedLinear, k: int) -> nn.Module:
-    weight = merged_weight(layer, k) if touches(layer, k) else layer.base.weight()
+    weight = merged_weight(layer, k) if layer.of_run(k) else layer.base.weight()
     if layer.origin.__name__ == "Conv1D":
         plain = layer.origin(layer.base.d_out, layer.base.d_in)
     else:
@@ -68,10 +68,8 @@ def _plain_linear(layer: AdaptedLinear, k: int) -> nn.Module:
 
 def _plain_head(head: PackedLinear, k: int) -> nn.Linear:
     plain = nn.Linear(head.weight.shape[2], head.weight.shape[1], bias=head.bias is not None, device="meta")
-    plain.weight = nn.Parameter(head.weight[k].detach().clone(), requires_grad=False)
-    plain.bias = (
-        None if head.bias is None else nn.Parameter(head.bias[k].detach().clone(), requires_grad=False)
-    )
+    for name, parameter in head.named_parameters():
+        setattr(plain, name, nn.Parameter(parameter[k].detach().clone(), requires_grad=False))
     return plain
 
 

@@ -45,6 +45,10 @@ class AdaptedLinear(nn.Module):
         self.deltas.append(delta)
         self.held.append(Held(Part(runs, block, whole), delta, base))
 
+    def of_run(self, k: int) -> list[tuple[Held, int]]:
+        """The deltas of run k, each with the run's index in its stack."""
+        return [(h, k - h.part.runs.start) for h in self.held if h.part.runs.start <= k < h.part.runs.stop]
+
     @property
     def parameter(self) -> str:
         """What the model calls the parameter that the map is."""
@@ -121,7 +125,7 @@ class AdaptedStack(AdaptedLinear):
 
     def forward(self, k: int) -> Float[Tensor, "E _ _"]:
         """W' of run k in the model's own layout. Formed as a whole, as a token may go to any expert."""
-        own = [(h, k - h.part.runs.start) for h in self.held if h.part.runs.start <= k < h.part.runs.stop]
+        own = self.of_run(k)
         if not own:
             return self.base.stored
         W = self.base.stored.mT if self.base.transposed else self.base.stored

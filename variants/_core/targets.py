@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -111,9 +111,9 @@ def resolve(model: nn.Module, targets: Targets, *, layers: Any = None) -> dict[s
     }
 
 
-def linear_shapes(model: nn.Module, targets: Targets, *, layers: Any = None) -> dict[str, tuple[int, int]]:
+def linear_shapes(model: nn.Module, targets: Targets) -> dict[str, tuple[int, int]]:
     """(d_in, d_out) of everything that the targets match."""
-    matched = find(model, targets, layers=layers).values()
+    matched = find(model, targets).values()
     return {target.name: (target.d_in, target.d_out) for found in matched for target in found}
 
 
@@ -134,16 +134,11 @@ def fed_without_batch(model: nn.Module, names: Collection[str] | None = None) ->
     def check(name: str):
         return lambda module, inputs: found.setdefault(name) if inputs[0].shape[0] % rows else None
 
-    with _evaluating(model):
-        handles = [
-            linears[n].register_forward_pre_hook(check(n)) for n in linears if names is None or n in names
-        ]
-        try:
-            for rows in (5, 7):
-                _run(model, rows)
-        finally:
-            for handle in handles:
-                handle.remove()
+    with _evaluating(model), ExitStack() as hooks:
+        for name in linears if names is None else linears.keys() & names:
+            hooks.enter_context(linears[name].register_forward_pre_hook(check(name)))
+        for rows in (5, 7):
+            _run(model, rows)
     return list(found)
 
 
@@ -191,13 +186,10 @@ def _reached(model: nn.Module, names: Collection[str], *, whole: bool) -> list[s
     def add(zero: Tensor):
         return lambda module, inputs, output: output + zero.to(output.dtype)
 
-    with _evaluating(model):
-        handles = [model.get_submodule(n).register_forward_hook(add(zero)) for n, zero in added.items()]
-        try:
-            outputs = _run(model, 1, whole=whole)
-        finally:
-            for handle in handles:
-                handle.remove()
+    with _evaluating(model), ExitStack() as hooks:
+        for name, zero in added.items():
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(add(zero)))
+        outputs = _run(model, 1, whole=whole)
     gradients = [None] * len(added)
     given = outputs.values() if isinstance(outputs, Mapping) else outputs
     sums = [out.float().sum() for out in given if isinstance(out, Tensor) and out.requires_grad]

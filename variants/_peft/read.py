@@ -20,7 +20,7 @@ from variants._core.registry import get, names
 from variants._core.run import RunConfig
 from variants._core.targets import backbone_linears
 from variants._peft.config import CONFIG, AdapterError, expected_rank, read_settings
-from variants._peft.write import PREFIX, WEIGHTS
+from variants._peft.write import PREFIX, WEIGHTS, head_tensors
 
 _KEYS = {
     "lora_A": "A",
@@ -134,16 +134,10 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
 def _check(folder: Path, config: Mapping[str, Any], modules: Mapping[str, Mapping[str, Tensor]]) -> None:
     kinds = {frozenset(tensors) for tensors in modules.values()}
-    expected = (
-        frozenset("ABE")
-        if config["peft_type"] == "ADALORA"
-        else frozenset("ABm" if config.get("use_dora") else "AB")
-    )
-    if kinds != {expected}:
+    expected = "ABE" if config["peft_type"] == "ADALORA" else "ABm" if config.get("use_dora") else "AB"
+    if kinds != {frozenset(expected)}:
         found = " or ".join("+".join(sorted(kind)) for kind in kinds) or "none"
-        raise AdapterError(
-            f"{folder}: each module should have tensors {'+'.join(sorted(expected))}, found {found}."
-        )
+        raise AdapterError(f"{folder}: each module should have tensors {'+'.join(expected)}, found {found}.")
     for name, tensors in modules.items():
         _check_shapes(folder, config, name, tensors)
 
@@ -244,12 +238,9 @@ def _listed(modules: Any, name: str) -> bool:
 def _fill(attached: Attached, k: int, adapter: Adapter) -> None:
     for name, (held, i) in attached.slots(k).items():
         for parameter, key in _peft_of(adapter.delta).items():
-            _copy(
-                getattr(held.delta, parameter)[i], adapter.modules[name][key], f"{name} {key}", adapter.folder
-            )
-    own = {
-        f"{name}.{leaf}": p[k] for name, head in attached.heads.items() for leaf, p in head.named_parameters()
-    }
+            target = getattr(held.delta, parameter)[i]
+            _copy(target, adapter.modules[name][key], f"{name} {key}", adapter.folder)
+    own = head_tensors(attached, k)
     unknown = sorted(set(adapter.heads) - set(own))
     if unknown:
         raise AdapterError(

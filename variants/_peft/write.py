@@ -54,7 +54,7 @@ def write_peft(
         raise ValueError(
             "this run trained blocks of the model itself, which no adapter holds: merge it instead."
         )
-    heads = _heads(attached, k)
+    heads = head_tensors(attached, k)
     config = (_adalora_config if form == "adalora" else _lora_config)(attached, k, pieces)
     config |= _common(attached, k, pieces, heads)
     places = dict(zip(pieces, pieces, strict=True)) | _wrapped(attached, pieces)
@@ -74,12 +74,8 @@ def write_inserted(attached: Attached, k: int, folder: str | os.PathLike) -> Non
         raise ValueError(f"PEFT has no {inserted.what if inserted else 'place for what this run trained'}.")
     config, tensors = inserted.to_peft(k)
     prefix = PREFIX if "target_modules" in config else "base_model."  # prompts wrap the model once
-    heads = _heads(attached, k)
-    about = {
-        "base_model_name_or_path": getattr(attached.model.config, "name_or_path", None) or None,
-        "task_type": _task(type(attached.model).__name__),
-        "inference_mode": True,
-    }
+    heads = head_tensors(attached, k)
+    about = _about(attached)
     if "target_modules" in config:
         about["modules_to_save"] = _tops(heads)
     tensors = tensors | {f"{prefix}{name}": tensor for name, tensor in heads.items()}
@@ -116,7 +112,7 @@ def _pieces(attached: Attached, k: int, form: str, *, folded: bool = False) -> d
 
 
 def _piece(layer: AdaptedLinear, k: int, form: str, *, folded: bool) -> PeftAdapter | None:
-    held = [(h, k - h.part.runs.start) for h in layer.held if h.part.runs.start <= k < h.part.runs.stop]
+    held = layer.of_run(k)
     if isinstance(layer, AdaptedStack) and not folded:
         raise NoForm("experts are kept as plain tensors by name; an export makes them target_parameters.")
     pieces = []
@@ -193,7 +189,8 @@ def _keyed(piece: PeftAdapter, form: str) -> Iterable[tuple[str, Tensor]]:
 LORA_KEYS = {"A": "lora_A.weight", "B": "lora_B.weight", "m": "lora_magnitude_vector"}
 
 
-def _heads(attached: Attached, k: int) -> dict[str, Tensor]:
+def head_tensors(attached: Attached, k: int) -> dict[str, Tensor]:
+    """Run k's heads by name, as views."""
     return {
         f"{name}.{leaf}": parameter.detach()[k]
         for name, head in attached.heads.items()
@@ -208,23 +205,25 @@ def _tops(heads: Mapping[str, Tensor]) -> list[str] | None:
 def _common(
     attached: Attached, k: int, pieces: Mapping[str, PeftAdapter], heads: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    config = getattr(attached.model, "config", None)
-    return {
-        "base_model_name_or_path": getattr(config, "name_or_path", None) or None,
-        "task_type": _task(type(attached.model).__name__),
+    return _about(attached) | {
         "target_modules": [name for name, piece in pieces.items() if not piece.experts],
         "target_parameters": [name for name, piece in pieces.items() if piece.experts] or None,
         "modules_to_save": _tops(heads),
         "fan_in_fan_out": any(attached.layers[name].origin is not torch.nn.Linear for name in pieces),
         "lora_dropout": attached.runs[k].dropout,
         "bias": "none",
-        "inference_mode": True,
     }
 
 
-def _task(kind: str) -> str | None:
+def _about(attached: Attached) -> dict[str, Any]:
+    """What every adapter says of its model."""
     tasks = {"ForSequenceClassification": "SEQ_CLS", "ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM"}
-    return next((task for suffix, task in tasks.items() if kind.endswith(suffix)), None)
+    kind, config = type(attached.model).__name__, getattr(attached.model, "config", None)
+    return {
+        "base_model_name_or_path": getattr(config, "name_or_path", None) or None,
+        "task_type": next((task for suffix, task in tasks.items() if kind.endswith(suffix)), None),
+        "inference_mode": True,
+    }
 
 
 def _lora_config(attached: Attached, k: int, pieces: Mapping[str, PeftAdapter]) -> dict[str, Any]:

@@ -5,17 +5,18 @@ here. The analyses are pure functions on arrays, at the end of each module.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pandas as pd
 
 from analysis.figures.figure import Figure, slug
 from analysis.figures.overview import setting_name, with_bars
-from analysis.figures.papers import across, adalora, budget, dora, lora, loraplus, qlora, recovery, rslora
+from analysis.figures.papers import across, adalora, dora, lora, loraplus, qlora, rslora
 from analysis.figures.papers.view import View
 from analysis.runs.cells import order_of
 from analysis.runs.load import Study
 
-PAPERS = (budget, lora, rslora, loraplus, dora, adalora, qlora, recovery, across)
+PAPERS = (lora, rslora, loraplus, dora, adalora, qlora, across)
 
 
 def paper_figures(
@@ -27,10 +28,10 @@ def paper_figures(
     """The figures of all papers, setting by setting."""
     if cells.empty:
         return
-    results = cells[(cells["n"] > 0) & ~cells["tuning"].astype(bool)]
+    results = cells[(cells["n"] > 0) & ~cells["tuning"]]
     domain = sorted(results["series"].unique(), key=order_of)
     keys = ["dataset", "model", "metric", "stack", "split"]
-    settings = list(results[results["final"].astype(bool)].groupby(keys, sort=True))
+    settings = list(results[results["final"]].groupby(keys, sort=True))
     for (dataset, model, metric, stack, split), group in settings:
         here = (cells["dataset"] == dataset) & (cells["model"] == model) & (cells["stack"] == stack)
         every = cells[here & (cells["metric"] == metric)]
@@ -40,7 +41,7 @@ def paper_figures(
         name = setting_name(group.iloc[0])
         view = View(study, with_bars(group), every, domain, tag, name, baseline)
         for paper in PAPERS:
-            yield from paper.figures(view)
+            yield from (replace(figure, label=paper.PAPER) for figure in paper.figures(view))
 
 
 def _several_stacks(results: pd.DataFrame, dataset: str, model: str) -> bool:

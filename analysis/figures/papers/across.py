@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.figures.figure import Figure, tooltips
+from analysis.figures.figure import Figure, interval, rank_text, tooltips
 from analysis.figures.papers.lora import entropy_rank, stable_rank
 from analysis.figures.papers.view import View, interval_text, runs_text
 from analysis.runs.rows import each
@@ -21,40 +21,21 @@ def figures(view: View) -> list[Figure]:
 
 
 def _effective_rank(view: View) -> Iterator[Figure]:
-    rows = []
-    for cell, seed, found in view.with_arrays("change/sigma"):
-        for sigma, name in zip(found["change/sigma"], found["change/names"], strict=True):
-            if sigma.max() > 0:
-                rank = "no rank" if pd.isna(cell["r"]) else f"{cell['r']:g}"
-                rows.append(
-                    {
-                        "series": cell["series"],
-                        "rank": rank,
-                        "r": cell["r"],
-                        "seed": seed,
-                        "matrix": str(name),
-                        "effective": round(entropy_rank(sigma.astype(float)), 3),
-                        "stable": round(stable_rank(sigma.astype(float)), 3),
-                    }
-                )
-    table = pd.DataFrame(rows)
-    if table.empty or table.groupby(["series", "rank"]).ngroups < 2:
+    rows = [
+        (cell["series"], rank_text(cell["r"]), cell["r"], entropy_rank(sigma), stable_rank(sigma))
+        for cell, _, found in view.with_arrays("change/sigma")
+        for sigma in found["change/sigma"].astype(float)
+        if sigma.max() > 0
+    ]
+    table = pd.DataFrame(rows, columns=["series", "rank", "r", "effective", "stable"]).round(3)
+    groups = table.groupby(["series", "rank", "r"], sort=False, dropna=False)
+    if groups.ngroups < 2:
         return
-    middle = table.groupby(["series", "rank", "r"], sort=False, dropna=False)[["effective", "stable"]].agg(
-        ["median", lambda x: x.quantile(0.25), lambda x: x.quantile(0.75), "size"]
-    )
-    flat = pd.DataFrame(
-        {
-            "effective": middle["effective"].iloc[:, 0],
-            "low": middle["effective"].iloc[:, 1],
-            "high": middle["effective"].iloc[:, 2],
-            "stable": middle["stable"].iloc[:, 0],
-            "matrices": middle["effective"].iloc[:, 3],
-        }
-    ).reset_index()
-    ranks = [f"{r:g}" for r in sorted(flat["r"].dropna().unique())] + (
-        ["no rank"] if flat["r"].isna().any() else []
-    )
+    of_rank = groups["effective"]
+    middles = {"effective": of_rank.median(), "low": of_rank.quantile(0.25), "high": of_rank.quantile(0.75)}
+    middles |= {"stable": groups["stable"].median(), "matrices": of_rank.size()}
+    flat = pd.DataFrame(middles).reset_index()
+    ranks = list(dict.fromkeys(flat.sort_values("r")["rank"]))  # those without come last
     x = alt.X("rank:O", sort=ranks, title="Rank r", axis=alt.Axis(labelAngle=0))
     base = alt.Chart(flat).encode(x=x, xOffset=alt.XOffset("series:N", sort=view.domain), color=view.color())
     title = "Effective rank, log scale"
@@ -62,9 +43,7 @@ def _effective_rank(view: View) -> Iterator[Figure]:
         "effective:Q", title=title, scale=alt.Scale(type="log"), axis=alt.Axis(format="~g", tickCount=5)
     )
     chart = alt.layer(
-        base.mark_rule(strokeWidth=1.6, strokeOpacity=0.6).encode(
-            y=alt.Y("low:Q", title=title), y2=alt.Y2("high:Q")
-        ),
+        interval(base, "low", "high", title),
         base.mark_point(filled=True, size=80, opacity=1).encode(
             y=y,
             shape=view.shape(),
@@ -79,12 +58,11 @@ def _effective_rank(view: View) -> Iterator[Figure]:
     sizes = f"{low['matrices']} and {high['matrices']}"
     yield view.figure(
         "effective_rank",
-        PAPER,
         "How many directions does the change use?",
         finding=f"From {texts[0]} to {texts[1]} (medians of {sizes} matrices).",
         caption="The exponential of the entropy of the singular values of W' - W: equal to r when all r "
-        "count alike, 1 when one "
-        "does the work. Points are medians over matrices and seeds, rules their quartiles.",
+        "count alike, 1 when one does the work. Points are medians over matrices and seeds, rules their "
+        "quartiles.",
         chart=chart,
     )
 
@@ -104,7 +82,6 @@ def _interaction(view: View) -> Iterator[Figure]:
         if rows:
             yield view.figure(
                 f"rank_by_variant{f'-{targets}' if many else ''}",
-                PAPER,
                 f"Does the advantage depend on the rank?{f' On {targets}' if many else ''}",
                 finding=f"Per doubling of the rank, the difference from {baseline} changes for "
                 f"{', for '.join(said)}.",
@@ -118,15 +95,8 @@ def _mean(series: str, r: float, differences: pd.Series) -> dict[str, object]:
     values = differences.to_numpy(float)
     enough = len(values) >= stats.FEWEST_SEEDS
     low, high = stats.t_interval(values) if enough else (np.nan, np.nan)
-    return {
-        "series": series,
-        "r": r,
-        "rank": f"{r:g}",
-        "mean": values.mean(),
-        "low": low,
-        "high": high,
-        "size": len(values),
-    }
+    known = {"series": series, "r": r, "rank": f"{r:g}", "mean": values.mean()}
+    return known | {"low": low, "high": high, "size": len(values)}
 
 
 def _by_rank(view: View, table: pd.DataFrame, title: str) -> alt.TopLevelMixin:
@@ -137,28 +107,24 @@ def _by_rank(view: View, table: pd.DataFrame, title: str) -> alt.TopLevelMixin:
     tips = tooltips("series:N", "rank:O", ("mean:Q", "", "+.4f"), ("size:Q", "paired seeds"))
     zero = alt.Chart(pd.DataFrame({"at": [0.0]})).mark_rule(strokeWidth=1.2).encode(y=alt.Y("at:Q"))
     lines = base.mark_line(strokeOpacity=0.4).encode(y=alt.Y("mean:Q", title=title))
-    intervals = base.mark_rule(strokeWidth=1.6, strokeOpacity=0.6).encode(
-        y=alt.Y("low:Q", title=title), y2=alt.Y2("high:Q")
-    )
     points = base.mark_point(filled=True, size=80, opacity=1).encode(
         y=alt.Y("mean:Q", title=title), shape=view.shape(), tooltip=tips
     )
-    shown = [intervals] if table["low"].notna().any() else []  # a scale of no value is a warning in the page
+    known = table["low"].notna().any()
+    shown = (
+        [interval(base, "low", "high", title)] if known else []
+    )  # a scale of no value is a warning in the page
     return alt.layer(zero, lines, *shown, points, data=table)
 
 
 def _differences(view: View, own: pd.DataFrame, plain: dict[float, dict[int, str]]) -> pd.DataFrame:
-    """(r, seed, difference) of the seeds that both have."""
+    """Of the seeds that both have: r, seed, difference."""
+    scores = view.study.scores
     rows = [
-        {
-            "r": cell["r"],
-            "seed": seed,
-            "difference": view.study.scores[run_id] - view.study.scores[plain[cell["r"]][seed]],
-        }
+        (cell["r"], seed, scores[run_id] - scores[plain[cell["r"]][seed]])
         for cell in each(own)
-        if cell["r"] in plain
         for seed, run_id in cell["by_seed"].items()
-        if seed in plain[cell["r"]]
+        if seed in plain.get(cell["r"], ())
     ]
     return pd.DataFrame(rows, columns=["r", "seed", "difference"])
 

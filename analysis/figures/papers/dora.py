@@ -14,8 +14,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.figures.figure import Figure, tooltips
-from analysis.figures.papers.view import View, layer, panels, row_name, short
+from analysis.figures.figure import Figure, row_name, tooltips
+from analysis.figures.papers.view import View, layer, panels, short
 
 PAPER = "DoRA"
 PUBLISHED = "full fine-tuning -0.62, LoRA 0.83, DoRA -0.31"
@@ -23,12 +23,8 @@ PANELS = 9
 FEWEST = 4  # matrices in a correlation
 
 
-def figures(view: View) -> list[Figure]:
+def figures(view: View) -> Iterator[Figure]:
     """What the setting's runs can show of the paper."""
-    return list(_scatter(view))
-
-
-def _scatter(view: View) -> Iterator[Figure]:
     rows: dict[str, tuple[int, Mapping[str, np.ndarray]]] = {}
     for cell, seed, found in view.with_arrays("moved/magnitude"):
         if len(rows) < PANELS and (found["moved/direction"] > 0).any():
@@ -62,14 +58,12 @@ def _scatter(view: View) -> Iterator[Figure]:
     )
     yield view.figure(
         "magnitude_and_direction",
-        PAPER,
         "Does magnitude move with direction?",
         finding=f"Correlation of the two changes in {' and '.join(kinds)}: {'; '.join(texts)}.",
         caption="A point per matrix and validation; the line is the least-squares fit. All grow with time, "
-        "which "
-        "alone makes the pooled correlation positive: that of the last checkpoint is given beside it. "
-        f"The paper's, on the query matrices of VL-BART: {PUBLISHED}.",
-        chart=panels(chart, "panel", order),
+        "which alone makes the pooled correlation positive: that of the last checkpoint is given beside "
+        f"it. The paper's, on the query matrices of VL-BART: {PUBLISHED}.",
+        chart=panels(chart, order),
     )
 
 

@@ -1,4 +1,4 @@
-"""LoRA's figures: subspaces and amplification. Hu et al. 2021, arXiv:2106.09685.
+"""LoRA's figures: matrices at an equal budget, subspaces, amplification. Hu et al. 2021, arXiv:2106.09685.
 
     phi(U, V, i, j) = ||U_i^T V_j||_F^2 / min(i, j)     in [0, 1]; U_i: the first i columns of U    (eq. 4)
     1 - phi = d^2 / p, with d the projection metric and p = min(i, j) (appendix G prints it inverted)
@@ -8,23 +8,114 @@ its initial part under a small learning rate, so two runs are better compared by
 the change D = W' - W.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import altair as alt
 import numpy as np
 import pandas as pd
+from scipy import special
 
-from analysis.figures.figure import Figure, tooltips
-from analysis.figures.papers.view import View, panels, row_name, runs_text, short
+from analysis import stats
+from analysis.figures.figure import Figure, row_name, rows_axis, tooltips
+from analysis.figures.papers.view import View, panels, runs_text, short
 
 PAPER = "LoRA"
 GRID = 16  # dimensions of a subspace that are drawn along each side
 ROWS = 12  # cells in the figure on amplification
+EQUAL = 0.05  # relative difference of trained parameters that counts as none
+PANELS = 9  # budgets that are drawn
 
 
 def figures(view: View) -> list[Figure]:
     """What the setting's runs can show of the paper."""
-    return [*_subspaces(view), *_amplification(view)]
+    return [*_equal_parameters(view), *_subspaces(view), *_amplification(view)]
+
+
+# --- which matrices, at the same number of trained parameters (tables 5 and 6)
+
+
+def _equal_parameters(view: View) -> Iterator[Figure]:
+    """One figure with a panel per budget at which a series was run on several choices of targets."""
+    groups = budgets(view.cells)
+    if not groups:
+        return
+    bars = pd.concat([group.assign(panel=_panel_name(group)) for group in groups[:PANELS]])
+    bars["row"] = [f"{targets} · r {r:g}" for targets, r in zip(bars["targets"], bars["r"], strict=True)]
+    keep = ["panel", "row", "mean", "bar_low", "bar_high", "n", "trainable_parameters", "series"]
+    order = list(dict.fromkeys(bars.sort_values(["targets", "r"])["row"]))
+    base = alt.Chart().encode(y=rows_axis(order, limit=150), color=view.color(None))
+    x = alt.X("mean:Q", title=view.metric, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True, tickCount=4))
+    tips = tooltips("row:N", ("mean:Q", "", ".4f"), "n:Q")
+    chart = alt.layer(
+        base.mark_rule(strokeWidth=2, strokeOpacity=0.6).encode(
+            x=alt.X("bar_low:Q", title=view.metric), x2=alt.X2("bar_high:Q")
+        ),
+        base.mark_point(filled=True, size=90, opacity=1).encode(
+            x=x, tooltip=[*tips, *tooltips("trainable_parameters:Q")]
+        ),
+        data=bars[keep],
+    )
+    left_out = len(groups) - PANELS
+    height = max(70, 34 * int(bars["panel"].value_counts().max()))
+    yield view.figure(
+        "matrices_at_equal_parameters",
+        "Which matrices, at the same number of trainable parameters",
+        finding=_best_of(groups[0], view.metric_words)
+        if len(groups) == 1
+        else _tally(groups, view.metric_words),
+        caption="Each row spends a panel's parameters on other matrices; bars: 95% intervals of the means. "
+        "The paper finds that adapting more kinds of matrices at a lower rank beats one kind at a higher one."
+        + (f" {left_out} more budgets are not drawn, the finding counts them." if left_out > 0 else ""),
+        chart=panels(chart, list(dict.fromkeys(bars["panel"])), height=height),
+    )
+
+
+def budgets(cells: pd.DataFrame) -> list[pd.DataFrame]:
+    """Groups of cells of one series whose trained parameters agree and whose targets differ."""
+    out = []
+    known = cells[cells["r"].notna() & (cells["trainable_parameters"] > 0)]
+    for _, group in known.groupby("series", sort=False):
+        ordered = group.sort_values("trainable_parameters")
+        trained, targets = ordered["trainable_parameters"].to_numpy(), ordered["targets"].to_numpy()
+        start = 0
+        while start < len(ordered):
+            end = int(np.searchsorted(trained, (1 + EQUAL) * trained[start], side="right"))
+            if len(set(targets[start:end])) > 1:
+                out.append(ordered.iloc[start:end])
+            start = end
+    return out
+
+
+def _panel_name(group: pd.DataFrame) -> str:
+    return f"{group['series'].iloc[0]}, about {group['trainable_parameters'].median():,.0f}"
+
+
+def _best_first(group: pd.DataFrame) -> np.ndarray:
+    """The positions (n,) of a group's cells, the best mean first."""
+    return np.argsort(-(group["sign"] * group["mean"]).to_numpy(float), kind="stable")
+
+
+def _tally(groups: list[pd.DataFrame], metric: str) -> str:
+    """How often each choice of targets came out best."""
+    counts = Counter(str(group["targets"].to_numpy()[_best_first(group)[0]]) for group in groups)
+    (first, times), *others = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rest = "".join(f", {name} at {n}" for name, n in others)
+    text = f"{first} has the best {metric} at {times} of {len(groups)} budgets{rest}"
+    return f"{text}: a count of means, no verdict."
+
+
+def _best_of(group: pd.DataFrame, metric: str) -> str:
+    """Best against second best, paired by seed where there are enough seeds."""
+    first, second = (group.iloc[at] for at in _best_first(group)[:2])
+    text = (
+        f"{first['targets']} at r {first['r']:g} has the best {metric}, {first['mean']:.3f}, "
+        f"{abs(first['mean'] - second['mean']):.3f} from {second['targets']} at r {second['r']:g}"
+    )
+    seeds = len(set(first["by_seed"]) & set(second["by_seed"]))
+    if seeds < stats.FEWEST_SEEDS:
+        return f"{text}: with {runs_text(seeds)} each this is no verdict."
+    return f"{text} ({seeds} seeds each; the bars are 95% intervals of the means)."
 
 
 # --- subspace similarity between ranks, between seeds, and with W (figures 3, 4 and 8)
@@ -60,13 +151,12 @@ def _subspaces(view: View) -> Iterator[Figure]:
     tips = tooltips("panel:N", "i:O", "j:O", ("phi:Q", "", ".3f"), ("chance:Q", "by chance", ".3f"))
     yield view.figure(
         "subspace_similarity",
-        PAPER,
         f"Do changes of {series} share directions?",
         finding=said,
         caption="Similarity of the subspaces of the first i and first j right singular vectors of two "
         "changes W' - W: 0 is orthogonal, 1 contained. One matrix of each kind, from a layer in the "
         "middle. With W: its top tenth of directions (down) and the change.",
-        chart=panels(base.mark_rect().encode(color=fill, tooltip=tips), "panel", order),
+        chart=panels(base.mark_rect().encode(color=fill, tooltip=tips), order),
     )
 
 
@@ -122,31 +212,24 @@ SOURCES = {"projected": "of the change", "top": "of W itself", "random": "random
 
 
 def _amplification(view: View) -> Iterator[Figure]:
-    rows = []
-    for cell, seed, found in view.with_arrays("change/norm"):
-        for source, name in SOURCES.items():
-            if f"change/{source}" in found:
-                factors = found["change/norm"] / found[f"change/{source}"]
-                rows += [
-                    {
-                        "row": row_name(cell),
-                        "directions": name,
-                        "factor": float(f"{f:.4g}"),
-                        "seed": seed,
-                        "matrix": str(m),
-                    }
-                    for f, m in zip(factors, found["change/names"], strict=True)
-                ]
+    rows = [
+        (row_name(cell), name, float(f"{factor:.4g}"), seed, str(matrix))
+        for cell, seed, found in view.with_arrays("change/norm")
+        for source, name in SOURCES.items()
+        if f"change/{source}" in found
+        for factor, matrix in zip(
+            found["change/norm"] / found[f"change/{source}"], found["change/names"], strict=True
+        )
+    ]
     if not rows:
         return
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=["row", "directions", "factor", "seed", "matrix"])
     order = list(dict.fromkeys(table["row"]))[:ROWS]
     table = table[table["row"].isin(order)]
     names = [name for name in SOURCES.values() if name in set(table["directions"])]
     scale = alt.Scale(domain=names)
-    y = alt.Y("row:N", sort=order, title=None, axis=alt.Axis(grid=False, labelLimit=260, domain=False))
     base = alt.Chart(table).encode(
-        y=y,
+        y=rows_axis(order),
         color=alt.Color("directions:N", scale=scale, sort=names),
         yOffset=alt.YOffset("directions:N", sort=names),
     )
@@ -167,7 +250,6 @@ def _amplification(view: View) -> Iterator[Figure]:
     ).properties(height=max(80, 48 * len(order)))
     yield view.figure(
         "amplification",
-        PAPER,
         "How much does the change amplify what W holds in its directions?",
         finding=_amplified(table, order[0]),
         caption="||W' - W|| over ||U'WV||, the part of W in r directions: those of the change, W's own top "
@@ -199,8 +281,8 @@ def _amplified(table: pd.DataFrame, row: str) -> str:
     against = f", against {others}{_held(here)}" if others else ""
     return (
         f"{row} amplifies its own directions of W by {own.median():.2g} (median of "
-        f"{here['matrix'].nunique()} "
-        f"matrices in {runs_text(here['seed'].nunique())}, quartiles {low:.2g} to {high:.2g}){against}."
+        f"{here['matrix'].nunique()} matrices in {runs_text(here['seed'].nunique())}, "
+        f"quartiles {low:.2g} to {high:.2g}){against}."
     )
 
 
@@ -226,8 +308,7 @@ def similarity_by_chance(i: int, j: int, d: int) -> float:
 
 def entropy_rank(sigma: np.ndarray) -> float:
     """The effective rank exp(H(sigma / sum sigma)) of a matrix with singular values sigma (k,)."""
-    p = sigma[sigma > 0] / sigma.sum()
-    return float(np.exp(-(p * np.log(p)).sum()))
+    return float(np.exp(special.entr(sigma / sigma.sum()).sum()))
 
 
 def stable_rank(sigma: np.ndarray) -> float:

@@ -12,8 +12,9 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.figures.figure import Figure, tooltips
+from analysis.figures.figure import Figure, interval, tooltips
 from analysis.figures.papers.view import View, panels, runs_text
+from analysis.runs.histories import last_loss
 from analysis.runs.rows import Row, each
 from analysis.stats import quantile
 from analysis.text.format import signed
@@ -23,16 +24,12 @@ BETA = {"alpha_over_r": 1.0, "alpha_over_sqrt_r": 0.5}  # s = alpha / r^beta
 DELTAS = ("lora", "dora")  # DoRA's gain is 1 at the start
 GRADIENT = "Gradient norm of B, first step"
 FIXED, TUNED = "Training loss at one rate", "Training loss, rate tuned per rank"
-LAST = 0.1  # of the steps, over which the last training loss is averaged
 FEWEST = 3  # points that an exponent is fitted to
+Point = tuple[str, str, float, float]  # panel, series, rank, value
 
 
-def figures(view: View) -> list[Figure]:
+def figures(view: View) -> Iterator[Figure]:
     """What the setting's runs can show of the paper."""
-    return list(_against_rank(view))
-
-
-def _against_rank(view: View) -> Iterator[Figure]:
     cells = view.cells[view.cells["r"].notna()]
     if cells.empty:
         return
@@ -41,7 +38,8 @@ def _against_rank(view: View) -> Iterator[Figure]:
     gradients = list(_gradients(view, set(cells["cell_key"])))
     if not gradients:
         return
-    points = pd.DataFrame([*gradients, *_losses(view, cells)])
+    points = pd.DataFrame([*gradients, *_losses(view, cells)], columns=["panel", "series", "r", "value"])
+    points["value"] = [float(f"{value:.5g}") for value in points["value"]]
     order = [name for name in (GRADIENT, FIXED, TUNED) if name in set(points["panel"])]
     table = (
         points.groupby(["panel", "series", "r"], sort=False)["value"]
@@ -64,19 +62,18 @@ def _against_rank(view: View) -> Iterator[Figure]:
     tips = tooltips("series:N", "r:Q", ("mean:Q", "", ".4g"), ("size:Q", "runs"))
     chart = alt.layer(
         base.mark_line(strokeOpacity=0.6).encode(y=y),
-        base.mark_rule(strokeOpacity=0.5).encode(y=alt.Y("min:Q", title=None), y2=alt.Y2("max:Q")),
+        interval(base, "min", "max", None, strokeWidth=1, strokeOpacity=0.5),
         base.mark_point(filled=True, size=70, opacity=1).encode(y=y, shape=view.shape(), tooltip=tips),
     )
     yield view.figure(
         "gradient_and_loss_by_rank",
-        PAPER,
         "Does learning depend on the rank?",
         finding=f"{_fitted(view, points)}{_by_rate(points)}",
         caption="Means over seeds, rules from the lowest to the highest; all axes are logarithmic. At the "
         "start the gradient of B goes like r to the power 1/2 - beta, with s = alpha / r^beta. "
         "The tuned rates are the control: a loss that differs by rank at one rate alone is a matter of "
         "rates.",
-        chart=panels(chart, "panel", order),
+        chart=panels(chart, order),
     )
 
 
@@ -86,43 +83,26 @@ def _beta(view: View, cell: Row) -> float | None:
     return BETA.get(axes.get("scaling", "")) if axes.get("delta") in DELTAS else None
 
 
-def _gradients(view: View, wanted: set[str]) -> Iterator[dict[str, object]]:
+def _gradients(view: View, wanted: set[str]) -> Iterator[Point]:
     """The gradient of B at the first step; a variant that is not zero there in A alone has one."""
-    for cell, seed, found in view.with_arrays("gradient/out"):
+    for cell, _, found in view.with_arrays("gradient/out"):
         norm = found["gradient/out"][0]
         if cell["cell_key"] in wanted and found["gradient/steps"][0] == 1 and norm > 0:
-            yield _point(GRADIENT, cell, seed, norm)
+            yield GRADIENT, cell["series"], cell["r"], norm
 
 
-def _point(panel: str, cell: Row, seed: int, value: float) -> dict[str, object]:
-    return {
-        "panel": panel,
-        "series": cell["series"],
-        "r": cell["r"],
-        "seed": seed,
-        "value": float(f"{value:.5g}"),
-    }
-
-
-def _losses(view: View, cells: pd.DataFrame) -> Iterator[dict[str, object]]:
+def _losses(view: View, cells: pd.DataFrame) -> Iterator[Point]:
     """The last training loss of every cell, at one rate for all ranks and at each rank's own."""
-    for _, group in cells.groupby(["series", "targets"], sort=False):
-        tuned = (group["rates"] > 1).all()
-        own = group if tuned else group.iloc[:0]
+    for (name, targets), group in cells.groupby(["series", "targets"], sort=False):
+        own = group if (group["rates"] > 1).all() else group.iloc[:0]
         rate = group.sort_values("r")["lr"].iloc[0]
-        series = view.every[
-            (view.every["series"] == group["series"].iloc[0])
-            & (view.every["targets"] == group["targets"].iloc[0])
-        ]
+        series = view.every[(view.every[["series", "targets"]] == [name, targets]).all(axis=1)]
         for panel, chosen in ((FIXED, series[series["lr"] == rate]), (TUNED, own)):
-            if chosen["r"].nunique() < 2:
-                continue
-            for cell in each(chosen):
-                for seed, run_id in cell["by_seed"].items():
-                    curve = view.study.curves(run_id).training
-                    if len(curve):
-                        last = curve[curve[:, 0] >= (1 - LAST) * curve[-1, 0], 1].mean()
-                        yield _point(panel, cell, seed, last)
+            for cell in each(chosen) if chosen["r"].nunique() > 1 else ():
+                for run_id in cell["by_seed"].values():
+                    last = last_loss(view.study.curves(run_id).training)
+                    if not np.isnan(last):
+                        yield panel, cell["series"], cell["r"], last
 
 
 def _by_rate(points: pd.DataFrame) -> str:

@@ -29,7 +29,7 @@ class View:
     domain: list[str]
     tag: str
     setting: str
-    baseline: str = "lora"  # a variant or a series
+    baseline: str  # a variant or a series
 
     @cached_property
     def rows(self) -> Sequence[Row]:
@@ -52,10 +52,9 @@ class View:
         """The same within a sentence: "test accuracy"."""
         return metric_words(self.cells.iloc[0])
 
-    def records(self, cell: Row) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """(seed, record) of a cell's completed runs, the first few seeds."""
-        for seed, run_id in list(cell["by_seed"].items())[:SEEDS]:
-            yield seed, self.study.records[run_id]
+    def records(self, cell: Row) -> list[Mapping[str, Any]]:
+        """The records of a cell's completed runs, of the first few seeds."""
+        return [self.study.records[run_id] for run_id in list(cell["by_seed"].values())[:SEEDS]]
 
     def with_arrays(self, name: str) -> Iterator[tuple[Row, int, Mapping[str, np.ndarray]]]:
         """(cell, seed, arrays) of the runs that left an array of this name."""
@@ -70,23 +69,18 @@ class View:
         spec: Mapping[str, Any] = self.study.records[cell["run_ids"][0]]["spec"]
         return spec
 
-    def figure(self, name: str, paper: str, title: str, *, finding: str, caption: str, chart: Any) -> Figure:
+    def figure(self, name: str, title: str, *, finding: str, caption: str, chart: Any) -> Figure:
         """A figure of a paper in this setting."""
-        return figure(slug(name, self.tag), "paper", self.setting, title, caption, chart, paper, finding)
+        name = slug(name, self.tag)
+        return figure(name, "paper", self.setting, title, caption, chart, finding=finding)
 
     def color(self, legend: Any = alt.Undefined) -> alt.Color:
-        """The colour of a series, the same in every figure."""
+        """The colour of a series, the same in every figure; `legend` None leaves its name out."""
         return alt.Color("series:N", scale=alt.Scale(domain=self.domain), sort=self.domain, legend=legend)
 
     def shape(self) -> alt.Shape:
         """The shape of a series, likewise."""
         return alt.Shape("series:N", scale=alt.Scale(domain=self.domain), sort=self.domain)
-
-
-def row_name(cell: Row) -> str:
-    """A cell in words: "dora · r 8"."""
-    rank = "" if pd.isna(cell["r"]) else f" · r {cell['r']:g}"
-    return f"{cell['series']}{rank}"
 
 
 def short(matrix: str) -> str:
@@ -111,11 +105,11 @@ def interval_text(values: tuple[float, float], digits: int = 2) -> str:
     return f"95% {values[0]:.{digits}f} to {values[1]:.{digits}f}"
 
 
-def panels(chart: Any, field: str, order: list[str], *, columns: int = 3, height: int = 220) -> Any:
-    """A chart in a panel per value of a field, each with scales of its own."""
-    facet = alt.Facet(f"{field}:N", sort=order, title=None)
+def panels(chart: Any, order: list[str], *, height: int = 220) -> Any:
+    """A chart in a panel per value of the field `panel`, each with scales of its own."""
+    facet = alt.Facet("panel:N", sort=order, title=None)
     return (
         chart.properties(width=230, height=height)
-        .facet(facet=facet, columns=min(columns, len(order)))
+        .facet(facet=facet, columns=min(3, len(order)))
         .resolve_scale(x="independent", y="independent")
     )

@@ -1,10 +1,17 @@
-"""What the measurements have in common: words against PEFT, and tables as CSV. No torch: help is quick."""
+"""What the measurements have in common: words, commands that are timed, tables. No torch: help is quick."""
 
 import argparse
 import csv
+import subprocess
+import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from experiments.errors import UserError
+from experiments.sweep.resources import HOME, environment
+
+RUN = (sys.executable, str(HOME / "run.py"))
 SHAPES = ("minilm", "0.1b", "0.5b", "1.5b", "8b")
 TARGETS = ("qv", "qkv", "attention", "mlp", "all")
 USUAL = ("lora", "dora", "adalora", "qlora")
@@ -93,3 +100,14 @@ def write_csv(path: Path | None, header: Sequence[str], rows: Iterable[Sequence[
     if path is not None:
         with open(path, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([header, *rows])
+
+
+def timed(command: Sequence[str], folder: str | None = None) -> tuple[float, str]:
+    """Wall seconds of a command that works in a folder (None: in ablora's), and its output."""
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=folder or HOME, env=environment(), capture_output=True, text=True)
+    wall = time.perf_counter() - started
+    if done.returncode:
+        why = done.stderr.strip()[-500:]
+        raise UserError(f"{' '.join(command[1:4])} ended with {done.returncode}: {why}")
+    return wall, done.stdout

@@ -8,6 +8,8 @@ a time: a pack of four holds four times the rows.
 
 import argparse
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ def main(options: argparse.Namespace) -> None:
     from experiments.bench import table
     from experiments.bench.turns import Spread, in_turn, ratio
     from experiments.bench.workload import dataset_options
-    from experiments.training.generation import Settings, generate
+    from experiments.training.generation import Settings
     from variants import RunConfig, attach
 
     if options.threads:
@@ -61,16 +63,13 @@ def main(options: argparse.Namespace) -> None:
     for new in options.new:
         answers: dict[str, Any] = {}
 
-        def packed(new: int = new, answers: Any = answers) -> None:
-            how = Settings(max_new_tokens=new)
-            answers["pack"] = generate(
-                pack, prompts, tokenizer, how, runs=options.runs, precision="fp32", size=options.size
-            )
-
-        def solo(new: int = new, answers: Any = answers) -> None:
-            answers["solo"] = [_transformers(one, prompts, tokenizer, new, options.size) for one in alone]
-
-        times = in_turn({"pack": packed, "solo": solo}, rounds=options.rounds, warmup=1, clock=clock)
+        how = {
+            "prompts": prompts, "tokenizer": tokenizer, "settings": Settings(max_new_tokens=new),
+            "precision": "fp32", "size": options.size,
+        }  # fmt: skip
+        own = partial(_write, answers, "pack", [pack], runs=options.runs, **how)
+        theirs = partial(_write, answers, "solo", alone, runs=1, by_transformers=True, **how)
+        times = in_turn({"pack": own, "solo": theirs}, rounds=options.rounds, warmup=1, clock=clock)
         if answers["pack"] != answers["solo"]:
             raise UserError(f"the answers of {new} tokens differ, so their times cannot be compared")
         print(f"{options.runs * len(prompts)} answers of at most {new} tokens are equal")
@@ -86,6 +85,13 @@ def main(options: argparse.Namespace) -> None:
     table.show(figures, title=title, path=options.csv)
 
 
+def _write(answers: dict[str, Any], name: str, models: Sequence[Any], **how: Any) -> None:
+    """Note under a name the answers of every run of the models."""
+    from experiments.training.generation import generate
+
+    answers[name] = [texts for model in models for texts in generate(model, **how)]
+
+
 def _drawn(attached: Any, seeds: Any) -> Any:
     """The model with B drawn for each run by its seed, so that answers differ from the base's."""
     import torch
@@ -95,31 +101,3 @@ def _drawn(attached: Any, seeds: Any) -> Any:
             for row, seed in zip(trained.parameter.data, seeds, strict=True):
                 row.copy_(0.02 * torch.randn(row.shape, generator=torch.Generator().manual_seed(seed)))
     return attached.model.eval()
-
-
-def _transformers(model: Any, prompts: Any, tokenizer: Any, new: int, size: int) -> list[str]:
-    """One run's answers by transformers, prompts sorted by length and padded on the left."""
-    import torch
-
-    from experiments.training.generation import left_padded
-
-    device = next(model.parameters()).device
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    texts = [""] * len(prompts)
-    for start in range(0, len(order), size):
-        part = order[start : start + size]
-        ids, mask = left_padded([prompts[i] for i in part], tokenizer.pad_token_id)
-        with torch.no_grad():
-            found = model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                max_new_tokens=new,
-                do_sample=False,
-                use_cache=True,
-                repetition_penalty=1.0,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )[:, ids.shape[1] :]
-        for place, text in zip(part, tokenizer.batch_decode(found, skip_special_tokens=True), strict=True):
-            texts[place] = text
-    return texts

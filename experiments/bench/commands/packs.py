@@ -8,20 +8,16 @@ All take turns. six: two variants at three ranks, as many steps as by default. m
 import argparse
 import itertools
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.bench.commands._common import write_csv
+from experiments.bench.commands._common import RUN, timed, write_csv
 from experiments.errors import UserError
 from experiments.record import records
 
-RUN = Path(__file__).parents[3] / "run.py"
 SWEEPS = {
     "six": {"variant": ("dora", "lora"), "r": ("4", "8", "16")},
     "many": {"variant": ("dora", "lora", "rslora", "loraplus"), "r": ("4", "8", "16"), "seed": ("0", "1")},
@@ -74,7 +70,7 @@ def _sweep(options: argparse.Namespace, common: list[str], pack: str) -> tuple[f
     words = [f"{key}={','.join(values)}" for key, values in SWEEPS[options.sweep].items()]
     words += ["study=bench", f"pack={pack}", f"workers={options.workers}", *common]
     with tempfile.TemporaryDirectory() as folder:
-        wall, _ = _timed([sys.executable, str(RUN), *words], folder)
+        wall, _ = timed([*RUN, *words], folder)
         found = [r["metrics"]["test/accuracy"] for r in records(Path(folder) / "runs" / "bench")]
     return wall, statistics.mean(found)
 
@@ -85,23 +81,7 @@ def _peft(sweep: str, common: list[str]) -> tuple[float, float]:
     total, found = 0.0, []
     for values in itertools.product(*keys.values()):
         words = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
-        wall, output = _timed([sys.executable, "-m", "experiments.bench.trainer", *words, *common], None)
+        wall, output = timed([sys.executable, "-m", "experiments.bench.trainer", *words, *common])
         total += wall
         found.append(json.loads(output.splitlines()[-1])["accuracy"])
     return total, statistics.mean(found)
-
-
-def _timed(command: list[str], folder: str | None) -> tuple[float, str]:
-    home = str(RUN.parent)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")])),
-    }
-    started = time.perf_counter()
-    done = subprocess.run(command, cwd=folder or home, env=environment, capture_output=True, text=True)
-    wall = time.perf_counter() - started
-    if done.returncode:
-        raise UserError(
-            f"{' '.join(command[1:4])} ended with {done.returncode}: {done.stderr.strip()[-500:]}"
-        )
-    return wall, done.stdout

@@ -8,19 +8,16 @@ compare sizes and times. The target is 3 s for a later repeat of 1,000 runs.
 
 import argparse
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from experiments import data
-from experiments.bench.commands._common import write_csv
+from experiments.bench.commands._common import RUN, timed, write_csv
 from experiments.bench.fake import finish, specs_of
 from experiments.errors import UserError
 from experiments.sweep.plan import plan
 
-RUN = Path(__file__).parents[3] / "run.py"
 TARGET = 3.0
 
 
@@ -61,9 +58,4 @@ def _command(words: list[str], folder: str) -> float:
     report.parent.mkdir(exist_ok=True)
     report.touch()
     os.utime(report, (time.time() + 3600,) * 2)
-    started = time.perf_counter()
-    command = [sys.executable, str(RUN), *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"the command ended with {done.returncode}: {done.stderr.strip()[-500:]}")
-    return time.perf_counter() - started
+    return timed([*RUN, *words], folder)[0]

@@ -22,15 +22,17 @@ $ABLORA_DATA/<name> (~/.local/share/ablora): what a sweep over several datasets 
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from experiments import hub
 from experiments.data import _files, _reading
 from experiments.data._tasks import RawTask
-from experiments.data.hub import _fetch
 from experiments.data.hub._rows import build
 from experiments.errors import UserError
 
+PARQUET = "refs/convert/parquet"  # the branch that the hub itself fills, for every table
 _ENDINGS = (*_reading.TABLES, *_reading.OBJECTS, ".txt")
 Columns = dict[str, list[Any]]
 
@@ -40,7 +42,7 @@ def source(options: Mapping[str, Any]) -> str:
     options = _placed(options)
     if options.get("path"):
         return _files.content(_local(options), options)
-    return _fetch.commit(options)
+    return _commit(options)
 
 
 def read(options: Mapping[str, Any]) -> RawTask:
@@ -49,7 +51,7 @@ def read(options: Mapping[str, Any]) -> RawTask:
     if options.get("path"):
         splits, note = _columns_of_files(_local(options), options)
     else:
-        found, note = _fetch.files(options)
+        found, note = _from_hub(options)
         splits = {split: dict(_reading.read(files, {}).columns) for split, files in found.items()}
     for columns in splits.values():
         for old, new in (options.get("rename") or {}).items():
@@ -138,3 +140,65 @@ def _keyed(file: Path, options: Mapping[str, Any]) -> dict[str, Columns]:
         rows = [row for key in chosen for row in content[key]]
         splits[split] = dict(zip(options["columns"], map(list, zip(*rows, strict=True)), strict=True))
     return splits
+
+
+def _commit(options: Mapping[str, Any]) -> str:
+    """The table's name, part and commit."""
+    folder = _snapshot(*_place(options))
+    return f"{_name(options)}/{_subset(options)}@{folder.name}"
+
+
+def _from_hub(options: Mapping[str, Any]) -> tuple[dict[str, list[Path]], list[str]]:
+    """The files of each split, and a note on where they are from."""
+    folder = _snapshot(*_place(options))
+    wanted = options.get("splits") or {"train": "train", "validation": "validation", "test": "test"}
+    found = {
+        split: sorted(
+            file for name in _names(names) for file in (folder / _subset(options) / name).glob("*.parquet")
+        )
+        for split, names in wanted.items()
+    }
+    found = {split: group for split, group in found.items() if group}
+    if "train" not in found:
+        there = sorted(path.name for path in (folder / _subset(options)).glob("*"))
+        raise UserError(
+            f"{_name(options)} has no split {wanted.get('train')!r} in its part {_subset(options)!r}. Its "
+            f"splits: {', '.join(there) or 'none'}. "
+            "Set dataset.splits={train: ..., test: ...} or dataset.subset"
+        )
+    pinned = "" if options.get("revision") else " (unpinned: the newest when it was first read here)"
+    return found, [f"read hub {_name(options)}, {_subset(options)}, commit {folder.name}{pinned}"]
+
+
+def _names(names: Any) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _name(options: Mapping[str, Any]) -> str:
+    return str(options.get("hub") or options["name"])
+
+
+def _subset(options: Mapping[str, Any]) -> str:
+    return str(options.get("subset") or "default")
+
+
+def _place(options: Mapping[str, Any]) -> tuple[str, str, str | None]:
+    return _name(options), _subset(options), options.get("revision")
+
+
+@lru_cache(maxsize=16)
+def _snapshot(name: str, subset: str, revision: str | None) -> Path:
+    """The folder of the table's commit; without a network the newest that is here."""
+    parts = f"{subset}/*/*.parquet"
+    wanted = {"repo_type": "dataset", "revision": revision or PARQUET, "allow_patterns": [parts]}
+    try:
+        folder = hub.snapshot(name, lambda found: any(found.glob(parts)), **wanted)
+    except hub.errors() as error:
+        raise UserError(
+            f"{name} is not in the hub's cache on this machine and cannot be read from the hub: "
+            f"{hub.reason(error)}. Check the name and the network, or give the same content as local files: "
+            "dataset.path=<folder or file>, or a folder or file of the dataset's name in $ABLORA_DATA"
+        ) from error
+    if not any(folder.glob(parts)):
+        raise UserError(f"{name} has no part {subset!r} as Parquet at the hub. Set dataset.subset=<part>")
+    return folder

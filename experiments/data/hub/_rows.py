@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from experiments.data._classification import by_value
 from experiments.data._tasks import RawTask, Rows, canonical, carve, check_sizes, few
 from experiments.errors import UserError, did_you_mean
 
@@ -215,7 +216,7 @@ def _classes(pools: Mapping[str, list[Example]], options: Mapping[str, Any]) -> 
             label = example["labels"]
             example["labels"] = [name(one) for one in label] if many else name(label)
     taught = {one for e in pools["train"] for one in (e["labels"] if many else [e["labels"]])}
-    labels = tuple(known) or tuple(sorted(taught, key=_order))
+    labels = tuple(known) or tuple(sorted(taught, key=by_value))
     number = {label: index for index, label in enumerate(labels)}
     for split, part in pools.items():
         for example in part:
@@ -227,14 +228,6 @@ def _classes(pools: Mapping[str, list[Example]], options: Mapping[str, Any]) -> 
                 )
             example["labels"] = sorted(number[one] for one in own) if many else number[own[0]]
     return labels
-
-
-def _order(label: str) -> tuple[float, str]:
-    """Numbers by value, before words by letter."""
-    try:
-        return float(label), label
-    except ValueError:
-        return float("inf"), label
 
 
 def _grouped(part: Sequence[Example]) -> list[Example]:

@@ -15,10 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.errors import UserError
+from experiments.errors import UserError, plural
 from experiments.files import replacing
 from experiments.record import no_runs, run_folders
-from experiments.sweep.resources import HOME, environment
+from experiments.sweep.resources import environment
 
 ROOT = Path("runs")
 
@@ -43,7 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from experiments.config.groups import Conf
+    from experiments.config.groups import CONF, Conf
     from experiments.config.messages import plain_errors
     from experiments.sweep import packs
     from experiments.sweep.preview.expected import expected
@@ -60,7 +60,7 @@ def main(options: argparse.Namespace) -> None:
         raise UserError(f"--csv {options.csv}: there is no folder {options.csv.parent}; make it first")
     folder = ["--config-dir", str(options.config_dir)] if options.config_dir else []
     with plain_errors():
-        requested = expected([*folder, *options.words], conf=HOME / "conf", root=ROOT)
+        requested = expected([*folder, *options.words], conf=CONF, root=ROOT)
     facts = Facts()
     speed = None if options.speed is None else options.speed * 1e9
     found = forecast(requested.specs, facts, root=ROOT, workers=requested.workers, speed=speed)
@@ -68,7 +68,7 @@ def main(options: argparse.Namespace) -> None:
     compared = [row for row in found.rows if row.spec.phase != "tune"]
     seeds = sorted({row.seeds for row in compared})
     power = _power(options, seeds, _comparisons([row.spec for row in compared])) if seeds else None
-    conf = Conf(HOME / "conf", *([options.config_dir] if options.config_dir else []))
+    conf = Conf(CONF, *([options.config_dir] if options.config_dir else []))
     runs = [spec for spec, _ in (*found.plan.done, *found.plan.todo) if spec.phase != "tune"]
     unfair = findings(runs, _known(facts, conf))
     if options.csv:
@@ -134,10 +134,7 @@ def _power(options: argparse.Namespace, seeds: Sequence[int], comparisons: int) 
     words += ["--pilot", str(options.pilot)] if options.pilot is not None else []
     words += ["--sd", str(options.sd)] if options.sd is not None else []
     done = subprocess.run(
-        [sys.executable, "-m", "analysis.power", *words],
-        env=environment(),
-        capture_output=True,
-        text=True,
+        [sys.executable, "-m", "analysis.power", *words], env=environment(), capture_output=True, text=True
     )
     if done.returncode:
         raise UserError(done.stderr.strip().removeprefix("error: "))
@@ -155,7 +152,7 @@ def _effects(power: dict[str, Any], seeds: Sequence[int]) -> list[str]:
         f"{n} seeds show a difference of {power['detectable'][str(n)]:.4f} between two variants (power 0.8)"
         f"{adjusted[str(n)]}"
         if str(n) in power["detectable"]
-        else f"{n} seed{'s' * (n != 1)} cannot give a verdict"
+        else f"{plural(n, 'seed')} cannot give a verdict"
         for n in seeds
     ]
     needed = [f"{float(effect):g} needs {text}" for effect, text in power["needed"].items()]

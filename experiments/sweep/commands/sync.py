@@ -53,7 +53,9 @@ def main(options: argparse.Namespace) -> int:
     return _report(runs, lambda folder: _bring_up(folder, mirror), good=("in step", UNDER_WAY, "brought up"))
 
 
-def _compared(runs: Sequence[RunFolder], copy: _mirror.Copy, options: argparse.Namespace) -> int:
+def _compared(
+    runs: Sequence[RunFolder], copy: _mirror.Logs | _mirror.Mirror, options: argparse.Namespace
+) -> int:
     def compared(folder: RunFolder) -> tuple[str, str]:
         if is_held(leases(folder.path.parent), folder.path.name):
             return UNDER_WAY, ""

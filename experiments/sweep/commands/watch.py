@@ -13,10 +13,8 @@ import time
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
+from experiments.console.display import bars
 from experiments.errors import printable, typed
 from experiments.record import FINISHED
 from experiments.sweep.status import Snapshot, snapshot
@@ -52,23 +50,17 @@ def main(options: argparse.Namespace) -> int:
 
 def _page(seen: Snapshot, console: Console) -> Group:
     """What is under way, as much as fits, with bars; then the study as a whole."""
-    running = [run for run in seen.runs if run.kind == "running"]
-    below = seen.activity()
-    room = max(1, console.height - len(below) - 4)
-    rows = Table.grid(padding=(0, 1), expand=True)
-    rows.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
-    rows.add_column(ratio=2, min_width=8)
-    rows.add_column(no_wrap=True, justify="right")
-    for run in running[:room]:
-        about = str(run.progress or "running") if console.width >= NARROW else ""
-        bar = ProgressBar(total=1.0, completed=run.progress.share if run.progress else 0.0)
-        rows.add_row(Text(printable(run.run_id)), bar, Text(about))
-    more = [Text(f"and {len(running) - room} more running", style="dim")] if len(running) > room else []
-    whole = Table.grid(padding=(0, 1), expand=True)
-    whole.add_column(ratio=1, min_width=8)
-    whole.add_column(justify="right")
-    whole.add_row(ProgressBar(total=1.0, completed=seen.share()), Text(seen.summary(), style="bold"))
-    return Group(rows, *more, whole, *(Text(line, style="dim") for line in below))
+    below, wide = seen.activity(), console.width >= NARROW
+    rows = [
+        (
+            printable(run.run_id),
+            run.progress.share if run.progress else 0.0,
+            str(run.progress or "running") if wide else "",
+        )
+        for run in seen.runs
+        if run.kind == "running"
+    ]
+    return bars(rows, (seen.share(), seen.summary()), room=console.height - len(below) - 4, below=below)
 
 
 def _end(seen: Snapshot, options: argparse.Namespace) -> int:

@@ -34,10 +34,7 @@ def expected(arguments: Sequence[str], *, conf: Path, root: Path) -> Expected:
     command = read(arguments, conf)
     if command.sweeper == "fair":
         return _rounds(command, root)
-    notes = command.notes
-    other = f"hydra/sweeper={command.sweeper} may choose other runs than this product."
-    notes += () if command.sweeper == "grid" else (other,)
-    return Expected(command.runs, command.value("workers"), *_together(command, notes))
+    return Expected(command.runs, command.value("workers"), *_together(command, command.notes))
 
 
 def _together(command: Command, notes: tuple[str, ...]) -> tuple[int | str, tuple[str, ...]]:

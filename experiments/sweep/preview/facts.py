@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from experiments import data
+from experiments.models import dimensions
 from experiments.sizing.counts import Count, count
 from experiments.sizing.match import nearest_rank
-from experiments.sizing.ranks import dimensions
 from experiments.sizing.skeleton import Skeleton, skeleton
 from experiments.spec import RunSpec
 from experiments.sweep.preview.past import Rows

@@ -54,7 +54,7 @@ class Row:
             "matched": s.matched,
             "alpha": s.alpha,
             "scale": effective_scale(s),
-            "targets": s.targets if isinstance(s.targets, str | None) else ",".join(s.targets),
+            "targets": None if s.targets is None else s.targets_text,
             "model": s.model,
             "dataset": s.dataset,
             "lr": s.lr,

@@ -45,7 +45,11 @@ class Past:
 
     def like(self, spec: RunSpec, rows: Rows) -> Measured | None:
         """Of runs that differ from this one in seed, rates and number of steps at most."""
-        return self._of(shape(spec, rows))
+        key = shape(spec, rows)
+        if key not in self._measured:
+            group = self._groups.get(key)
+            self._measured[key] = _median(group) if group else None
+        return self._measured[key]
 
     def frames(self, spec: RunSpec, rows: Rows) -> list[tuple[RunSpec, float]]:
         """Specs of runs on the same model, data and batch, with their seconds per step."""
@@ -53,12 +57,6 @@ class Past:
             (from_record(found["spec"]), found["cost"]["step_ms"] / 1000)
             for found in self._groups.get(frame(spec, rows), ())
         ]
-
-    def _of(self, key: Any) -> Measured | None:
-        if key not in self._measured:
-            group = self._groups.get(key)
-            self._measured[key] = _median(group) if group else None
-        return self._measured[key]
 
 
 def frame(spec: RunSpec, rows: Rows) -> tuple[Any, ...]:

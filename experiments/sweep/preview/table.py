@@ -8,7 +8,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from experiments.console.cells import distinguishing, value_at
+from experiments.console.summary import distinguishing, value_at
+from experiments.errors import plural
 from experiments.sizing.counts import effective_scale
 from experiments.spec import RunSpec
 from experiments.sweep.preview.fairness import Finding
@@ -50,7 +51,7 @@ def _line(row: Row, keys: Sequence[str]) -> dict[str, str]:
         "phase": spec.phase,
         "variant": spec.variant,
         "r": _rank(spec),
-        "targets": _targets(spec),
+        "targets": spec.targets_text,
         "model": spec.model,
         "dataset": spec.dataset,
         "lr": f"{spec.lr:g}",
@@ -82,7 +83,7 @@ def _by_variant(rows: Sequence[Row]) -> list[dict[str, str]]:
                 "phase": group[0].spec.phase,
                 "variant": group[0].spec.variant,
                 "r": _range((row.spec.r for row in group), "d"),
-                "targets": ", ".join(sorted({_targets(row.spec) for row in group})),
+                "targets": ", ".join(sorted({row.spec.targets_text for row in group})),
                 "model": group[0].spec.model,
                 "dataset": group[0].spec.dataset,
                 "lr": _range((row.spec.lr for row in group), "g"),
@@ -126,7 +127,7 @@ def _totals(found: Forecast) -> list[tuple[str, str]]:
         ),
         (
             "Estimate",
-            f"about {duration(found.seconds)} with {found.workers} worker{'s' * (found.workers > 1)} "
+            f"about {duration(found.seconds)} with {plural(found.workers, 'worker')} "
             f"({places}), {size(found.memory)} of memory, {size(found.disk)} on the disk",
         ),
         *(("", source) for source in found.sources),
@@ -136,7 +137,7 @@ def _totals(found: Forecast) -> list[tuple[str, str]]:
 def _places(rows: Sequence[Row]) -> str:
     models = dict.fromkeys(row.spec.model for row in rows)
     data = dict.fromkeys(row.spec.dataset for row in rows)
-    targets = dict.fromkeys(_targets(row.spec) for row in rows if row.spec.targets is not None)
+    targets = dict.fromkeys(row.spec.targets_text for row in rows if row.spec.targets is not None)
     return f"{', '.join(models)}; {', '.join(data)}" + (f"; targets {', '.join(targets)}" if targets else "")
 
 
@@ -190,16 +191,6 @@ def _rank(spec: RunSpec) -> str:
     if spec.r is None:
         return "-"
     return f"{spec.r} (for {spec.matched})" if spec.matched is not None else str(spec.r)
-
-
-def _targets(spec: RunSpec) -> str:
-    return (
-        "-"
-        if spec.targets is None
-        else spec.targets
-        if isinstance(spec.targets, str)
-        else ",".join(spec.targets)
-    )
 
 
 def _number(value: float | None) -> str:

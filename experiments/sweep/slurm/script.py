@@ -1,14 +1,36 @@
-"""The script of a job: slurm/job.sbatch with its blanks filled in."""
+"""What a job runs: a copy of the code, and slurm/job.sbatch with its blanks filled in."""
 
+import json
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments import provenance
 from experiments.files import explained
 from experiments.sweep.slurm.settings import Settings
 
+PARTS = ("run.py", "conf", "variants", "experiments", "analysis", "hydra_plugins", "slurm")
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.png", ".*")
 ALWAYS = ("--requeue", "--open-mode=append")  # what interrupts a job starts it again, with the same log
+
+
+def copy_code(target: Path) -> None:
+    """Copy the running code to a new folder, with a note of where it came from (`provenance.source`).
+
+    So queued jobs run it whatever becomes of the tree. A job that submits the next ones runs from such a copy
+    itself: the note is then handed on.
+    """
+    with explained(target):
+        target.mkdir()
+        (target / provenance.STAMP).write_text(json.dumps(provenance.source(), indent=1), encoding="utf-8")
+        for name in PARTS:
+            original = provenance.ROOT / name
+            if original.is_dir():
+                shutil.copytree(original, target / name, ignore=_LEFT_OUT)
+            elif original.exists():  # an installation has no run.py
+                shutil.copy2(original, target / name)
 
 
 def render(code: Path, settings: Settings, *, words: Sequence[str], command: Sequence[str]) -> str:

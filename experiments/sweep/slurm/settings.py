@@ -5,7 +5,7 @@ place it; `resources` changes it by variant, by model (which wins), and for the 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +27,7 @@ def _keys(*keys: Key) -> dict[str, Key]:
     return {key.name: key for key in keys}
 
 
-SHAPE = _keys(
-    Key("partition", "text", optional=True),
-    Key("account", "text", optional=True),
-    Key("qos", "text", optional=True),
-    Key("constraint", "text", optional=True),
-    Key("exclude", "text", optional=True),
-    Key("minutes", "int", allowed=(1, None)),
-    Key("cpus", "int", allowed=(1, None)),
-    Key("mem_gb", "float", optional=True, allowed=(">0", None)),
-    Key("gpus", "int", allowed=(0, None)),
-    Key("gpu_type", "text", optional=True),
-    Key("throttle", "int", optional=True, allowed=(1, None)),
-    Key("runs_per_task", "int", allowed=(1, None)),
-    Key("sbatch", "texts"),
-)
+_FROM_0, _FROM_1, _ABOVE_0 = {"allowed": (0, None)}, {"allowed": (1, None)}, {"allowed": (">0", None)}
 JOB = _keys(
     Key("warning_seconds", "int", allowed=(1, None)),
     Key("setup", "texts"),
@@ -60,13 +46,13 @@ class Shape:
     qos: str | None
     constraint: str | None
     exclude: str | None
-    minutes: int
-    cpus: int
-    mem_gb: float | None
-    gpus: int
+    minutes: int = field(metadata=_FROM_1)
+    cpus: int = field(metadata=_FROM_1)
+    mem_gb: float | None = field(metadata=_ABOVE_0)
+    gpus: int = field(metadata=_FROM_0)
     gpu_type: str | None
-    throttle: int | None
-    runs_per_task: int
+    throttle: int | None = field(metadata=_FROM_1)
+    runs_per_task: int = field(metadata=_FROM_1)
     sbatch: tuple[str, ...]
 
     def words(self) -> Iterator[str]:
@@ -83,6 +69,10 @@ class Shape:
         if self.gpus:
             yield f"--gres=gpu:{f'{self.gpu_type}:' if self.gpu_type else ''}{self.gpus}"
         yield from self.sbatch
+
+
+SHAPE = {f.name: Key.of_annotation(f.name, f.type, f.metadata.get("allowed")) for f in fields(Shape)}
+SHAPE["sbatch"] = Key("sbatch", "texts")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ runs/<study>/.slurm/<number>/
     submission.json    when, from where, with which settings, and the jobs' numbers
     <array>.jsonl      the runs of each element of an array, a line each: [{"run_id": ..., "spec": {...}}]
     <array>.sbatch     its script, made from slurm/job.sbatch; also report.sbatch and after-<n>.sbatch
-    code/              the code that the jobs run (snapshot.py)
+    code/              the code that the jobs run (script.py)
     logs/              what they print
 
 Nothing of it is changed afterwards; what became of a job Slurm says.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments import data
 from experiments.console.display import Display
-from experiments.errors import UserError, say, typed
+from experiments.errors import UserError, plural, say, typed
 from experiments.files import check_writable
 from experiments.spec import RunSpec
 from experiments.sweep import engine
@@ -21,7 +21,7 @@ from experiments.sweep.packs import form
 from experiments.sweep.plan import Plan, Runs, plan
 from experiments.sweep.pool import Pool
 from experiments.sweep.resources import resources
-from experiments.sweep.slurm import client, script, snapshot
+from experiments.sweep.slurm import client, script
 from experiments.sweep.slurm.settings import Settings, Shape
 from experiments.sweep.slurm.submission import Submission, active, create, jobs_in, write_elements
 from experiments.sweep.study import gone_if_refused, write_requested
@@ -62,7 +62,7 @@ class Submitter:
         counts = [f"{len(found.done)} already finished"] * bool(found.done)
         counts += [f"{waiting} in the queue already"] * bool(waiting)
         with Display() as display:
-            display.note(", ".join([_count(len(found.todo) + len(found.done), "run"), *counts]))
+            display.note(", ".join([plural(len(found.todo) + len(found.done), "run"), *counts]))
             for note in (*found.notes, *quarantine_damaged(self._study, found.damaged)):
                 display.note(note)
             if todo and self.settings.job("check") and self._refused(replace(found, todo=todo), display):
@@ -100,7 +100,7 @@ class Submitter:
 
     def _new(self) -> Submission:
         made = create(self._study, dict(self.settings.given))
-        snapshot.take(made.folder / "code")
+        script.copy_code(made.folder / "code")
         return made
 
     def _report(self, made: Submission) -> None:
@@ -147,7 +147,7 @@ class Submitter:
         job = client.sbatch(script.write(file.with_suffix(".sbatch"), text))
         runs = sum(len(cells) for cells in elements)
         made.add_array(job=job, file=file.name, tasks=len(elements), runs=runs, variants=variants)
-        say(f"Job {job}: {_count(runs, 'run')} of {', '.join(variants)}, {_words(shape, len(elements))}")
+        say(f"Job {job}: {plural(runs, 'run')} of {', '.join(variants)}, {_words(shape, len(elements))}")
         return job
 
     def _after(self, made: Submission, name: str, command: Sequence[str]) -> str:
@@ -186,16 +186,12 @@ def _parts(items: Sequence, size: int) -> list:
     return [tuple(items[first : first + size]) for first in range(0, len(items), size)]
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _words(shape: Shape, tasks: int) -> str:
     """A shape for people."""
     memory = f", {shape.mem_gb:g} GB" if shape.mem_gb else ""
-    gpus = f", {_count(shape.gpus, 'GPU')}" if shape.gpus else ""
+    gpus = f", {plural(shape.gpus, 'GPU')}" if shape.gpus else ""
     throttle = f", {shape.throttle} at once" if shape.throttle and shape.throttle < tasks else ""
-    return f"{_count(tasks, 'task')} of {_count(shape.cpus, 'core')}{memory}{gpus}{throttle}"
+    return f"{plural(tasks, 'task')} of {plural(shape.cpus, 'core')}{memory}{gpus}{throttle}"
 
 
 def _next_steps(study: Path, *, queued: bool) -> str:

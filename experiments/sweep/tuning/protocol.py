@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.config.groups import leaves
 from experiments.protocol import point_noise, smoothed
 from experiments.spec import RunSpec, Train
 from experiments.sweep.tuning.grids import Grid, Point, Scores, best, edges, grown, points
@@ -78,7 +79,7 @@ class Cell:
         """The keys of its record in which its points differ."""
         if not self.tunable:
             return ()
-        flat = [_flat(spec.as_record()) for spec in self.specs.values()]
+        flat = [dict(leaves(spec.as_record())) for spec in self.specs.values()]
         keys = {key for key in flat[0] if len({str(content[key]) for content in flat}) > 1}
         return tuple(sorted(keys | ({LENGTHS[self.first.train.steps is None]} if self.halving else set())))
 
@@ -267,7 +268,7 @@ def _smooth(cells: Sequence[Cell], outcome: Callable[[RunSpec], Outcome], settin
 
 def _curve(cell: Cell) -> str:
     """The same for cells that differ in the rank alone (and in what is tuned)."""
-    flat = _flat(cell.first.as_record())
+    flat = dict(leaves(cell.first.as_record()))
     apart = ("r", "seed", "matched", "tuned", "phase", "lr", "halving", *cell.tuned)
     return json.dumps({key: str(value) for key, value in sorted(flat.items()) if key not in apart})
 
@@ -290,11 +291,3 @@ def _grow(cells: Sequence[Cell]) -> bool:
             grew = True
             cell.grid = larger[cell.number] if larger else cell.grid
     return grew
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A record's spec with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

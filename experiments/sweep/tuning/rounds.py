@@ -10,14 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from experiments import record
 from experiments.config.command import Command
 from experiments.config.messages import mistakes
 from experiments.config.overrides import Word
 from experiments.config.schema import Key
-from experiments.config.settings import AtEnd
 from experiments.errors import UserError, say
 from experiments.spec import RunSpec
 from experiments.sweep.tuning.grids import Axis, Grid, Point, equal
@@ -28,26 +27,14 @@ ENDED = (0, 1)  # exit codes of a launch after which there is a next round
 LAUNCHED = f"{PREFIX}launched"
 
 
-class Launcher(Protocol):
-    """What is needed of a launcher. One with `detached = True` also has `launch_after(command)`."""
-
-    def launch_specs(self, specs: Sequence[RunSpec], *, at_end: AtEnd = "report") -> int:
-        """Run the specs, or submit them; an exit code. `at_end`: see `settings.AtEnd`."""
-
-
-def run(
-    command: Command,
-    values: dict[str, Any],
-    launcher: Any,
-    *,
-    root: Path = Path("runs"),
-) -> int:
+def run(command: Command, values: dict[str, Any], launcher: Any, *, root: Path = Path("runs")) -> int:
     """Tune, confirm and report what a command asks for.
 
     Args:
         command: The command and what Hydra composed for it.
         values: The settings of the sweeper.
-        launcher: Takes specs.
+        launcher: `launch_specs(specs, at_end=...)` runs specs, or submits them, and gives an exit code; one
+            that is `detached` also has `launch_after(command)`.
         root: The folder of all studies.
 
     Returns:
@@ -56,11 +43,6 @@ def run(
     Raises:
         UserError: The command or the settings are wrong; nothing was started.
     """
-    if not hasattr(launcher, "launch_specs"):
-        raise UserError(
-            "hydra/sweeper=fair decides from results what runs next, and this launcher gives it none: leave "
-            "hydra/launcher out, or give hydra/launcher=local or slurm."
-        )
     given = next((word for word in command.words if word.key == "seed"), None)
     wrong = problems(values, None if given is None else given.values)
     if wrong:
@@ -74,7 +56,7 @@ def run(
         found = next_round(maker.grids, maker.make, results.outcome, settings, seeds)
         if found.done:
             break
-        _tell(found, settings, seeds)
+        _announce(found, settings, seeds)
         if getattr(launcher, "detached", False):
             code = launcher.launch_specs(found.specs)
             if code == 0:
@@ -143,7 +125,7 @@ class Maker:
 
 
 def _word(key: str, values: Sequence[Any]) -> Word:
-    return Word(key, key, tuple(values), tuple(map(str, values)), swept=True)
+    return Word(key, key, tuple(values), str(values[0]), swept=True)
 
 
 def _allows(key: Key) -> Callable[[Any], bool]:
@@ -184,7 +166,7 @@ class Results:
         return sign * float(found["metrics"][f"validation/{found['primary']['metric']}"])
 
 
-def _tell(found: Round, settings: Settings, seeds: Sequence[int]) -> None:
+def _announce(found: Round, settings: Settings, seeds: Sequence[int]) -> None:
     """One line on a round before it starts."""
     tunable = [cell for cell in found.cells if cell.tunable]
     if found.phase == "confirm":

@@ -38,7 +38,10 @@ def check(words: Sequence[Word], conf: Conf) -> list[str]:
     if experiment not in (None, *conf.choices("experiment")):
         return []  # which is a mistake of its own
     own = {key.removeprefix(PREFIX): word for key, word in given.items() if key.startswith(PREFIX)}
-    sweeper = given["hydra/sweeper"].values[0] if "hydra/sweeper" in given else conf.sweeper(experiment)[0]
+    own_sweeper = conf.sweeper(experiment)[0]
+    sweeper = given["hydra/sweeper"].values[0] if "hydra/sweeper" in given else own_sweeper
+    if sweeper != "fair" and own_sweeper == "fair":
+        return [f"experiment={experiment} needs hydra/sweeper=fair: leave hydra/sweeper={sweeper} out."]
     if sweeper != "fair":
         names = [f.name for f in fields(Settings) if f.name in own]
         return [

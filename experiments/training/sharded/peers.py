@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from experiments import tracking
-from experiments.console.progress import Silent
+from experiments.console.progress import Progress
 from experiments.errors import death
 from experiments.record import RunFolder
 from experiments.spec import RunSpec, from_record
@@ -153,7 +153,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             spec = from_record(order["spec"])
             run = Run(spec, "peer", RunFolder(Path(folder)), tracking.make({"name": "none"}))
-            execute([run], display=Silent(), checkpoint_every=math.inf, threads=order["threads"], group=group)
+            execute(
+                [run], display=Progress(), checkpoint_every=math.inf, threads=order["threads"], group=group
+            )
     except Interrupted:
         pass
     except Exception as error:

@@ -94,6 +94,8 @@ def test_of_24_series_the_best_and_the_first_are_in_colour(writer):
     figure = drawn(w)["metric_by_rank"]
     (names,) = legends(figure.spec)
     assert "lora" in names and len(names) == overview.MOST_SERIES - 1
+    domain = figure.spec["layer"][-1]["encoding"]["color"]["scale"]["domain"]
+    assert len(domain) == 24 and set(domain[: len(names)]) == set(names)  # so that no two share a colour
     assert "In grey: 15 more series." in figure.caption
 
 

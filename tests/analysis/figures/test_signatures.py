@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.figures.papers import adalora, dora, lora, loraplus, qlora, recovery, rslora
+from analysis.figures.papers import adalora, dora, lora, loraplus, qlora, rslora
 
 
 @pytest.fixture
@@ -78,29 +78,8 @@ def test_the_effective_ranks_of_equal_singular_values_are_their_number():
     assert lora.stable_rank(np.array([2.0, 1.0])) == pytest.approx(1.25)
 
 
-def test_final_ranks_are_laid_out_by_layer_and_kind():
-    final = {"l0.q": 2, "l1.q": 0, "l1.v": 3}
-    place = {"l0.q": ("q", 0), "l1.q": ("q", 1), "l1.v": ("v", 1)}
-    kinds, layers, table = adalora.grid(final, place)
-    assert (kinds, layers) == (["q", "v"], [0, 1])
-    assert np.array_equal(table, [[2, 0], [np.nan, 3]], equal_nan=True)
-
-
 def test_rank_patterns_agree_in_order():
     assert adalora.agreement({"a": 1, "b": 2, "c": 3}, {"a": 4, "b": 6, "c": 9, "d": 1}) == pytest.approx(1)
-
-
-def test_the_heat_map_compares_with_its_diagonal():
-    value = np.array([[0.5, 0.6, 0.9], [0.4, 0.7, np.nan], [0.1, 0.2, 0.3]])
-    lr = np.array([1e-4, 1e-3, 1e-2])
-    found = loraplus.heat_map(lr, lr, value, top=2)
-    assert found.best == (1e-4, 1e-2) and found.diagonal == (1e-3, 1e-3)
-    assert found.gap == pytest.approx(0.2) and found.ratios == pytest.approx([100, 1])
-
-
-def test_a_grid_without_a_diagonal_is_refused():
-    with pytest.raises(ValueError, match="no plain LoRA"):
-        loraplus.heat_map(np.array([1e-4]), np.array([1e-3]), np.array([[0.5]]))
 
 
 def test_the_speed_up_of_a_curve_run_twice_as_fast_is_two():
@@ -118,21 +97,3 @@ def test_one_lucky_batch_is_no_arrival():
 def test_the_bits_per_weight_are_the_published_ones():
     assert sum(qlora.bits_per_weight(double=False).values()) == 4.5
     assert sum(qlora.bits_per_weight(double=True).values()) == pytest.approx(4.127, abs=5e-4)
-
-
-def test_the_recovery_is_the_share_brought_back():
-    assert recovery.recovery(0.8, 0.6, 0.75) == pytest.approx(0.75)
-    with pytest.raises(ValueError, match="brings nothing, so there is nothing to recover"):
-        recovery.recovery(0.8, 0.8, 0.8)
-
-
-def test_memory_is_stacked_by_part():
-    parts = qlora.memory(base=100, unquantised=10, trained=5, activations=7)
-    assert parts == {
-        "base": 100,
-        "unquantised": 10,
-        "adapters": 20,
-        "gradients": 20,
-        "optimiser": 40,
-        "activations": 7,
-    }

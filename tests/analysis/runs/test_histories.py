@@ -7,18 +7,11 @@ from analysis.runs.histories import column, picked, thin
 
 def test_a_step_logged_again_counts_as_logged_last_and_what_is_no_number_does_not_count():
     rows = [
-        {"step": 1, "loss": 3},
-        {"step": 2, "loss": 9.0},
-        {"step": 3, "loss": float("nan")},
-        {"step": 3, "loss": 1.5},
-        {"step": 3, "loss": float("inf")},
-        {"step": 4, "loss": "2.0"},
-        {"step": 4, "loss": True},
-        {"step": "5", "loss": 1.0},
-        {"step": 6, "validation/loss": 1.0},
-        "no row",
+        {"step": 1, "loss": 3}, {"step": 2, "loss": 9.0}, {"step": 3, "loss": float("nan")},
+        {"step": 3, "loss": 1.5}, {"step": 3, "loss": float("inf")}, {"step": 4, "loss": "2.0"},
+        {"step": 4, "loss": True}, {"step": "5", "loss": 1.0}, {"step": 6, "validation/loss": 1.0}, "no row",
         {"step": 2, "loss": 2.5},
-    ]
+    ]  # fmt: skip
     assert column(rows, "loss").tolist() == [[1, 3], [2, 2.5], [3, 1.5]]
 
 

@@ -95,7 +95,7 @@ def test_the_tuning_table_shows_choice_budget_and_width(writer, study):
     w = writer()
     tuned(w)
     row = rates(study, w)[0]
-    assert (row["rates"], row["chosen"], row["edge"], row["open"]) == (3, 1e-3, False, False)
+    assert (len(row["curve"]), row["chosen"], row["edge"], row["open"]) == (3, 1e-3, False, False)
     assert row["width"] == pytest.approx(0.05 + 0.1)
     assert row["expected"][0] == (1, pytest.approx(0.6))
 

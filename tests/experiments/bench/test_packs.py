@@ -16,11 +16,11 @@ def test_contenders_take_turns_and_the_ratio_is_that_of_each_round(monkeypatch, 
     seconds = iter([30.0, 60.0, 100.0, 20.0, 80.0, 50.0, 40.0, 50.0, 40.0])
     ran = []
 
-    def timed(command, folder):
+    def timed(command, folder=None):
         ran.append("peft" if folder is None else next(word for word in command if word.startswith("pack=")))
         return next(seconds), '{"accuracy": 0.5}'
 
-    monkeypatch.setattr(packs, "_timed", timed)
+    monkeypatch.setattr(packs, "timed", timed)
     monkeypatch.setattr(packs, "records", lambda folder: [{"metrics": {"test/accuracy": 0.5}}])
     monkeypatch.setattr(packs, "SWEEPS", {"six": {"variant": ("lora",)}})
     table = tmp_path / "table.csv"

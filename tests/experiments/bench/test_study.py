@@ -1,16 +1,15 @@
 """The cells of a study, measured in turn: what is written, and that a slow round harms nobody."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from experiments.bench import study
 from experiments.bench.fake import conclude
-from experiments.config.settings import Train
 from experiments.errors import UserError
 from experiments.record import RunFolder
-from experiments.spec import RunSpec
 
 
 def test_a_round_that_other_work_slowed_is_divided_out():
@@ -30,17 +29,11 @@ def test_a_study_without_a_completed_run_has_nothing_to_measure(tmp_path):
         study.measure(tmp_path, rounds=3)
 
 
-def test_every_run_of_a_cell_gets_the_times_of_its_cell(tmp_path, toy_csv, tiny_bert, monkeypatch, capsys):
-    axes = {"delta": "lora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform"}
-    none = {"storage": "fp32"}
+def test_every_run_of_a_cell_gets_the_times_of_its_cell(tmp_path, toy_spec, monkeypatch, capsys):
+    zero = {"variant": "zero", "method": "zero", "alpha": None, "targets": None, "axes": {"storage": "fp32"}}
     for r, seed, phase in ((2, 0, "run"), (2, 1, "run"), (3, 0, "run"), (3, 7, "tune"), (None, 0, "run")):
-        spec = RunSpec(
-            study="toy", variant="lora" if r else "zero", method="adapters" if r else "zero", r=r,
-            alpha=4.0 if r else None, targets="qv" if r else None, axes=axes if r else none, options={},
-            model="hf", model_options={"path": str(tiny_bert)}, dataset="csv", phase=phase,
-            dataset_options={"path": str(toy_csv), "text": "text", "label": "label", "max_length": 16},
-            lr=0.02 if r else 0.0, seed=seed, train=Train(steps=12, batch_size=4),
-        )  # fmt: skip
+        spec = toy_spec(r=r, seed=seed, phase=phase, options={}, train={"batch_size": 4})
+        spec = spec if r else replace(spec, lr=0.0, **zero)
         run = RunFolder(tmp_path / f"r{r}-s{seed}-{phase}")
         run.path.mkdir()
         conclude(run, spec.as_record(), history="", metrics={"test/accuracy": 0.5}, phase=phase)

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.bench.commands import checkpoint
-from experiments.bench.fake import finish, specs_of
+from experiments.bench.fake import conclude, finish, specs_of
 from experiments.console import commands
 from experiments.errors import UserError
-from experiments.record import verify
+from experiments.record import RunFolder, verify
 
 HOME = Path(__file__).parents[3]
 
@@ -32,18 +31,6 @@ def test_words_that_no_command_would_accept_make_no_specs():
         specs_of("variant=lora", "r=1000")
 
 
-def test_expand_counts_what_is_done_and_says_its_targets(tmp_path, capsys):
-    table = tmp_path / "table.csv"
-    words = ["expand", "--cells", "200", "--done", "3", "--csv", str(table)]
-    assert commands.run("experiments.bench", "", words) == 0
-    said = capsys.readouterr().out
-    assert "200 cells: 3 done, 197 left, of 20 kinds" in said
-    assert "target 60 s" in said and "target 2 GB" in said
-    found = rows(table)
-    assert {row["cells"] for row in found} == {"200"}
-    assert all(float(row["value"]) > 0 for row in found)
-
-
 @pytest.mark.slow
 def test_resume_finds_nothing_to_do_in_a_finished_study(tmp_path):
     table = tmp_path / "table.csv"
@@ -56,16 +43,12 @@ def test_resume_finds_nothing_to_do_in_a_finished_study(tmp_path):
     assert [row["runs"] for row in rows(table)] == ["4"] * 4
 
 
-def test_the_share_of_checkpoints_is_measured_in_a_run(tmp_path, tiny_bert, monkeypatch, capsys):
-    rows_of_text = "\n".join(
-        f"{'good' if i % 3 else 'bad'} {i},{'yes' if i % 3 else 'no'}" for i in range(40)
-    )
-    (tmp_path / "toy.csv").write_text(f"text,label\n{rows_of_text}\n")
-    tiny = ["model=hf", f"model.path={tiny_bert}", "dataset=csv", f"dataset.path={tmp_path / 'toy.csv'}"]
-    monkeypatch.setattr(checkpoint, "specs_of", lambda *words: specs_of(*words, "r=2", *tiny))
-    table = tmp_path / "table.csv"
-    words = ["checkpoint", "--variant", "lora", "--steps", "2", "--every", "1", "--csv", str(table)]
-    assert commands.run("experiments.bench", "", words) == 0
-    assert "target 2%" in capsys.readouterr().out
-    [row] = rows(table)
-    assert float(row["checkpoint_seconds"]) > 0 and row["every"] == "1"
+def test_what_runs_cost_beside_their_work_is_read_from_their_records(tmp_path, capsys):
+    seconds = {"load": 1.0, "train": 10.0, "evaluate": 2.0, "checkpoint": 0.25, "harness": 0.125}
+    for run_id, spec in zip("ab", specs_of("variant=lora", "seed=0,1", "study=made"), strict=True):
+        cost = {f"{name}_seconds": value for name, value in seconds.items()}
+        run = RunFolder(tmp_path / "made" / run_id)
+        conclude(run, spec.as_record(), history="", metrics={"test/accuracy": 0.5}, cost=cost)
+    assert commands.run("experiments.bench", "", ["overhead", str(tmp_path / "made")]) == 0
+    said = capsys.readouterr().out
+    assert "harness, median: 0.125 s, target 0.3 s" in said and "median: 2.50% of the training time" in said

@@ -92,6 +92,7 @@ BAD = {
     "hydra/launcher=3": "hydra/launcher takes a name, not 3",
     "repeat=true,false": "one value per command",
     "hydra/sweeper=fare": "Did you mean 'fair'?",
+    "+experiment=default_lr hydra/sweeper=grid": "leave hydra/sweeper=grid out",
     "hydra/sweeper=fair hydra.sweeper.tune_seed=[1]": "Did you mean 'tune_seeds'?",
     "hydra/sweeper=fair hydra.sweeper.tune_seeds=1,2": "written hydra.sweeper.tune_seeds=[1,2]",
     "hydra/sweeper=fair hydra.sweeper.tune_seeds=[-1]": "a list of different seeds, [100,101], not [-1]",
@@ -255,7 +256,7 @@ def test_one_run_takes_the_same_way_as_many():
     assert prepared("r=4") == ["--multirun", "r=4"]
     assert prepared("-m r=4") == ["-m", "r=4"]
     assert prepared("--cfg job r=4") == ["--cfg", "job", "r=4"]
-    assert prepared("hydra.mode=RUN") == ["hydra.mode=RUN"]
+    assert prepared("--run r=4") == ["--multirun", "r=4"]
 
 
 def test_hydra_composes_the_first_run_alone():
@@ -267,12 +268,9 @@ def test_hydra_composes_the_first_run_alone():
     }  # fmt: skip
 
 
-def test_other_sweepers_get_the_words_as_they_are():
-    assert "r=4,8" in prepared("r=4,8 hydra/sweeper=basic")
-    made = reading.read(["r=4,8", "variant=lora,full", "hydra/launcher=basic"], CONF, dimensions=None)
-    assert made.spellings() == [
-        ["r=4", "variant=lora"], ["r=4", "variant=full"], ["r=8", "variant=lora"], ["r=8", "variant=full"],
-    ]  # fmt: skip
+def test_hydra_takes_the_sweeper_that_an_experiment_names():
+    assert prepared("+experiment=default_lr variant=lora r=4")[-1] == "hydra/sweeper=fair"
+    assert prepared("+experiment=default_lr hydra/sweeper=fair").count("hydra/sweeper=fair") == 1
 
 
 def test_options_may_stand_anywhere(tmp_path):

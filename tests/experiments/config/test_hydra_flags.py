@@ -33,6 +33,7 @@ def typed(tmp_path):
         (["variant=dora", "--info", "defaults"], "variant/dora"),
         (["--shell-completion", "install=bash"], "hydra_bash_completion"),
         (["-c", "job", "-p", "train", "train.steps=7"], "steps: 7"),
+        (["-c", "hydra", "-p", "hydra.sweeper", "+experiment=default_lr"], "fair.Fair"),
     ],
 )
 def test_what_hydra_answers_is_answered(typed, words, shown):
@@ -53,7 +54,7 @@ def test_a_key_is_completed(typed):
         (["-sc", "variant=lora"], "takes install=bash"),
         (["-sc", "install=cmd"], "takes install=bash"),
         (["-sc", "query=zsh"], "is for the shell alone"),
-        (["--experimental-rerun", "gone.pickle"], "gone.pickle is no file"),
+        (["--experimental-rerun", "gone.pickle"], "which no run here leaves"),
     ],
 )
 def test_what_hydra_cannot_answer_is_refused_in_a_sentence(typed, words, shown):

@@ -2,8 +2,7 @@
 
 from rich.console import Console
 
-from experiments.console.cells import distinguishing, value_at
-from experiments.console.summary import results_table
+from experiments.console.summary import distinguishing, results_table, value_at
 
 SHOWN = ("variant", "r")
 

@@ -180,10 +180,11 @@ def test_examples_that_lose_their_completion_are_dropped_and_counted(encoded, ti
         encoded(tiny_gpt2, "instruct", PAIRS, 3)
 
 
+@pytest.mark.parametrize("ending", ["", ".json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "remove"])
-def test_a_broken_cache_entry_is_made_anew(encoded, tiny_bert, texts, damage):
+def test_a_broken_cache_entry_is_made_anew(encoded, tiny_bert, texts, damage, ending):
     task, _ = encoded(tiny_bert, "jsonl", texts)
-    (entry,) = (cache.folder() / "tokens").iterdir()
+    (entry,) = (path for path in (cache.folder() / "tokens").iterdir() if path.suffix == ending)
     whole = entry.read_bytes()
     if damage == "remove":
         entry.unlink()

@@ -7,8 +7,8 @@ import pytest
 from pyarrow import parquet
 
 from experiments import data
-from experiments.data._beside import CONF
-from experiments.data.hub import _fetch
+from experiments.config.groups import CONF
+from experiments.data.hub import _snapshot
 from experiments.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -21,10 +21,10 @@ def own_places(tmp_path, monkeypatch):
     monkeypatch.setenv("ABLORA_DATA", str(tmp_path / "copies"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for cached in (data._read, data._fingerprint, _fetch._snapshot):
+    for cached in (data._read, data._fingerprint, _snapshot):
         cached.cache_clear()
     yield
-    for cached in (data._read, data._fingerprint, _fetch._snapshot):
+    for cached in (data._read, data._fingerprint, _snapshot):
         cached.cache_clear()
 
 

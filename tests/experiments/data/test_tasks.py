@@ -84,7 +84,7 @@ def test_the_names_of_classes_count_in_the_fingerprint():
 def test_every_module_of_the_folder_is_a_dataset_with_its_options():
     import yaml
 
-    from experiments.data.__main__ import CONF
+    from experiments.config.groups import CONF
 
     assert {"scipy_topics", "csv", "jsonl", "instruct"} <= set(data.names())
     for name in data.names():

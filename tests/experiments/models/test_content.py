@@ -238,7 +238,7 @@ def test_without_a_network_nothing_is_pinned_and_it_is_tried_once(monkeypatch, c
 def test_a_model_that_cannot_be_fetched_is_fetched_for_once(monkeypatch, spec_of):
     tries = []
 
-    def snapshot(name, *, local_files_only, **_):
+    def snapshot(name, *, local_files_only=False, **_):
         tries.append(local_files_only)
         raise _error("GatedRepoError")
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from experiments import cache, models
-from experiments.config.groups import Conf
+from experiments.config.groups import CONF, Conf
 from experiments.data import encode_prompts
-from experiments.data._beside import CONF
 from experiments.errors import UserError
 from experiments.sizing.skeleton import skeleton
 from experiments.training.generation import Settings, generate
@@ -109,9 +108,9 @@ def test_sizes_before_a_run_and_single_weights_are_those_of_the_opened_model(wri
     [weight] = models.weights(spec, ["model.layers.0.mlp.down_proj"])
     assert torch.equal(weight, written[1]["ffn_down"])
     for storage in ("nf4", "int4"):
-        straight = RunConfig(0, axes={"storage": storage}, targets="qv", r=2, alpha=4)
-        stored = attach(models.load(spec, kind="causal", straight=straight)[0], [straight]).model
-        after = attach(models.clone(model), [straight]).model
+        streamed = RunConfig(0, axes={"storage": storage}, targets="qv", r=2, alpha=4)
+        stored = attach(models.load(spec, kind="causal", streamed=streamed)[0], [streamed]).model
+        after = attach(models.clone(model), [streamed]).model
         ids = torch.arange(1, 12)[None]
         assert torch.equal(stored(input_ids=ids).logits, after(input_ids=ids).logits)
 

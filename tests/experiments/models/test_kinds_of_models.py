@@ -133,7 +133,8 @@ def test_a_base_that_is_quantised_already_is_refused_by_its_config(tmp_path, tin
 
 
 def test_a_command_on_a_quantised_base_is_refused_before_anything_starts(tmp_path, tiny_llama, cells_of):
-    from experiments.sizing.ranks import check_ranks, dimensions
+    from experiments.models import dimensions
+    from experiments.sizing.ranks import check_ranks
 
     folder = shutil.copytree(tiny_llama, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())

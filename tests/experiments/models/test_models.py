@@ -23,7 +23,7 @@ def copy_of(tmp_path):
 def minilm(spec_of):
     import yaml
 
-    from experiments.data.__main__ import CONF
+    from experiments.config.groups import CONF
 
     spec = spec_of()
     spec.model, spec.model_options = (

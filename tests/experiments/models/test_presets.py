@@ -7,8 +7,7 @@ import torch
 import transformers
 
 from experiments import models
-from experiments.config.groups import Conf
-from experiments.data._beside import CONF
+from experiments.config.groups import CONF, Conf
 from experiments.errors import UserError
 from experiments.sizing.skeleton import skeleton
 from variants import RunConfig, attach
@@ -123,7 +122,7 @@ def test_a_gated_preset_says_where_its_terms_are_accepted(name, preset, hub, mon
     import httpx
     from huggingface_hub.errors import GatedRepoError
 
-    def refuse(*_, local_files_only, **__):
+    def refuse(*_, local_files_only=False, **__):
         if local_files_only:
             raise OSError("not here")
         raise GatedRepoError("gated", response=httpx.Response(403, request=httpx.Request("GET", "https://x")))

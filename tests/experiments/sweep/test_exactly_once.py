@@ -66,7 +66,8 @@ random.Random(seed).shuffle(cells)
 worker = StandIn(Events(open(os.devnull, "w")))
 while left := [c for c in cells if record.read(root / "toy" / c) is None]:
     for cell in left:
-        worker.carry_out({"run": {"study": "toy"}, "run_id": cell, "root": str(root)})
+        run, often = {"run": {"study": "toy"}, "run_id": cell}, {"seconds": 60.0, "steps": None}
+        worker.carry_out({"pack": [run], "members": [cell], "root": str(root), "checkpoint": often})
     time.sleep(0.02)
 """
 

@@ -50,7 +50,7 @@ def changed(folder):
 
 def done(spec, run_id, study):
     """What a worker makes of an order for the run."""
-    order = {"run": spec.as_record(), "run_id": run_id}
+    order = {"run": spec.as_record(), "run_id": run_id, "checkpoint": {"seconds": 60.0, "steps": None}}
     with acquire(leases(study), run_id) as lease:
         return Worker(Events(io.StringIO())).execute(order, RunFolder(study / run_id), lease)
 

@@ -32,7 +32,7 @@ for line in sys.stdin:
             time.sleep(60)
         say("checked", problems=[], notes=[])
         continue
-    if "pack" in order:  # dies as long as a run that kills is in it
+    if len(order["members"]) > 1:  # dies as long as a run that kills is in it
         names, memory = [run["run_id"] for run in order["pack"]], Path(order["root"])
         with (memory / "packs").open("a") as file:
             file.write(json.dumps([names, order["members"]]) + "\\n")
@@ -47,10 +47,11 @@ for line in sys.stdin:
                     (memory / "count").write_text(str(int((memory / "count").read_text()) + 1))
                 os.kill(os.getpid(), signal.SIGKILL)
         continue
+    order |= order["pack"][0]
     run_id, memory = order["run_id"], Path(order["root"])
     behaviour = run_id.split("-")[0]
     tried = len(list(memory.glob(f"{run_id}.*")))
-    (memory / f"{run_id}.{tried}").write_text(line)
+    (memory / f"{run_id}.{tried}").write_text(json.dumps(order))
     if behaviour == "crashes":
         os._exit(9)
     if behaviour in ("starves", "shot"):

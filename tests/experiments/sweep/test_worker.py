@@ -20,6 +20,8 @@ from experiments.sweep.pool import WORKER
 from experiments.sweep.worker import STOP_SIGNALS, Events, Worker
 from experiments.training import execute as execution
 
+OFTEN = {"seconds": 60.0, "steps": None}
+
 
 def test_a_run_is_not_ended_by_the_death_of_whoever_listened():
     listening, saying = os.pipe()
@@ -58,7 +60,7 @@ def test_what_ran_out_of_memory_is_gone_before_the_next_attempt(tmp_path, monkey
 
     monkeypatch.setattr(execution, "execute", execute)
     [spec] = specs_of("variant=lora", "r=2")
-    order = {"run": spec.as_record(), "run_id": spec.run_id(data.fingerprint(spec))}
+    order = {"run": spec.as_record(), "run_id": spec.run_id(data.fingerprint(spec)), "checkpoint": OFTEN}
     held = acquire(tmp_path / ".claims", order["run_id"])
     found = Worker(Events(io.StringIO())).execute(order, RunFolder(tmp_path / "run"), held)
     assert found["status"] == "completed" and len(attempts) == 2
@@ -80,7 +82,7 @@ def test_a_run_whose_process_the_kernel_killed_is_done_with_fewer_rows_at_a_time
     monkeypatch.setattr(execution, "execute", execute)
     [spec] = specs_of("variant=lora", "r=2", "train.batch_size=6")
     run_id = spec.run_id(data.fingerprint(spec))
-    order = {"run": spec.as_record(), "run_id": run_id, "kills": kills}
+    order = {"run": spec.as_record(), "run_id": run_id, "kills": kills, "checkpoint": OFTEN}
     said = io.StringIO()
     held = acquire(tmp_path / ".claims", run_id)
     found = Worker(Events(said)).execute(order, RunFolder(tmp_path / "run"), held)
@@ -97,7 +99,8 @@ def test_a_run_whose_process_the_kernel_killed_is_done_with_fewer_rows_at_a_time
 def test_signals_that_interrupt_each_others_handling_end_it_all_the_same(tmp_path):
     """Slurm signals a worker together with whoever gives it orders, who then signals it, too."""
     held = acquire(tmp_path / "toy/.claims", "run")
-    order = {"run": {"study": "toy"}, "run_id": held.run_id, "root": str(tmp_path)}
+    run = {"run": {"study": "toy"}, "run_id": held.run_id}
+    order = {"pack": [run], "members": [held.run_id], "root": str(tmp_path), "checkpoint": OFTEN}
     worker = subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         worker.stdin.write(json.dumps(order) + "\n")

@@ -14,17 +14,13 @@ import pytest
 
 from experiments import record
 from experiments.console.commands import run as command_line
-from experiments.spec import RunSpec, Train, from_record
+from experiments.spec import from_record
 from experiments.tracking import _log
 from experiments.tracking._rows import local_rows
 
 pytestmark = pytest.mark.slow
 
 STEPS = 20
-AXES = {
-    "delta": "lora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform",
-    "controller": "none",
-}  # fmt: skip
 
 RUN = """
 import json, os, resource, signal, sys, urllib.request
@@ -81,22 +77,11 @@ def study(tmp_path):
 
 
 @pytest.fixture
-def spec(toy_csv, tiny_bert):
+def spec(toy_spec):
     """A run on a small table: `spec({"mode": "offline"})`."""
-
-    def made(options=None):
-        return RunSpec(
-            study="toy", variant="lora", method="adapters", r=2, alpha=4.0, targets="qv", axes=AXES,
-            options={"dropout": 0.0}, model="hf", model_options={"path": str(tiny_bert)}, dataset="csv",
-            dataset_options={
-                "path": str(toy_csv), "text": "text", "label": "label", "max_length": 16,
-            },
-            lr=0.02, seed=0,
-            train=Train(steps=STEPS, batch_size=8, head_lr=0.02, log_every=1, evaluations=2, threads=1),
-            tracker={"name": "wandb", "timeout": 5.0, **(options or {})},
-        )  # fmt: skip
-
-    return made
+    train = {"steps": STEPS, "log_every": 1, "evaluations": 2, "threads": 1}
+    tracker = {"name": "wandb", "timeout": 5.0}
+    return lambda options=(): toy_spec(options={"dropout": 0.0}, train=train, tracker=tracker | dict(options))
 
 
 @pytest.fixture

@@ -18,12 +18,8 @@ from experiments.tracking._base import Background, Tracker
 
 ROOT = Path(record.__file__).resolve().parents[1]
 SPEC = {
-    "study": "demo",
-    "variant": "lora",
-    "r": 8,
-    "targets": ["q", "v"],
-    "train": {"steps": 3, "warmup": None},
-}
+    "study": "demo", "variant": "lora", "r": 8, "targets": ["q", "v"], "train": {"steps": 3, "warmup": None},
+}  # fmt: skip
 RUN = "lora-r8-s0-1a2b"
 LABELS = tracking.Labels("lora-r8", "lora-r8-s0")
 

@@ -123,7 +123,8 @@ def test_a_run_that_is_stopped_says_so_to_its_tracker(tmp_path, monkeypatch, pha
     monkeypatch.setattr(execute, "execute", begun_and_stopped)
     out = io.StringIO()
     run_id = spec.run_id("0" * 64)
-    order = {"run": spec.as_record(), "run_id": run_id, "root": str(tmp_path)}
+    run, often = {"run": spec.as_record(), "run_id": run_id}, {"seconds": 60.0, "steps": None}
+    order = {"pack": [run], "members": [run_id], "root": str(tmp_path), "checkpoint": often}
     Worker(Events(out)).carry_out(order)
     assert calls == [(run_id, phase, "probe-toy", ("demo", "probe", "toy", "tiny")), "preempted"]
     assert '"interrupted"' in out.getvalue()

@@ -7,25 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments import data
-from experiments.data import _beside
 from experiments.errors import UserError
-from experiments.record import RunFolder
-from experiments.spec import RunSpec, Train
-from experiments.tracking import make
-from experiments.training.execute import execute
-from experiments.training.run_state import Run
-
-AXES = {
-    "delta": "lora", "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform",
-    "controller": "none",
-}  # fmt: skip
-
-
-class Quiet:
-    """A display that shows nothing."""
-
-    def run_started(self, run_id, steps, done=0): ...
-    def step(self, run_id, step, loss): ...
 
 
 @pytest.fixture
@@ -52,29 +34,27 @@ def conf(tmp_path, monkeypatch):
         "path": str(tmp_path / "plain.csv"),
     }
     (folder / "plain.yaml").write_text(json.dumps({**yaml, "max_length": 24}))
-    monkeypatch.setattr(_beside, "CONF", tmp_path / "conf")
+    monkeypatch.setattr("experiments.config.groups.CONF", tmp_path / "conf")
     return tmp_path
 
 
 @pytest.fixture
-def run_of(conf, tiny_gpt2):
+def run_of(run_of, conf, tiny_gpt2):
+    """A run on sums, with options of its dataset: `run_of("name", also=("plain",))`."""
+    content = json.loads((conf / "conf" / "dataset" / "sums.yaml").read_text())
+    content.pop("name")
+
     def made(name, *, train=None, **options):
-        content = json.loads((conf / "conf" / "dataset" / "sums.yaml").read_text())
-        content.pop("name")
-        spec = RunSpec(
-            study="toy", variant="lora", method="adapters", r=2, alpha=4.0, targets="qv", axes=AXES,
-            options={}, model="hf", model_options={"path": str(tiny_gpt2)}, dataset="sums",
-            dataset_options={**content, **options}, lr=0.02, seed=0,
-            train=Train(**{"steps": 4, "batch_size": 4, "head_lr": 0.02, "evaluations": 1, **(train or {})}),
-        )  # fmt: skip
-        return Run(spec, name, RunFolder(conf / name), make({"name": "none"}))
+        train = {"steps": 4, "batch_size": 4, "evaluations": 1, **(train or {})}
+        given = {"dataset": "sums", "dataset_options": {**content, **options}}
+        return run_of(name, train=train, options={}, model_options={"path": str(tiny_gpt2)}, **given)
 
     return made
 
 
-def test_several_test_sets_count_the_same_and_keep_their_own_scores(run_of):
+def test_several_test_sets_count_the_same_and_keep_their_own_scores(run_of, execute):
     run = run_of("run", test=("small", "large"), metric="loss")
-    [record] = execute([run], display=Quiet())
+    [record] = execute([run])
     found = record["metrics"]
     assert found["test/loss"] == pytest.approx((found["test/small/loss"] + found["test/large/loss"]) / 2)
     assert found["test/small/loss"] != found["test/large/loss"]
@@ -89,11 +69,11 @@ def test_several_test_sets_count_the_same_and_keep_their_own_scores(run_of):
     assert record["data"]["test_rows"] == len(sets)
 
 
-def test_what_was_forgotten_is_measured_before_and_after(run_of):
-    [record] = execute([run_of("run", also=("plain",))], display=Quiet())
+def test_what_was_forgotten_is_measured_before_and_after(run_of, execute):
+    [record] = execute([run_of("run", also=("plain",))])
     before, after = (record["metrics"][f"{when}/plain/perplexity"] for when in ("before", "after"))
     assert before > 1 and after > 1 and before != after
-    [still] = execute([run_of("still", also=("plain",), train={"steps": 1, "warmup": 0.0})], display=Quiet())
+    [still] = execute([run_of("still", also=("plain",), train={"steps": 1, "warmup": 0.0})])
     assert still["metrics"]["before/plain/perplexity"] == before, "all runs begin on the same base"
 
 
@@ -107,22 +87,22 @@ def test_the_data_of_the_others_is_part_of_what_a_run_is(run_of, conf):
     assert data.fingerprint(tested) != first
 
 
-def test_another_kind_of_head_cannot_answer(run_of, conf, toy_csv):
+def test_another_kind_of_head_cannot_answer(run_of, conf, toy_csv, execute):
     content = {"name": "toy", "reader": "hub", "path": str(toy_csv), "max_length": 16}
     (conf / "conf" / "dataset" / "toy.yaml").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"dataset.also=toy is a task of classification"):
-        execute([run_of("run", also=("toy",))], display=Quiet())
+        execute([run_of("run", also=("toy",))])
     with pytest.raises(UserError, match=r"dataset.test=smal is no dataset. Did you mean 'small'"):
-        execute([run_of("other", test=("smal",))], display=Quiet())
+        execute([run_of("other", test=("smal",))])
 
 
-def test_validation_reads_so_many_rows_and_the_test_all(run_of, monkeypatch):
+def test_validation_reads_so_many_rows_and_the_test_all(run_of, monkeypatch, execute):
     seen, read = {}, []
     head = data.Encoded.first
     monkeypatch.setattr(data.Encoded, "first", lambda self, count: read.append(count) or head(self, count))
     for name, rows in (("all", None), ("some", 5)):
         run = run_of(name, train={"eval_rows": rows}, metric="loss")
-        [record] = execute([run], display=Quiet())
+        [record] = execute([run])
         seen[name] = record["metrics"]
     assert read == [5]
     assert seen["all"]["test/loss"] == seen["some"]["test/loss"]

@@ -5,44 +5,24 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from experiments.record import RunFolder, read, verify
-from experiments.spec import RunSpec, Train
-from experiments.tracking import make
+from experiments.record import read, verify
 from experiments.training import execute as execution
 from experiments.training.adamw import AdamSettings, PackedAdamW
 from experiments.training.diagnostics import dora, lora, matrices, qlora
 from experiments.training.diagnostics.matrices import Change
-from experiments.training.execute import Interrupted, execute
-from experiments.training.run_state import Run
+from experiments.training.execute import Interrupted
 from variants import Trained
-
-AXES = {"scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform", "controller": "none"}
-
-
-class Quiet:
-    """A display that shows nothing."""
-
-    def run_started(self, run_id, steps, done=0): ...
-    def step(self, run_id, step, loss): ...
-    def note(self, text): ...
 
 
 @pytest.fixture
-def run_of(tmp_path, toy_csv, tiny_bert):
+def run_of(run_of):
     """A run on a small table, in a folder of its own: `run_of("name", delta="dora")`."""
 
-    def made(name, *, delta="lora", method="adapters", storage="fp32", signatures=True, seed=0):
-        spec = RunSpec(
-            study="toy", variant="lora", method=method, r=3, alpha=4.0, targets="qv",
-            axes={**AXES, "delta": delta, "storage": storage}, options={}, model="hf",
-            model_options={"path": str(tiny_bert)}, dataset="csv",
-            dataset_options={
-                "path": str(toy_csv), "text": "text", "label": "label", "max_length": 16,
-            },
-            lr=0.02, seed=seed, signatures=signatures,
-            train=Train(steps=8, batch_size=8, head_lr=0.02, evaluations=2, log_every=2),
-        )  # fmt: skip
-        return Run(spec, name, RunFolder(tmp_path / name), make({"name": "none"}))
+    def made(name, *, delta="lora", storage="fp32", **changes):
+        axes = {"delta": delta, "storage": storage}
+        return run_of(
+            name, train={"steps": 8, "evaluations": 2, "log_every": 2}, r=3, axes=axes, options={}, **changes
+        )
 
     return made
 
@@ -77,9 +57,9 @@ def directions(d, rank, draw):
     ],
     ids=["lora", "dora", "adalora", "full", "nf4", "int4"],
 )
-def test_a_run_leaves_finite_arrays_under_a_checksum(run_of, options, names):
+def test_a_run_leaves_finite_arrays_under_a_checksum(run_of, options, names, execute):
     run = run_of("run", **options)
-    [record] = execute([run], display=Quiet())
+    [record] = execute([run])
     found = arrays(run)
     assert verify(run.folder.path) == []
     assert "signatures.npz" in read(run.folder.path)["files"]
@@ -90,11 +70,11 @@ def test_a_run_leaves_finite_arrays_under_a_checksum(run_of, options, names):
     assert record["cost"]["signatures_seconds"] > 0
 
 
-def test_the_arrays_are_those_of_the_trained_matrices(run_of, monkeypatch):
+def test_the_arrays_are_those_of_the_trained_matrices(run_of, monkeypatch, execute):
     kept = {}
     monkeypatch.setattr(execution, "_conclude", lambda run, k, trainer, record: kept.update(t=trainer))
     run = run_of("run")
-    execute([run], display=Quiet())
+    execute([run])
     found, pairs = arrays(run), kept["t"].attached.weights(0)
     for i, name in enumerate(found["change/names"]):
         W, after = (w.double().numpy() for w in pairs[str(name)])
@@ -119,10 +99,12 @@ def test_the_arrays_are_those_of_the_trained_matrices(run_of, monkeypatch):
         assert np.abs(found[f"vectors/{i}/base"]) == pytest.approx(np.abs(top.T @ V), abs=5e-3)
 
 
-def test_a_base_loaded_into_four_bits_is_compared_with_the_checkpoints_own_weights(run_of, tiny_bert):
+def test_a_base_loaded_into_four_bits_is_compared_with_the_checkpoints_own_weights(
+    run_of, tiny_bert, execute
+):
     bitsandbytes = pytest.importorskip("bitsandbytes")
     run = run_of("run", storage="nf4")
-    execute([run], display=Quiet())
+    execute([run])
     found, dense = arrays(run), AutoModel.from_pretrained(tiny_bert)
     assert (
         found["storage/error"].shape == (6, len(found["storage/names"])) and len(found["storage/names"]) > 3
@@ -139,22 +121,24 @@ def test_a_base_loaded_into_four_bits_is_compared_with_the_checkpoints_own_weigh
     ("module", "what", "left"),
     [(qlora, "lacks the errors of the 4-bit formats", True), (lora, "was not made", False)],
 )
-def test_a_failure_in_signatures_is_a_note_of_a_completed_run(run_of, monkeypatch, module, what, left):
+def test_a_failure_in_signatures_is_a_note_of_a_completed_run(
+    run_of, monkeypatch, module, what, left, execute
+):
     def broken(*_, **__):
         raise RuntimeError("no such luck")
 
     monkeypatch.setattr(module, "arrays", broken)
     run = run_of("run")
-    [record] = execute([run], display=Quiet())
+    [record] = execute([run])
     assert record["status"] == "completed" and "test/accuracy" in record["metrics"]
     assert f"signatures.npz {what}: no such luck" in read(run.folder.path)["notes"]
     assert "Traceback" in run.folder.log.read_text() and verify(run.folder.path) == []
     assert run.folder.signatures.is_file() is left
 
 
-def test_the_first_gradient_is_the_heads_and_that_of_b(run_of):
+def test_the_first_gradient_is_the_heads_and_that_of_b(run_of, execute):
     run = run_of("run")
-    execute([run], display=Quiet())
+    execute([run])
     found = arrays(run)
     assert found["gradient/in"][0] == 0 < found["gradient/out"][0]  # B = 0 at the start
     squares = sum(found[f"gradient/{role}"][0] ** 2 for role in ("in", "out", "head", "head_bias"))
@@ -164,30 +148,30 @@ def test_the_first_gradient_is_the_heads_and_that_of_b(run_of):
     )
 
 
-def test_a_resumed_run_leaves_the_same_arrays(run_of):
+def test_a_resumed_run_leaves_the_same_arrays(run_of, execute):
     whole, stopped = run_of("whole"), run_of("stopped")
-    execute([whole], display=Quiet())
+    execute([whole])
     answers = iter([False] * 6 + [True])
     with pytest.raises(Interrupted):
-        execute([stopped], display=Quiet(), should_stop=lambda: next(answers))
+        execute([stopped], should_stop=lambda: next(answers))
     again = run_of("stopped")
-    execute([again], display=Quiet())
+    execute([again])
     assert again.folder.signatures.read_bytes() == whole.folder.signatures.read_bytes()
 
 
-def test_a_run_leaves_the_same_arrays_in_a_pack(run_of):
+def test_a_run_leaves_the_same_arrays_in_a_pack(run_of, execute):
     solo, pack = run_of("solo", seed=1), [run_of("first", seed=0), run_of("second", seed=1)]
-    execute([solo], display=Quiet())
-    execute(pack, display=Quiet())
+    execute([solo])
+    execute(pack)
     alone, together = arrays(solo), arrays(pack[1])
     assert alone.keys() == together.keys()
     for name in ("change/norm", "change/projected", "moved/direction", "gradient/out"):
         assert together[name] == pytest.approx(alone[name], rel=1e-3)
 
 
-def test_nothing_is_left_when_it_is_off_or_nothing_is_trained(run_of):
+def test_nothing_is_left_when_it_is_off_or_nothing_is_trained(run_of, execute):
     for run in (run_of("off", signatures=False), run_of("zero", method="zero")):
-        [record] = execute([run], display=Quiet())
+        [record] = execute([run])
         assert record["status"] == "completed"
         assert not run.folder.signatures.exists()
 

@@ -7,19 +7,11 @@ import torch
 
 from experiments.training import checkpoint
 from experiments.training import execute as execution
-from experiments.training.execute import Interrupted, execute
+from experiments.training.execute import Interrupted
 from experiments.training.loader import Loader
 from experiments.training.loop import Trainer
 from experiments.training.memory import is_out_of_memory
 from experiments.training.run_state import Run
-
-
-class Quiet:
-    """A display that shows nothing."""
-
-    def run_started(self, run_id, steps, done=0): ...
-    def step(self, run_id, step, loss): ...
-    def note(self, text): ...
 
 
 def history(run):
@@ -27,10 +19,10 @@ def history(run):
 
 
 def test_after_running_out_of_memory_a_run_goes_on_with_half_the_rows_and_the_same_gradient(
-    run_of, monkeypatch
+    run_of, monkeypatch, execute
 ):
     whole = run_of("whole", dropout=0.0)
-    execute([whole], display=Quiet())
+    execute([whole])
     forward_backward = Trainer._forward_backward
 
     def small_memory(self, step):
@@ -42,7 +34,7 @@ def test_after_running_out_of_memory_a_run_goes_on_with_half_the_rows_and_the_sa
     run = run_of("small", dropout=0.0)
     for _ in range(3):
         try:
-            [record] = execute([run], display=Quiet())
+            [record] = execute([run])
             break
         except torch.OutOfMemoryError as error:
             assert is_out_of_memory(error)
@@ -55,9 +47,11 @@ def test_after_running_out_of_memory_a_run_goes_on_with_half_the_rows_and_the_sa
 
 
 @pytest.mark.parametrize("limit", [7, 1])
-def test_an_evaluation_that_runs_out_of_memory_is_halved_and_training_is_not(run_of, monkeypatch, limit):
+def test_an_evaluation_that_runs_out_of_memory_is_halved_and_training_is_not(
+    run_of, monkeypatch, limit, execute
+):
     whole = run_of("whole")
-    execute([whole], display=Quiet())
+    execute([whole])
     trained, evaluated, forward = [], [], torch.nn.Embedding.forward
 
     def small_memory(self, ids):
@@ -68,7 +62,7 @@ def test_an_evaluation_that_runs_out_of_memory_is_halved_and_training_is_not(run
 
     monkeypatch.setattr(torch.nn.Embedding, "forward", small_memory)
     run = run_of("small")
-    [record] = execute([run], display=Quiet())
+    [record] = execute([run])
     assert record["status"] == "completed"
     halvings = {7: (64, 32, 16, 8), 1: (64, 32, 16, 8, 4, 2)}[limit]
     told = [text.split(" rows")[0] for text in record["deviations"]]
@@ -80,20 +74,22 @@ def test_an_evaluation_that_runs_out_of_memory_is_halved_and_training_is_not(run
             assert ours[key] == pytest.approx(theirs[key], rel=1e-5)
 
 
-def test_an_evaluation_of_one_row_that_runs_out_of_memory_ends_the_attempt(run_of, monkeypatch):
+def test_an_evaluation_of_one_row_that_runs_out_of_memory_ends_the_attempt(run_of, monkeypatch, execute):
     def none(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(execution, "evaluate", none)
     run = run_of("run", train={"eval_batch_size": 3})
     with pytest.raises(torch.OutOfMemoryError):
-        execute([run], display=Quiet())
+        execute([run])
     assert len(run.deviations) == 1 and "went on with 1;" in run.deviations[0]
 
 
 @pytest.mark.parametrize("adalora", [False, True], ids=["lora", "adalora"])
 @pytest.mark.parametrize("halvings", [1, 2])
-def test_with_fewer_rows_at_a_time_every_gradient_is_the_same(run_of, monkeypatch, adalora, halvings):
+def test_with_fewer_rows_at_a_time_every_gradient_is_the_same(
+    run_of, monkeypatch, adalora, halvings, execute
+):
     """AdaLoRA's penalty counts once a batch, not once a micro-batch. Of 6 rows: 3 and 3, then one by one."""
     seen = []
     forward_backward = Trainer._forward_backward
@@ -106,14 +102,14 @@ def test_with_fewer_rows_at_a_time_every_gradient_is_the_same(run_of, monkeypatc
     monkeypatch.setattr(Trainer, "_forward_backward", watched)
     train = {"batch_size": 6, "steps": 4}
     whole, small = (run_of(name, train=train, dropout=0.0, adalora=adalora) for name in ("whole", "small"))
-    execute([whole], display=Quiet())
+    execute([whole])
     expected = seen.copy()
     seen.clear()
     for _ in range(halvings):
         assert small.halve()
     assert small.training.train.micro_batch_size == {1: 3, 2: 1}[halvings]
     assert small.training.train.eval_batch_size == int(64 * {1: 3, 2: 1}[halvings] / 6)
-    execute([small], display=Quiet())
+    execute([small])
     assert len(seen) == len(expected) == 4
     for ours, theirs in zip(seen, expected, strict=True):
         for mine, one in zip(ours, theirs, strict=True):
@@ -121,17 +117,17 @@ def test_with_fewer_rows_at_a_time_every_gradient_is_the_same(run_of, monkeypatc
     assert all(gradient.abs().max() > 0 for gradient in expected[-1]), "compared away from the start"
 
 
-def test_departures_survive_an_interruption_and_are_noted_once(run_of):
+def test_departures_survive_an_interruption_and_are_noted_once(run_of, execute):
     run = run_of("run", train={"steps": 6, "log_every": 2})
     assert run.halve()
     stops = iter([False] * 3 + [True])
     with pytest.raises(Interrupted):
-        execute([run], display=Quiet(), should_stop=lambda: next(stops))
-    [record] = execute([run_of("run", train={"steps": 6, "log_every": 2})], display=Quiet())
+        execute([run], should_stop=lambda: next(stops))
+    [record] = execute([run_of("run", train={"steps": 6, "log_every": 2})])
     assert len(record["deviations"]) == 1 and "out of memory" in record["deviations"][0]
 
 
-def test_checkpoints_come_by_steps_and_the_last_two_are_kept(run_of, monkeypatch):
+def test_checkpoints_come_by_steps_and_the_last_two_are_kept(run_of, monkeypatch, execute):
     kept = []
     save = checkpoint.save
 
@@ -141,12 +137,12 @@ def test_checkpoints_come_by_steps_and_the_last_two_are_kept(run_of, monkeypatch
 
     monkeypatch.setattr(checkpoint, "save", watched)
     run = run_of("run", train={"steps": 12, "log_every": 2})
-    execute([run], display=Quiet(), checkpoint_every=1e9, checkpoint_steps=4)
+    execute([run], checkpoint_every=1e9, checkpoint_steps=4)
     assert kept == [[4], [4, 8], [8, 12]]
     assert not run.folder.checkpoint.exists()
 
 
-def test_who_has_lost_a_run_writes_nothing_more(run_of):
+def test_who_has_lost_a_run_writes_nothing_more(run_of, execute):
     run = run_of("run", train={"steps": 12, "log_every": 2})
     asked = []
     run.owned = lambda: len(asked) < 3 or bool(asked.append(None))
@@ -156,7 +152,7 @@ def test_who_has_lost_a_run_writes_nothing_more(run_of):
         return False
 
     with pytest.raises(Interrupted):
-        execute([run], display=Quiet(), should_stop=should_stop, checkpoint_steps=2)
+        execute([run], should_stop=should_stop, checkpoint_steps=2)
     assert not run.folder.record.exists()
     assert max(row["step"] for row in history(run)) == 2
 
@@ -169,13 +165,13 @@ def test_there_is_an_end_to_halving(run_of):
 
 
 @pytest.mark.parametrize("phases", [("tune",), ("tune", "confirm")])
-def test_a_run_that_tunes_never_meets_the_test_split(run_of, monkeypatch, phases):
+def test_a_run_that_tunes_never_meets_the_test_split(run_of, monkeypatch, phases, execute):
     runs = [run_of(phase, phase=phase) for phase in phases]
     read = []
     monkeypatch.setattr(
         execution, "evaluate", lambda *a, real=execution.evaluate, **k: (read.append(a[2]), real(*a, **k))[1]
     )
-    tuned, *others = execute(runs, display=Quiet())
+    tuned, *others = execute(runs)
     assert ("test" in read) == bool(others)
     assert (tuned["status"], tuned["spec"]["phase"]) == ("completed", "tune")
     assert {key.split("/")[0] for key in tuned["metrics"]} == {"validation", "best"}
@@ -189,7 +185,7 @@ def read_record(run):
     return json.loads(run.folder.record.read_text())
 
 
-def test_who_lost_a_run_while_its_model_was_loading_leaves_the_new_holders_files_alone(run_of):
+def test_who_lost_a_run_while_its_model_was_loading_leaves_the_new_holders_files_alone(run_of, execute):
     """It stalled before its first step and wakes up when another has written rows and saved a state."""
     train = {"steps": 6, "log_every": 2}
     run, theirs = run_of("run", train=train), {}
@@ -202,27 +198,27 @@ def test_who_lost_a_run_while_its_model_was_loading_leaves_the_new_holders_files
     def slow(spec):
         stops = iter([False] * 4 + [True])
         with pytest.raises(Interrupted):
-            execute([run_of("run", train=train)], display=Quiet(), should_stop=lambda: next(stops))
+            execute([run_of("run", train=train)], should_stop=lambda: next(stops))
         theirs.update(files())
         return loader(spec)
 
     with pytest.raises(Interrupted):
-        execute([run], display=Quiet(), loader=slow)
+        execute([run], loader=slow)
     assert run.folder.history in theirs and files() == theirs
 
 
-def test_who_lost_a_run_before_it_began_touches_nothing(run_of):
+def test_who_lost_a_run_before_it_began_touches_nothing(run_of, execute):
     run = run_of("run")
     run.owned = lambda: False
     run.folder.write_record({"run_id": "run", "study": "toy", "spec": {}, "status": "failed"})
     with pytest.raises(Interrupted):
-        execute([run], display=Quiet())
+        execute([run])
     assert read_record(run)["status"] == "failed" and not run.folder.spec.exists()
 
 
 @pytest.mark.parametrize("at", [2, 5], ids=["on the way", "after the last row"])
 def test_a_run_whose_history_was_replaced_under_it_is_done_again_and_never_recorded_empty(
-    run_of, monkeypatch, at
+    run_of, monkeypatch, at, execute
 ):
     """Else later rows would go to a file without a name, and the checksum be that of an empty one."""
     train = {"steps": 5, "log_every": 1, "evaluations": 1}
@@ -245,9 +241,9 @@ def test_a_run_whose_history_was_replaced_under_it_is_done_again_and_never_recor
 
     monkeypatch.setattr(Run, "validated", last)
     with pytest.raises(Interrupted):
-        execute([run], display=Quiet(), should_stop=stop)
+        execute([run], should_stop=stop)
     assert not run.folder.record.exists()
     monkeypatch.setattr(Run, "validated", validated)
-    [record] = execute([run_of("run", train=train)], display=Quiet())
+    [record] = execute([run_of("run", train=train)])
     assert record["status"] == "completed"
     assert [row["step"] for row in history(run) if "loss" in row] == [1, 2, 3, 4, 5]

@@ -9,18 +9,10 @@ from safetensors.torch import load_file
 
 from experiments.record import verify
 from experiments.training import execute as execution
-from experiments.training.execute import Interrupted, execute
+from experiments.training.execute import Interrupted
 from experiments.training.loop import Trainer
 
 SAME = ("status", "spec", "primary", "data", "model", "optimiser", "notes", "deviations", "start", "adapter")
-
-
-class Quiet:
-    """A display that shows nothing."""
-
-    def run_started(self, run_id, steps, done=0): ...
-    def step(self, run_id, step, loss): ...
-    def note(self, text): ...
 
 
 @pytest.fixture
@@ -51,11 +43,11 @@ def contents(runs):
     }
 
 
-def test_each_run_leaves_what_it_leaves_alone(pack_of):
+def test_each_run_leaves_what_it_leaves_alone(pack_of, execute):
     runs, alone = pack_of("pack"), pack_of("solo")
-    records = execute(runs, display=Quiet(), checkpoint_steps=4)
+    records = execute(runs, checkpoint_steps=4)
     for k, (run, solo) in enumerate(zip(runs, alone, strict=True)):
-        [expected] = execute([solo], display=Quiet())
+        [expected] = execute([solo])
         record = json.loads(run.folder.record.read_text())
         assert record["metrics"] == records[k]["metrics"]
         assert verify(run.folder.path) == []
@@ -77,31 +69,33 @@ def test_each_run_leaves_what_it_leaves_alone(pack_of):
     assert shared == pytest.approx(3 * records[0]["cost"]["train_seconds"])
 
 
-def test_an_interrupted_pack_goes_on_to_the_same_bits(pack_of, tmp_path):
+def test_an_interrupted_pack_goes_on_to_the_same_bits(pack_of, tmp_path, execute):
     whole, runs = pack_of("whole"), pack_of("run")
-    execute(whole, display=Quiet())
+    execute(whole)
     stops = iter([False] * 9 + [True])  # the second run has ended
     with pytest.raises(Interrupted):
-        execute(runs, display=Quiet(), should_stop=lambda: next(stops), state=tmp_path / "pack")
+        execute(runs, should_stop=lambda: next(stops), state=tmp_path / "pack")
     assert len(list((tmp_path / "pack").iterdir())) == 1 and not any(r.folder.record.exists() for r in runs)
-    records = execute(pack_of("run"), display=Quiet(), state=tmp_path / "pack")
+    records = execute(pack_of("run"), state=tmp_path / "pack")
     assert [record["status"] for record in records] == ["completed"] * 3
     assert contents(runs) == contents(whole)
     assert not (tmp_path / "pack").exists()
 
 
-def test_the_state_of_another_pack_is_not_taken(pack_of, tmp_path):
+def test_the_state_of_another_pack_is_not_taken(pack_of, tmp_path, execute):
     stops = iter([False] * 3 + [True])
     with pytest.raises(Interrupted):
-        execute(pack_of("run"), display=Quiet(), should_stop=lambda: next(stops), state=tmp_path / "pack")
+        execute(pack_of("run"), should_stop=lambda: next(stops), state=tmp_path / "pack")
     first, second, third = pack_of("run")
-    execute([second, first, third], display=Quiet(), state=tmp_path / "pack")
+    execute([second, first, third], state=tmp_path / "pack")
     assert first.folder.log.read_text().count("starts at step 0 of 12") == 2
 
 
-def test_a_run_that_had_its_record_when_the_rest_was_killed_is_left_as_it_is(pack_of, tmp_path, monkeypatch):
+def test_a_run_that_had_its_record_when_the_rest_was_killed_is_left_as_it_is(
+    pack_of, tmp_path, monkeypatch, execute
+):
     whole, runs = pack_of("whole"), pack_of("run")
-    execute(whole, display=Quiet())
+    execute(whole)
     conclude = execution._conclude
 
     def killed(run, *a):
@@ -110,21 +104,21 @@ def test_a_run_that_had_its_record_when_the_rest_was_killed_is_left_as_it_is(pac
 
     monkeypatch.setattr(execution, "_conclude", killed)
     with pytest.raises(KeyboardInterrupt):
-        execute(runs, display=Quiet(), state=tmp_path / "pack", checkpoint_steps=5)
+        execute(runs, state=tmp_path / "pack", checkpoint_steps=5)
     monkeypatch.setattr(execution, "_conclude", conclude)
     assert [run.folder.record.exists() for run in runs] == [True, False, False]
     kept = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in runs[0].folder.path.rglob("*.*")}
     again = pack_of("run")
     again[0].ended = True
-    records = execute(again, display=Quiet(), state=tmp_path / "pack")
+    records = execute(again, state=tmp_path / "pack")
     assert [record["run_id"] for record in records] == ["run1", "run2"]
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in kept} == kept
     assert contents(runs) == contents(whole)
 
 
-def test_a_run_that_diverges_ends_alone_and_nothing_is_evaluated_twice(pack_of, monkeypatch):
+def test_a_run_that_diverges_ends_alone_and_nothing_is_evaluated_twice(pack_of, monkeypatch, execute):
     calm, hurt = pack_of("calm"), pack_of("hurt")
-    execute(calm, display=Quiet())
+    execute(calm)
     forward_backward, evaluated = Trainer._forward_backward, []
 
     def poisoned(self, step):
@@ -134,7 +128,7 @@ def test_a_run_that_diverges_ends_alone_and_nothing_is_evaluated_twice(pack_of, 
     real = execution.evaluate
     monkeypatch.setattr(execution, "evaluate", lambda *a, **k: (evaluated.append(a[2]), real(*a, **k))[1])
     monkeypatch.setattr(Trainer, "_forward_backward", poisoned)
-    records = execute(hurt, display=Quiet())
+    records = execute(hurt)
     assert [record["status"] for record in records] == ["diverged", "completed", "completed"]
     assert records[0]["error"]["message"] == "loss or gradient was not finite at step 3"
     assert not hurt[0].folder.predictions.exists() and verify(hurt[0].folder.path) == []

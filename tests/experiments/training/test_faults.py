@@ -71,7 +71,7 @@ def attempt(folder, kill_at=None):
     return int(told.read_text()) if status == 0 else None
 
 
-loader(from_record(order["run"]))
+loader(from_record(order["pack"][0]["run"]))
 """
 
 KILLS = (
@@ -150,9 +150,8 @@ def order_of(toy_csv, tiny_bert):
             "dataset.max_length=16", f"train.steps={STEPS}", "train.batch_size=8", "train.log_every=2",
             "train.evaluations=2", "lr=0.02",
         )  # fmt: skip
-        return {
-            "run": spec.as_record(), "run_id": "run", "checkpoint": {"seconds": 1e9, "steps": 2},
-        }  # fmt: skip
+        run = {"run": spec.as_record(), "run_id": "run"}
+        return {"pack": [run], "members": ["run"], "checkpoint": {"seconds": 1e9, "steps": 2}}
 
     return order
 

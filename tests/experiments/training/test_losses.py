@@ -4,7 +4,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-import transformers
 from torch.nn import functional as F
 
 from experiments.training import losses
@@ -12,27 +11,7 @@ from experiments.training.batch import Batch
 from experiments.training.losses import backward_of_tokens, plain_head
 from variants import RunConfig, attach
 
-SIZES = {
-    "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 48,
-}  # fmt: skip
-CAPPED = {
-    "gemma2": {"final_logit_softcapping": 0.9, "head_dim": 6, "query_pre_attn_scalar": 6},
-    "granite": {"logits_scaling": 3.0},
-    "cohere": {"logit_scale": 0.25, "bos_token_id": 1, "eos_token_id": 2},
-}
 K, ROWS, LENGTH = 3, 2, 19
-
-
-def decoder(kind, **more):
-    torch.manual_seed(1)
-    config = transformers.AutoConfig.for_model(kind, **{**SIZES, **more})
-    model = transformers.AutoModelForCausalLM.from_config(config).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=0.4)
-    return model.requires_grad_(False)
 
 
 @pytest.fixture
@@ -51,7 +30,7 @@ def pack(model, seeds=(5, 6, 7)):
         RunConfig(seed=s, targets="all", r=2 + i, alpha=5.0, axes={"delta": "lora"}, options={}, steps=4)
         for i, s in enumerate(seeds)
     ]
-    attached = attach(model, runs)
+    attached = attach(model.double(), runs)
     with torch.no_grad():
         for trained in attached.trained:
             trained.parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(9))
@@ -71,9 +50,8 @@ def by_all_logits(model, batch, scale, penalty):
 
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox", "opt"])
 @pytest.mark.parametrize("held", [61 * 4, 1 << 24])
-def test_the_gradient_is_that_of_all_logits_at_once(kind, held, batch, monkeypatch):
-    more = {"opt": {"word_embed_proj_dim": 12, "ffn_dim": 40}}.get(kind, {})
-    attached, scale = pack(decoder(kind, **more)), torch.tensor([11.0, 3.0, 7.0])
+def test_the_gradient_is_that_of_all_logits_at_once(kind, held, batch, monkeypatch, decoder):
+    attached, scale = pack(decoder(kind)), torch.tensor([11.0, 3.0, 7.0])
     model, sizes = attached.model, []
 
     def penalty():
@@ -99,7 +77,7 @@ def test_the_gradient_is_that_of_all_logits_at_once(kind, held, batch, monkeypat
     assert not head._forward_pre_hooks
 
 
-def test_a_step_without_a_target_has_no_loss_and_no_gradient(batch):
+def test_a_step_without_a_target_has_no_loss_and_no_gradient(batch, decoder):
     attached = pack(decoder("llama"))
     empty = Batch(batch.input_ids, batch.attention_mask, torch.full_like(batch.labels, -100))
     head = plain_head(attached.model, empty)
@@ -108,7 +86,7 @@ def test_a_step_without_a_target_has_no_loss_and_no_gradient(batch):
     assert all(t.parameter.grad is None or not t.parameter.grad.any() for t in attached.trained)
 
 
-def test_nan_in_one_run_stays_there(batch):
+def test_nan_in_one_run_stays_there(batch, decoder):
     attached, scale = pack(decoder("llama")), torch.ones(K)
     head = plain_head(attached.model, batch)
     clean = backward_of_tokens(attached.model, head, batch, scale, precision=nullcontext)
@@ -118,12 +96,12 @@ def test_nan_in_one_run_stays_there(batch):
     assert found[1].isnan() and found[[0, 2]].equal(clean[[0, 2]])
 
 
-@pytest.mark.parametrize("kind", list(CAPPED))
-def test_logits_that_the_model_changes_are_all_made(kind, batch):
-    attached = pack(decoder(kind, **CAPPED[kind]))
+@pytest.mark.parametrize("kind", ["gemma2", "granite", "cohere"])
+def test_logits_that_the_model_changes_are_all_made(kind, batch, decoder):
+    attached = pack(decoder(kind))
     assert plain_head(attached.model, batch) is None
 
 
-def test_classes_have_no_such_head(batch):
+def test_classes_have_no_such_head(batch, decoder):
     classes = Batch(batch.input_ids, batch.attention_mask, batch.labels[:, 0])
     assert plain_head(decoder("llama"), classes) is None

@@ -48,6 +48,17 @@ def test_a_sweep_that_cannot_fit_is_refused_with_both_figures(cells, tmp_path, m
     assert "0.0 GB left" in problem and str(tmp_path) in problem
 
 
+def test_room_for_checkpoints_is_that_of_the_packs_and_lone_runs_that_are_under_way(tmp_path, monkeypatch):
+    """Two workers, packs of up to three: a run that trains alone has no company that needs as much."""
+    checked = preflight.Checked([], [], results=5, packed=[2, 9, 4, 3, 1], alone=[100, 7])
+    needs = {(1, 1): 100, (2, 1): 109, (1, 3): 100, (2, 3): 116, (3, 3): 123, (4, 3): 126, (9, 9): 126}
+    for (workers, together), states in needs.items():
+        for free in (states + 4, states + 5):
+            monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _, free=free: Usage(0, 0, free))
+            found = preflight.check_room(checked, tmp_path, workers=workers, together=together)
+            assert (found == []) is (free == states + 5)
+
+
 @pytest.mark.parametrize("variant", ["prefix", "ptuning_v2", "prompt"])
 def test_what_leaves_a_text_too_few_positions_is_refused_before_the_start(variant, on_a_table):
     [fits] = on_a_table(f"variant={variant}", "variant.length=50")
@@ -64,7 +75,7 @@ def test_each_kind_of_cell_is_attached_once(cells, tmp_path, monkeypatch):
     monkeypatch.setattr(
         preflight, "attach", lambda *a, real=preflight.attach: (attached.append(a[1][0].r), real(*a))[1]
     )
-    assert check(found, tmp_path, 2, Loader())[0] == []
+    assert check(found, tmp_path, (2, 1), Loader())[0] == []
     assert sorted(attached) == [2, 3]
 
 

@@ -10,7 +10,6 @@ import torch
 
 from experiments import record
 from experiments.record import RunFolder
-from experiments.spec import RunSpec, Train
 from experiments.tracking import make
 from experiments.training import checkpoint, run_state
 from experiments.training.execute import Interrupted, execute
@@ -38,26 +37,17 @@ def loader():
 
 
 @pytest.fixture
-def run_of(tmp_path, toy_csv, tiny_bert):
+def run_of(tmp_path, toy_spec):
     """`run_of("name")`: a run on a small table, in a folder of its own; given again, the same run again."""
 
-    def made(name, *, method="adapters", threads=None, controller="none", delta="lora"):
-        options = {"dropout": 0.1}
+    def made(name, *, full=False, threads=None, controller="none", delta="lora"):
+        options, axes = {"dropout": 0.1}, {"delta": delta, "controller": controller}
         if controller != "none":
             options |= {"init_r_ratio": 1.5, "orth_weight": 0.5, "t_init": 1, "t_final": 1, "interval": 1}
-        spec = RunSpec(
-            study="toy", variant=delta, method=method, r=2, alpha=2.0, targets="qv",
-            axes={"delta": delta, "scaling": "alpha_over_r", "storage": "fp32", "grouping": "uniform",
-                  "controller": controller},
-            options=options, model="hf", model_options={"path": str(tiny_bert)},
-            dataset="csv",
-            dataset_options={"path": str(toy_csv), "text": "text", "label": "label", "max_length": 16},
-            lr=0.02, seed=0,
-            train=Train(steps=STEPS, batch_size=6, eval_batch_size=12, evaluations=2, log_every=1,
-                        threads=threads),
-        )  # fmt: skip
-        if method == "full":
-            spec = replace(spec, method=method, r=None, alpha=None, targets=None, options={}, lr=1e-3)
+        train = {"steps": STEPS, "batch_size": 6, "eval_batch_size": 12, "evaluations": 2, "log_every": 1}
+        spec = toy_spec(axes=axes, options=options, alpha=2.0, train={**train, "threads": threads})
+        if full:
+            spec = replace(spec, method="full", r=None, alpha=None, targets=None, options={}, lr=1e-3)
         return Run(spec, name, RunFolder(tmp_path / "toy" / name), make({"name": "none"}, notify=print))
 
     return made
@@ -209,7 +199,7 @@ def cores(monkeypatch):
 def test_a_resume_computes_with_the_threads_of_the_checkpoint(run_of, loader, threads, cores):
     """Of a method whose bits depend on them: each thread sums its part of a norm's gradient."""
     cores(2)
-    full = {"method": "full"}
+    full = {"full": True}
     plain = {}
     for number in (1, 2):
         threads(number)

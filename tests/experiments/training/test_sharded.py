@@ -175,7 +175,8 @@ def carry_out(preloaded, spec_of, tmp_path):
 
     def done(name, processes, *, kill="", variant="adalora"):
         spec = spec_of(variant, "variant.dropout=0.1", "train.threads=1")
-        order = {"run": spec.as_record(), "run_id": "run", "checkpoint": {"seconds": 1e9, "steps": 2}}
+        run = {"run": spec.as_record(), "run_id": "run"}
+        order = {"pack": [run], "members": ["run"], "checkpoint": {"seconds": 1e9, "steps": 2}}
         root = tmp_path / name
         root.mkdir(exist_ok=True)
         code, shown = preloaded(WORK, json.dumps({**order, "fsdp": processes}), root, kill)

@@ -64,16 +64,9 @@ def test_budget_masks_and_scores_are_those_of_the_transcription(options, build, 
     attached = build([settings(40, **options)])
     budget = attached.controllers[0]
     oracle = Literal(
-        triplets(attached),
-        total=40,
-        warm_up=budget.schedule.t_i,
-        final=budget.schedule.t_f,
-        interval=options.get("interval", 1),
-        beta1=0.85,
-        beta2=0.85,
-        first=12,
-        last=8,
-    )
+        triplets(attached), total=40, warm_up=budget.schedule.t_i, final=budget.schedule.t_f,
+        interval=options.get("interval", 1), beta1=0.85, beta2=0.85, first=12, last=8,
+    )  # fmt: skip
     masked = 0
 
     def each(step):
@@ -278,16 +271,9 @@ def test_the_allocator_of_peft_prunes_the_same(build, settings, triplets, train)
     for linear, layer in zip(plain, layers, strict=True):
         linear.weight.data.copy_(layer.base.weight())
     config = peft.AdaLoraConfig(
-        init_r=3,
-        target_r=2,
-        lora_alpha=4.0 * (3 + 1e-5) / 3,
-        tinit=t_i,
-        tfinal=t_f,
-        deltaT=1,
-        total_step=steps,
-        target_modules=[str(i) for i in range(len(plain))],
-        orth_reg_weight=1e-9,
-    )
+        init_r=3, target_r=2, lora_alpha=4.0 * (3 + 1e-5) / 3, tinit=t_i, tfinal=t_f, deltaT=1,
+        total_step=steps, target_modules=[str(i) for i in range(len(plain))], orth_reg_weight=1e-9,
+    )  # fmt: skip
     model = peft.get_peft_model(nn.Sequential(*plain), config).double()
     modules = [model.base_model.model[i] for i in range(len(plain))]
     for module, t in zip(modules, triplets(attached), strict=True):

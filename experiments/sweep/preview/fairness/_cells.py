@@ -6,19 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from experiments.errors import plural
 from experiments.protocol import EQUAL_PARAMETERS, FEWEST_SEEDS, sign_flip_floor
 from experiments.sizing.counts import effective_scale
 from experiments.sizing.match import REFERENCE
 from experiments.spec import RunSpec, Train
-from experiments.sweep.preview.fairness._finding import (
-    Finding,
-    Known,
-    compares,
-    grouped,
-    listed,
-    plural,
-    several,
-)
+from experiments.sweep.preview.fairness._finding import Finding, Known, compares, grouped, listed, several
 
 _FOLLOWS = ("head_lr", "threads")  # of train: the variant's own default, or no matter of the result
 
@@ -51,9 +44,7 @@ def targets(specs: Sequence[RunSpec], known: Known) -> Iterator[Finding]:
     chosen: dict[str, set[str]] = defaultdict(set)
     for spec in specs:
         if spec.targets is not None:
-            chosen[spec.variant].add(
-                spec.targets if isinstance(spec.targets, str) else ",".join(spec.targets)
-            )
+            chosen[spec.variant].add(spec.targets_text)
     adapting = grouped((variant, tuple(sorted(targets))) for variant, targets in chosen.items())
     if len(adapting) > 1:
         shown = "; ".join(

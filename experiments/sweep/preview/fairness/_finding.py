@@ -46,11 +46,6 @@ def grouped(pairs: Iterable[tuple[str, Any]]) -> dict[Any, list[str]]:
     return names
 
 
-def plural(n: int, noun: str) -> str:
-    """1 seed, 2 seeds."""
-    return f"{n} {noun}{'s' * (n != 1)}"
-
-
 def several(texts: Sequence[str], between: str = ", ") -> str:
     """The first of many texts, and how many more there are."""
     return between.join(texts[:6]) + (f" and {len(texts) - 6} more" if len(texts) > 6 else "")

@@ -4,18 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from experiments.errors import plural
 from experiments.protocol import FEWEST_POINTS
 from experiments.sizing.counts import own_rate, rates, scaled_rank
 from experiments.spec import RunSpec
-from experiments.sweep.preview.fairness._finding import (
-    Finding,
-    Known,
-    compares,
-    grouped,
-    listed,
-    plural,
-    several,
-)
+from experiments.sweep.preview.fairness._finding import Finding, Known, compares, grouped, listed, several
 from variants._core.costs import Rates
 
 _RECIPE = ("steps", "epochs", "batch_size", "schedule", "warmup", "weight_decay", "clip")

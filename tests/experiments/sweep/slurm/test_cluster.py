@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments import provenance
-from experiments.sweep.slurm import snapshot
+from experiments.sweep.slurm import script
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -46,7 +46,7 @@ def submission(shell, study, number=1):
 def test_a_sweep_is_queued_and_runs_from_a_copy_of_the_code(cluster, shell, tmp_path):
     shell.home = tmp_path / "tree"
     shell.home.mkdir()
-    for name in snapshot.PARTS:
+    for name in script.PARTS:
         original = provenance.ROOT / name
         (shutil.copytree if original.is_dir() else shutil.copy2)(original, shell.home / name)
     words = ("variant=lora,full", "r=2", "seed=0,1", "hydra.launcher.runs_per_task=2")

@@ -11,7 +11,7 @@ import pytest
 from experiments import provenance
 from experiments.errors import UserError
 from experiments.sweep import packs
-from experiments.sweep.slurm import client, snapshot
+from experiments.sweep.slurm import client, script
 from experiments.sweep.slurm.submission import element, submissions
 
 STUDY = Path("runs/default")
@@ -231,7 +231,7 @@ def test_a_command_goes_on_after_what_an_earlier_one_submitted(fake, submitter, 
 
 
 def test_the_copy_of_the_code_tells_where_it_came_from(tmp_path):
-    snapshot.take(tmp_path / "code")
+    script.copy_code(tmp_path / "code")
     code = (
         "import json; from experiments import provenance as p; print(json.dumps([str(p.ROOT), p.source()]))"
     )

@@ -4,7 +4,6 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -234,11 +233,6 @@ def test_what_a_cluster_loses_for_good_ends_the_study_and_is_told(tmp_path):
         launched = int(cluster.follow_ups[0][-1].split("=")[1])
     assert codes == [0, 0, 1]
     assert {s.seed for s in cluster.trained if s.phase == "confirm"} == {0, 1}
-
-
-def test_a_launcher_that_gives_no_results_is_refused(tmp_path):
-    with pytest.raises(UserError, match="hydra/launcher"):
-        rounds.run(command(""), SETTINGS, SimpleNamespace(), root=tmp_path)
 
 
 @pytest.mark.parametrize(

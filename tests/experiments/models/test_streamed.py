@@ -1,4 +1,4 @@
-"""A base loaded straight into its storage is the one that was loaded dense and stored afterwards."""
+"""A base loaded streamed into its storage is the one that was loaded dense and stored afterwards."""
 
 import json
 
@@ -42,8 +42,8 @@ def run(storage="nf4", **options):
     return RunConfig(0, targets="all", r=3, axes={"storage": storage}, options=options)
 
 
-def load(spec, straight, kind="classification"):
-    return models.load(spec, kind=kind, n_labels=3 if kind == "classification" else None, straight=straight)
+def load(spec, streamed, kind="classification"):
+    return models.load(spec, kind=kind, n_labels=3 if kind == "classification" else None, streamed=streamed)
 
 
 @pytest.mark.parametrize("storage", ["nf4", "fp4", "int4", "bf16"])

@@ -1,4 +1,4 @@
-"""Loading straight into a storage: each linear map is stored as it is read, so none waits for the others.
+"""Streaming into a storage: each linear map is stored as it is read, so none waits for the others.
 
 A quantiser as transformers knows them, for the storages of `variants`: nothing more of the dense backbone is
 ever held than the map at hand.
@@ -18,7 +18,7 @@ METHOD = "ablora"
 
 
 @register_quantization_config(METHOD)
-class Straight(QuantizationConfigMixin):
+class Streamed(QuantizationConfigMixin):
     """What `from_pretrained` takes as its quantization_config: the run whose storage the base is for."""
 
     def __init__(self, run: RunConfig) -> None:
