@@ -213,8 +213,8 @@ def _bars(cells: pd.DataFrame) -> str:
     seeds = "95% t intervals over seeds" if cells["low"].notna().any() else ""
     few = cells["low"].isna() & cells["bar_low"].notna()
     rows = cells.loc[few, "test_rows"].max()
-    sampling = f"what the choice of {rows:,.0f} test examples alone leaves open (95%); seed noise comes on "
-    sampling = f"{sampling}top" if few.any() else ""
+    sampling = f"the noise of {rows:,.0f} test examples alone (95%), without that between seeds"
+    sampling = sampling if few.any() else ""
     if seeds and sampling:
         return f"Bars: {seeds}; for cells with fewer than three seeds {sampling}."
     none = "No error bars: too few seeds to estimate any."
