@@ -101,7 +101,7 @@ def _by_cost(
             why = overview.no_line(cells[cells[axis] > 0], axis)
             text = "Labels are ranks, where there is room. "
             text += f"No line joins the best by time: {why}. " if why else _LINE
-            text += "Cells of equal cost stand beside each other. "
+            text += "Cells of equal cost are drawn side by side. "
             text += "Level bars: quartiles of the step times. " if axis == "step_ms" else ""
             text += _bars(cells) + aside + _grey(cells, domain)
             chart = overview.by_cost(cells, domain, axis, size)
@@ -172,8 +172,8 @@ def evidence_figures(cells: pd.DataFrame, verdicts: pd.DataFrame) -> Iterator[Fi
         yield from _forests(rows[rows["p_adjusted"].notna()], domain, setting)
         points = evidence.rate_points(here)
         for targets, part in by_targets(points) if len(points) else []:
-            text = "A ring marks the chosen rate, named for the largest rank. A peak on the edge of the "
-            text += "grid may lie beyond it."
+            text = "Rings mark the chosen rates; that of the largest rank is labelled. A peak on the edge of "
+            text += "the grid may lie beyond it."
             chart: Chart = evidence.rate_curves(part, domain)
             title = "Validation against learning rate"
             yield setting.figure("rates", "learning_rates", title, text, chart, targets)
@@ -222,8 +222,8 @@ def _bars(cells: pd.DataFrame) -> str:
     seeds = "95% t intervals over seeds" if cells["low"].notna().any() else ""
     few = cells["low"].isna() & cells["bar_low"].notna()
     rows = cells.loc[few, "test_rows"].max()
-    sampling = f"what the choice of {rows:,.0f} test examples alone leaves open (95%); seed noise comes on "
-    sampling = f"{sampling}top" if few.any() else ""
+    sampling = f"the noise of {rows:,.0f} test examples alone (95%), without that between seeds"
+    sampling = sampling if few.any() else ""
     if seeds and sampling:
         return f"Bars: {seeds}; for cells with fewer than three seeds {sampling}."
     none = "No error bars: too few seeds to estimate any."

@@ -1,5 +1,6 @@
 """The figures behind the verdicts: paired differences, learning-rate curves, and what was run."""
 
+import re
 from itertools import product
 from typing import Any
 
@@ -31,13 +32,15 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
         decided=table["conclusion"].isin(["better", "worse", "equivalent"]),
         series=table["variant"],
         rank=table["r"].astype(str),
+        short=[said if len(said) <= 26 else re.split(r"[:,]", said)[0] for said in table["said"]],
     )
     keep = ["row", "series", "rank", "difference", "ci_low", "ci_high", "p_adjusted", "n_seeds", "n_examples",
-            "said", "decided"]  # fmt: skip
+            "said", "short", "decided"]  # fmt: skip
     base = alt.Chart().encode(y=rows_axis(frame["row"]), color=color(domain, ()))
     against = table["baseline"].iloc[0]
     title = [f"Difference in {metric} from {against}", "to the right is better"]
-    x = alt.X("ci_low:Q", title=title, axis=alt.Axis(grid=True))
+    axis = alt.Axis(grid=True, tickCount=8, labelOverlap="greedy", labelSeparation=6)
+    x = alt.X("ci_low:Q", title=title, axis=axis)
     margin = float(table["margin"].iloc[0])
     band = alt.Chart(pd.DataFrame({"low": [-margin], "high": [margin]})).mark_rect(
         opacity=0.13, color="#8a94a3"
@@ -50,14 +53,14 @@ def forest(table: pd.DataFrame, domain: list[str], metric: str) -> Chart:
     )  # fmt: skip
     point = base.encode(x=alt.X("difference:Q"), tooltip=tips)
     return alt.layer(
-        band.encode(x=alt.X("low:Q", title=title), x2=alt.X2("high:Q")),
+        band.encode(x=alt.X("low:Q", title=title, axis=axis), x2=alt.X2("high:Q")),
         zero,
         base.mark_rule(strokeWidth=2, strokeOpacity=0.75).encode(x=x, x2=alt.X2("ci_high:Q")),
         point.mark_point(filled=True, size=80, opacity=1, strokeWidth=1.6).encode(
             stroke=alt.Stroke("series:N", scale=alt.Scale(domain=domain), sort=domain, legend=None),
             fillOpacity=alt.condition("datum.decided", alt.value(1), alt.value(0)),
         ),
-        base.mark_text(align="left", dx=8).encode(x=alt.value("width"), text=alt.Text("said:N")),
+        base.mark_text(align="left", dx=8).encode(x=alt.value("width"), text=alt.Text("short:N")),
         data=frame[keep],
     ).properties(height=max(60, 24 * len(frame)), padding={"top": 30, "left": 5, "right": 5, "bottom": 5})
 

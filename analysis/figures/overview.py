@@ -180,7 +180,7 @@ def by_cost(
     """The metric against one cost; a thin line joins the cells that no other cell beats in both.
 
     There is no line through step times that chance may have ordered; level bars are their quartiles.
-    Cells of equal cost stand beside each other, and a rank is written only where nothing is in its way.
+    Cells of equal cost are drawn side by side, and a rank is written only where nothing is in its way.
 
     Args:
         cells: the final cells of one setting, with bars.
@@ -197,9 +197,11 @@ def by_cost(
     )
     front = [name for name in emphasised(frame, domain) if name in set(frame["series"])]
     in_front = frame["series"].isin(front)
-    x, y = beside(_pixels(frame["cost"], log, size[0])), _pixels(frame["mean"], False, size[1])
-    frame = frame.assign(at=_costs(x, frame["cost"], log, size[0]), side=labelled(x, y, frame["rank"]))
     timed = axis == "step_ms" and frame["step_ms_low"].notna().any()
+    drawn = frame[["cost", *(["step_ms_low", "step_ms_high"] if timed else [])]]  # bars widen an axis, too
+    x = beside(_pixels(frame["cost"], drawn, log, size[0]))
+    y = _pixels(frame["mean"], frame[["mean", "bar_low", "bar_high"]], False, size[1])
+    frame = frame.assign(at=_costs(x, drawn, log, size[0]), side=labelled(x, y, frame["rank"]))
     scale = alt.Scale(type="log", nice=False, padding=24) if log else alt.Scale(zero=False, padding=24)
     ticks: Any = log_ticks(frame["cost"].to_numpy(float)) if log else alt.Undefined
     label: Any = alt.Undefined
@@ -246,21 +248,25 @@ _SIDES: dict[str, tuple[int, int, Any]] = {  # dx, dy, align
 }  # fmt: skip
 
 
-def _pixels(values: pd.Series, log: bool, size: float) -> np.ndarray:
-    """Where values (n,) lie on an axis of `size` pixels."""
+def _pixels(values: pd.Series, drawn: pd.DataFrame, log: bool, size: float) -> np.ndarray:
+    """Where values (n,) lie on an axis of `size` pixels that shows all numbers of `drawn`."""
+    low, span = _span(drawn, log)
     at = np.log10(values.to_numpy(float)) if log else values.to_numpy(float)
-    span = at.max() - at.min()
-    return np.asarray((at - at.min()) / span * size if span > 0 else np.full(len(at), size / 2))
+    return np.asarray((at - low) / span * size if span > 0 else np.full(len(at), size / 2))
 
 
-def _costs(x: np.ndarray, values: pd.Series, log: bool, size: float) -> np.ndarray:
-    """The inverse of `_pixels` for places (n,) near those of the values."""
-    at = np.log10(values.to_numpy(float)) if log else values.to_numpy(float)
-    span = at.max() - at.min()
-    unit = span / size if span > 0 else (0.3 if log else max(at.max(), 1.0) * 0.3) / size
-    middle = at.min() if span > 0 else at.min() - unit * size / 2
-    out = middle + x * unit
+def _costs(x: np.ndarray, drawn: pd.DataFrame, log: bool, size: float) -> np.ndarray:
+    """The inverse of `_pixels` for places (n,)."""
+    low, span = _span(drawn, log)
+    unit = span / size if span > 0 else (0.3 if log else max(low, 1.0) * 0.3) / size
+    out = (low if span > 0 else low - unit * size / 2) + x * unit
     return np.asarray(10.0**out if log else out)
+
+
+def _span(drawn: pd.DataFrame, log: bool) -> tuple[float, float]:
+    """The smallest number of a table on its axis, and how far the largest is from it."""
+    at = np.log10(drawn.to_numpy(float)) if log else drawn.to_numpy(float)
+    return float(np.nanmin(at)), float(np.nanmax(at) - np.nanmin(at))
 
 
 def beside(x: np.ndarray, least: float = 9.0) -> np.ndarray:

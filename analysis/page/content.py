@@ -47,6 +47,9 @@ def collect(
     ranks = advise(study, cells, margin=found.margin)
     chosen = choice(study, cells, found, ranks)
     checklist = audit(study, cells, found, files=False)
+    timing = on_step_times(study, results)
+    if chosen.rows and all(line["step_ms"] is None for line in chosen.rows):
+        chosen.note = f"{chosen.note} {timing}".strip()
     return {
         "study": study.name,
         "report": _command(study, found, pool, metric),
@@ -61,7 +64,7 @@ def collect(
             key: results[key].nunique() > 1 for key in ("dataset", "model", "targets", "split", "metric")
         },
         "metric": _one(results, metric_title),
-        "timing": on_step_times(study, results),
+        "timing": timing,
         "costs": bool(len(results)) and bool(results[list(SHOWN_COSTS)].notna().any().any()),
         "settings": _by_setting([f for f in figures if f.kind != "paper"]),
         "papers": _by_paper([f for f in figures if f.kind == "paper"]),
@@ -123,7 +126,9 @@ def _by_paper(figures: Sequence[Figure]) -> list[dict[str, Any]]:
 def facts(study: Study, results: pd.DataFrame, found: Verdicts) -> list[tuple[str, str]]:
     """The study in a few pairs of label and value."""
     runs = study.runs
-    seeds = sorted(set(runs["seed"]))
+    of_tuning = runs["phase"] == "tune"
+    seeds = sorted(set(runs.loc[~of_tuning, "seed"]))
+    tuned = ", ".join(map(str, sorted(set(runs.loc[of_tuning, "seed"]))))
     shown = f"{', '.join(map(str, seeds[:12]))}{', …' if len(seeds) > 12 else ''}"
     ranks = sorted(runs["r"].dropna().unique())
     first = next(iter(study.records.values()), {}).get("data") or {}
@@ -136,10 +141,15 @@ def facts(study: Study, results: pd.DataFrame, found: Verdicts) -> list[tuple[st
         ("Variants", _names(sorted(runs["variant"].unique(), key=order_of))),
         ("Ranks", " · ".join(f"{r:g}" for r in ranks)),
         ("Targets", " · ".join(sorted(runs["targets"].dropna().unique()))),
-        ("Seeds", f"{len(seeds)} ({shown}){requested(found)}" if seeds else ""),
+        (
+            "Seeds",
+            f"{len(seeds)} ({shown}){requested(found)}{f'; tuned on {tuned}' * bool(tuned)}"
+            if seeds
+            else f"tuned on {tuned}" * bool(tuned),
+        ),
         ("Model", " · ".join(sorted(runs["model"].unique()))),
         ("Data", f"{data} ({size})" if size and runs["dataset"].nunique() == 1 else data),
-        ("Without skill", _blind(study)),
+        ("Trivial baseline", _blind(study)),
     ]
     floors = list(noise.floors(study, results).values())
     if len(floors) == 1 and floors[0].df >= 2:

@@ -76,6 +76,8 @@ def _level_with_best(study: Study, cells: pd.DataFrame) -> list[bool]:
         found = difference(rows[i], rows[best], study) if i != best else None
         p[i] = found.p if found else np.nan
     known = ~np.isnan(p)
+    if not known.any():  # as in results of others without scores by example: bold would claim too much
+        return [False] * len(rows)
     p[known] = stats.holm(p[known])
     return [bool(i == best or p[i] >= stats.ALPHA) for i in range(len(rows))]
 

@@ -207,8 +207,8 @@ def sentence(row: Row, rows: pd.DataFrame) -> str:
         "worse": f"{name} is worse than {base}{where}: {evidence}",
         "ahead": f"{name} came out ahead of {base}{where}, {row['bar']}: {evidence}",
         "behind": f"{name} came out behind {base}{where}, {row['bar']}: {evidence}",
-        "withheld": f"{name} and {base} look equivalent within {row['margin']:g}{where}, but are not called "
-        f"so: {row['bar']}: {evidence}",
+        "withheld": f"{name} and {base} look equivalent within {row['margin']:g}{where}: {evidence}. They "
+        f"are not called so, for this reason: {row['bar']}",
         "failing": f"{name} came out ahead of {base}{where}, but is not called better, since more of its "
         f"runs failed or diverged ({row['failed']}, against {row['failed_baseline']} of {base}): {evidence}",
         "equivalent": f"{name} and {base} are equivalent within {row['margin']:g}{where}: {evidence}",
@@ -234,8 +234,8 @@ def over_datasets(row: Row, rows: pd.DataFrame) -> str:
     )
     what = _SAID[row["conclusion"]][0].format(base=row["baseline"], bar=row["bar"])
     mean = f"{signed(row['difference'])} ({signed(row['ci_low'])} to {signed(row['ci_high'])})"
-    text = f"Over {len(own)} datasets {row['variant']} {what}: on average {mean}, {each_}"
-    return f"{text}. That is a mean over these datasets, not over others."
+    text = f"Over {len(own)} datasets {row['variant']} {what}. On average: {mean}; {each_}"
+    return f"{text}. This is a mean over these datasets, not over others."
 
 
 def _open(row: Row) -> str:

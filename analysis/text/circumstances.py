@@ -65,6 +65,9 @@ def on_step_times(study: Study, cells: pd.DataFrame) -> str:
         text += "what slowed a whole round is divided out."
         lacking = len(final) - len(timed)
         return text + f" {lacking} cells were not among them and have none." * bool(lacking)
+    packed = any("pack" in study.records[run_id] for run_id in study.completed["run_id"])
+    if timed.empty and packed:
+        return f"Runs trained in packs, whose memory and time per step are not those of one run. {apart}"
     if other:
         return (
             f"Other work ran on the machine during {other} of these {timed['n'].sum()} runs, so that nothing "

@@ -1,5 +1,6 @@
 """The commands that would settle what a study leaves open."""
 
+import bisect
 import itertools
 import shlex
 from collections.abc import Mapping, Sequence
@@ -29,8 +30,9 @@ def steps(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[str,
     rows = each(found.overall[found.overall["conclusion"] == "inconclusive"])
     open_ = [row for row in rows if row["n_examples"] and row["sd_seeds"] > 0]
     needed = {row["key"]: _seeds_needed(row) for row in open_}
-    far = [row for row in open_ if not (needed[row["key"]] or MOST_SEEDS + 1) <= MOST_SEEDS]
-    near = [row for row in open_ if row not in far]
+    near = [row for row in open_ if needed[row["key"]]]
+    luck = [row for row in open_ if row not in near and _seeds_needed(row, tuned_well=True)]
+    far = [row for row in open_ if row not in near and row not in luck]
     out = []
     if near:
         most = max(needed[row["key"]] or 0 for row in near)
@@ -40,6 +42,18 @@ def steps(study: Study, cells: pd.DataFrame, found: Verdicts) -> list[tuple[str,
         why = f"{names} {'is' if len(near) == 1 else 'are'} undecided: about {most} seeds show a difference "
         why += f"of {_margins(near)}{more}. Fix the number now: to look after each seed adds false verdicts."
         out += _with_reason(why, _sweeps(study, cells, compared, range(most)))
+    falling = [row for row in each(found.overall) if row["conclusion"] == "withheld" and row["falling"]]
+    if falling:
+        compared = _compared(cells, falling)
+        why = f"The validation loss was still falling: train {few({row['variant'] for row in falling})} and "
+        why += f"{found.baseline} longer before calling them equivalent, for example twice as long."
+        seeds = sorted({seed for cell in compared for seed in cell["seeds_tried"]})
+        out += _with_reason(why, _sweeps(study, cells, compared, seeds, longer=True))
+    if luck:
+        names = few({row["variant"] for row in luck})
+        why = f"{names} {'is' if len(luck) == 1 else 'are'} undecided because of how the learning rates were "
+        why += f"chosen: a difference of {_margins(luck)} needs more tuning seeds (hydra.sweeper.tune_seeds)."
+        out.append((why, ""))
     if far:
         names = few({row["variant"] for row in far})
         n = max(row["n_examples"] for row in far)
@@ -60,10 +74,21 @@ def _margins(rows: Sequence[Row]) -> str:
     return listed(list(dict.fromkeys(f"{row['margin']:g}" for row in rows)))
 
 
-def _seeds_needed(row: Row) -> int | None:
-    """How many paired seeds show the margin, test examples as they are; None where no number does."""
-    spread = stats.Spread(float(row["sd_seeds"]), float(row["found"].noise.examples), int(row["n_examples"]))
-    return stats.seeds_needed(float(row["margin"]), spread)
+def _seeds_needed(row: Row, *, tuned_well: bool = False) -> int | None:
+    """How many paired seeds show the margin, all else as it is; None where `MOST_SEEDS` do not.
+
+    It is more than there are. With `tuned_well` the choice of the learning rates leaves nothing open.
+    """
+    noise, there = row["found"].noise, int(row["n_seeds"])
+
+    def shows(n: int) -> bool:
+        seeds, df = noise.seeds * there / n, noise.seeds_df * (n - 1) / (there - 1)
+        more = noise._replace(seeds=seeds, seeds_df=df, tuning=0.0 if tuned_well else noise.tuning)
+        least = stats.smallest_detectable(more, alpha=stats.ALPHA * row["share"])
+        return least <= float(row["margin"])
+
+    counts = range(there + 1, MOST_SEEDS + 1)
+    return counts[bisect.bisect_left(counts, True, key=shows)] if shows(MOST_SEEDS) else None
 
 
 def _more(cells: Sequence[Row], seeds: int) -> str:
@@ -89,8 +114,10 @@ def _compared(cells: pd.DataFrame, rows: Sequence[Row]) -> list[Row]:
     return [cell for cell in each(cells[cells["final"]]) if key_of(cell) in wanted]
 
 
-def _sweeps(study: Study, cells: pd.DataFrame, wanted: Sequence[Row], seeds: Sequence[int]) -> list[str]:
-    """The fewest commands that run the wanted cells with these seeds."""
+def _sweeps(
+    study: Study, cells: pd.DataFrame, wanted: Sequence[Row], seeds: Sequence[int], *, longer: bool = False
+) -> list[str]:
+    """The fewest commands that run the wanted cells with these seeds; `longer`: anew, twice as long."""
     groups: dict[tuple[str, tuple[str, ...], str], list[Mapping[str, Any]]] = {}
     for cell in wanted:
         record = study.records[cell["run_ids"][0]]
@@ -104,6 +131,10 @@ def _sweeps(study: Study, cells: pd.DataFrame, wanted: Sequence[Row], seeds: Seq
         ranks = sorted({record["spec"]["r"] for record in records if "r" in record["spec"]})
         names = list(dict.fromkeys(str(record["spec"]["variant"]) for record in records))
         several: dict[str, Any] = {"variant": names} if len(names) > 1 else {}
+        if longer:
+            train = records[0]["spec"].get("train") or {}
+            several |= {f"train.{k}": 2 * train[k] for k in ("steps", "epochs") if train.get(k)}
+            several["study"] = f"{study.name}_longer"
         several |= {**({"r": ranks} if ranks else {}), "seed": list(seeds)}
         out.append(identity.command(records[0], without=tuned, **several) + words)
     return out

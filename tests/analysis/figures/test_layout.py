@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -147,3 +148,13 @@ def test_smoothing_keeps_a_line_and_the_ends():
     noisy = line.copy()
     noisy[:, 1] += np.random.default_rng(0).normal(0, 0.1, 60)
     assert np.std(curves.smooth(noisy)[:, 1] - line[:, 1]) < 0.06
+
+
+def test_marks_are_placed_on_axes_that_show_the_bars_as_well():
+    drawn = pd.DataFrame({"mean": [0.5, 0.53], "low": [0.0, np.nan], "high": [1.0, np.nan]})
+    assert overview._pixels(drawn["mean"], drawn, False, 300) == pytest.approx([150, 159])
+    costs = pd.DataFrame({"cost": [20.0, 50.0, 110.0], "low": [10.0, 40.0, 100.0]})
+    for log in (False, True):
+        x = overview._pixels(costs["cost"], costs, log, 300)
+        assert overview._costs(x, costs, log, 300) == pytest.approx([20, 50, 110])
+        assert 0 < x[0] < x[2] == pytest.approx(300)

@@ -217,3 +217,17 @@ def test_remedies_for_results_of_others_are_of_rules_that_there_are(published, a
     _, text, _ = audited(published.csv(), "csv")
     assert rules.REMEDIES.keys() <= {line[4:] for line in text.splitlines() if line.startswith("[")}
     assert "hydra" not in text and "seed=" not in text and "to know it" not in text
+
+
+def test_a_report_on_rates_chosen_on_the_test_set_claims_neither_validation_nor_who_is_level(
+    published, audited, tmp_path
+):
+    for method in ("lora", "dora"):
+        published.on_test(method=method, rates=(1e-4, 2e-4))
+    audited(published.csv(), "csv")
+    page = report.build(tmp_path / "study", images_too=False)
+    text = page.with_name("report.md").read_text()
+    assert (
+        "tuned equally, with 2 points for each cell." in text and "on validation" not in text.split("##")[0]
+    )
+    assert "textbf" not in page.with_name("results.tex").read_text()

@@ -3,12 +3,15 @@
 import itertools
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from analysis import stats
 from analysis.compare.verdicts import verdicts
 from analysis.runs import load
 from analysis.runs.cells import cells as cells_of
+from analysis.text import next_steps
 from analysis.text.next_steps import commands
 from experiments.config.reading import read
 from experiments.config.short import command_of
@@ -91,3 +94,17 @@ def test_what_was_tuned_is_tuned_again_from_what_was_tried(writer, runs, model):
     assert {(s.model_options, s.dataset_options, s.r) for s in found} == {
         (s.model_options, s.dataset_options, s.r) for s in runs(*words)
     }
+
+
+def test_seeds_are_asked_for_only_where_seeds_are_what_is_lacking():
+    """Against the power of fresh seeds; a difference that tuning leaves open no seed settles."""
+    sd, there, margin = 0.02, 3, 0.01
+    noise = stats.Spread(sd, 1e-6, 500).noise(there)
+    row = {"found": SimpleNamespace(noise=noise), "n_seeds": there, "share": 1.0, "margin": margin}
+    enough = next(n for n in range(4, 41) if stats.detectable(n, stats.Spread(sd, 1e-6, 500)) <= margin)
+    assert next_steps._seeds_needed(row) == enough > there
+    lucky = row | {"found": SimpleNamespace(noise=noise._replace(tuning=7e-5))}
+    assert next_steps._seeds_needed(lucky) is None
+    assert next_steps._seeds_needed(lucky, tuned_well=True) == enough
+    certain = row | {"found": SimpleNamespace(noise=noise._replace(seeds=1e-9))}
+    assert next_steps._seeds_needed(certain) == there + 1  # never what is there already
