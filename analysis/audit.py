@@ -274,7 +274,7 @@ def _origin(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[Item
         "All compared runs share code, versions, hardware and data",
         not found.differing and bool(environments),
         f"they differ in {', '.join(found.differing)}" if found.differing else "",
-        "run the study again on one stack, or use --pool and say why",
+        "run the study again in one environment, or use --pool and say why",
     )
     unknown = sum(not env.get("git_sha") and not env.get("code_sha256") for env in environments)
     dirty = sum(bool(env.get("dirty")) for env in environments)

@@ -259,7 +259,7 @@ def place(row: Row, rows: pd.DataFrame) -> str:
         ("targets", "with targets"),
         ("dataset", "on"),
         ("model", "with"),
-        ("stack", "on stack"),
+        ("stack", "in environment"),
     ):
         if rows[key].nunique() > 1 and row[key]:
             parts.append(f"{word} {row[key]}")
@@ -296,7 +296,7 @@ def _observation(
     better = row["sign"] * group["mean"]
     best = group.loc[better.idxmax()]
     word = "highest" if row["sign"] > 0 else "lowest"
-    names = (("dataset", "on"), ("model", "with"), ("stack", "on stack"))
+    names = (("dataset", "on"), ("model", "with"), ("stack", "in environment"))
     where = "".join(f" {word} {row[key]}" for key, word in names if final[key].nunique() > 1)
     text = f"The {word} {metric_words(row)} seen{where} is {best['mean']:.3f}, by {cell_name(best)}"
     plain = group[(group["series"] == "lora") & (group.index != best.name)]

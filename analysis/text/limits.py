@@ -203,7 +203,7 @@ def _of_verdicts(found: Verdicts) -> list[str]:
     if found.differing:
         out.append(
             f"Runs of the same setting differ in {', '.join(found.differing)}; they were compared within "
-            "each such stack "
-            "only, never across. To treat them as comparable, build the report with --pool."
+            "each such environment only, never across. To treat them as comparable, build "
+            "the report with --pool."
         )
     return out
