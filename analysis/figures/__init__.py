@@ -8,31 +8,13 @@ import pandas as pd
 from analysis import stats
 from analysis.figures import curves, evidence, overview
 from analysis.figures.figure import HEIGHT, WIDTH, Figure, figure, slug
-from analysis.figures.overview import Chart, setting_name
+from analysis.figures.overview import Chart, series_in_order, setting_name
 from analysis.figures.papers import paper_figures as paper_figures
-from analysis.runs.cells import SETTING, finals, order_of
+from analysis.runs.cells import SETTING, finals
 from analysis.runs.load import Study
 from analysis.runs.predictions import Blind
 from analysis.runs.rows import each
 from analysis.text.format import metric_name, proper
-
-
-def series_in_order(cells: pd.DataFrame) -> list[str]:
-    """All series in the order of colours and shapes: the baseline, then of very many the best.
-
-    Those without a result come last.
-    """
-    final = finals(cells)
-    known, place = sorted(set(final["series"]), key=order_of), dict[str, int]()
-    if len(known) > overview.MOST_SERIES:
-        for _, group in final.groupby(list(SETTING), sort=False, dropna=False):
-            for i, name in enumerate(overview.best_first(group)):
-                place[name] = min(i, place.get(name, i))
-
-    def key(name: str) -> tuple[bool, bool, int]:
-        return name not in known, [name] != known[:1], place.get(name, 0)
-
-    return sorted(sorted(set(cells["series"]), key=order_of), key=key)
 
 
 class _Setting(NamedTuple):

@@ -11,6 +11,7 @@ from scipy import optimize
 from analysis import stats
 from analysis.figures.figure import HEIGHT, WIDTH, color, interval, rank_text, shape, tooltips
 from analysis.runs import timing
+from analysis.runs.cells import SETTING, finals, order_of
 from analysis.runs.predictions import Blind
 from analysis.runs.rows import Row, each
 from analysis.text.format import metric_name
@@ -87,6 +88,24 @@ def best_first(cells: pd.DataFrame) -> list[str]:
     """The series of a setting by their best cells."""
     gains = (cells["sign"] * cells["mean"]).groupby(cells["series"]).max()
     return list(gains.sort_values(ascending=False, kind="stable").index)
+
+
+def series_in_order(cells: pd.DataFrame) -> list[str]:
+    """All series in the order of colours and shapes: the baseline, then of very many the best.
+
+    Those without a result come last.
+    """
+    final = finals(cells)
+    known, place = sorted(set(final["series"]), key=order_of), dict[str, int]()
+    if len(known) > MOST_SERIES:
+        for _, group in final.groupby(list(SETTING), sort=False, dropna=False):
+            for i, name in enumerate(best_first(group)):
+                place[name] = min(i, place.get(name, i))
+
+    def key(name: str) -> tuple[bool, bool, int]:
+        return name not in known, [name] != known[:1], place.get(name, 0)
+
+    return sorted(sorted(set(cells["series"]), key=order_of), key=key)
 
 
 def by_rank(cells: pd.DataFrame, runs: pd.DataFrame, domain: list[str], blind: Blind | None) -> Chart:

@@ -12,9 +12,8 @@ from analysis.audit import audit, counted
 from analysis.compare import datasets, noise
 from analysis.compare.conclusion import on_heads
 from analysis.compare.verdicts import Verdicts
-from analysis.figures import series_in_order
 from analysis.figures.figure import Figure
-from analysis.figures.overview import far_off, metric_title, metric_words, with_bars
+from analysis.figures.overview import far_off, metric_title, metric_words, series_in_order, with_bars
 from analysis.runs import identity
 from analysis.runs.cells import SETTING, order_of
 from analysis.runs.load import Study

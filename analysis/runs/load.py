@@ -107,10 +107,11 @@ def read(folder: Path, *, pool: bool = False, metric: str | None = None) -> Stud
         raise records.no_runs(folder)
     problems: list[Problem] = []
     runs = list(records.run_folders(folder))
-    unfinished = [run.path.name for run in runs if not run.record.is_file()]
+    ended = [run for run in runs if run.record.is_file()]  # asked once, as runs may be ending
+    unfinished = sorted({run.path.name for run in runs} - {run.path.name for run in ended})
     copies: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for run in runs:
-        if run.record.is_file() and (content := _checked(run, problems)):
+    for run in ended:
+        if content := _checked(run, problems):
             copies.setdefault(content["run_id"], []).append((run.path.name, content))
     found, folders = _used(copies, problems)
     begun = {run.path.name for run in runs} | set(found)

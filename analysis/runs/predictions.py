@@ -117,7 +117,9 @@ class Predictions:
         read = self.columns(run_id, "id", *BLIND)
         column = next((name for name in BLIND if read is not None and name in read.column_names), None)
         names = self._records[run_id].get("metrics") or {}
-        if read is None or column is None or f"test/{BLIND[column][0]}" not in names:
+        if read is None or column is None or "id" not in read.column_names:
+            return None
+        if f"test/{BLIND[column][0]}" not in names:
             return None
         table = read.select(["id", column]).to_pandas()
         several = any(n.startswith("test/") and n.count("/") == 2 for n in names)  # test/SET/accuracy
@@ -185,7 +187,7 @@ def _columns(content: bytes, name: str, score: str = "score") -> tuple[list[np.n
         taken = ["label", "prediction"] if name in influence.METRICS else [counts if of_corpus else score]
         taken += ["loss"] if name == "loss" else []
         table = file.read(["id", *taken], use_threads=False)
-        columns = [table[column].to_numpy() for column in taken]
+        ids, columns = table["id"].combine_chunks(), [table[column].to_numpy() for column in taken]
         if name in influence.METRICS and len(table) > 1:
             values = _of_classes(name, *(column.astype(str) for column in columns))
         elif of_corpus and len(table) > 1:
@@ -196,7 +198,7 @@ def _columns(content: bytes, name: str, score: str = "score") -> tuple[list[np.n
         raise _Unusable(f"cannot be read, or lacks the columns id and {' and '.join(taken)}") from error
     if not len(table) or not all(np.isfinite(v).all() for v in values):
         raise _Unusable("holds a score that is no finite number, or none at all")
-    return values, table["id"].combine_chunks()
+    return values, ids
 
 
 def _of_classes(name: str, labels: np.ndarray, guesses: np.ndarray) -> list[np.ndarray]:

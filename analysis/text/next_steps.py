@@ -88,7 +88,7 @@ def _seeds_needed(row: Row, *, tuned_well: bool = False) -> int | None:
         return least <= float(row["margin"])
 
     counts = range(there + 1, MOST_SEEDS + 1)
-    return counts[bisect.bisect_left(counts, True, key=shows)] if shows(MOST_SEEDS) else None
+    return counts[bisect.bisect_left(counts, True, key=shows)] if counts and shows(MOST_SEEDS) else None
 
 
 def _more(cells: Sequence[Row], seeds: int) -> str:

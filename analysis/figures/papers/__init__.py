@@ -10,10 +10,9 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis.figures.figure import Figure, slug
-from analysis.figures.overview import setting_name, with_bars
+from analysis.figures.overview import series_in_order, setting_name, with_bars
 from analysis.figures.papers import across, adalora, dora, lora, loraplus, qlora, rslora
 from analysis.figures.papers.view import View
-from analysis.runs.cells import order_of
 from analysis.runs.load import Study
 
 PAPERS = (lora, rslora, loraplus, dora, adalora, qlora, across)
@@ -29,7 +28,7 @@ def paper_figures(
     if cells.empty:
         return
     results = cells[(cells["n"] > 0) & ~cells["tuning"]]
-    domain = sorted(results["series"].unique(), key=order_of)
+    domain = [name for name in series_in_order(cells) if name in set(results["series"])]
     keys = ["dataset", "model", "metric", "stack", "split"]
     settings = list(results[results["final"]].groupby(keys, sort=True))
     for (dataset, model, metric, stack, split), group in settings:

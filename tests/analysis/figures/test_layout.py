@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.figures import curves, overview, overview_figures
+from analysis.figures import curves, overview, overview_figures, paper_figures
 from analysis.runs import cells, load
 
 
@@ -99,6 +99,20 @@ def test_of_24_series_the_best_and_the_first_are_in_colour(writer):
     assert "In grey: 15 more series." in figure.caption
 
 
+def test_of_many_series_each_has_one_colour_in_all_figures_of_a_report(writer):
+    w = writer(n_examples=60)
+    for i in range(12):
+        for r in (4, 8):
+            w.run(w.spec("lora" if i == 0 else f"v{i:02}", r, 0), 0.5 + 0.01 * i)
+    study = load.read(w.root)
+    papers = {figure.name: figure for figure in paper_figures(study, cells.cells(study))}
+    domains = [
+        figure.spec["layer"][-1]["encoding"]["color"]["scale"]["domain"]
+        for figure in (drawn(w)["metric_by_rank"], papers["rank_by_variant"])
+    ]
+    assert domains[0] == domains[1] != sorted(domains[1])  # the best first, everywhere
+
+
 def test_the_majority_class_is_said_and_drawn(writer):
     w = writer()
     for record in w.grid(("lora", "dora"), (8,), (0,)):
@@ -109,6 +123,8 @@ def test_the_majority_class_is_said_and_drawn(writer):
     figure = drawn(w)["metric_by_rank"]
     assert "The most frequent class alone scores 0.650." in figure.caption
     assert ("majority class" in json.dumps(figure.spec)) == (0.65 > 0.5)
+    pq.write_table(pq.read_table(path).drop(["id"]), path)  # damaged: no reason to end without a report
+    assert load.read(w.root).predictions.blind(record["run_id"]) is None
 
 
 @pytest.mark.parametrize(

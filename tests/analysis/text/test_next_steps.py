@@ -108,3 +108,5 @@ def test_seeds_are_asked_for_only_where_seeds_are_what_is_lacking():
     assert next_steps._seeds_needed(lucky, tuned_well=True) == enough
     certain = row | {"found": SimpleNamespace(noise=noise._replace(seeds=1e-9))}
     assert next_steps._seeds_needed(certain) == there + 1  # never what is there already
+    many = row | {"found": SimpleNamespace(noise=stats.Spread(sd, 1e-6, 500).noise(40)), "n_seeds": 40}
+    assert next_steps._seeds_needed(many) is None  # nor more than are sensible
