@@ -77,7 +77,7 @@ def _evidence(study: Study, cells: pd.DataFrame, found: Verdicts) -> Iterator[It
         *_none_of(blind, judged, "comparisons have no usable per-example scores", no_interval),
         "keep predictions.parquet of every run, with a metric that is a mean over examples",
     )
-    missing = judged[judged["detectable_in_family"] > judged["margin"]]
+    missing = judged[~(judged["detectable_in_family"] <= judged["margin"])]  # nan: nothing could be shown
     what = f"comparisons could not show {found.margins} (power {stats.POWER:g}, adjusted for their number)"
     yield Item(
         "The study could have shown a difference as small as the margin",

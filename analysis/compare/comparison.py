@@ -52,7 +52,7 @@ class Comparison:
     failed: int = 0  # or diverged
     failed_baseline: int = 0
     steps: tuple[int, ...] = ()  # how many of the seeds were there each time that some were requested
-    rates: tuple[str, str] = ("", "")  # the learning rates of variant and baseline
+    rates: tuple[str, str] = ("", "")  # the learning rates of variant and baseline, empty if unknown
     left_out: tuple[int, ...] = ()  # seeds in common that lack scores by example
     sign: float = 1.0  # of "better" in the metric
     learned: bool = True
@@ -220,6 +220,8 @@ def _steps(study: Study, sides: Sequence[Sequence[str]], seeds: Sequence[int]) -
 
 def _rates(cells: Sequence[Row]) -> str:
     rates = sorted({cell["lr"] for cell in cells})
+    if np.isnan(rates).any():
+        return ""
     return " to ".join(f"{rate:g}" for rate in dict.fromkeys((rates[0], rates[-1])))
 
 

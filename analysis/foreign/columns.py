@@ -85,6 +85,7 @@ class Columns:
     def _scores(self, wanted: str | None) -> tuple[str, str | None, str | None]:
         """The metric's name and the columns that hold it on test and on validation."""
         found: dict[str, dict[str, str]] = {}
+        unsure = ""
         for name in self.names:
             words = plain(name)
             split = next((s for s, ws in _SPLITS.items() if any(words.startswith(f"{w}_") for w in ws)), "")
@@ -92,8 +93,9 @@ class Columns:
             known = next((m for m, ws in METRICS.items() if metric in ws), None)
             if known is None and wanted is not None and plain(wanted) in (metric, words):
                 known = plain(wanted)
-            in_training = split == "" and known in LESS_IS_BETTER and wanted is None  # mostly
-            if known and not in_training:
+            if split == "" and known in LESS_IS_BETTER and wanted is None:
+                unsure = name
+            elif known:
                 found.setdefault(known, {}).setdefault(split, name)
         if wanted is not None:
             wanted = next((m for m, ws in METRICS.items() if plain(wanted) in ws), plain(wanted))
@@ -106,6 +108,11 @@ class Columns:
         if len(found) > 1:
             raise UserError(
                 f"{self.place} has several scores: {', '.join(sorted(found))}. Name one with --metric."
+            )
+        if unsure and not found:
+            raise UserError(
+                f"{self.place} has no score but {unsure}, which may be that of training: if it is of the "
+                f"test set, add --metric {plain(unsure)}."
             )
         if not found:
             raise UserError(self._lacks("score", [w for ws in METRICS.values() for w in ws]))

@@ -199,7 +199,7 @@ def sentence(row: Row, rows: pd.DataFrame) -> str:
         return f"No verdict on {name}{where}: {row['why']}."
     interval = f"{signed(row['ci_low'])} to {signed(row['ci_high'])}"
     evidence = f"{signed(row['difference'])} ({interval}; {unit(row)})"
-    if not any(budget.tuned for budget in row["sides"].both):
+    if all(row["rates"]) and not any(budget.tuned for budget in row["sides"].both):
         rates = list(dict.fromkeys(row["rates"]))
         evidence += f", {'both ' * (len(rates) == 1)}at learning rate {' against '.join(rates)}"
     text = {

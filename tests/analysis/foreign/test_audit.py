@@ -231,3 +231,12 @@ def test_a_report_on_rates_chosen_on_the_test_set_claims_neither_validation_nor_
         "tuned equally, with 2 points for each cell." in text and "on validation" not in text.split("##")[0]
     )
     assert "textbf" not in page.with_name("results.tex").read_text()
+
+
+def test_without_rates_and_examples_neither_is_said_nor_is_any_power_claimed(tmp_path, audited):
+    rows = [f"{m},t,{i},{base + 0.1 * i}" for m, base in (("lora", 0.4), ("dora", 0.41)) for i in range(4)]
+    path = tmp_path / "bare.csv"
+    path.write_text("\n".join(["method,task,seed,accuracy", *rows]))
+    _, text, broken = audited([path], "csv")
+    assert "dora and lora: " in text and "nan" not in text and "at learning rate" not in text
+    assert "The study could have shown a difference as small as the margin" in broken

@@ -26,6 +26,7 @@ HEAD = "method,task,lr,seed,accuracy\n"
         ),
         ("metod,task,lr,seed,accuracy\n" + ROW, "The nearest is 'metod': rename it."),
         ("method,task,lr,seed,acuracy\n" + ROW, "no column for the score"),
+        ("method,task,lr,seed,ppl\n" + ROW, "if it is of the test set, add --metric ppl"),
         ("method,task,lr,seed,accuracy,f1\nlora,rte,1e-3,0,0.5,0.4\n", "several scores: accuracy, f1"),
         (HEAD + "lora,rte,1e-3,0,good\n", "line 2: accuracy is 'good', which is no number"),
         (HEAD + "lora,rte,fast,0,0.5\n", "line 2: lr is 'fast', which is no number"),
