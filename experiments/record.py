@@ -16,6 +16,7 @@ keys; a number that is not finite is refused here and never stands for "unknown"
 that the analysis can read records anywhere.
 """
 
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
@@ -281,10 +282,13 @@ def requests(study: Path, *, since: float = 0.0) -> list[Request]:
 
 
 def studies(runs: Path) -> list[Path]:
-    """The study folders under `runs`, by name: those that hold at least one run."""
-    if not runs.is_dir():
-        return []
-    return sorted(folder for folder in runs.iterdir() if any(run_folders(folder)))
+    """The study folders under `runs`, by name: those with a run in them, without what may not be read."""
+    found = []
+    with contextlib.suppress(OSError):
+        for folder in sorted(runs.iterdir()):
+            with contextlib.suppress(OSError):
+                found += [folder] * any(run_folders(folder))
+    return found
 
 
 def no_runs(study: Path) -> UserError:

@@ -79,7 +79,7 @@ def verdicts(
 
     Args:
         study: the records.
-        cells: what `analysis.cells.cells` makes of them.
+        cells: what `analysis.runs.cells.cells` makes of them.
         baseline: the variant (or the series, where a variant has several) to compare with.
         margin: differences below it do not matter, in units of the metric; None: see `margins`.
     """

@@ -1,7 +1,7 @@
 """The small arrays that a run left for the papers' figures, used only when they are what its record says.
 
 `signatures.npz` counts when its checksum is the record's and every array in it is finite. What is in it is
-listed where it is written, in experiments/signatures/__init__.py.
+listed where it is written, in experiments/training/diagnostics/__init__.py.
 """
 
 import hashlib

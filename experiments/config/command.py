@@ -18,8 +18,7 @@ from experiments.sizing.ranks import Dimensions
 from experiments.spec import RunSpec
 
 _SHOWN = ("--cfg", "-c", "--info", "-i")
-_MULTIRUN = ("--multirun", "-m")
-_RUN = ("--run", "-r")  # one run takes the same way as many
+_MODES = ("--multirun", "-m", "--run", "-r")  # one run takes the same way as many
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,8 @@ class Command:
 
         The other runs are none of its business.
         """
-        flags = {name: value for name, value in self.flags.items() if name not in _RUN}
-        if not any(mode in flags for mode in (*_SHOWN, *_MULTIRUN)):
+        flags = {name: value for name, value in self.flags.items() if name not in _MODES}
+        if not any(shown in flags for shown in _SHOWN):
             flags = {"--multirun": None, **flags}
         first = {word.key: f"{word.prefix}{word.key}={word.spelling}" for word in self.words}
         texts = [text for text in self.texts if key_of(text) not in first] + [*first.values()]

@@ -39,7 +39,7 @@ _ANY = {
     "model": ("hf", "Any model of the hub: model=hf model.name={}."),
     "dataset": (
         "csv",
-        "Your own file: dataset=csv dataset.path={0}. Any of the hub: dataset=hub dataset.name=owner/{0}.",
+        "Your own file: dataset=csv dataset.path={0}. Any of the hub: dataset=hub dataset.name={1}.",
     ),
 }
 
@@ -49,7 +49,8 @@ def no_choice(group: str, value: object, conf: Conf) -> str:
     known = conf.choices(group)
     hint = did_you_mean(str(value), known)
     file, other = _ANY.get(group, ("", ""))
-    other = f" {other.format(value)}" if file in known and not hint else ""
+    at_hub = value if "/" in str(value) else f"owner/{value}"
+    other = f" {other.format(value, at_hub)}" if file in known and not hint else ""
     noun = {"train": "file of training settings"}.get(group, group)
     given = "null" if value is None else str(value)
     return f"There is no {noun} {given!r}.{hint} Known: {', '.join(known)}.{other}"

@@ -193,8 +193,8 @@ def bars(
     for name, share, words in shown:
         grid.add_row(Text(name), ProgressBar(total=1.0, completed=share), Text(words))
     total = Table.grid(padding=(0, 1), expand=True)
-    total.add_column(ratio=1, min_width=8)
-    total.add_column(no_wrap=True, justify="right")
+    total.add_column(ratio=1, width=8)
+    total.add_column(justify="right")
     total.add_row(ProgressBar(total=1.0, completed=whole[0]), Text(whole[1], style="bold"))
     hidden = len(rows) - len(shown)
     more = [Text(f"and {hidden} more running", style="dim")] if hidden else []

@@ -17,7 +17,7 @@ from typing import Any
 from experiments.data import _classification, _files, _reading
 from experiments.data._tasks import RawTask
 
-_FORMS = {"csv": ("table", _reading.TABLES), "jsonl": ("objects", _reading.OBJECTS)}  # by the dataset's name
+_FORMS = {"csv": ("table", _reading.TABLES), "jsonl": ("objects", _reading.OBJECTS)}  # by the reader
 
 
 def source(options: Mapping[str, Any]) -> str:
@@ -27,7 +27,7 @@ def source(options: Mapping[str, Any]) -> str:
 
 def read(options: Mapping[str, Any]) -> RawTask:
     """Read and check the table, or the objects of dataset=jsonl."""
-    located, name = _located(options), options["name"]
+    located, name = _located(options), _reader(options)
     tables = {
         split: _reading.read(files, options, form=_FORMS[name][0], classes=located.classes)
         for split, files in located.splits.items()
@@ -36,4 +36,10 @@ def read(options: Mapping[str, Any]) -> RawTask:
 
 
 def _located(options: Mapping[str, Any]) -> _files.Located:
-    return _files.locate(options, dataset=options["name"], endings=_FORMS[options["name"]][1])
+    name = _reader(options)
+    return _files.locate(options, dataset=name, endings=_FORMS[name][1])
+
+
+def _reader(options: Mapping[str, Any]) -> str:
+    """csv or jsonl: the dataset's name, unless it has another one and says `reader`."""
+    return str(options.get("reader") or options["name"])

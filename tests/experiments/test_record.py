@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -138,10 +139,18 @@ def test_folders_of_runs_and_studies_are_found_by_what_they_hold(folder, tmp_pat
         ("nowhere/at/all", "there is no folder .*all. Name the folder of a study, e.g. runs/demo."),
     ],
 )
-def test_what_is_said_of_a_folder_without_runs(folder, tmp_path, name, said):
+def test_what_is_said_of_a_folder_without_runs(folder, tmp_path, monkeypatch, name, said):
     folder.write_record(RECORD)
+    shut, listed = tmp_path / "another's", Path.iterdir
+    shut.mkdir(mode=0)
+    monkeypatch.setattr(Path, "iterdir", lambda path: listed(path) if path != shut else refuse(path))
     with pytest.raises(UserError, match=said):
         raise record.no_runs(tmp_path / name)
+
+
+def refuse(path):
+    """As the system does with a folder that may not be read, whoever runs the tests."""
+    raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 
 # --- history

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from experiments.config.command import Command
 from experiments.config.reading import read
+from experiments.errors import plural
 from experiments.spec import RunSpec
 from experiments.sweep.tuning.grids import points
 from experiments.sweep.tuning.protocol import Cell, lengths, next_round
@@ -72,10 +73,10 @@ def _tuning(cells: Sequence[Cell], settings: Settings, seeds: Sequence[int]) -> 
     points = max((len(cell.specs) for cell in tunable), default=0)
     shown = ", shown here at the middle one" if open_ else ""
     then = f", then seeds {_listed(seeds)} at the point that validation recommends{shown}" if seeds else ""
+    grow = f" While a best value lies on an edge, up to {settings.extensions} times {each} more tuning runs."
     return (
-        f"hydra/sweeper=fair: {points} points for each of {len(tunable)} cells on seeds "
-        f"{_listed(settings.tune_seeds)}{then}. While a best value lies on an edge, up to "
-        f"{settings.extensions} times {each} more tuning runs.{_halved(tunable, settings)}"
+        f"hydra/sweeper=fair: {points} points for each of {plural(len(tunable), 'cell')} on seeds "
+        f"{_listed(settings.tune_seeds)}{then}.{grow * bool(settings.extensions)}{_halved(tunable, settings)}"
     )
 
 

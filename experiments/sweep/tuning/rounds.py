@@ -17,7 +17,7 @@ from experiments.config.command import Command
 from experiments.config.messages import mistakes
 from experiments.config.overrides import Word
 from experiments.config.schema import Key
-from experiments.errors import UserError, say
+from experiments.errors import UserError, plural, say
 from experiments.spec import RunSpec
 from experiments.sweep.tuning.grids import Axis, Grid, Point, equal
 from experiments.sweep.tuning.protocol import FAILED, Cell, Outcome, Round, compared, lost, next_round
@@ -175,9 +175,8 @@ def _announce(found: Round, settings: Settings, seeds: Sequence[int]) -> None:
     else:
         lines = []
         count = max(len(cell.left) for cell in tunable)
-        what = (
-            f"Tuning on seeds {_listed(settings.tune_seeds)}: {count} points for each of {len(tunable)} cells"
-        )
+        cells = plural(len(tunable), "cell")
+        what = f"Tuning on seeds {_listed(settings.tune_seeds)}: {count} points for each of {cells}"
         if settings.halving:
             what += f", with 1/{tunable[0].divisor} of the steps"
         if found.number > settings.extensions:

@@ -83,6 +83,7 @@ BAD = {
     "model=bert-base-cased": "model=hf model.name=bert-base-cased",
     "model=roberta-base": "Did you mean 'roberta_base'?",
     "dataset=reviews.csv": "dataset=csv dataset.path=reviews.csv",
+    "dataset=someone/table": "dataset=hub dataset.name=someone/table.",
     "+experiment=noise": "Did you mean 'noise_floor'?",
     "+experiment=noise_floor,default_lr": "one name per command",
     "hydra/launcher=locall": "Did you mean 'local'?",
@@ -254,9 +255,8 @@ def words_of(command):
 
 def test_one_run_takes_the_same_way_as_many():
     assert prepared("r=4") == ["--multirun", "r=4"]
-    assert prepared("-m r=4") == ["-m", "r=4"]
-    assert prepared("--cfg job r=4") == ["--cfg", "job", "r=4"]
-    assert prepared("--run r=4") == ["--multirun", "r=4"]
+    assert prepared("-m r=4") == prepared("--run r=4") == ["--multirun", "r=4"]
+    assert prepared("--cfg job r=4") == prepared("-m r=4 --cfg job") == ["--cfg", "job", "r=4"]
 
 
 def test_hydra_composes_the_first_run_alone():
@@ -275,7 +275,7 @@ def test_hydra_takes_the_sweeper_that_an_experiment_names():
 
 def test_options_may_stand_anywhere(tmp_path):
     given = f"r=4 -m seed=1 --config-dir {tmp_path}"
-    assert prepared(given) == ["-m", "--config-dir", str(tmp_path), "r=4", "seed=1"]
+    assert prepared(given) == ["--multirun", "--config-dir", str(tmp_path), "r=4", "seed=1"]
 
 
 def test_a_length_puts_the_other_one_aside():

@@ -160,6 +160,13 @@ def test_bars_fit_the_width(width):
     assert len(lines) == 2 and all(len(line) <= width for line in lines) and "67%" in lines[0]
 
 
+def test_a_total_too_long_for_its_line_is_wrapped_and_not_cut():
+    console = Console(file=io.StringIO(), width=50, height=20)
+    words = "128 completed, 3 failed, 2 diverged, 300 not begun; about 3 h 20 min left"
+    console.print(module.bars([], (0.4, words), room=5))
+    assert set(words.split()) <= set(console.file.getvalue().split())
+
+
 def test_more_runs_than_lines_are_counted_and_not_drawn():
     with bars(height=10) as display:
         display.sweep(32)

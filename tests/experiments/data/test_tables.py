@@ -47,6 +47,12 @@ def test_a_table_and_lines_with_the_same_cells_are_the_same_data(tmp_path, read)
     assert table.fingerprint == lines.fingerprint == read("jsonl", tmp_path / "list.json").fingerprint
 
 
+@pytest.mark.parametrize(("reader", "write"), [("csv", write_csv), ("jsonl", write_jsonl)])
+def test_a_dataset_of_ones_own_may_name_its_reader(tmp_path, read, reader, write):
+    path = write(tmp_path / "reviews", ROWS)
+    assert read("mine", path, reader=reader).fingerprint == read(reader, path).fingerprint
+
+
 def test_quoted_line_breaks_commas_and_quotes_are_part_of_the_text(tmp_path, read):
     odd = [('one\ntwo, and ""three""', "pos"), ("NA", "neg"), ("null", "neg"), ("  spaced  ", "pos")]
     task = read("csv", write_csv(tmp_path / "a.csv", [*ROWS, *odd]))

@@ -314,8 +314,9 @@ def test_the_rounds_of_a_fair_sweep_are_counted(plan):
         (phase, *cell) for phase in ("tune", "confirm") for cell in (("lora", 8), ("dora", 7))
     }
     assert "5 points for each of 2 cells" in told["notes"][0]
-    code, out, _ = plan("variant=lora,dora", "r=8", "hydra/sweeper=fair", "hydra.sweeper.confirm_seeds=[]")
-    assert code == 0 and "20 in 10 cells" in out and "Smallest effect" not in out
+    only = ("hydra/sweeper=fair", "hydra.sweeper.confirm_seeds=[]", "hydra.sweeper.extensions=0")
+    code, out, _ = plan("variant=lora,dora", "r=8", *only)
+    assert code == 0 and "20 in 10 cells" in out and "Smallest effect" not in out and " edge" not in out
 
 
 @pytest.mark.parametrize(
