@@ -37,6 +37,7 @@ class OFT(Delta):
     roles: ClassVar = {"q": "in"}
     low_rank = False
     scaled = False
+    limits = True
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__(base, slots, clock=clock)

@@ -1,4 +1,4 @@
-"""No rank above the smallest layer that it is for, told from the model's config.json alone."""
+"""No rank that a layer cannot take, told from the model's config.json alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -29,22 +29,46 @@ def check_ranks(specs: Sequence[RunSpec], dimensions: Dimensions) -> list[str]:
         except UserError as error:
             problems.append(str(error))
     asked: dict[tuple[Any, ...], dict[int, RunSpec]] = {}
+    limited: dict[tuple[Any, ...], RunSpec] = {}
     for spec in specs:
         fact, rank = facts.get(spec.model_key()), spec.initial_rank
         if rank is not None and spec.r is not None and fact is not None and rank > _limit(fact, spec.targets):
             limit = _limit(fact, spec.targets)
             key = (spec.model, spec.targets, limit, rank > spec.r and spec.variant)
             asked.setdefault(key, {})[spec.r] = spec
+        elif rank is not None and fact is not None and costs.has_limits(spec.axes.get("delta") or "lora"):
+            limited[spec.model_key(), spec.targets, rank, repr(spec.options)] = spec
+    problems += [said for (model, *_), spec in limited.items() for said in _refusals(spec, facts[model])]
     return problems + [_sentence(ranks, limit) for (_, _, limit, _), ranks in asked.items()]
+
+
+def _adapted(facts: Mapping[str, Any], targets: object) -> dict[str, tuple[int, int]] | None:
+    """(d_in, d_out) of each kind of layer that is adapted; None for names of modules and experts."""
+    if not isinstance(targets, str) or targets not in PRESETS or targets == "experts":
+        return None
+    kinds = PRESETS[targets]
+    return {
+        name: shape for name, shape in facts["linear"].items() if name in (*kinds, *_MLP * ("m" in kinds))
+    }
 
 
 def _limit(facts: Mapping[str, Any], targets: object) -> int:
     """The largest rank that fits; for names of modules and experts, the largest that fits any linear map."""
-    shapes = facts["linear"]
-    if isinstance(targets, str) and targets in PRESETS and targets != "experts":
-        kinds = PRESETS[targets]
-        return min(min(shapes[name]) for name in (*kinds, *_MLP * ("m" in kinds)) if name in shapes)
-    return max(min(shape) for shape in shapes.values())
+    shapes = _adapted(facts, targets)
+    if shapes is None:
+        return max(min(shape) for shape in facts["linear"].values())
+    return min(min(shape) for shape in shapes.values())
+
+
+def _refusals(spec: RunSpec, facts: Mapping[str, Any] | None) -> list[str]:
+    """What a delta with limits of its own says of the first kind of layer that it cannot be on."""
+    shapes = _adapted(facts or {}, spec.targets) or {}
+    for name, shape in shapes.items():
+        where = f"{spec.model}'s {name}"
+        said = costs.refusal(spec.axes["delta"], spec.initial_rank or 0, *shape, spec.options, where)
+        if said is not None:
+            return [f"variant={spec.variant}: {said}"]
+    return []
 
 
 def _sentence(ranks: Mapping[int, RunSpec], limit: int) -> str:

@@ -94,6 +94,24 @@ def trains_both(delta: str) -> bool:
     return {"A", "B"} <= set(known["roles"]) & set(known.get("peft", ()))
 
 
+@cache
+def has_limits(delta: str) -> bool:
+    """Whether a delta refuses maps that its rank fits."""
+    known = declared("delta", delta)
+    return bool(get("delta", delta).limits if known is None else known.get("limits"))
+
+
+def refusal(
+    delta: str, rank: int, d_in: int, d_out: int, options: Mapping[str, Any], name: str
+) -> str | None:
+    """Why a delta cannot be on a map of that shape, in its own words; None if it can."""
+    try:
+        get("delta", delta).on_meta(rank, d_in, d_out, options, name)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def largest_rank(delta: str, limit: int, options: Mapping[str, Any]) -> int:
     """The largest r at which a delta starts with at most `limit`; 0 if there is none."""
     return next((r for r in range(limit, 0, -1) if initial_rank(delta, r, options) <= limit), 0)

@@ -75,6 +75,7 @@ class Delta(nn.Module):
     defaults    the options that it reads
     any_init    whether A and B may start anyhow, away from B = 0; a delta that builds on one says it again
     scaled      whether s is in its change of W, so that it can learn
+    limits      whether it refuses maps that its rank fits: a command then asks it before anything starts
     tied_by     the option that, if set, makes what is trained one for all maps of a run
     rank_ratio  the option whose multiple of r is the rank at the start; None: r
     peft        own parameter -> tensor of PEFT's format (A, B, m, E); an adapter of these is read as this
@@ -92,6 +93,7 @@ class Delta(nn.Module):
     peft_options: ClassVar[Mapping[str, Any]] = {}
     low_rank: ClassVar[bool] = True
     scaled: ClassVar[bool] = True
+    limits: ClassVar[bool] = False
 
     def __init__(self, base: Base, slots: Sequence[Slot], *, clock: Clock) -> None:
         super().__init__()
@@ -140,12 +142,17 @@ class Delta(nn.Module):
         if rank == 0:  # what does not depend on it, by a straight line through ranks 1 and 2
             one, two = (cls.sizes(r, d_in, d_out, options) for r in (1, 2))
             return {role: max(0, 2 * n - two[role]) for role, n in one.items()}
-        base = DenseBase(torch.empty(d_out, d_in, device="meta"))
-        made = cls(base, [Slot("counted", 0, rank, 1.0, options=options)], clock=Clock())
+        made = cls.on_meta(rank, d_in, d_out, options)
         total: dict[str, int] = {}
         for name, role in cls.roles.items():
             total[role] = total.get(role, 0) + getattr(made, name).numel()
         return total
+
+    @classmethod
+    def on_meta(cls, rank: int, d_in: int, d_out: int, options: Mapping[str, Any], name: str = "") -> "Delta":
+        """One on a map of that shape, without numbers; ValueError where it cannot be."""
+        base = DenseBase(torch.empty(d_out, d_in, device="meta"))
+        return cls(base, [Slot(name, 0, rank, 1.0, options=options)], clock=Clock())
 
     @classmethod
     def stack_key(cls, slot: Slot) -> tuple:

@@ -134,6 +134,8 @@ BAD = {
     "timelimit=3": "Did you mean 'time_limit'?",
     "r=1000": "r can be at most 384",
     "variant=adalora r=300": "starts r=300 at rank 450, so r can be at most 256",
+    "variant=oft r=1": "a block of OFT takes r=2 or more",
+    "variant=boft r=8 variant.butterfly=9": "minilm's q has 384: take 1 to 6",
     "train.steps=3 train.epochs=2": "give one of them",
     "train.micro_batch_size=5": "1, 2, 4, 8, 16",
     "variant.controller=adalora_budget": "set variant.delta=adalora or variant.controller=none",
