@@ -87,7 +87,7 @@ def test_one_seed_is_said_to_decide_nothing(demo):
     text = (demo / "report.md").read_text()
     assert "Nothing is decided yet" in text
     assert "One seed cannot show" in text
-    assert "200 test examples alone leave" in text
+    assert "200 test examples alone makes each result uncertain by" in text
 
 
 def test_rates_shared_where_scale_times_rank_differs_are_pointed_out(demo, writer):

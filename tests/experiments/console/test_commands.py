@@ -66,9 +66,14 @@ def test_help_names_every_command_and_imports_none(package, capsys):
     assert "echo" in text and "Say it again." in text and "broken" in text and "_help" not in text
 
 
-@pytest.mark.parametrize("words", [[], ["ech"], ["echo"], ["echo", "a", "b"]])
+@pytest.mark.parametrize("words", [[], ["echo"], ["echo", "a", "b"]])
 def test_mistakes_end_with_2(package, capsys, words):
     with pytest.raises(SystemExit) as end:
         commands.run(package, "About.", words)
     assert end.value.code == 2
     assert "usage" in capsys.readouterr().err
+
+
+def test_an_unknown_command_gets_the_nearest(package, capsys):
+    assert commands.run(package, "About.", ["ech"]) == 2
+    assert "there is no command 'ech'. Did you mean 'echo'?" in capsys.readouterr().err

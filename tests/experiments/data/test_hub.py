@@ -107,7 +107,7 @@ def test_any_table_of_the_hub_is_a_dataset_by_its_name(cached):
     assert turns == (("prompt", f"Q: q{number}\nA:"), ("completion", f" a{number}"))
     with pytest.raises(UserError, match=r"no column 'qq'.*Did you mean 'q'"):
         read("hub", name="owner/questions", kind="completion", prompt="{qq}", completion="{a}")
-    with pytest.raises(UserError, match="neither in the hub's cache on this machine nor to be had"):
+    with pytest.raises(UserError, match="is not in the hub's cache on this machine and cannot be read"):
         read("hub", name="owner/other")
 
 

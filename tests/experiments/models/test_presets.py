@@ -139,6 +139,6 @@ def test_a_preset_that_is_not_here_is_refused_in_a_sentence(preset, hub):
     spec = preset("qwen3_0_6b")
     spec.model_options["revision"] = "e" * 40
     with pytest.raises(
-        UserError, match=r"Qwen/Qwen3-0\.6B .* is neither on this machine nor .* model\.path="
+        UserError, match=r"Qwen/Qwen3-0\.6B .* is not on this machine and cannot .* model\.path="
     ):
         models.find(spec)

@@ -104,7 +104,7 @@ def test_a_run_longer_than_its_time_limit_goes_on_in_the_next(cluster, module_sh
     cluster.submit(module_shell, *LONG, "seed=1", "study=limited", *limits)
     element = f"{submission(module_shell, 'limited')['arrays'][0]['job']}_0"
     cluster.started(module_shell, "limited", 1)
-    claim = next((module_shell.folder / "runs/limited/.claims").iterdir())
+    [claim] = (module_shell.folder / "runs/limited/.claims").glob("adalora-*")  # the job has a lease, too
     worker = json.loads(claim.read_text())["pid"]
     with contextlib.suppress(ProcessLookupError):  # Slurm may warn a minute early: then it has saved and gone
         stop(worker)  # however fast the machine, the run is under way when the warning comes
