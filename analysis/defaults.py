@@ -73,9 +73,7 @@ class Cost:
     """The regret of a rule at one place: task, rank at the start, scale."""
 
     place: tuple[str, int, float]
-    best: (
-        float  # by a parabola, as the rate at s r = `COMMON` that root's rule has here; nan without a minimum
-    )
+    best: float  # by a parabola, as the rate at s r = `COMMON` of c / sqrt(s r); nan without a minimum
     rate: float  # the rule's
     chord: float  # regret, see `analysis.stats.best_rate.regret`
     parabola: float  # and `smooth_regret`

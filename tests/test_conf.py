@@ -77,8 +77,8 @@ def launch(tmp_path):
             text=True,
             check=False,
         )
-        told = [line for line in done.stdout.splitlines() if line.startswith("{")]
-        got = json.loads(told[0]) if told else None
+        printed = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        got = json.loads(printed[0]) if printed else None
         return done.returncode, got, done.stderr
 
     return run
@@ -195,11 +195,11 @@ def test_the_engines_exit_code_is_the_commands(launch, code):
 
 
 def test_what_only_hydra_can_resolve_is_still_checked(launch):
-    code, got, told = launch("r=4", "alpha=${eval}")
+    code, got, printed = launch("r=4", "alpha=${eval}")
     assert (code, got) == (2, None)
-    code, got, told = launch("r=4,500", "alpha=${r}", "train.head_lr=${lr}")
+    code, got, printed = launch("r=4,500", "alpha=${r}", "train.head_lr=${lr}")
     assert (code, got) == (2, None)
-    assert "at most 384" in told
+    assert "at most 384" in printed
 
 
 @pytest.fixture
@@ -211,8 +211,8 @@ def reviews(tmp_path):
 
 
 def test_the_fair_sweeper_tunes_and_confirms(launch, reviews, tmp_path):
-    code, got, told = launch("r=4,8", "hydra/sweeper=fair", "seed=0,1", *reviews)
-    assert code == 0, told
+    code, got, printed = launch("r=4,8", "hydra/sweeper=fair", "seed=0,1", *reviews)
+    assert code == 0, printed
     assert len(got["specs"]) == 2 * 5 * 2  # cells, rates, tuning seeds; they all score alike
     records = [json.loads(path.read_text()) for path in (tmp_path / "runs/default").glob("*/record.json")]
     found = sorted(
@@ -239,9 +239,9 @@ def test_a_run_is_repeated_where_that_is_asked_for(launch):
     ],
 )
 def test_runs_go_through_launchers_and_sweepers_of_ours_alone(launch, reviews, word, shown):
-    code, got, told = launch("r=4", *reviews, word)
+    code, got, printed = launch("r=4", *reviews, word)
     assert (code, got) == (2, None)
-    assert shown in " ".join(told.split())
+    assert shown in " ".join(printed.split())
 
 
 def test_run_is_taken_for_what_a_command_does_anyway(launch, reviews):

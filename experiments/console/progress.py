@@ -2,7 +2,7 @@
 
 
 class Progress:
-    """Told how runs go; this one shows nothing. The terminal's display is another, and a worker's events."""
+    """Receives how runs go and shows nothing; the terminal's display and a worker's events are subclasses."""
 
     def run_started(self, run_id: str, steps: int, done: int = 0) -> None:
         """A run of `steps` steps begins, or goes on after `done` of them."""

@@ -1,4 +1,4 @@
-"""No rank that a layer cannot take, told from the model's config.json alone."""
+"""No rank that a layer cannot take, read from the model's config.json alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -29,16 +29,18 @@ def check_ranks(specs: Sequence[RunSpec], dimensions: Dimensions) -> list[str]:
         except UserError as error:
             problems.append(str(error))
     asked: dict[tuple[Any, ...], dict[int, RunSpec]] = {}
-    limited: dict[tuple[Any, ...], RunSpec] = {}
+    limited: dict[tuple[Any, ...], tuple[RunSpec, Mapping[str, Any]]] = {}
     for spec in specs:
         fact, rank = facts.get(spec.model_key()), spec.initial_rank
-        if rank is not None and spec.r is not None and fact is not None and rank > _limit(fact, spec.targets):
-            limit = _limit(fact, spec.targets)
+        if rank is None or spec.r is None or fact is None:
+            continue
+        limit = _limit(fact, spec.targets)
+        if rank > limit:
             key = (spec.model, spec.targets, limit, rank > spec.r and spec.variant)
             asked.setdefault(key, {})[spec.r] = spec
-        elif rank is not None and fact is not None and costs.has_limits(spec.axes.get("delta") or "lora"):
-            limited[spec.model_key(), spec.targets, rank, repr(spec.options)] = spec
-    problems += [said for (model, *_), spec in limited.items() for said in _refusals(spec, facts[model])]
+        elif costs.has_limits(spec.axes.get("delta") or "lora"):
+            limited[spec.model_key(), spec.variant, spec.targets, rank, repr(spec.options)] = spec, fact
+    problems += [said for spec, fact in limited.values() if (said := _refusal(spec, fact))]
     return problems + [_sentence(ranks, limit) for (_, _, limit, _), ranks in asked.items()]
 
 
@@ -60,15 +62,14 @@ def _limit(facts: Mapping[str, Any], targets: object) -> int:
     return min(min(shape) for shape in shapes.values())
 
 
-def _refusals(spec: RunSpec, facts: Mapping[str, Any] | None) -> list[str]:
+def _refusal(spec: RunSpec, facts: Mapping[str, Any]) -> str | None:
     """What a delta with limits of its own says of the first kind of layer that it cannot be on."""
-    shapes = _adapted(facts or {}, spec.targets) or {}
-    for name, shape in shapes.items():
+    for name, shape in (_adapted(facts, spec.targets) or {}).items():
         where = f"{spec.model}'s {name}"
         said = costs.refusal(spec.axes["delta"], spec.initial_rank or 0, *shape, spec.options, where)
         if said is not None:
-            return [f"variant={spec.variant}: {said}"]
-    return []
+            return f"variant={spec.variant}: {said}"
+    return None
 
 
 def _sentence(ranks: Mapping[int, RunSpec], limit: int) -> str:

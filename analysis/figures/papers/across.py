@@ -61,7 +61,7 @@ def _effective_rank(view: View) -> Iterator[Figure]:
         "How many directions does the change use?",
         finding=f"From {texts[0]} to {texts[1]} (medians of {sizes} matrices).",
         caption="The exponential of the entropy of the singular values of W' - W: equal to r when all r "
-        "count alike, 1 when one does the work. Points are medians over matrices and seeds, rules their "
+        "count the same, 1 when one does the work. Points are medians over matrices and seeds, rules their "
         "quartiles.",
         chart=chart,
     )
@@ -110,11 +110,8 @@ def _by_rank(view: View, table: pd.DataFrame, title: str) -> alt.TopLevelMixin:
     points = base.mark_point(filled=True, size=80, opacity=1).encode(
         y=alt.Y("mean:Q", title=title), shape=view.shape(), tooltip=tips
     )
-    known = table["low"].notna().any()
-    shown = (
-        [interval(base, "low", "high", title)] if known else []
-    )  # a scale of no value is a warning in the page
-    return alt.layer(zero, lines, *shown, points, data=table)
+    bars = [interval(base, "low", "high", title)] * bool(table["low"].notna().any())  # none: Vega would warn
+    return alt.layer(zero, lines, *bars, points, data=table)
 
 
 def _differences(view: View, own: pd.DataFrame, plain: dict[float, dict[int, str]]) -> pd.DataFrame:
